@@ -1,0 +1,81 @@
+"""slidewright writes large slides as pyramidal TIFFs, in parallel.
+
+The public API, nothing else. Importing it starts nothing and loads none of the heavy libraries: names are resolved
+when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from slidewright._version import __version__
+
+if TYPE_CHECKING:
+    from slidewright.api import convert
+    from slidewright.errors import (
+        CorruptTileError,
+        DestinationError,
+        OptionError,
+        OutputError,
+        RunError,
+        SlidewrightError,
+        SourceError,
+        VerifyError,
+    )
+    from slidewright.options import ConvertOptions
+    from slidewright.report import LevelReport, Progress, Report
+    from slidewright.sources import open_source
+    from slidewright.verify import verify_file
+
+_HOMES = {
+    "convert": "api",
+    "open_source": "sources",
+    "verify_file": "verify",
+    "ConvertOptions": "options",
+    "LevelReport": "report",
+    "Progress": "report",
+    "Report": "report",
+    **dict.fromkeys(
+        (
+            "CorruptTileError",
+            "DestinationError",
+            "OptionError",
+            "OutputError",
+            "RunError",
+            "SlidewrightError",
+            "SourceError",
+            "VerifyError",
+        ),
+        "errors",
+    ),
+}
+
+__all__ = [
+    "ConvertOptions",
+    "CorruptTileError",
+    "DestinationError",
+    "LevelReport",
+    "OptionError",
+    "OutputError",
+    "Progress",
+    "Report",
+    "RunError",
+    "SlidewrightError",
+    "SourceError",
+    "VerifyError",
+    "__version__",
+    "convert",
+    "open_source",
+    "verify_file",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"slidewright.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'slidewright' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,117 @@
+"""What every verb shares: text to the two streams, options that are on every verb, how numbers are written."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class OutputClosedError(BaseException):
+    """Whoever read our output has gone (`slidewright info x | head -1`): stop quietly. No error, so no Exception."""
+
+
+@dataclass
+class State:
+    """What `main` must know of the verb that ran."""
+
+    debug: bool = False
+
+
+def debug_option(function: F) -> F:
+    """Add `--debug`, which `main` acts on, so the verb does not see it."""
+
+    def remember(context: click.Context, _: click.Parameter, value: bool) -> None:
+        context.ensure_object(State).debug |= value
+
+    return click.option(
+        "--debug", is_flag=True, expose_value=False, callback=remember, help="Show tracebacks and library warnings."
+    )(function)
+
+
+def say(text: str) -> None:
+    """Write a line to standard output."""
+    try:
+        sys.stdout.write(_fitting(text, sys.stdout) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise OutputClosedError from None
+
+
+def say_json(value: Any) -> None:
+    """Write a value as JSON; an infinite PSNR is null there."""
+    say(json.dumps(_finite(value), indent=2))
+
+
+def warn(text: str) -> None:
+    """Write a warning to standard error, unless nobody listens."""
+    _complain(f"slidewright: warning: {text}")
+
+
+def complain(text: str) -> None:
+    """Write an error to standard error, unless nobody listens."""
+    _complain(f"slidewright: error: {text}")
+
+
+def _complain(text: str) -> None:
+    try:
+        sys.stderr.write(_fitting(text, sys.stderr) + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        pass
+
+
+def _fitting(text: str, stream: Any) -> str:
+    """The text with what the stream's encoding lacks replaced."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def human_bytes(count: int) -> str:
+    """Bytes with three digits and a decimal unit: "79.3 MB"."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":
+            break
+        value /= 1000
+    return f"{count} bytes" if unit == "bytes" else f"{value:.3g} {unit}"
+
+
+def plural(count: int, noun: str) -> str:
+    """ "1 level", "7 levels"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, numbers on the right, indented by two."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = []
+    for row in [header, *rows]:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def hush_libraries(context: click.Context) -> None:
+    """Keep tifffile's log lines about odd tags off the terminal, unless asked for with `--debug`."""
+    import logging
+
+    if not context.ensure_object(State).debug:
+        logging.getLogger("tifffile").addHandler(logging.NullHandler())

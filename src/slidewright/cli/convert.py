@@ -1,0 +1,184 @@
+"""`slidewright convert`: options to `slidewright.convert`, its report to one line."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from slidewright.cli.common import debug_option, human_bytes, hush_libraries, plural, say, warn
+from slidewright.options import RESAMPLINGS, SUBSAMPLINGS, ConvertOptions
+
+if TYPE_CHECKING:
+    from slidewright.report import Report
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(ConvertOptions)}
+
+
+def _read_mpp(_: click.Context, __: click.Parameter, value: str | None) -> float | tuple[float, float] | None:
+    """ "0.25", or "0.25,0.26" for x and y."""
+    if value is None:
+        return None
+    try:
+        numbers = [float(part) for part in value.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        return numbers[0]
+    if len(numbers) == 2:
+        return (numbers[0], numbers[1])
+    raise click.BadParameter(f"{value!r} is not a number of micrometres; write 0.25, or 0.25,0.26 for x and y")
+
+
+def _read_subsampling(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """ "420", or as written elsewhere "4:2:0"."""
+    plain = None if value is None else value.replace(":", "")
+    if plain is not None and plain not in SUBSAMPLINGS:
+        raise click.BadParameter(f"{value!r} is not one of {', '.join(SUBSAMPLINGS)}")
+    return plain
+
+
+def _pixels(function: Any) -> Any:
+    """The options about pixels and compression."""
+    for option in reversed(
+        (
+            click.option(
+                "--tile-size",
+                type=int,
+                metavar="N",
+                help=f"Tile side, a multiple of 16.  [default: {_DEFAULTS['tile_size']}]",
+            ),
+            click.option(
+                "--compression",
+                metavar="NAME",
+                help=f"jpeg, deflate, zstd or none.  [default: {_DEFAULTS['compression']}]",
+            ),
+            click.option("--quality", type=int, metavar="Q", help="JPEG quality, 1 to 100.  [default: 90]"),
+            click.option(
+                "--level", type=int, metavar="N", help="Effort of a lossless codec.  [default: deflate 6, zstd 3]"
+            ),
+            click.option(
+                "--subsampling",
+                metavar="420|422|444",
+                callback=_read_subsampling,
+                help="JPEG chroma subsampling.  [default: 420]",
+            ),
+            click.option(
+                "--predictor/--no-predictor",
+                default=None,
+                help="Horizontal differencing before deflate or zstd.  [default: no]",
+            ),
+            click.option(
+                "--levels", type=int, metavar="N", help="Number of levels.  [default: until one tile holds it]"
+            ),
+            click.option(
+                "--resampling",
+                type=click.Choice(RESAMPLINGS),
+                help=f"How levels are made.  [default: {_DEFAULTS['resampling']}]",
+            ),
+            click.option(
+                "--mpp",
+                metavar="UM",
+                callback=_read_mpp,
+                help="Micrometres a pixel, X or X,Y.  [default: the source's]",
+            ),
+            click.option("--description", metavar="TEXT", help="ImageDescription.  [default: the source's]"),
+            click.option(
+                "--classic", is_flag=True, help="Classic TIFF instead of BigTIFF; fails if it does not fit in 4 GB."
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def _source(function: Any) -> Any:
+    """The options about which image of the source to read."""
+    for option in reversed(
+        (
+            click.option("--page", type=int, metavar="N", help="Page of a TIFF source."),
+            click.option("--series", type=int, metavar="N", help="Series of a TIFF or zarr source."),
+            click.option(
+                "--source-level",
+                "level_index",
+                type=int,
+                metavar="N",
+                help="Level of the source to read.  [default: 0]",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def _running(function: Any) -> Any:
+    """The options about the run."""
+    for option in reversed(
+        (
+            click.option(
+                "--workers",
+                "n_workers",
+                type=int,
+                metavar="N",
+                help="Worker processes; 0: none.  [default: usable CPUs]",
+            ),
+            click.option(
+                "--memory", metavar="SIZE", help="Budget for all processes, such as 4GB.  [default: what is free]"
+            ),
+            click.option(
+                "--block-tiles",
+                type=int,
+                metavar="N",
+                help="Block side in tiles, a power of two.  [default: by memory]",
+            ),
+            click.option("--scratch", metavar="DIR", help="Folder for temporary levels.  [default: TMPDIR]"),
+            click.option("--overwrite", is_flag=True, help="Replace DST if it exists, at the very end."),
+            click.option("--verify", is_flag=True, help="Decode every tile before DST gets its name."),
+            click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors."),
+        )
+    ):
+        function = option(function)
+    return debug_option(function)
+
+
+@click.command(short_help="Convert a slide to a pyramidal TIFF.")
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST")
+@_pixels
+@_source
+@_running
+@click.pass_context
+def convert(context: click.Context, /, source: str, destination: str, classic: bool, quiet: bool, **given: Any) -> None:
+    """Convert the slide SRC to the pyramidal TIFF DST.
+
+    SRC is a TIFF or SVS, a zarr array or OME-NGFF group, a .npy file, or any slide that OpenSlide reads.
+    """
+    hush_libraries(context)
+    options = {name: value for name, value in given.items() if value is not None and value is not False}
+    if given["predictor"] is False:
+        options["predictor"] = False
+    if classic:
+        options["bigtiff"] = False
+    import slidewright
+
+    report = slidewright.convert(source, destination, progress=not quiet, **options)
+    if not quiet:
+        say(summary(report))
+        for text in report.warnings:
+            warn(text)
+
+
+def summary(report: Report) -> str:
+    """One line about a finished conversion."""
+    parts = [
+        str(report.levels[0].size),
+        plural(len(report.levels), "level"),
+        f"{human_bytes(report.bytes)} in {report.seconds:.1f} s",
+        f"{report.megapixels_per_second:.0f} Mpx/s",
+    ]
+    if report.retries:
+        parts.append(f"{plural(report.retries, 'block')} redone")
+    if report.warnings:
+        parts.append(plural(len(report.warnings), "warning"))
+    return f"{report.destination}: {', '.join(parts)}"

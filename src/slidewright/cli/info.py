@@ -1,0 +1,96 @@
+"""`slidewright info`: what a slide is, as text or JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from slidewright.cli.common import debug_option, human_bytes, hush_libraries, say, say_json, table
+
+if TYPE_CHECKING:
+    from slidewright.geometry import Size
+    from slidewright.info import FileInfo
+
+_DESCRIPTION_CHARACTERS = 200
+
+
+@click.command(short_help="Show what a slide is: size, levels, tiles, compression, mpp.")
+@click.argument("file", metavar="FILE")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@debug_option
+@click.pass_context
+def info(context: click.Context, /, file: str, as_json: bool) -> None:
+    """Show what the slide FILE is; no pixel is decoded."""
+    hush_libraries(context)
+    from slidewright.info import describe
+
+    found = describe(file)
+    if as_json:
+        say_json(as_dict(found))
+    else:
+        say(as_text(found))
+
+
+def as_text(found: FileInfo) -> str:
+    """The description for people."""
+    mpp = "unknown" if found.mpp is None else " x ".join(f"{value:.6g}" for value in found.mpp) + " um a pixel"
+    lines = [
+        found.path,
+        f"  format       {found.format}, {human_bytes(found.bytes)}",
+        f"  size         {found.size} pixels, {found.samples} x {found.dtype}",
+        f"  resolution   {mpp}",
+        f"  associated   {', '.join(f'{a.name} ({a.size})' if a.size else a.name for a in found.associated) or 'none'}",
+        f"  ICC profile  {human_bytes(found.icc_bytes) if found.icc_bytes else 'none'}",
+    ]
+    if found.software:
+        lines.append(f"  software     {found.software}")
+    if found.description:
+        lines.append(f"  description  {_shortened(found.description)}")
+    rows = [
+        (
+            str(number),
+            str(level.size),
+            "-" if level.tile is None else str(level.tile),
+            level.compression or "-",
+            "-" if level.bytes is None else human_bytes(level.bytes),
+        )
+        for number, level in enumerate(found.levels)
+    ]
+    return "\n".join([*lines, table(("level", "size", "tile", "compression", "bytes"), rows)])
+
+
+def as_dict(found: FileInfo) -> dict[str, object]:
+    """The description for programs; sizes are {"width", "height"}."""
+    return {
+        "path": found.path,
+        "format": found.format,
+        "bytes": found.bytes,
+        **size_dict(found.size),
+        "samples": found.samples,
+        "dtype": found.dtype,
+        "mpp": None if found.mpp is None else {"x": found.mpp[0], "y": found.mpp[1]},
+        "levels": [
+            {
+                **size_dict(level.size),
+                "tile": None if level.tile is None else size_dict(level.tile),
+                "compression": level.compression,
+                "bytes": level.bytes,
+            }
+            for level in found.levels
+        ],
+        "associated": [{"name": a.name, **({} if a.size is None else size_dict(a.size))} for a in found.associated],
+        "icc_bytes": found.icc_bytes,
+        "software": found.software,
+        "description": found.description,
+    }
+
+
+def size_dict(size: Size) -> dict[str, int]:
+    """A size by name, so that nobody has to guess an order."""
+    return {"width": size.width, "height": size.height}
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _DESCRIPTION_CHARACTERS else line[: _DESCRIPTION_CHARACTERS - 3] + "..."

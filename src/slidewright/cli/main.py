@@ -1,0 +1,175 @@
+"""The `slidewright` command: its verbs, and what errors, signals and a closed pipe become: one line and an exit code.
+
+0 done; 1 the run failed; 2 usage or input; 130 Ctrl-C; 143 SIGTERM; 129 hang-up; 141 the reader of the output has gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import click
+
+from slidewright.cli.common import OutputClosedError, State, complain
+from slidewright.errors import SlidewrightError
+
+_VERBS = {
+    "convert": "Convert a slide to a pyramidal TIFF.",
+    "info": "Show what a slide is: size, levels, tiles, compression, mpp.",
+    "verify": "Check a pyramidal TIFF, and its pixels against a source.",
+    "bench": "Measure conversions on this machine.",
+    "demo": "Make a tissue-like slide and convert it.",
+}
+
+
+class Terminated(BaseException):
+    """A signal asked the process to end. No Exception, so that nothing on the way takes it for an ordinary error."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C under a name that click does not know: it would print an empty line."""
+
+
+class _LazyGroup(click.Group):
+    """Imports a verb's module when the verb is used: `--help` costs click alone."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Interrupted from error
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        import importlib
+
+        command: click.Command = getattr(importlib.import_module(f"slidewright.cli.{cmd_name}"), cmd_name)
+        return command
+
+
+def _show_version(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            number = version("slidewright")
+        except PackageNotFoundError:  # run from a checkout
+            number = "(not installed)"
+        click.echo(f"slidewright {number}")
+        context.exit()
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
+def cli() -> None:
+    """Write pyramidal TIFF slides on every core."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Parameters
+    ----------
+    argv
+        Arguments without the program's name; default `sys.argv[1:]`.
+    """
+    state = State()
+    try:
+        with _signals():
+            result = cli.main(
+                args=None if argv is None else list(argv), prog_name="slidewright", standalone_mode=False, obj=state
+            )
+            return result if isinstance(result, int) else 0
+    except BaseException as error:
+        if state.debug and not isinstance(error, (SystemExit, OutputClosedError, click.exceptions.Exit)):
+            import traceback
+
+            traceback.print_exc()
+        return _exit_code(error, state)
+
+
+def _exit_code(error: BaseException, state: State) -> int:
+    """Say what happened in one line, and the exit code for it."""
+    if isinstance(error, SlidewrightError):
+        complain(str(error))
+        return error.exit_code
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        complain(error.format_message() + hint)
+        return error.exit_code
+    if isinstance(error, (_Interrupted, KeyboardInterrupt, click.Abort)):
+        complain("interrupted; nothing was written under the final name")
+        return 130
+    if isinstance(error, Terminated):
+        complain(f"ended by {error}; nothing was written under the final name")
+        return 128 + error.number
+    if isinstance(error, OutputClosedError):
+        _drop_stdout()
+        return 128 + 13
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    more = "" if state.debug else "; run again with --debug for the traceback"
+    complain(f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}{more}")
+    return 1
+
+
+def _drop_stdout() -> None:
+    """Point standard output nowhere, so that the interpreter's last flush does not complain."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into `Terminated`, which unwinds a run so that it cleans up.
+
+    The first one raises; later ones are ignored, so that they don't interrupt the cleaning. A signal that is ignored
+    already (nohup) stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    raised = False
+
+    def raise_once(number: int, _: FrameType | None) -> None:
+        nonlocal raised
+        if not raised:
+            raised = True
+            raise Terminated(number)
+
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, raise_once)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,107 @@
+"""`slidewright verify`: is a written pyramid what it should be."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import click
+
+from slidewright.cli.common import debug_option, human_bytes, hush_libraries, plural, say, say_json, table, warn
+from slidewright.options import RESAMPLINGS
+
+if TYPE_CHECKING:
+    from slidewright.verify import VerifyReport
+
+
+@click.command(short_help="Check a pyramidal TIFF, and its pixels against a source.")
+@click.argument("file", metavar="FILE")
+@click.option(
+    "--against", metavar="SRC", help="Compare every level with this source: exactly when lossless, PSNR when lossy."
+)
+@click.option(
+    "--resampling", type=click.Choice(RESAMPLINGS), default="mean", show_default=True, help="How the levels were made."
+)
+@click.option("--min-psnr", type=float, metavar="DB", help="Fail when a level's PSNR against SRC is lower.")
+@click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Threads.  [default: usable CPUs]")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@debug_option
+@click.pass_context
+def verify(
+    context: click.Context,
+    /,
+    file: str,
+    against: str | None,
+    resampling: str,
+    min_psnr: float | None,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Check the pyramidal TIFF FILE: its tables, that every tile decodes, its level sizes; with --against, its pixels.
+
+    The exit code is 0 when all is well and 1 when something is wrong, which is then named.
+    """
+    hush_libraries(context)
+    from slidewright.verify import verify_file
+
+    report = verify_file(file, against=against, resampling=resampling, n_workers=workers, min_psnr=min_psnr)
+    if as_json:
+        say_json(as_dict(report))
+        return
+    say(as_text(report))
+    for text in report.warnings:
+        warn(text)
+
+
+def as_text(report: VerifyReport) -> str:
+    """The report for people."""
+    images = plural(len(report.levels), "level") + (
+        f" and {plural(report.others, 'other image')}" if report.others else ""
+    )
+    against = f", compared with {report.against}" if report.against else ""
+    head = (
+        f"{report.path}: good; {images}, {plural(report.decoded, 'segment')} decoded{against}, {report.seconds:.1f} s"
+    )
+    header = ["level", "size", "tiles", "compression", "bytes"] + (["PSNR", "worst tile"] if report.against else [])
+    rows = []
+    for number, level in enumerate(report.levels):
+        row = [str(number), str(level.size), str(level.tiles), level.compression, human_bytes(level.bytes)]
+        if report.against:
+            row += [decibels(level.psnr), decibels(level.worst_psnr)]
+        rows.append(row)
+    return f"{head}\n{table(header, rows)}"
+
+
+def decibels(value: float | None) -> str:
+    """A PSNR in words."""
+    if value is None:
+        return "-"
+    return "exact" if math.isinf(value) else f"{value:.2f} dB"
+
+
+def as_dict(report: VerifyReport) -> dict[str, object]:
+    """The report for programs; the PSNR of an exact level is null."""
+    return {
+        "path": report.path,
+        "bytes": report.bytes,
+        "against": report.against,
+        "levels": [
+            {
+                "width": level.size.width,
+                "height": level.size.height,
+                "tile": {"width": level.tile.width, "height": level.tile.height},
+                "tiles": level.tiles,
+                "decoded": level.decoded,
+                "compression": level.compression,
+                "bytes": level.bytes,
+                "exact": level.exact,
+                "psnr": level.psnr,
+                "worst_psnr": level.worst_psnr,
+            }
+            for level in report.levels
+        ],
+        "others": report.others,
+        "decoded": report.decoded,
+        "seconds": report.seconds,
+        "warnings": list(report.warnings),
+    }

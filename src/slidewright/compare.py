@@ -1,0 +1,198 @@
+"""Pixels of a written pyramid against its source: the oracle, computed block by block beside the file's own tiles.
+
+Apart from `verify` because it needs a source and the reductions. A block of the source is read once and reduced through
+the levels that it holds whole; what is left is kept (in a temporary file when large) as the source of the levels above,
+so memory does not grow with the slide.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import tempfile
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidewright.errors import VerifyError
+from slidewright.geometry import Region, Size
+from slidewright.plan import Block, Pass, make_plan
+from slidewright.reduce import halve
+from slidewright.tiffread import Page, TiffSlide
+from slidewright.verify import check_shape, halvings, in_parallel
+
+_KEEP_BYTES = 1 << 26  # a larger reduced level goes to a temporary file
+Match = tuple[bool, float, float]
+
+
+def compare_levels(slide: TiffSlide, against: Any, resampling: str, threads: int) -> dict[int, Match]:
+    """Compare every level with the oracle made from `against`.
+
+    Returns
+    -------
+    dict
+        Level number to (exact, PSNR in dB, PSNR of the worst tile); PSNR is infinite for equal pixels.
+
+    Raises
+    ------
+    VerifyError
+        When size, dtype or samples differ, or a pixel of a lossless level does; it names level, tile and pixel.
+    """
+    from slidewright.sources import open_source
+
+    source = against if hasattr(against, "info") and hasattr(against, "open") else open_source(against)
+    first, info = slide.levels[0], source.info
+    if (first.size, first.samples, first.dtype.name) != (info.size, info.samples, info.dtype):
+        raise VerifyError(
+            f"{slide.path}: level 0 is {first.size} with {first.samples} samples of {first.dtype}, but {info.name} is "
+            f"{info.size} with {info.samples} samples of {info.dtype}"
+        )
+    return _Comparison(slide, source, resampling, threads).run()
+
+
+class _Tally:
+    """Squared errors of one level, summed over its tiles."""
+
+    def __init__(self) -> None:
+        self.errors, self.samples, self.worst = 0.0, 0, 0.0
+
+    def add(self, errors: float, samples: int) -> None:
+        self.errors += errors
+        self.samples += samples
+        self.worst = max(self.worst, errors / max(1, samples))
+
+    def match(self, peak: float) -> Match:
+        return not self.errors, psnr(self.errors / max(1, self.samples), peak), psnr(self.worst, peak)
+
+
+def psnr(mean_square: float, peak: float) -> float:
+    """Peak signal-to-noise ratio in dB; infinite for no error."""
+    return 10 * math.log10(peak * peak / mean_square) if mean_square > 0 else math.inf
+
+
+class _Comparison:
+    """One sweep after another over the source, as `plan` divides the pyramid."""
+
+    def __init__(self, slide: TiffSlide, source: Any, resampling: str, threads: int) -> None:
+        self._slide, self._source, self._resampling, self._threads = slide, source, resampling, threads
+        first = slide.levels[0]
+        numbers = {halvings(first.size, page.size) if number else 0: number for number, page in enumerate(slide.levels)}
+        if slide.levels[-1].size == first.size.halved(
+            len(slide.levels) - 1
+        ):  # tiny levels repeat: 1 x 1 halves to 1 x 1
+            numbers = {number: number for number in range(len(slide.levels))}
+        self._numbers = numbers
+        self._plan = make_plan(first.size, max(first.cell), n_levels=max(numbers) + 1)
+        for halved, number in numbers.items():
+            page = slide.levels[number]
+            if page.planes > 1 or page.size != self._plan.size_at(halved):
+                raise VerifyError(
+                    f"{slide.path}: {page.name} is {page.size}; only levels halved and rounded down can be compared"
+                )
+            slide.prepare(page)
+        self._tallies = {number: _Tally() for number in numbers.values()}
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._readers: list[Any] = []
+        self._below: NDArray[Any] | None = None
+        self._above: NDArray[Any] | None = None
+
+    def run(self) -> dict[int, Match]:
+        try:
+            for pas in self._plan.passes:
+                self._above = None if pas.scratch_level is None else self._keep(self._plan.size_at(pas.scratch_level))
+                blocks = [pas.block(number) for number in range(pas.n_blocks)]
+                for _ in in_parallel(functools.partial(self._block, pas), blocks, self._threads):
+                    pass
+                self._below = self._above
+        finally:
+            for reader in self._readers:
+                reader.close()
+        dtype = self._slide.levels[0].dtype
+        peak = float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
+        return {number: tally.match(peak) for number, tally in self._tallies.items()}
+
+    def _keep(self, size: Size) -> NDArray[Any]:
+        """An array for a whole reduced level."""
+        page = self._slide.levels[0]
+        shape = (*size, page.samples)
+        if math.prod(shape) * page.dtype.itemsize <= _KEEP_BYTES:
+            return np.empty(shape, page.dtype)
+        return np.memmap(tempfile.TemporaryFile(), page.dtype, "w+", shape=shape)
+
+    def _block(self, pas: Pass, block: Block) -> None:
+        side = pas.block_tiles * self._plan.tile
+        pixels = self._read(self._plan.region(block))
+        last = pas.last if pas.scratch_level is None else pas.scratch_level
+        for level in range(pas.first, last + 1):
+            shift = level - pas.first
+            cell = max(1, side >> shift)
+            region = Region(block.row * cell, block.column * cell, cell, cell).clipped(self._plan.size_at(level))
+            if region.empty:
+                return
+            if level > pas.first:
+                pixels = halve(self._resampling, np.ascontiguousarray(pixels))
+            if level == pas.scratch_level:
+                assert self._above is not None
+                self._above[region.y : region.y + region.height, region.x : region.x + region.width] = pixels
+            elif level in self._numbers:
+                self._compare(self._numbers[level], region, pixels)
+
+    def _read(self, region: Region) -> NDArray[Any]:
+        if self._below is not None:
+            return self._below[region.y : region.y + region.height, region.x : region.x + region.width]
+        reader = getattr(self._local, "reader", None)
+        if reader is None:
+            reader = self._local.reader = self._source.open()
+            with self._lock:
+                self._readers.append(reader)
+        page = self._slide.levels[0]
+        shape = (region.height, region.width, page.samples)
+        buffer = getattr(self._local, "buffer", None)
+        if buffer is None or buffer.size < math.prod(shape):
+            buffer = self._local.buffer = np.empty(math.prod(shape), page.dtype)
+        out = buffer[: math.prod(shape)].reshape(shape)
+        pixels: NDArray[Any] = reader.read(*region, out)
+        return pixels[: region.height, : region.width]
+
+    def _compare(self, number: int, region: Region, pixels: NDArray[Any]) -> None:
+        """Hold the file's tiles of a level against the oracle's pixels of a region."""
+        page = self._slide.levels[number]
+        for index, part in page.tiles_in(region):
+            tile = self._slide.decode(page, index)
+            if tile is None:
+                raise VerifyError(f"{self._slide.path}: {page.place(index)} is left out, so it can't be compared")
+            check_shape(self._slide, page, index, tile)
+            y, x = part.y % page.cell.height, part.x % page.cell.width
+            found = tile[y : y + part.height, x : x + part.width]
+            wanted = pixels[
+                part.y - region.y : part.y - region.y + part.height, part.x - region.x : part.x - region.x + part.width
+            ]
+            if np.array_equal(found, wanted):
+                errors = 0.0
+            elif page.lossless:
+                self._differ(page, index, part, found, wanted)
+            else:
+                errors = squared_error(found, wanted)
+            with self._lock:
+                self._tallies[number].add(errors, found.size)
+
+    def _differ(self, page: Page, index: int, part: Region, found: NDArray[Any], wanted: NDArray[Any]) -> None:
+        wrong = np.argwhere((found != wanted).any(axis=2))
+        y, x = (int(value) for value in wrong[0])
+        raise VerifyError(
+            f"{self._slide.path}: {page.place(index)} differs from the source at x={part.x + x}, y={part.y + y}: "
+            f"{found[y, x].tolist()} instead of {wanted[y, x].tolist()} ({len(wrong)} pixels of this tile differ)"
+        )
+
+
+def squared_error(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """The sum of squared differences."""
+    if found.dtype in (np.uint8, np.uint16):
+        import cv2
+
+        return float(cv2.norm(np.ascontiguousarray(found), np.ascontiguousarray(wanted), cv2.NORM_L2SQR))
+    difference = found.astype(np.float64) - wanted
+    return float((difference * difference).sum())

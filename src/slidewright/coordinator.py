@@ -1,0 +1,353 @@
+"""The coordinator: gives blocks to workers, passes slots between workers and the writer, and watches everybody's life.
+
+It runs in the caller's process. Every other process has one pipe to it, and it waits on all of them at once; a
+process that dies shows as the end of its pipe, at once. Since every slot and every block passes through here, the
+coordinator knows what a dead worker
+had: its slots go to its successor, its block is done again. Nobody waits for anybody whose death nobody would see.
+
+Rejected: queues shared by the workers (see ring.py); `concurrent.futures` (no place to hold back a result that has no
+room, and a dead worker breaks the whole pool).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from time import monotonic, perf_counter
+from typing import Any
+
+from slidewright import errors
+from slidewright.errors import RunError, SlidewrightError
+from slidewright.plan import Block, Pass
+from slidewright.processes import Child, Launcher
+from slidewright.report import Progress
+from slidewright.resources import proportional_memory
+from slidewright.ring import SLOT_BYTES, SLOTS_PER_WORKER
+from slidewright.scratch import Scratch
+from slidewright.sharing import SharedBuffer
+from slidewright.tiff import Layout
+from slidewright.worker import BlockWork, WorkerJob
+from slidewright.writer import WriterJob
+
+MAX_DEATHS = 3  # of workers on one block, before the block is to blame
+_TICK = 0.25  # seconds between progress reports
+_MEMORY_TICK = (
+    0.1  # seconds between samples of memory at first; later a twentieth of the time gone by, since each costs 1 ms
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything that a run is made of, decided before it starts."""
+
+    work: BlockWork
+    layout: Layout
+    partial: str
+    scratch: Scratch | None
+    temporary: str | None
+    n_workers: int
+    store_bytes: int
+    started: float
+    """`time.monotonic()` when the caller's wait began."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run turned out to be; grows while it runs."""
+
+    level_bytes: list[int] = field(default_factory=list)
+    retries: int = 0
+    peak_memory: int | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    tiles_done: int = 0
+    pixels_done: int = 0
+    bytes_received: int = 0
+
+    def add_seconds(self, seconds: dict[str, float]) -> None:
+        """Add a block's seconds by stage."""
+        for name, value in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + value
+
+
+@dataclass(eq=False)
+class _Seat:
+    """A worker's place: its slots stay, the process in it may change."""
+
+    number: int
+    child: Child
+    sender: int
+    at_writer: set[int] = field(default_factory=set)
+    block: Block | None = None
+    next_block: Block | None = None
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [block for block in (self.block, self.next_block) if block is not None]
+
+
+class Coordinator:
+    """Runs one conversion with worker processes; `report` is called with a snapshot a few times a second."""
+
+    def __init__(self, run: Run, launcher: Launcher, report: Callable[[Progress], None] | None) -> None:
+        self._run = run
+        self._launcher = launcher
+        self._report = report
+        self.outcome = Outcome()
+        self._ring = SharedBuffer.allocate(run.n_workers * SLOTS_PER_WORKER * SLOT_BYTES, run.temporary)
+        self._queue: deque[Block] = deque()
+        self._deaths: dict[Block, int] = {}
+        self._senders = 0
+        self._seats: dict[Any, _Seat] = {}
+        self._writer: Child | None = None
+        self._written = False
+        self._idle_deaths = 0
+        self._ticked = self._sampled = 0.0
+
+    def execute(self) -> Outcome:
+        """Run to the end: every pass, then the writer's last word.
+
+        Raises
+        ------
+        SlidewrightError
+            What a worker or the writer reported, or RunError when processes died; the launcher must then be closed.
+        """
+        try:
+            self._start()
+            for pas in self._run.layout.plan.passes:
+                self._sweep(pas)
+            self._dismiss()
+            while not self._written:
+                self._turn("writing")
+            return self.outcome
+        finally:
+            self._ring.close()
+
+    def _start(self) -> None:
+        run = self._run
+        begin = perf_counter()
+        if run.scratch is not None:
+            run.scratch.create()
+        for number in range(run.n_workers):
+            self._hire(number)
+        job = WriterJob(run.layout, run.partial, self._ring, run.store_bytes, run.temporary)
+        self._writer = self._launcher.spawn("writer", "slidewright-wri", job)
+        self.outcome.seconds["start"] = perf_counter() - begin
+
+    def _hire(self, number: int, at_writer: set[int] | None = None) -> None:
+        """Put a fresh worker on a seat; the slots that are at the writer come later."""
+        self._senders += 1
+        away = at_writer or set()
+        slots = range(number * SLOTS_PER_WORKER, (number + 1) * SLOTS_PER_WORKER)
+        job = WorkerJob(self._run.work, self._ring, tuple(slot for slot in slots if slot not in away))
+        child = self._launcher.spawn("worker", f"slidewright-w{number}", job)
+        self._seats[child.connection] = _Seat(number, child, self._senders, away)
+
+    def _sweep(self, pas: Pass) -> None:
+        """One pass: give out its blocks in raster order until the last is done.
+
+        Blocks run ahead of the first unfinished one by at most a row of blocks and a few more, which bounds what the
+        writer has to hold.
+        """
+        self._queue.clear()
+        following, finished, oldest = 0, set[int](), 0
+        window = pas.blocks.width + 2 * self._run.n_workers
+
+        def done(block: Block) -> None:
+            nonlocal oldest
+            finished.add(pas.number(block))
+            while oldest in finished:
+                finished.remove(oldest)
+                oldest += 1
+
+        while oldest < pas.n_blocks:
+            while len(self._queue) < 2 * len(self._seats) and following < min(pas.n_blocks, oldest + window):
+                self._queue.append(pas.block(following))
+                following += 1
+            self._give_out(pas.n_blocks - following)
+            self._turn("encoding", done)
+
+    def _give_out(self, remaining: int) -> None:
+        """Give each idle worker a block, and a second in advance while plenty remain, so that it never waits for an
+        answer.
+        """
+        for seat in self._seats.values():
+            if seat.block is None and self._queue:
+                seat.block = self._queue.popleft()
+                self._tell(seat, seat.block)
+        for seat in self._seats.values():
+            if seat.next_block is None and seat.block is not None and self._queue and remaining > len(self._seats):
+                seat.next_block = self._queue.popleft()
+                self._tell(seat, seat.next_block)
+
+    def _tell(self, seat: _Seat, block: Block) -> None:
+        try:
+            seat.child.connection.send(("block", block))
+        except OSError:
+            pass  # it is dead, which its pipe's end will tell
+
+    def _turn(self, stage: str, done: Callable[[Block], None] | None = None) -> None:
+        """Wait for whatever comes next, and handle it."""
+        assert self._writer is not None
+        watched = [self._writer.connection, *self._seats, *self._launcher.waitable]
+        for ready in wait(watched, _TICK):
+            if ready is self._writer.connection:
+                self._listen_to_writer()
+            elif ready in self._seats:
+                self._listen_to_worker(self._seats[ready], done)
+            elif ready in self._launcher.waitable:
+                self._launcher.attend()
+        self._tick(stage)
+
+    def _listen_to_worker(self, seat: _Seat, done: Callable[[Block], None] | None) -> None:
+        try:
+            message = seat.child.connection.recv()
+        except (EOFError, OSError):
+            self._replace(seat)
+            return
+        if message[0] == "slot":
+            _, slot, entries = message
+            seat.at_writer.add(slot)
+            self._tell_writer(("slot", slot, entries, seat.sender))
+        elif message[0] == "done":
+            _, block, nbytes, seconds = message
+            seat.block, seat.next_block = seat.next_block, None
+            self.outcome.bytes_received += nbytes
+            self._count(block, seconds)
+            assert done is not None
+            done(block)
+        else:
+            _raise_failure(message)
+
+    def _listen_to_writer(self) -> None:
+        assert self._writer is not None
+        try:
+            message = self._writer.connection.recv()
+        except (EOFError, OSError):
+            raise self._writer_died() from None
+        if message[0] == "free":
+            self._return_slot(message[1])
+        elif message[0] == "written":
+            _, self.outcome.level_bytes, _, seconds = message
+            self.outcome.seconds["write"] = seconds
+            self._written = True
+        elif message[0] == "failed":
+            _raise_failure(message)
+
+    def _return_slot(self, slot: int) -> None:
+        number = slot // SLOTS_PER_WORKER
+        for seat in self._seats.values():
+            if seat.number == number:
+                seat.at_writer.discard(slot)
+                try:
+                    seat.child.connection.send(("free", slot))
+                except OSError:
+                    pass  # it is dead, and its successor takes every slot that is not at the writer
+                return
+
+    def _tell_writer(self, message: tuple[Any, ...]) -> None:
+        assert self._writer is not None
+        try:
+            self._writer.connection.send(message)
+        except OSError:
+            raise self._writer_died() from None
+
+    def _writer_died(self) -> SlidewrightError:
+        """What the writer said last, if it did; its death otherwise."""
+        assert self._writer is not None
+        try:
+            while self._writer.connection.poll():
+                message = self._writer.connection.recv()
+                if message[0] == "failed":
+                    _raise_failure(message)
+        except (EOFError, OSError):
+            pass
+        except SlidewrightError as error:
+            return error
+        return RunError(
+            f"the writer process died: {self._launcher.reason(self._writer)}; nothing was written, run again"
+        )
+
+    def _replace(self, seat: _Seat) -> None:
+        """A worker is dead: its blocks go back to the front of the queue, a fresh worker takes its seat."""
+        del self._seats[seat.child.connection]
+        reason = self._launcher.reason(seat.child)
+        seat.child.connection.close()
+        if seat.block is not None:
+            deaths = self._deaths[seat.block] = self._deaths.get(seat.block, 0) + 1
+            if deaths >= MAX_DEATHS:
+                raise self._deadly(seat.block, reason)
+            self.outcome.retries += 1
+        else:
+            self._idle_deaths += 1
+            if self._idle_deaths >= MAX_DEATHS:
+                raise RunError(f"workers die before they get to work; the last: {reason}")
+        self._queue.extendleft(reversed(seat.blocks))
+        self._hire(seat.number, seat.at_writer)
+
+    def _deadly(self, block: Block, reason: str) -> RunError:
+        """The error that says which block killed its workers."""
+        plan = self._run.layout.plan
+        return RunError(
+            f"{MAX_DEATHS} workers died on the same block (row {block.row}, column {block.column} of pass "
+            f"{block.pass_index}: {plan.region(block)} of level {plan.passes[block.pass_index].first} of "
+            f"{self._run.work.source.info.name}); the last: {reason}; "
+            "try fewer workers, or check that part of the source"
+        )
+
+    def _dismiss(self) -> None:
+        """All blocks are done: workers end when their pipe does."""
+        self._sample_memory()
+        for connection in self._seats:
+            connection.close()
+        self._seats.clear()
+
+    def _count(self, block: Block, seconds: dict[str, float]) -> None:
+        self.outcome.add_seconds(seconds)
+        plan = self._run.layout.plan
+        self.outcome.tiles_done += sum(1 for _ in plan.tiles_of(block))
+        if block.pass_index == 0:
+            region = plan.region(block)
+            self.outcome.pixels_done += region.height * region.width
+
+    def _tick(self, stage: str) -> None:
+        now = monotonic()
+        if now - self._sampled >= max(_MEMORY_TICK, (now - self._run.started) / 20):
+            self._sampled = now
+            self._sample_memory()
+        if self._report is not None and now - self._ticked >= _TICK:
+            self._ticked = now
+            self._report(self.progress(stage))
+
+    def progress(self, stage: str) -> Progress:
+        """A snapshot."""
+        plan, outcome = self._run.layout.plan, self.outcome
+        size = plan.levels[0].size
+        return Progress(
+            tiles_done=outcome.tiles_done,
+            tiles_total=plan.n_tiles,
+            pixels_done=outcome.pixels_done,
+            pixels_total=size.height * size.width,
+            bytes_written=outcome.bytes_received,
+            seconds=monotonic() - self._run.started,
+            workers=len(self._seats),
+            retries=outcome.retries,
+            stage=stage,
+        )
+
+    def _sample_memory(self) -> None:
+        children = [seat.child.pid for seat in self._seats.values()]
+        children += [self._writer.pid if self._writer else None, getattr(self._launcher, "nursery_pid", None)]
+        total = proportional_memory([os.getpid(), *(pid for pid in children if pid is not None)])
+        if total is not None:
+            self.outcome.peak_memory = max(self.outcome.peak_memory or 0, total)
+
+
+def _raise_failure(message: tuple[str, str, str, str]) -> None:
+    """Raise in the caller what a child reported, with the child's traceback as a note."""
+    _, name, text, trace = message
+    error: SlidewrightError = getattr(errors, name, RunError)(text)
+    error.add_note(f"In the child process:\n{trace}")
+    raise error

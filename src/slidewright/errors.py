@@ -1,0 +1,47 @@
+"""The errors of slidewright: one small hierarchy, so that a caller can catch one name.
+
+Each message says what is wrong, where, and what to do. The class decides the exit code of the command line: 2 for
+usage and input, 1 for a run that failed.
+"""
+
+from __future__ import annotations
+
+
+class SlidewrightError(Exception):
+    """Base of every error that slidewright raises on purpose."""
+
+    exit_code = 1
+
+
+class OptionError(SlidewrightError, ValueError):
+    """An option, or a combination of options and pixels, that can't be used."""
+
+    exit_code = 2
+
+
+class SourceError(SlidewrightError):
+    """The source can't be opened or read."""
+
+    exit_code = 2
+
+
+class CorruptTileError(SourceError):
+    """A segment of the source can't be decoded; the message names the file and the tile."""
+
+
+class DestinationError(SlidewrightError):
+    """The destination can't be written: it exists, its folder is missing or it is not writable."""
+
+    exit_code = 2
+
+
+class OutputError(SlidewrightError):
+    """Writing the output or the scratch failed in the middle (disk full, I/O error)."""
+
+
+class VerifyError(SlidewrightError):
+    """A written file is not what it should be."""
+
+
+class RunError(SlidewrightError):
+    """A process of the run died or misbehaved and the run could not go on."""

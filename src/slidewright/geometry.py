@@ -1,0 +1,49 @@
+"""Sizes and regions as values, so that no function juggles (height, width) and (width, height)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Size(NamedTuple):
+    """Height and width in pixels."""
+
+    height: int
+    width: int
+
+    def halved(self, times: int = 1) -> Size:
+        """The size `times` levels further up a pyramid: floor division by 2, never below 1."""
+        return Size(max(1, self.height >> times), max(1, self.width >> times))
+
+    def grid(self, cell: int) -> Size:
+        """How many cells of `cell` x `cell` cover this size, as (rows, columns)."""
+        return Size(-(-self.height // cell), -(-self.width // cell))
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.height}"
+
+
+class Region(NamedTuple):
+    """A rectangle of pixels: top left corner and extent."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no pixel in it."""
+        return self.height <= 0 or self.width <= 0
+
+    def clipped(self, size: Size) -> Region:
+        """The part inside an image of `size`; its extent may be zero, never negative."""
+        return Region(
+            self.y,
+            self.x,
+            max(0, min(self.height, size.height - self.y)),
+            max(0, min(self.width, size.width - self.x)),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.height} pixels at x={self.x}, y={self.y}"

@@ -1,0 +1,141 @@
+"""What a slide is, without decoding a pixel: format, size, levels, tiles, compression, mpp, associated images."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from slidewright.errors import SlidewrightError, SourceError
+from slidewright.geometry import Size
+from slidewright.tiffread import TiffSlide, file_bytes, is_tiff
+
+
+@dataclass(frozen=True, slots=True)
+class LevelInfo:
+    """One level of a slide."""
+
+    size: Size
+    tile: Size | None
+    """Tile, strip or chunk; None where the format does not say."""
+    compression: str | None
+    bytes: int | None
+    """Encoded bytes, or None where only a reader of the format knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class AssociatedInfo:
+    """An image beside the levels: label, macro, thumbnail."""
+
+    name: str
+    size: Size | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """What `describe` found."""
+
+    path: str
+    format: str
+    bytes: int
+    size: Size
+    samples: int
+    dtype: str
+    mpp: tuple[float, float] | None
+    """Micrometres a pixel along (x, y)."""
+    levels: tuple[LevelInfo, ...]
+    associated: tuple[AssociatedInfo, ...]
+    icc_bytes: int
+    """Bytes of the ICC profile, 0 without one."""
+    description: str | None
+    software: str | None
+
+
+def describe(path: str | os.PathLike[str]) -> FileInfo:
+    """Describe a slide: a TIFF from its directories, anything else as its source sees it.
+
+    Raises
+    ------
+    SourceError
+        When there is no such file or nothing here reads it.
+    VerifyError
+        When a TIFF's directories are damaged.
+    """
+    if is_tiff(path):
+        return _describe_tiff(path)
+    return _describe_source(path)
+
+
+def _describe_tiff(path: str | os.PathLike[str]) -> FileInfo:
+    with TiffSlide(path) as slide:
+        first = slide.levels[0]
+        levels = tuple(LevelInfo(page.size, page.cell, page.compression, page.bytes) for page in slide.levels)
+        return FileInfo(
+            path=slide.path,
+            format=slide.kind,
+            bytes=slide.bytes,
+            size=first.size,
+            samples=first.samples,
+            dtype=first.dtype.name,
+            mpp=_mpp(path, slide),
+            levels=levels,
+            associated=tuple(AssociatedInfo(page.name, page.size) for page in slide.others),
+            icc_bytes=len(slide.icc_profile or b""),
+            description=slide.description or None,
+            software=slide.software or None,
+        )
+
+
+def _mpp(path: str | os.PathLike[str], slide: TiffSlide) -> tuple[float, float] | None:
+    """The mpp as a conversion would understand it; from the resolution tags where no source reads the pixels."""
+    from slidewright.sources import open_source
+
+    try:
+        mpp = open_source(os.fspath(path)).info.mpp
+    except SlidewrightError:
+        mpp = None
+    if mpp is not None:
+        return mpp
+    page = slide.levels[0].page
+    micrometres = {2: 25_400.0, 3: 10_000.0}.get(int(page.resolutionunit or 0))
+    if micrometres is None or "XResolution" not in page.tags:
+        return None
+    x, y = page.resolution
+    return (micrometres / x, micrometres / y) if x > 1 and y > 1 else None
+
+
+def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
+    from slidewright.sources import open_source
+
+    if "://" not in os.fspath(path) and not os.path.exists(path):
+        raise SourceError(f"{os.fspath(path)} does not exist; check the path")
+    info = open_source(os.fspath(path)).info
+    return FileInfo(
+        path=os.fspath(path),
+        format=info.format,
+        bytes=file_bytes(path) if os.path.exists(path) else 0,
+        size=info.size,
+        samples=info.samples,
+        dtype=info.dtype,
+        mpp=info.mpp,
+        levels=_source_levels(path, info.size, info.grid),
+        associated=tuple(AssociatedInfo(name, None) for name in info.associated),
+        icc_bytes=len(info.icc_profile or b""),
+        description=info.description,
+        software=None,
+    )
+
+
+def _source_levels(path: str | os.PathLike[str], size: Size, grid: Size | None) -> tuple[LevelInfo, ...]:
+    """The levels a source can be asked for, found by asking until it says no."""
+    from slidewright.sources import open_source
+
+    levels = [LevelInfo(size, grid, None, None)]
+    while len(levels) < 32:
+        try:
+            info = open_source(os.fspath(path), level=len(levels)).info
+        except SlidewrightError:
+            break
+        if max(info.size) >= max(levels[-1].size):  # a source without levels may ignore the number
+            break
+        levels.append(LevelInfo(info.size, info.grid, None, None))
+    return tuple(levels)

@@ -1,0 +1,67 @@
+"""A run without any child process (`n_workers=0`): the same blocks and the same writer, taking turns; for debugging."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from time import monotonic, perf_counter
+
+from slidewright.coordinator import Outcome, Run
+from slidewright.plan import Block
+from slidewright.report import Progress
+from slidewright.segments import Key, SegmentStore
+from slidewright.tiff import write_pyramid
+from slidewright.worker import BlockRunner
+
+
+def execute_inline(run: Run, report: Callable[[Progress], None] | None) -> Outcome:
+    """Encode a block whenever the writer asks for a segment that is not there yet."""
+    outcome, plan = Outcome(), run.layout.plan
+    if run.scratch is not None:
+        run.scratch.create()
+    store = SegmentStore(plan, run.store_bytes, run.temporary)
+    runner = BlockRunner(run.work)
+    blocks = _blocks(run)
+    size = plan.levels[0].size
+
+    def emit(level: int, row: int, column: int, segment: bytes) -> None:
+        store.add((level, row, column), segment)
+        outcome.tiles_done += 1
+
+    def take(key: Key) -> bytes:
+        while (segment := store.take(key)) is None:
+            block = next(blocks)
+            runner.run(block, emit)
+            if block.pass_index == 0:
+                region = plan.region(block)
+                outcome.pixels_done += region.height * region.width
+            if report is not None:
+                report(
+                    Progress(
+                        tiles_done=outcome.tiles_done,
+                        tiles_total=plan.n_tiles,
+                        pixels_done=outcome.pixels_done,
+                        pixels_total=size.height * size.width,
+                        bytes_written=store.received_bytes,
+                        seconds=monotonic() - run.started,
+                        workers=0,
+                        retries=0,
+                        stage="encoding",
+                    )
+                )
+        return segment
+
+    begin = perf_counter()
+    try:
+        outcome.level_bytes = write_pyramid(run.partial, run.layout, take)
+        outcome.seconds.update(runner.seconds)
+        outcome.seconds["write"] = perf_counter() - begin - sum(runner.seconds.values())
+    finally:
+        runner.close()
+        store.close()
+    return outcome
+
+
+def _blocks(run: Run) -> Iterator[Block]:
+    for pas in run.layout.plan.passes:
+        for number in range(pas.n_blocks):
+            yield pas.block(number)

@@ -1,0 +1,180 @@
+"""The helper process that forks workers and cleans up after a killed coordinator; this module runs inside it.
+
+Why a process of its own: the caller may have threads, so it must not fork; starting a fresh interpreter for each
+worker would pay the imports each time; and `multiprocessing`'s ways of starting one import the user's main script,
+which breaks scripts without a main guard. The nursery is started once a run with a clean interpreter, imports what
+workers need, stays single-threaded and forks on request. Being everybody's parent it is told of each death with its
+reason, and a parent-death signal takes the workers along if it dies. It notices the coordinator's death as the end of
+its socket: then it kills its children and removes the files it was told to own.
+
+Protocol, newline-delimited JSON over a Unix socket: `{"spawn": role, "name": ..., "fds": n}` with n descriptors (the
+first is the child's pipe) is answered by `{"pid": p}`; `{"own": [paths]}` is not answered;
+`{"exit": p, "status": s}` is told whenever a child ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import traceback
+from typing import Any, NoReturn
+
+MAX_FDS = 16
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+
+
+def main(fd: int, preload: list[str]) -> None:
+    """Serve requests on the socket `fd` until its other end closes."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the coordinator decides; a terminal's Ctrl-C reaches the whole group
+    _set_name("slidewright-nur")
+    for name in preload:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    gc.freeze()
+    Nursery(socket.socket(fileno=fd)).serve()
+
+
+class Nursery:
+    """The state of the helper: its socket, its children, the paths it removes if the coordinator is killed."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._pid = os.getpid()
+        self._children: set[int] = set()
+        self._owned: set[str] = set()
+        self._wakeup, writing = os.pipe()
+        os.set_blocking(writing, False)
+        os.set_blocking(self._wakeup, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def serve(self) -> None:
+        """Fork on request and tell of deaths, until the coordinator is gone."""
+        try:
+            while self._step():
+                pass
+        except (OSError, ValueError):
+            pass  # a broken socket is the coordinator's death as well
+        self._finish()
+
+    def _step(self) -> bool:
+        watched: list[Any] = [self._socket, self._wakeup]
+        ready, _, _ = select.select(watched, [], [])
+        if self._wakeup in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wakeup, 4096)
+            self._tell_deaths()
+        if self._socket not in ready:
+            return True
+        data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, MAX_FDS)
+        if not data:
+            return False
+        while not data.endswith(b"\n"):
+            more = self._socket.recv(1 << 16)
+            if not more:
+                return False
+            data += more
+        for line in data.splitlines():
+            self._serve_request(json.loads(line), fds)
+        return True
+
+    def _serve_request(self, request: dict[str, Any], fds: list[int]) -> None:
+        if "spawn" in request:
+            pid = os.fork()
+            if pid == 0:
+                self._become(request["spawn"], request["name"], fds)
+            self._children.add(pid)
+            for fd in fds:
+                os.close(fd)
+            self._tell({"pid": pid})
+        self._owned.update(request.get("own", ()))
+
+    def _become(self, role: str, name: str, fds: list[int]) -> NoReturn:
+        """In the forked child: shed what is the nursery's and play a role until it returns."""
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._socket.close()
+            die_with_parent(self._pid)
+            _set_name(name)
+            gc.unfreeze()
+            _play(role, fds)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _tell_deaths(self) -> None:
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            self._children.discard(pid)
+            self._tell({"exit": pid, "status": os.waitstatus_to_exitcode(status)})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def _finish(self) -> None:
+        """The coordinator is gone: end the children, then remove what it left."""
+        for pid in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in self._children:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        for path in self._owned:
+            remove(path)
+
+
+def remove(path: str) -> None:
+    """Remove a file or a folder with all in it; nothing to remove is fine."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def _play(role: str, fds: list[int]) -> None:
+    from multiprocessing.connection import Connection
+
+    from slidewright.sharing import loads
+
+    connection: Connection[Any, Any] = Connection(fds[0])
+    try:
+        job = loads(connection.recv_bytes(), fds[1:])
+        importlib.import_module(f"slidewright.{role}").main(connection, job)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the coordinator is gone, and the nursery cleans up
+
+
+def _prctl(option: int, value: int | bytes) -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask Linux for SIGKILL when the parent dies; elsewhere the end of the pipe has to do."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the request took effect
+        os._exit(1)
+
+
+def _set_name(name: str) -> None:
+    _prctl(_PR_SET_NAME, name.encode()[:15])

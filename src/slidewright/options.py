@@ -1,0 +1,131 @@
+"""The options of a conversion: one frozen dataclass, validated once at the door.
+
+What can be judged without the pixels is judged here, in `ConvertOptions.__post_init__`; what needs the source's dtype
+and samples is judged by `codecs.resolve`. Deep code never re-checks or re-defaults.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from slidewright.errors import OptionError
+
+RESAMPLINGS = ("mean", "nearest", "mode", "max", "min")
+SUBSAMPLINGS = ("420", "422", "444")
+MAX_TILE = 4096
+
+_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+
+
+def parse_bytes(text: str | int) -> int:
+    """A number of bytes from 4000000000, "4GB" (10^9) or "4GiB" (2^30); raises OptionError."""
+    if isinstance(text, int):
+        value = text
+    else:
+        match = _BYTES.fullmatch(text)
+        if match is None:
+            raise OptionError(f"memory {text!r} is not a size; write for example 4GB or 512MiB")
+        number, prefix, binary = match.groups()
+        value = int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " "))
+    if value <= 0:
+        raise OptionError(f"memory {text!r} must be more than nothing")
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertOptions:
+    """Options of `slidewright.convert`; every one has a default that suits a brightfield slide.
+
+    Raises OptionError, naming the option and what it accepts.
+    """
+
+    tile_size: int = 512
+    """Tile side in pixels, a multiple of 16 up to 4096."""
+    compression: str = "jpeg"
+    """A name of the codec table: "none", "jpeg", "deflate", "zstd"."""
+    quality: int | None = None
+    """JPEG quality, 1 to 100; default 90. Only for lossy codecs."""
+    level: int | None = None
+    """Effort of a lossless codec: deflate 1 to 12, default 6; zstd 1 to 22, default 3."""
+    subsampling: str | None = None
+    """JPEG chroma subsampling of RGB: "420" (default), "422", "444"."""
+    predictor: bool = False
+    """Horizontal differencing (TIFF 6.0 section 14) before deflate or zstd."""
+    levels: int | None = None
+    """Number of levels; default until both sides fit in one tile."""
+    resampling: str = "mean"
+    """How a level is made from the one below: "mean", "nearest" (top left), "mode", "max", "min"."""
+    mpp: float | tuple[float, float] | None = None
+    """Micrometres a pixel of level 0, one number or (x, y); default the source's own."""
+    description: str | None = None
+    """ImageDescription of level 0; default the source's own."""
+    bigtiff: bool = True
+    """BigTIFF; False writes classic TIFF and fails cleanly if it does not fit in 4 GB."""
+    overwrite: bool = False
+    """Replace an existing destination (at the very end, in one step)."""
+    verify: bool = False
+    """Decode every tile of the output before it gets its name."""
+    n_workers: int | None = None
+    """Worker processes; 0 works in this process; default as many as this process may use."""
+    memory: str | int | None = None
+    """Budget for all processes of the run together, such as "4GB"; default what is free."""
+    block_tiles: int | None = None
+    """Block side in tiles, a power of two; default by tile size and memory. Never changes the output."""
+    scratch: str | os.PathLike[str] | None = None
+    """Folder for temporary level stores; default the system's temporary folder (TMPDIR)."""
+
+    def __post_init__(self) -> None:
+        self._check_integer("tile_size", self.tile_size, 16, MAX_TILE)
+        if self.tile_size % 16:
+            raise OptionError(
+                f"tile_size {self.tile_size} is not a multiple of 16, which TIFF 6.0 (section 15) asks for"
+            )
+        if self.quality is not None:
+            self._check_integer("quality", self.quality, 1, 100)
+        if self.levels is not None:
+            self._check_integer("levels", self.levels, 1, 32)
+        if self.n_workers is not None:
+            self._check_integer("n_workers", self.n_workers, 0, 1024)
+        if self.block_tiles is not None:
+            self._check_integer("block_tiles", self.block_tiles, 1, 256)
+            if self.block_tiles & (self.block_tiles - 1):
+                raise OptionError(f"block_tiles {self.block_tiles} is not a power of two")
+        self._check_choice("resampling", self.resampling, RESAMPLINGS)
+        if self.subsampling is not None:
+            self._check_choice("subsampling", self.subsampling, SUBSAMPLINGS)
+        if self.memory is not None:
+            parse_bytes(self.memory)
+        for value in self.mpp_xy or ():
+            if not 0 < value < 1e6:
+                raise OptionError(f"mpp {self.mpp!r} must be a positive number of micrometres a pixel")
+        if self.scratch is not None and not Path(self.scratch).is_dir():
+            raise OptionError(f"scratch folder {os.fspath(self.scratch)!r} does not exist; make it or choose another")
+
+    @property
+    def mpp_xy(self) -> tuple[float, float] | None:
+        """`mpp` as (x, y), or None."""
+        if self.mpp is None:
+            return None
+        if isinstance(self.mpp, tuple):
+            if len(self.mpp) != 2:
+                raise OptionError(f"mpp {self.mpp!r} must be one number or (x, y)")
+            return (float(self.mpp[0]), float(self.mpp[1]))
+        return (float(self.mpp), float(self.mpp))
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` in bytes, or None."""
+        return None if self.memory is None else parse_bytes(self.memory)
+
+    @staticmethod
+    def _check_integer(name: str, value: object, low: int, high: int) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise OptionError(f"{name} {value!r} must be a whole number from {low} to {high}")
+
+    @staticmethod
+    def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+        if value not in choices:
+            raise OptionError(f"{name} {value!r} is not known; choose one of {', '.join(choices)}")

@@ -1,0 +1,156 @@
+"""The destination: a hidden partial file beside it, renamed into place at the very end.
+
+The partial file carries a lock as long as its run lives, so that the next run to the same destination can tell what a
+killed run left from what another run is writing at the moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import secrets
+from pathlib import Path
+
+from slidewright.errors import DestinationError, OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file can't be removed anyway
+    fcntl = None  # type: ignore[assignment]
+
+
+class FileLock:
+    """An exclusive lock that ends with its process."""
+
+    def __init__(self, path: str) -> None:
+        self._fd: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a filesystem without locks
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def release(self) -> None:
+        """Give it up."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def is_abandoned(path: str) -> bool:
+    """Whether a lock file is there and nobody holds its lock."""
+    try:
+        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return False
+    try:
+        if fcntl is not None:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+class Destination:
+    """The place of one output file; made before anything else is started, so that a bad one costs nothing.
+
+    Raises
+    ------
+    DestinationError
+        If it exists and `overwrite` is not set, is a folder, is the source itself, or its folder is missing or not
+        writable.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool, source: str | None = None) -> None:
+        self.path = Path(path)
+        self._overwrite = overwrite
+        folder = self.path.parent
+        if not folder.is_dir():
+            raise DestinationError(f"the folder {str(folder)!r} of the destination does not exist; make it first")
+        if self.path.is_dir():
+            raise DestinationError(f"the destination {str(self.path)!r} is a folder; name a file")
+        if source is not None and self.path.exists() and os.path.exists(source) and os.path.samefile(self.path, source):
+            raise DestinationError(f"the destination {str(self.path)!r} is the source itself; choose another name")
+        if self.path.exists() and not overwrite:
+            raise self._exists()
+        if not os.access(folder, os.W_OK):
+            raise DestinationError(f"the folder {str(folder)!r} is not writable")
+        self._sweep()
+        stem = str(folder / f".{self.path.name}.{secrets.token_hex(4)}")
+        self.partial = f"{stem}.partial"
+        self._lock_path = f"{stem}.lock"
+        try:
+            self._lock = FileLock(self._lock_path)
+        except OSError as error:
+            raise DestinationError(f"can't write into {str(folder)!r}: {error.strerror}") from error
+
+    @property
+    def temporary(self) -> tuple[str, str]:
+        """The files beside the destination that must be gone after the run."""
+        return (self.partial, self._lock_path)
+
+    def commit(self) -> None:
+        """Give the partial file its final name, in one step, and make sure that the name is on the disk.
+
+        Raises
+        ------
+        DestinationError
+            If another file has taken the name meanwhile and `overwrite` is not set.
+        """
+        try:
+            if self._overwrite:
+                os.replace(self.partial, self.path)
+            else:
+                self._rename_new()
+            _sync_folder(self.path.parent)
+        except FileExistsError:
+            raise self._exists() from None
+        except OSError as error:
+            raise OutputError(f"can't rename the finished file to {str(self.path)!r}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Remove what is left beside the destination."""
+        for path in self.temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        self._lock.release()
+
+    def _rename_new(self) -> None:
+        """Rename, but never onto an existing file: a hard link fails if the name is taken, `rename` would not."""
+        try:
+            os.link(self.partial, self.path)
+        except FileExistsError:
+            raise
+        except OSError:  # a filesystem without hard links
+            if self.path.exists():
+                raise FileExistsError(str(self.path)) from None
+            os.rename(self.partial, self.path)
+        else:
+            os.unlink(self.partial)
+
+    def _exists(self) -> DestinationError:
+        return DestinationError(
+            f"the destination {str(self.path)!r} exists; choose another name or overwrite it (--overwrite)"
+        )
+
+    def _sweep(self) -> None:
+        """Remove what killed runs to this destination left."""
+        pattern = f".{glob.escape(self.path.name)}.????????.lock"
+        for name in glob.glob(pattern, root_dir=self.path.parent, include_hidden=True):
+            lock = str(self.path.parent / name)
+            if is_abandoned(lock):
+                for path in (lock.removesuffix(".lock") + ".partial", lock):
+                    with contextlib.suppress(OSError):
+                        os.unlink(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network filesystems refuse
+            os.fsync(fd)
+    finally:
+        os.close(fd)

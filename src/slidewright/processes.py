@@ -1,0 +1,236 @@
+"""How the coordinator gets its workers and its writer: forked by a nursery, or as threads where a system can't fork.
+
+Both kinds of launcher give `Child` handles with a duplex pipe; a child that is gone shows as the end of its pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, Protocol
+
+from slidewright.errors import RunError
+from slidewright.sharing import dumps
+
+PRELOAD = (
+    "numpy",
+    "imagecodecs",
+    "imagecodecs._jpeg8",
+    "cv2",
+    "tifffile",
+    "slidewright.worker",
+    "slidewright.writer",
+    "slidewright.sources.tiff",
+)
+# One thread a worker, or N workers would start N x cores threads. And glibc gives an array of a tile's size back to
+# the system each time it is freed, which costs as much in page faults as the JPEG decoding itself; a high threshold
+# keeps it in the process.
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS"), "1"),
+    **dict.fromkeys(("ZARR_THREADING__MAX_WORKERS", "ZARR_ASYNC__CONCURRENCY"), "1"),
+    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
+    "MALLOC_ARENA_MAX": "2",
+}
+
+
+@dataclass(eq=False)
+class Child:
+    """A running worker or writer."""
+
+    name: str
+    connection: Connection[Any, Any]
+    pid: int | None = None
+    """None for a thread."""
+
+
+class Launcher(Protocol):
+    """Starts children and ends them."""
+
+    @property
+    def waitable(self) -> list[Any]:
+        """What `multiprocessing.connection.wait` should watch besides the children's pipes."""
+
+    def spawn(self, role: str, name: str, job: object) -> Child:
+        """Start a child in a role ("worker", "writer") with its job."""
+
+    def attend(self) -> None:
+        """Handle what `waitable` showed; raises RunError if children can't be started any more."""
+
+    def reason(self, child: Child) -> str:
+        """Why a child whose pipe ended is gone, in words."""
+
+    def own(self, *paths: str) -> None:
+        """Have these paths removed if this process is killed."""
+
+    def close(self) -> None:
+        """End all children at once, and wait for them."""
+
+
+class ProcessLauncher:
+    """Children forked by a nursery process, which is started here and now and imports in the background."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            start = f"main({theirs.fileno()}, {list(PRELOAD)!r})"
+            code = f"import sys; sys.path[:] = {sys.path!r}; from slidewright.nursery import main; {start}"
+            self._nursery = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **ENVIRONMENT},
+            )
+        self._socket = ours
+        self._pending = b""
+        self._exits: dict[int, int] = {}
+        self._children: list[Child] = []
+
+    @property
+    def nursery_pid(self) -> int:
+        """The nursery's process id."""
+        return self._nursery.pid
+
+    @property
+    def waitable(self) -> list[Any]:
+        return [self._socket]
+
+    def spawn(self, role: str, name: str, job: object) -> Child:
+        data, buffers = dumps(job)
+        ours, theirs = Pipe(duplex=True)
+        try:
+            with theirs:
+                fds = [theirs.fileno(), *(buffer.fd for buffer in buffers if buffer.fd is not None)]
+                request = json.dumps({"spawn": role, "name": name}).encode() + b"\n"
+                socket.send_fds(self._socket, [request], fds)
+                child = Child(name, ours, self._answer())
+        except OSError as error:
+            ours.close()
+            raise self._nursery_died() from error
+        self._children.append(child)
+        with contextlib.suppress(OSError):  # it is dead already, which the pipe's end will tell
+            ours.send_bytes(data)
+        return child
+
+    def attend(self) -> None:
+        while select.select([self._socket], [], [], 0)[0]:  # what `wait` showed may have been read meanwhile
+            for message in self._messages():
+                self._note(message)
+
+    def reason(self, child: Child) -> str:
+        deadline = time.monotonic() + 1.0
+        while child.pid not in self._exits and time.monotonic() < deadline:
+            if select.select([self._socket], [], [], 0.1)[0]:
+                self.attend()
+        code = self._exits.get(child.pid or 0)
+        if code is None:
+            return "its pipe closed"
+        if code >= 0:
+            return f"it ended with exit code {code}"
+        hint = ", as the out-of-memory killer does" if -code == signal.SIGKILL else ""
+        return f"it was killed by {signal.Signals(-code).name}{hint}"
+
+    def own(self, *paths: str) -> None:
+        self._request({"own": paths})
+
+    def close(self) -> None:
+        self._socket.close()
+        for child in self._children:
+            child.connection.close()
+        try:
+            self._nursery.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._nursery.kill()  # its children die with it
+            self._nursery.wait()
+
+    def _request(self, request: dict[str, Any]) -> None:
+        try:
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+        except OSError as error:
+            raise self._nursery_died() from error
+
+    def _answer(self) -> int:
+        while True:
+            for message in self._messages():
+                if "pid" in message:
+                    return int(message["pid"])
+                self._note(message)
+
+    def _note(self, message: dict[str, Any]) -> None:
+        self._exits[int(message["exit"])] = int(message["status"])
+
+    def _messages(self) -> list[dict[str, Any]]:
+        try:
+            data = self._socket.recv(1 << 16)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            raise self._nursery_died()
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def _nursery_died(self) -> RunError:
+        code = self._nursery.poll()
+        return RunError(f"the helper process that starts workers is gone (exit code {code}); run again")
+
+
+class ThreadLauncher:
+    """Children as threads of this process, for systems that can't fork; codecs and OpenCV release the interpreter's
+    lock.
+    """
+
+    def __init__(self) -> None:
+        self._children: list[tuple[Child, threading.Thread]] = []
+        self._ends: list[Connection[Any, Any]] = []
+
+    @property
+    def waitable(self) -> list[Any]:
+        return []
+
+    def spawn(self, role: str, name: str, job: object) -> Child:
+        ours, theirs = Pipe(duplex=True)
+        main = importlib.import_module(f"slidewright.{role}").main
+
+        def play() -> None:
+            with theirs, contextlib.suppress(EOFError, OSError):
+                main(theirs, job)
+
+        thread = threading.Thread(target=play, name=name, daemon=True)
+        child = Child(name, ours)
+        self._children.append((child, thread))
+        self._ends.append(theirs)
+        thread.start()
+        return child
+
+    def attend(self) -> None:
+        return
+
+    def reason(self, child: Child) -> str:
+        return "its thread ended"
+
+    def own(self, *paths: str) -> None:
+        return
+
+    def close(self) -> None:
+        for child, _ in self._children:
+            child.connection.close()
+        for _, thread in self._children:
+            thread.join(timeout=5)
+
+
+def make_launcher() -> Launcher:
+    """The best kind of launcher that this system can do."""
+    if hasattr(os, "fork") and hasattr(socket, "send_fds"):
+        return ProcessLauncher()
+    return ThreadLauncher()

@@ -1,0 +1,141 @@
+"""Segments waiting for their turn: a store that holds some in memory and the rest in temporary files.
+
+Level 0 is written while it arrives, the other levels after it, so a third of the output waits here. Level 0's early
+arrivals go to one file for each row of blocks, which is dropped when that row is written: the disk used is bounded by
+the dispatch window. Files have no name, so a kill leaves none behind.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from slidewright.errors import OutputError
+from slidewright.plan import Plan
+from slidewright.ring import Part
+
+Key = tuple[int, int, int]
+
+
+class _Place(NamedTuple):
+    bucket: int
+    offset: int
+    length: int
+
+
+class _Spill:
+    """A temporary file without a name, and how many segments in it are still wanted."""
+
+    def __init__(self, folder: str | None) -> None:
+        self.file: IO[bytes] = tempfile.TemporaryFile(prefix="slidewright-", dir=folder, buffering=0)  # noqa: SIM115
+        self.size = 0
+        self.live = 0
+
+
+class _Partial(NamedTuple):
+    sender: int
+    data: bytearray
+    filled: list[int]
+
+
+class SegmentStore:
+    """Segments by (level, row, column); each is taken once, and a segment that comes again (from a redone block) is
+    ignored.
+    """
+
+    def __init__(self, plan: Plan, memory: int, folder: str | None = None) -> None:
+        self._memory = memory
+        self._folder = folder
+        self._band = plan.passes[0].block_tiles
+        self._upper = plan.passes[0].blocks.height
+        self._seen = [np.zeros(level.tiles, dtype=bool) for level in plan.levels]
+        self._held: dict[Key, bytes] = {}
+        self._spilled: dict[Key, _Place] = {}
+        self._spills: dict[int, _Spill] = {}
+        self._partial: dict[Key, _Partial] = {}
+        self.held_bytes = 0
+        self.spilled_bytes = 0
+        self.received_bytes = 0
+
+    def add_parts(self, sender: int, parts: Iterable[Part]) -> None:
+        """Take in a slot's parts; `sender` tells one try at a block from the next."""
+        for part in parts:
+            key = (part.level, part.row, part.column)
+            if self._seen[part.level][part.row, part.column]:
+                continue
+            if len(part.data) == part.total:
+                self._partial.pop(key, None)
+                self.add(key, bytes(part.data))
+                continue
+            partial = self._partial.get(key)
+            if partial is None or partial.sender != sender:
+                partial = self._partial[key] = _Partial(sender, bytearray(part.total), [0])
+            partial.data[part.offset : part.offset + len(part.data)] = part.data
+            partial.filled[0] += len(part.data)
+            if partial.filled[0] == part.total:
+                del self._partial[key]
+                self.add(key, bytes(partial.data))
+
+    def add(self, key: Key, segment: bytes) -> None:
+        """Take in a whole segment; raises OutputError when the temporary disk is full."""
+        level, row, column = key
+        if self._seen[level][row, column]:
+            return
+        self._seen[level][row, column] = True
+        self.received_bytes += len(segment)
+        if self.held_bytes + len(segment) <= self._memory:
+            self._held[key] = segment
+            self.held_bytes += len(segment)
+        else:
+            self._spill(key, segment)
+
+    def take(self, key: Key) -> bytes | None:
+        """Hand out a segment, or None while it has not come."""
+        segment = self._held.pop(key, None)
+        if segment is not None:
+            self.held_bytes -= len(segment)
+            return segment
+        place = self._spilled.pop(key, None)
+        if place is None:
+            return None
+        spill = self._spills[place.bucket]
+        spill.file.seek(place.offset)
+        data = spill.file.read(place.length)
+        if len(data) != place.length:
+            raise OutputError("a temporary file of waiting segments was cut short; check the temporary disk")
+        spill.live -= 1
+        if not spill.live:
+            spill.file.close()
+            del self._spills[place.bucket]
+        return data
+
+    def close(self) -> None:
+        """Drop everything."""
+        for spill in self._spills.values():
+            spill.file.close()
+        self._spills.clear()
+        self._held.clear()
+
+    def _spill(self, key: Key, segment: bytes) -> None:
+        bucket = key[1] // self._band if key[0] == 0 else self._upper
+        try:
+            if bucket not in self._spills:
+                self._spills[bucket] = _Spill(self._folder)
+            spill = self._spills[bucket]
+            spill.file.seek(spill.size)
+            rest = memoryview(segment)
+            while rest:
+                rest = rest[spill.file.write(rest) :]
+        except OSError as error:
+            where = self._folder or tempfile.gettempdir()
+            raise OutputError(
+                f"can't keep waiting segments in {where!r}: {error.strerror}; "
+                "point TMPDIR or --scratch to a disk with room"
+            ) from error
+        self._spilled[key] = _Place(bucket, spill.size, len(segment))
+        spill.size += len(segment)
+        spill.live += 1
+        self.spilled_bytes += len(segment)

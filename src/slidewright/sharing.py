@@ -1,0 +1,131 @@
+"""Memory shared between processes: anonymous, reserved up front, gone when the last holder is gone.
+
+Not `multiprocessing.shared_memory`: its blocks have names in /dev/shm, which a SIGKILL leaves behind, and are not
+reserved, so a full /dev/shm (64 MB in a Docker container) ends in a bus error. Here the memory is a memfd, or an
+unlinked temporary file where that can't be had, and `posix_fallocate` makes sure of every page before anybody touches
+it.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import pickle
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from slidewright.errors import OutputError
+
+
+class SharedBuffer:
+    """A fixed number of bytes that several processes can map.
+
+    Another process gets it by file descriptor, see `processes.py`; where there are no such descriptors (Windows) it
+    can be shared between threads only.
+    """
+
+    def __init__(self, fd: int | None, nbytes: int) -> None:
+        self.fd = fd
+        self.nbytes = nbytes
+        self._map = mmap.mmap(-1 if fd is None else fd, max(1, nbytes))
+
+    @classmethod
+    def allocate(
+        cls, nbytes: int, folder: str | os.PathLike[str] | None = None, *, on_disk: bool = False
+    ) -> SharedBuffer:
+        """Reserve `nbytes` in memory, or in an unlinked file in `folder` if memory is refused or `on_disk` is set.
+
+        Raises
+        ------
+        OutputError
+            If neither has room.
+        """
+        if not hasattr(os, "posix_fallocate"):
+            return cls(_unreserved_file(nbytes, folder), nbytes)
+        if not on_disk and hasattr(os, "memfd_create"):
+            fd = os.memfd_create("slidewright", os.MFD_CLOEXEC)
+            if _reserve(fd, nbytes):
+                return cls(fd, nbytes)
+        fd = _unlinked_file(folder)
+        if _reserve(fd, nbytes):
+            return cls(fd, nbytes)
+        where = folder or tempfile.gettempdir()
+        raise OutputError(
+            f"no room for {nbytes / 1e6:.0f} MB of working memory, neither in memory nor in {os.fspath(where)!r}; "
+            "use fewer workers, or point TMPDIR or --scratch to a larger disk"
+        )
+
+    def view(self) -> memoryview:
+        """The whole buffer, writable."""
+        return memoryview(self._map)[: self.nbytes]
+
+    def close(self) -> None:
+        """Unmap it here; the memory goes when every process has. Views handed out must be gone first, else it goes
+        with them.
+        """
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+        try:
+            self._map.close()
+        except BufferError:  # an array still looks at it; the mapping goes with that array
+            pass
+
+
+def _reserve(fd: int, nbytes: int) -> bool:
+    """Make sure of `nbytes` behind a descriptor; closes it and answers False when there is no room."""
+    try:
+        os.posix_fallocate(fd, 0, max(1, nbytes))
+    except OSError:
+        os.close(fd)
+        return False
+    return True
+
+
+def _unlinked_file(folder: str | os.PathLike[str] | None) -> int:
+    with tempfile.TemporaryFile(prefix="slidewright-", dir=folder) as file:
+        return os.dup(file.fileno())
+
+
+def _unreserved_file(nbytes: int, folder: str | os.PathLike[str] | None) -> int | None:
+    """For systems without `posix_fallocate`: a file on macOS, plain anonymous memory (None) on Windows."""
+    if os.name == "nt":
+        return None
+    fd = _unlinked_file(folder)
+    os.truncate(fd, max(1, nbytes))
+    return fd
+
+
+def dumps(value: object) -> tuple[bytes, list[SharedBuffer]]:
+    """Pickle a value; the shared buffers in it are left out and listed, to be passed by descriptor."""
+    buffers: list[SharedBuffer] = []
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, obj: object) -> tuple[int, int] | None:
+            if not isinstance(obj, SharedBuffer):
+                return None
+            if obj not in buffers:
+                buffers.append(obj)
+            return buffers.index(obj), obj.nbytes
+
+    stream = io.BytesIO()
+    Pickler(stream, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    return stream.getvalue(), buffers
+
+
+def loads(data: bytes, fds: Sequence[int]) -> Any:
+    """The other end of `dumps`: `fds` are the buffers' descriptors in the order of its list; this process owns them
+    from now on.
+    """
+
+    class Unpickler(pickle.Unpickler):
+        def persistent_load(self, pid: tuple[int, int]) -> SharedBuffer:
+            index, nbytes = pid
+            if index not in opened:
+                opened[index] = SharedBuffer(fds[index], nbytes)
+            return opened[index]
+
+    opened: dict[int, SharedBuffer] = {}
+    return Unpickler(io.BytesIO(data)).load()

@@ -1,0 +1,166 @@
+"""Slides of scanner vendors, read by OpenSlide (extra `[openslide]`): NDPI, MRXS, SCN, VMS, BIF, DICOM and others.
+
+OpenSlide's pixels carry an alpha channel for what was never scanned; here it is composed on the slide's background
+colour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from slidewright.errors import CorruptTileError, OptionError, SourceError
+from slidewright.geometry import Size
+from slidewright.sources.base import Pixels, SourceInfo
+
+_PIECE = 1024  # RGBA, Pillow and NumPy copies of a piece are alive at once: 12 MB
+_CACHE_BYTES = 24_000_000
+_WHITE = (255, 255, 255)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSlideSource:
+    """One level of a slide that OpenSlide reads."""
+
+    path: str
+    level: int
+    info: SourceInfo
+
+    @classmethod
+    def at(cls, path: str, level: int = 0) -> OpenSlideSource:
+        """Describe a level of a slide.
+
+        Raises
+        ------
+        SourceError
+            When OpenSlide can't be loaded or can't open the file.
+        OptionError
+            When there is no such level.
+        """
+        slide = _open(path)
+        try:
+            if not 0 <= level < slide.level_count:
+                raise OptionError(
+                    f"{path} has no level {level}; it has {slide.level_count}: 0 to {slide.level_count - 1}"
+                )
+            return cls(path, level, _describe(slide, path, level))
+        finally:
+            slide.close()
+
+    def open(self) -> OpenSlideReader:
+        """Open the slide in this process."""
+        return OpenSlideReader(self)
+
+
+class OpenSlideReader:
+    """Reads regions of one level of a slide."""
+
+    def __init__(self, source: OpenSlideSource) -> None:
+        import openslide
+
+        self._path, self._level = source.path, source.level
+        self._background = source.info.background or _WHITE
+        self._slide: Any = _open(source.path)
+        if self._slide.level_dimensions[self._level] != (source.info.size.width, source.info.size.height):
+            self._slide.close()
+            raise SourceError(f"{self._path} is not the file it was when the run began; start again")
+        self._slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
+        self._scale = float(self._slide.level_downsamples[self._level])
+
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels) -> Pixels:
+        """The pixels of a region, see `Reader.read`."""
+        answer = out[:height, :width]
+        for top in range(0, height, _PIECE):
+            for left in range(0, width, _PIECE):
+                piece = answer[top : top + _PIECE, left : left + _PIECE]
+                self._piece(y + top, x + left, piece)
+        return answer
+
+    def close(self) -> None:
+        """Close the slide; may be called twice."""
+        if self._slide is not None:
+            self._slide.close()
+            self._slide = None
+
+    def _piece(self, y: int, x: int, out: Pixels) -> None:
+        if self._slide is None:
+            raise SourceError(f"{self._path} was closed")
+        corner = (round(x * self._scale), round(y * self._scale))  # OpenSlide takes the corner in pixels of level 0
+        try:
+            rgba = np.asarray(self._slide.read_region(corner, self._level, (out.shape[1], out.shape[0])))
+        except Exception as error:
+            raise CorruptTileError(
+                f"{self._path}: OpenSlide can't read {out.shape[1]} x {out.shape[0]} pixels at x={x}, y={y} of "
+                f"level {self._level} "
+                f"({error}); the file is damaged, copy it again"
+            ) from error
+        compose(rgba, self._background, out)
+
+
+def compose(rgba: Pixels, background: tuple[int, int, int], out: Pixels) -> None:
+    """Lay (height, width, 4) pixels with straight alpha on a colour, rounding half up, into (height, width, 3)."""
+    alpha = rgba[..., 3:]
+    if int(alpha.min(initial=255)) == 255:
+        out[...] = rgba[..., :3]
+        return
+    weight = alpha.astype(np.uint32)
+    below = np.array(background, np.uint32)
+    out[...] = (rgba[..., :3] * weight + below * (255 - weight) + 127) // 255
+
+
+def _open(path: str) -> Any:
+    try:
+        import openslide
+    except (ImportError, OSError) as error:
+        raise SourceError(
+            f"{path} needs OpenSlide ({error}); install it with: pip install 'slidewright[openslide]'"
+        ) from error
+    try:
+        return openslide.OpenSlide(path)
+    except (openslide.OpenSlideError, OSError) as error:
+        raise SourceError(
+            f"{path} can't be opened by OpenSlide ({error}); check that its companion files are beside it"
+        ) from error
+
+
+def _describe(slide: Any, path: str, level: int) -> SourceInfo:
+    width, height = slide.level_dimensions[level]
+    full_width, full_height = slide.dimensions
+    if width <= 0 or height <= 0:
+        raise SourceError(f"{path}: level {level} has no pixel")
+    properties = slide.properties
+    mpp = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
+    tile = [_number(properties.get(f"openslide.level[{level}].tile-{side}")) for side in ("height", "width")]
+    profile = getattr(slide, "color_profile", None)
+    return SourceInfo(
+        name=path,
+        format=str(properties.get("openslide.vendor", "openslide")),
+        size=Size(height, width),
+        samples=3,
+        dtype="uint8",
+        mpp=(mpp[0] * (full_width / width), mpp[1] * (full_height / height)) if mpp[0] and mpp[1] else None,
+        grid=Size(int(tile[0]), int(tile[1])) if tile[0] and tile[1] else None,
+        icc_profile=profile.tobytes() if profile is not None else None,
+        description=properties.get("openslide.comment"),
+        background=_colour(properties.get("openslide.background-color")),
+        associated=tuple(sorted(slide.associated_images)),
+    )
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if 0 < value < 1e9 else None
+
+
+def _colour(text: str | None) -> tuple[int, int, int] | None:
+    """OpenSlide's six hexadecimal digits, RRGGBB."""
+    try:
+        red, green, blue = bytes.fromhex((text or "").lstrip("#"))
+    except ValueError:
+        return None
+    return red, green, blue

@@ -1,0 +1,98 @@
+"""What a TIFF says about itself beside its pixels: micrometres a pixel, description, names of the other images.
+
+Takes tifffile's pages and files; the rules come from TIFF 6.0 (resolution, section 8), Aperio's description line and
+the OME schema.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+from xml.etree import ElementTree
+
+MICROMETRES = {
+    "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "in": 25_400.0,
+    "meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3,
+    "angstrom": 1e-4, "inch": 25_400.0,
+}  # fmt: skip
+"""Micrometres in a unit, by its OME symbol or its UDUNITS name."""
+
+_APERIO_MPP = re.compile(r"\|\s*MPP\s*=\s*([0-9.eE+-]+)")
+_RESOLUTION_UNITS = {2: 25_400.0, 3: 10_000.0}  # micrometres in an inch, in a centimetre
+
+
+def mpp_of(tiff: Any, page: Any, series: int) -> tuple[float, float] | None:
+    """Micrometres a pixel along (x, y) of the full-size page of a series, or None where nothing states them."""
+    description = str(page.description or "")
+    if tiff.is_svs:
+        found = _APERIO_MPP.search(description) or _APERIO_MPP.search(str(tiff.pages.first.description or ""))
+        value = _positive(found.group(1)) if found else None
+        if value is not None:
+            return (value, value)
+    if tiff.is_ome:
+        value_xy = _ome_mpp(str(tiff.ome_metadata or ""), series)
+        if value_xy is not None:
+            return value_xy
+    return _resolution_mpp(page)
+
+
+def description_of(tiff: Any, page: Any) -> str | None:
+    """The page's ImageDescription, unless it describes the layout of the very file (OME-XML, ImageJ, tifffile's JSON
+    shape).
+    """
+    text = str(page.description or "").strip("\0 \r\n")
+    if not text or tiff.is_ome or page.is_imagej or page.is_shaped:
+        return None
+    return text
+
+
+def associated_of(tiff: Any, series: int) -> tuple[str, ...]:
+    """Names of the images beside the chosen series, as the vendor's layout names them."""
+    if not (tiff.is_svs or tiff.is_ndpi or tiff.is_scn or tiff.is_bif or tiff.is_philips):
+        return ()
+    names = (str(other.name or "").lower() for number, other in enumerate(tiff.series) if number != series)
+    return tuple(name for name in names if name)
+
+
+def _resolution_mpp(page: Any) -> tuple[float, float] | None:
+    unit = _RESOLUTION_UNITS.get(int(page.tags.valueof(296, 2)))  # TIFF 6.0: an absent ResolutionUnit means inch
+    values = [_ratio(page.tags.valueof(code)) for code in (282, 283)]
+    x, y = values[0], values[1] if values[1] is not None else values[0]
+    if unit is None or x is None or y is None:
+        return None
+    return (unit / x, unit / y)
+
+
+def _ratio(value: Any) -> float | None:
+    try:
+        return _positive(value[0] / value[1])
+    except (TypeError, IndexError, ZeroDivisionError):
+        return None
+
+
+def _positive(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) and number > 0 else None
+
+
+def _ome_mpp(xml: str, series: int) -> tuple[float, float] | None:
+    """PhysicalSizeX and Y of the `series`-th Image; the schema's default unit is the micrometre."""
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return None
+    pixels = [element for element in root.iter() if element.tag.rpartition("}")[2] == "Pixels"]
+    if series >= len(pixels):
+        return None
+    found: list[float] = []
+    for axis in "XY":
+        value = _positive(pixels[series].get(f"PhysicalSize{axis}"))
+        unit = MICROMETRES.get(pixels[series].get(f"PhysicalSize{axis}Unit", "µm").lower())
+        if value is None or unit is None:
+            return None
+        found.append(value * unit)
+    return (found[0], found[1])

@@ -1,0 +1,350 @@
+"""Is a written pyramid what it should be: its structure, its segment tables, its tiles, its pixels against the source.
+
+It reads the file as a stranger would, through tifffile, and shares no code with the writer.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from slidewright.errors import OptionError, VerifyError
+from slidewright.geometry import Size
+from slidewright.resources import usable_cpus
+from slidewright.tiffread import MAX_SEGMENT_BYTES, Page, TiffSlide
+
+Decode = Literal["all", "sample", "none"]
+
+_TILES_A_TASK = 32
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True, slots=True)
+class LevelCheck:
+    """What was found of one level."""
+
+    size: Size
+    tile: Size
+    tiles: int
+    compression: str
+    bytes: int
+    decoded: int
+    """Tiles that were decoded."""
+    exact: bool | None = None
+    """Whether every pixel equals the oracle; None without a source to compare with."""
+    psnr: float | None = None
+    """Peak signal-to-noise ratio against the oracle in dB (infinite when exact); None without a source."""
+    worst_psnr: float | None = None
+    """The PSNR of the worst tile."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a successful verification found; a failed one raises VerifyError."""
+
+    path: str
+    bytes: int
+    levels: tuple[LevelCheck, ...]
+    others: int
+    """Images beside the levels (label, macro, thumbnail)."""
+    decoded: int
+    """Segments that were decoded, over all images."""
+    against: str | None
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+def verify_file(
+    path: str | os.PathLike[str],
+    *,
+    against: Any = None,
+    resampling: str = "mean",
+    n_workers: int | None = None,
+    decode: Decode = "all",
+    min_psnr: float | None = None,
+) -> VerifyReport:
+    """Check a pyramidal TIFF.
+
+    Parameters
+    ----------
+    path
+        The file.
+    against
+        A source (anything `slidewright.open_source` takes) that level 0 must equal, exactly for lossless compression;
+        each further level must equal the one below it, reduced, unencoded.
+    resampling
+        How the levels were reduced: "mean" (default), "nearest", "mode", "max" or "min".
+    n_workers
+        Threads that decode; default as many as this process may use.
+    decode
+        "all" decodes every segment (always done for the levels with `against`), "sample" the first, middle and last of
+        each image, "none" reads the tables only.
+    min_psnr
+        The least PSNR in dB that each level of a lossy file must reach against the source; default none.
+
+    Raises
+    ------
+    VerifyError
+        At the first thing that is wrong; the message names the level and the tile.
+    SourceError
+        When the file can't be read or is not a TIFF.
+    """
+    if min_psnr is not None and against is None:
+        raise OptionError("min_psnr needs a source to compare with; give against")
+    started = time.perf_counter()
+    threads = max(1, usable_cpus() if n_workers is None else n_workers)
+    with TiffSlide(path) as slide:
+        warnings = check_tables(slide, strict=slide.ours)
+        decoded = {page.name: 0 for page in slide.levels}
+        pages = slide.others if against is not None else slide.levels + slide.others
+        for page in pages:
+            decoded[page.name] = _decode_page(slide, page, decode, threads)
+        checks = {}
+        if against is not None:
+            from slidewright.compare import compare_levels
+
+            checks = compare_levels(slide, against, resampling, threads)
+            decoded |= {page.name: int(np.count_nonzero(page.counts)) for page in slide.levels}
+        levels = tuple(
+            LevelCheck(
+                page.size,
+                page.cell,
+                page.n_segments,
+                page.compression,
+                page.bytes,
+                decoded[page.name],
+                *checks.get(number, ()),
+            )
+            for number, page in enumerate(slide.levels)
+        )
+        _check_psnr(slide.path, levels, min_psnr)
+        return VerifyReport(
+            path=slide.path,
+            bytes=slide.bytes,
+            levels=levels,
+            others=len(slide.others),
+            decoded=sum(decoded.values()),
+            against=None if against is None else _name_of(against),
+            seconds=time.perf_counter() - started,
+            warnings=tuple(warnings),
+        )
+
+
+def check_structure(path: str | os.PathLike[str], expected: Sequence[Size] | None = None) -> None:
+    """Check a freshly written file cheaply: every table, the level sizes, and a fixed sample of tiles.
+
+    Parameters
+    ----------
+    path
+        The file, which may still have its temporary name.
+    expected
+        The sizes that the levels must have; None accepts any floor-halving pyramid.
+
+    Raises
+    ------
+    VerifyError
+        At the first thing that is wrong.
+    """
+    with TiffSlide(path) as slide:
+        sizes = [page.size for page in slide.levels]
+        if expected is not None and sizes != [Size(*size) for size in expected]:
+            raise VerifyError(
+                f"{slide.path}: the levels are {', '.join(map(str, sizes))}; expected "
+                f"{', '.join(str(Size(*size)) for size in expected)}"
+            )
+        check_tables(slide, strict=True)
+        for page in slide.levels + slide.others:
+            _decode_page(slide, page, "sample", 1)
+
+
+def check_tables(slide: TiffSlide, *, strict: bool) -> list[str]:
+    """Check everything that needs no pixel: levels, tables, where segments lie.
+
+    Not `strict`, which is for files of other writers, tolerates what readers do: sizes rounded up, shared and left-out
+    tiles. The answer is a list of warnings about them.
+    """
+    warnings: list[str] = []
+    for page in slide.levels:
+        if not page.tiled:
+            raise VerifyError(
+                f"{slide.path}: {page.name} is stored in strips, not in tiles; convert it with slidewright"
+            )
+    _check_sizes(slide, strict, warnings)
+    for page in slide.levels + slide.others:
+        _check_lengths(slide, page, strict, warnings)
+    _check_ranges(slide, strict, warnings)
+    return warnings
+
+
+def _check_sizes(slide: TiffSlide, strict: bool, warnings: list[str]) -> None:
+    """Each level is the first one, halved a whole number of times and rounded down."""
+    first, times = slide.levels[0], 0
+    for page in slide.levels[1:]:
+        before, times = times, halvings(first.size, page.size)
+        if times <= before and not (times == before and page.size == first.size.halved(before + 1)):
+            raise VerifyError(f"{slide.path}: {page.name} is {page.size}, not smaller than the level before it")
+        times = max(times, before + 1)
+        wanted = first.size.halved(times)
+        if page.size == wanted:
+            continue
+        off = max(abs(page.size.height - wanted.height), abs(page.size.width - wanted.width))
+        message = f"{page.name} is {page.size}; halving {first.size} {times} times gives {wanted}"
+        if strict or off > 1 + (max(wanted) >> 6):
+            raise VerifyError(f"{slide.path}: {message}")
+        warnings.append(message)
+
+
+def halvings(first: Size, size: Size) -> int:
+    """How many times `first` must be halved to come nearest to `size`."""
+    longest, other = max(first), first.index(max(first))
+    times = 0
+    while longest >> (times + 1) and abs((longest >> (times + 1)) - size[other]) <= abs(
+        (longest >> times) - size[other]
+    ):
+        times += 1
+    return times
+
+
+def _check_lengths(slide: TiffSlide, page: Page, strict: bool, warnings: list[str]) -> None:
+    """Both tables of a page have an entry for each segment, and a segment is of a size that can be decoded."""
+    if not len(page.offsets) == len(page.counts) == page.n_segments:
+        raise VerifyError(
+            f"{slide.path}: {page.name} of {page.size} needs {page.n_segments} segments, but its tables have "
+            f"{len(page.offsets)} offsets and {len(page.counts)} byte counts"
+        )
+    if _segment_bytes(page) > MAX_SEGMENT_BYTES:
+        raise VerifyError(
+            f"{slide.path}: {page.name} declares segments of {page.cell} pixels, more than verify decodes in memory"
+        )
+    if page.tiled and (page.cell.height % 16 or page.cell.width % 16):
+        message = f"{page.name}: tiles of {page.cell} are not multiples of 16 (TIFF 6.0, section 15)"
+        if strict:
+            raise VerifyError(f"{slide.path}: {message}")
+        warnings.append(message)
+    missing = np.flatnonzero(page.counts == 0)
+    if missing.size and strict:
+        raise VerifyError(f"{slide.path}: {page.place(int(missing[0]))} is empty (and {missing.size - 1} more)")
+    if missing.size:
+        warnings.append(f"{page.name}: {missing.size} of {page.n_segments} segments are left out")
+    if page.compression == "none" and page.tiled:
+        wrong = np.flatnonzero((page.counts != _segment_bytes(page)) & (page.counts != 0))
+        if wrong.size:
+            index = int(wrong[0])
+            raise VerifyError(
+                f"{slide.path}: {page.place(index)} has {page.counts[index]} bytes, not {_segment_bytes(page)}"
+            )
+
+
+def _segment_bytes(page: Page) -> int:
+    """Decoded bytes of a full segment."""
+    return page.cell.height * page.cell.width * (page.samples // page.planes) * page.dtype.itemsize
+
+
+def _check_ranges(slide: TiffSlide, strict: bool, warnings: list[str]) -> None:
+    """Every segment lies inside the file and none over another."""
+    pages = slide.levels + slide.others
+    for page in pages:
+        outside = np.flatnonzero(
+            (page.counts < 0)
+            | (page.offsets < 0)
+            | ((page.counts > 0) & ((page.offsets < 8) | (page.offsets > slide.bytes - page.counts)))
+        )
+        if outside.size:
+            index = int(outside[0])
+            raise VerifyError(
+                f"{slide.path}: {page.place(index)} has {page.counts[index]} bytes at byte {page.offsets[index]}, "
+                f"outside the file of {slide.bytes} bytes; it is cut short or damaged"
+            )
+    offsets = np.concatenate([page.offsets for page in pages])
+    counts = np.concatenate([page.counts for page in pages])
+    used = np.flatnonzero(counts)
+    order = used[np.lexsort((counts[used], offsets[used]))]
+    starts, ends = offsets[order], offsets[order] + counts[order]
+    shared = (starts[1:] == starts[:-1]) & (ends[1:] == ends[:-1])
+    over = (starts[1:] < ends[:-1]) & ~(shared & (not strict))
+    if over.any():
+        at = int(np.flatnonzero(over)[0])
+        raise VerifyError(
+            f"{slide.path}: {_owner(pages, order[at])} and {_owner(pages, order[at + 1])} overlap "
+            f"at byte {starts[at + 1]}"
+        )
+    if shared.any():
+        warnings.append(f"{int(shared.sum())} segments share their bytes with another")
+
+
+def _owner(pages: Sequence[Page], index: int) -> str:
+    """The place of a segment by its number over all pages."""
+    for page in pages:
+        if index < len(page.offsets):
+            break
+        index -= len(page.offsets)
+    return page.place(int(index))
+
+
+def _decode_page(slide: TiffSlide, page: Page, decode: Decode, threads: int) -> int:
+    """Decode the segments of a page and check their shapes; the answer is how many."""
+    n = len(page.offsets)
+    if decode == "none" or not n:
+        return 0
+    slide.prepare(page)
+    if decode == "sample":
+        return _decode_range(slide, page, sorted({0, n // 2, n - 1} if page.cell.height <= 1024 else {n // 2}))
+    tasks = [range(start, min(n, start + _TILES_A_TASK)) for start in range(0, n, _TILES_A_TASK)]
+    return sum(in_parallel(lambda task: _decode_range(slide, page, task), tasks, threads))
+
+
+def _decode_range(slide: TiffSlide, page: Page, indices: Sequence[int]) -> int:
+    done = 0
+    for index in indices:
+        pixels = slide.decode(page, index)
+        if pixels is not None:
+            check_shape(slide, page, index, pixels)
+            done += 1
+    return done
+
+
+def check_shape(slide: TiffSlide, page: Page, index: int, pixels: np.ndarray[Any, Any]) -> None:
+    """A decoded tile has the shape that the page declares; a last strip may be short."""
+    wanted = (page.cell.height, page.cell.width, page.samples // page.planes)
+    fits = pixels.shape == wanted if page.tiled else pixels.shape[1:] == wanted[1:] and pixels.shape[0] <= wanted[0]
+    if not fits or pixels.dtype != page.dtype:
+        raise VerifyError(
+            f"{slide.path}: {page.place(index)} decodes to {pixels.shape} {pixels.dtype}, not {wanted} {page.dtype}"
+        )
+
+
+def _check_psnr(path: str, levels: Sequence[LevelCheck], least: float | None) -> None:
+    for number, level in enumerate(levels):
+        if least is not None and level.psnr is not None and level.psnr < least:
+            raise VerifyError(
+                f"{path}: level {number} has a PSNR of {level.psnr:.2f} dB against the source, less than {least:g} dB"
+            )
+
+
+def in_parallel(function: Callable[[_T], _R], tasks: Sequence[_T], threads: int) -> Iterator[_R]:
+    """The answers of `function` in the order of `tasks`; after the first error no further task starts."""
+    if threads <= 1 or len(tasks) <= 1:
+        yield from map(function, tasks)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(function, task) for task in tasks]
+        try:
+            for future in futures:
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _name_of(source: Any) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    info = getattr(source, "info", None)
+    return str(getattr(info, "name", type(source).__name__))

@@ -1,0 +1,266 @@
+"""Real processes killed: the run goes on or ends with one clear error, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from fake_sources import SlowSource
+from oracle import pyramid
+from test_engine import assert_levels_equal_oracle, digest
+
+import slidewright
+from slidewright.errors import CorruptTileError, DestinationError, OptionError, RunError
+
+pytestmark = [
+    pytest.mark.timeout(60),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are threads where there is no fork"),
+]
+HERE = Path(__file__).parent
+OPTIONS = {"tile_size": 32, "compression": "deflate", "block_tiles": 2}
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+def role(process):
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""
+
+
+def descendants(pid=None):
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def named(start, pid=None):
+    return [process for process in descendants(pid) if role(process).startswith(start)]
+
+
+def assert_nothing_left(tmp_path, scratch, before, finished=()):
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and {p.pid for p in descendants()} - before:
+        time.sleep(0.02)
+    assert {p.pid for p in descendants()} <= before
+    assert sorted(p.name for p in scratch.iterdir()) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["scratch", *finished])
+
+
+def kill_during(start, count=1):
+    """In the background: SIGKILL `count` processes of a role, one after the other, once the run is under way."""
+
+    def hunt():
+        killed = set()
+        deadline = time.monotonic() + 20
+        while len(killed) < count and time.monotonic() < deadline:
+            time.sleep(0.15)
+            for process in named(start)[:1]:
+                if process.pid not in killed and len(named("slidewright-w")) >= 3:
+                    time.sleep(0.3)
+                    process.kill()
+                    killed.add(process.pid)
+
+    thread = threading.Thread(target=hunt)
+    thread.start()
+    return thread
+
+
+def test_killed_worker_block_is_retried(tmp_path, scratch):
+    before = {p.pid for p in descendants()}
+    marker = tmp_path / "marker"
+    source = SlowSource(300, 400, fault="kill-once", at=(96, 128), marker=str(marker))
+    report = slidewright.convert(source, tmp_path / "out.tif", n_workers=2, scratch=scratch, **OPTIONS)
+    marker.unlink()
+    assert report.retries == 1
+    assert_levels_equal_oracle(tmp_path / "out.tif", source.pixels(), 32)
+    assert_nothing_left(tmp_path, scratch, before, ["out.tif"])
+    clean = SlowSource(300, 400)
+    slidewright.convert(clean, tmp_path / "clean.tif", n_workers=0, **OPTIONS)
+    assert digest(tmp_path / "clean.tif") == digest(tmp_path / "out.tif")
+
+
+def test_workers_killed_from_outside_are_replaced(tmp_path, scratch):
+    before = {p.pid for p in descendants()}
+    source = SlowSource(400, 400, seconds=0.02)
+    hunter = kill_during("slidewright-w0", count=3)
+    slidewright.convert(source, tmp_path / "out.tif", n_workers=2, scratch=scratch, **OPTIONS)
+    hunter.join()
+    assert_levels_equal_oracle(tmp_path / "out.tif", source.pixels(), 32)
+    assert_nothing_left(tmp_path, scratch, before, ["out.tif"])
+
+
+def test_block_that_kills_three_workers_ends_the_run_and_is_named(tmp_path, scratch):
+    before = {p.pid for p in descendants()}
+    source = SlowSource(300, 400, fault="kill", at=(96, 128))
+    with pytest.raises(RunError, match=r"3 workers died on the same block \(row 1, column 2 .*SIGKILL"):
+        slidewright.convert(source, tmp_path / "out.tif", n_workers=2, scratch=scratch, **OPTIONS)
+    assert_nothing_left(tmp_path, scratch, before)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"), [("slidewright-wri", "writer process died"), ("slidewright-nur", "died|gone")]
+)
+def test_killed_writer_or_nursery_is_one_error_at_once(tmp_path, scratch, start, message):
+    before = {p.pid for p in descendants()}
+    source = SlowSource(1000, 1000, seconds=0.05)
+    hunter = kill_during(start)
+    with pytest.raises(RunError, match=message):
+        slidewright.convert(source, tmp_path / "out.tif", n_workers=2, scratch=scratch, **OPTIONS)
+    hunter.join()
+    assert_nothing_left(tmp_path, scratch, before)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [("corrupt", CorruptTileError, "x=128, y=96"), ("crash", RunError, "ZeroDivisionError: the reader has a bug")],
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_failing_read_is_the_callers_error(tmp_path, scratch, fault, error, message, workers):
+    if fault == "crash" and workers == 0:
+        error, message = ZeroDivisionError, "the reader has a bug"
+    before = {p.pid for p in descendants()}
+    source = SlowSource(300, 400, fault=fault, at=(96, 128))
+    with pytest.raises(error, match=message):
+        slidewright.convert(source, tmp_path / "out.tif", n_workers=workers, scratch=scratch, **OPTIONS)
+    assert_nothing_left(tmp_path, scratch, before)
+
+
+def script(tmp_path, scratch, body):
+    path = tmp_path / "scratch.py"
+    path.write_text(
+        textwrap.dedent(f"""\
+        import sys
+        sys.path.insert(0, {str(HERE)!r})
+        import slidewright
+        from fake_sources import SlowSource
+        options = dict({OPTIONS!r}, scratch={str(scratch)!r}, n_workers=2)
+        """)
+        + textwrap.dedent(body)
+    )
+    return [sys.executable, str(path)]
+
+
+def start_slow_run(tmp_path, scratch):
+    body = f"slidewright.convert(SlowSource(2000, 2000, seconds=0.05), {str(tmp_path / 'out.tif')!r}, **options)"
+    process = subprocess.Popen(script(tmp_path, scratch, body), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 20
+    while len(named("slidewright-w", process.pid)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    return process, named("slidewright-", process.pid)
+
+
+def test_killed_coordinator_leaves_nothing(tmp_path, scratch):
+    process, family = start_slow_run(tmp_path, scratch)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
+    assert list(scratch.iterdir()) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["scratch", "scratch.py"]
+
+
+def test_everything_killed_is_cleaned_up_by_the_next_run(tmp_path, scratch):
+    process, family = start_slow_run(tmp_path, scratch)
+    for member in [psutil.Process(process.pid), *family]:
+        member.suspend()
+    for member in [psutil.Process(process.pid), *family]:
+        member.kill()
+    process.wait()
+    psutil.wait_procs(family, timeout=5)
+    assert list(scratch.iterdir()) != []
+    source = SlowSource(100, 300)
+    slidewright.convert(source, tmp_path / "out.tif", n_workers=2, scratch=scratch, **OPTIONS)
+    assert list(scratch.iterdir()) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.tif", "scratch", "scratch.py"]
+
+
+def test_ctrl_c_ends_a_run_within_two_seconds(tmp_path, scratch):
+    process, family = start_slow_run(tmp_path, scratch)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=10)
+    assert time.monotonic() - begin < 2
+    assert "KeyboardInterrupt" in errors
+    _, alive = psutil.wait_procs(family, timeout=2)
+    assert alive == []
+    assert list(scratch.iterdir()) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["scratch", "scratch.py"]
+
+
+def test_script_without_a_main_guard_runs_once(tmp_path, scratch):
+    body = f"""
+    print("start of the script")
+    slidewright.convert(SlowSource(200, 200), {str(tmp_path / "out.tif")!r}, **options)
+    print("end of the script")
+    """
+    done = subprocess.run(script(tmp_path, scratch, body), capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.split("\n") == ["start of the script", "end of the script", ""]
+    assert_levels_equal_oracle(tmp_path / "out.tif", SlowSource(200, 200).pixels(), 32)
+
+
+def test_convert_works_in_a_thread_and_in_several_at_once(tmp_path, scratch):
+    source = SlowSource(300, 400)
+    results = {}
+
+    def work(name):
+        results[name] = slidewright.convert(source, tmp_path / name, n_workers=2, scratch=scratch, **OPTIONS)
+
+    threads = [threading.Thread(target=work, args=(f"{n}.tif",)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 3
+    assert len({digest(tmp_path / name) for name in results}) == 1
+    assert len(pyramid(source.pixels(), 32)) == len(results["0.tif"].levels)
+
+
+def test_existing_destination_is_kept_and_replaced_only_when_asked(tmp_path):
+    path = tmp_path / "out.tif"
+    path.write_bytes(b"precious")
+    with pytest.raises(DestinationError, match="exists"):
+        slidewright.convert(SlowSource(100, 100), path, n_workers=2)
+    assert path.read_bytes() == b"precious"
+    with pytest.raises(CorruptTileError):
+        slidewright.convert(SlowSource(100, 100, fault="corrupt"), path, n_workers=2, overwrite=True)
+    assert path.read_bytes() == b"precious"
+    slidewright.convert(SlowSource(100, 100), path, n_workers=2, overwrite=True)
+    assert path.read_bytes()[:2] == b"II"
+
+
+@pytest.mark.parametrize(
+    ("dest", "options", "error", "message"),
+    [
+        ("missing/out.tif", {}, DestinationError, "missing"),
+        ("", {}, DestinationError, "folder"),
+        ("out.tif", {"compression": "jpg"}, OptionError, "jpg.*choose one of none, jpeg, deflate, zstd"),
+        ("out.tif", {"quality": 101}, OptionError, "quality 101"),
+        ("out.tif", {"compression": "zstd", "quality": 90}, OptionError, "quality does not apply.*level"),
+        ("out.tif", {"tile_size": 100}, OptionError, "multiple of 16"),
+        ("out.tif", {"subsampling": "411"}, OptionError, "420, 422, 444"),
+        ("out.tif", {"nworkers": 2}, OptionError, "nworkers.*n_workers"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_starts(tmp_path, dest, options, error, message):
+    begin = time.monotonic()
+    with pytest.raises(error, match=message):
+        slidewright.convert(SlowSource(100, 100), tmp_path / dest, n_workers=2 if "n" not in options else 0, **options)
+    assert time.monotonic() - begin < 2
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,171 @@
+"""The engine end to end: every level exact, the same bytes however it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracle import pyramid
+
+import slidewright
+
+quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def image(height, width, samples=3, dtype="uint8", seed=0):
+    """Smooth colour with noise: something that compresses, and where every pixel matters."""
+    rng = np.random.default_rng(seed)
+    top = np.iinfo(dtype).max
+    ramp = np.linspace(0, top * 0.8, height * width).reshape(height, width, 1)
+    noise = rng.integers(0, max(2, top // 5), (height, width, samples))
+    return (ramp + noise).astype(dtype)
+
+
+def assert_levels_equal_oracle(path, pixels, tile, method="mean", n_levels=None):
+    expected = pyramid(pixels, tile, method, n_levels)
+    with tifffile.TiffFile(path) as tiff:
+        assert len(tiff.pages) == len(expected)
+        for index, (page, level) in enumerate(zip(tiff.pages, expected, strict=True)):
+            np.testing.assert_array_equal(page.asarray().reshape(level.shape), level, err_msg=f"level {index}")
+            assert (page.tilelength, page.tilewidth) == (tile, tile)
+            assert bool(page.subfiletype & 1) == (index > 0)
+
+
+def digest(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@quick
+@given(
+    height=st.integers(1, 300), width=st.integers(1, 300), tile=st.sampled_from([16, 32, 48, 80]),
+    block=st.sampled_from([None, 1, 2, 4, 8]), kind=st.sampled_from([(1, "uint8"), (3, "uint8"), (1, "uint16")]),
+    compression=st.sampled_from(["none", "deflate", "zstd"]), method=st.sampled_from(["mean", "nearest", "mode",
+    "max", "min"]),
+)  # fmt: skip
+def test_every_level_equals_the_oracle(tmp_path, height, width, tile, block, kind, compression, method):
+    pixels = image(height, width, *kind)
+    slidewright.convert(
+        pixels, tmp_path / "out.tif", n_workers=0, tile_size=tile, block_tiles=block, compression=compression,
+        resampling=method, overwrite=True,
+    )  # fmt: skip
+    assert_levels_equal_oracle(tmp_path / "out.tif", pixels, tile, method)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (1, 777), (777, 1), (15, 17), (16, 4000), (3001, 33), (1025, 1023)]
+)
+def test_odd_shapes_through_workers(tmp_path, height, width):
+    pixels = image(height, width)
+    slidewright.convert(pixels, tmp_path / "out.tif", n_workers=2, tile_size=32, compression="zstd", block_tiles=4)
+    assert_levels_equal_oracle(tmp_path / "out.tif", pixels, 32)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "deflate", "none"])
+def test_output_is_the_same_for_any_number_of_workers_and_any_block(tmp_path, compression):
+    pixels = image(1500, 1100)
+    digests = set()
+    for n, (workers, block) in enumerate(
+        [*itertools.product([0, 1, 2, 3, 8], [2]), *itertools.product([0, 2], [None, 1, 4, 16])]
+    ):
+        path = tmp_path / f"{n}.tif"
+        slidewright.convert(pixels, path, n_workers=workers, block_tiles=block, tile_size=64, compression=compression)
+        digests.add(digest(path))
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("levels", [1, 2, 9])
+def test_number_of_levels_can_be_chosen(tmp_path, levels):
+    pixels = image(300, 200)
+    slidewright.convert(
+        pixels, tmp_path / "out.tif", n_workers=0, levels=levels, tile_size=32, compression="none", block_tiles=2
+    )
+    assert_levels_equal_oracle(tmp_path / "out.tif", pixels, 32, n_levels=levels)
+
+
+@pytest.mark.parametrize("subsampling", ["420", "422", "444"])
+def test_jpeg_is_close_and_declares_its_subsampling(tmp_path, subsampling):
+    rng = np.random.default_rng(0)
+    smooth = np.kron(rng.integers(60, 200, (20, 20, 3)), np.ones((32, 32, 1))).astype(np.uint8)
+    slidewright.convert(smooth, tmp_path / "out.tif", n_workers=0, subsampling=subsampling, quality=95)
+    with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
+        page = tiff.pages[0]
+        assert page.tags["YCbCrSubSampling"].value == {"420": (2, 2), "422": (2, 1), "444": (1, 1)}[subsampling]
+        assert page.jpegtables
+        error = page.asarray().astype(int) - smooth
+    assert np.sqrt((error**2).mean()) < 5
+
+
+def test_grey_jpeg(tmp_path):
+    pixels = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
+    slidewright.convert(pixels, tmp_path / "out.tif", n_workers=0, tile_size=128)
+    assert np.abs(tifffile.imread(tmp_path / "out.tif", key=0).astype(int) - pixels).max() < 8
+
+
+def test_segments_larger_than_a_slot_go_through_the_ring(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 1400, 3), dtype=np.uint8)
+    slidewright.convert(pixels, tmp_path / "out.tif", n_workers=2, tile_size=1024, compression="none")
+    assert_levels_equal_oracle(tmp_path / "out.tif", pixels, 1024)
+
+
+def test_predictor_round_trips(tmp_path):
+    pixels = image(200, 300, 1, "uint16")
+    for compression in ("deflate", "zstd"):
+        slidewright.convert(
+            pixels,
+            tmp_path / "out.tif",
+            n_workers=0,
+            tile_size=64,
+            compression=compression,
+            predictor=True,
+            overwrite=True,
+        )
+        assert_levels_equal_oracle(tmp_path / "out.tif", pixels, 64)
+
+
+def test_tags_say_mpp_software_and_no_time(tmp_path):
+    slidewright.convert(
+        image(300, 300),
+        tmp_path / "out.tif",
+        n_workers=0,
+        tile_size=64,
+        mpp=(0.25, 0.5),
+        description="µ tissue",
+        compression="none",
+    )
+    with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
+        assert tiff.is_bigtiff
+        for index, page in enumerate(tiff.pages):
+            assert page.tags["ResolutionUnit"].value == 3
+            x, y = (page.tags[name].value for name in ("XResolution", "YResolution"))
+            assert 1e4 * x[1] / x[0] == pytest.approx(0.25 * 2**index)
+            assert 1e4 * y[1] / y[0] == pytest.approx(0.5 * 2**index)
+            assert "DateTime" not in page.tags
+        assert tiff.pages[0].tags["Software"].value.startswith("slidewright ")
+        assert "tissue" in tiff.pages[0].description
+
+
+def test_classic_tiff_when_asked(tmp_path):
+    slidewright.convert(image(300, 300), tmp_path / "out.tif", n_workers=0, bigtiff=False)
+    with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
+        assert not tiff.is_bigtiff
+
+
+def test_report_tells_what_was_done(tmp_path):
+    seen = []
+    report = slidewright.convert(
+        image(700, 500), tmp_path / "out.tif", n_workers=1, tile_size=128, progress=seen.append
+    )
+    assert [tuple(level.size) for level in report.levels] == [(700, 500), (350, 250), (175, 125), (87, 62)]
+    assert report.bytes == (tmp_path / "out.tif").stat().st_size
+    assert report.seconds > 0
+    assert report.retries == 0
+    assert report.n_workers == 1
+    assert {"read", "encode", "reduce", "write"} <= set(report.stages)
+    assert seen[-1].stage == "done"
+    assert seen[-1].tiles_done == seen[-1].tiles_total == sum(level.tiles for level in report.levels)

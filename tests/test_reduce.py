@@ -1,0 +1,44 @@
+"""Reductions against the oracle, over odd sizes and single pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import next_level
+
+from slidewright.options import RESAMPLINGS
+from slidewright.reduce import halve, reduce_into
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]), st.sampled_from(["uint8", "uint16"]),
+    st.sampled_from(RESAMPLINGS), st.integers(2, 70000), st.integers(0, 99),
+)  # fmt: skip
+def test_halving_equals_the_oracle(height, width, samples, dtype, method, values, seed):
+    top = min(values, np.iinfo(dtype).max)
+    pixels = np.random.default_rng(seed).integers(0, top, (height, width, samples), dtype=dtype, endpoint=True)
+    np.testing.assert_array_equal(halve(method, pixels), next_level(pixels, method))
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_halving_writes_into_a_quadrant_and_nowhere_else(samples, dtype):
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (64, 64, samples)).astype(dtype)
+    whole = np.full((64, 64, samples), 7, dtype)
+    reduce_into("mean", pixels, whole[32:, :32])
+    np.testing.assert_array_equal(whole[32:, :32], next_level(pixels))
+    assert (whole[:32] == 7).all()
+    assert (whole[32:, 32:] == 7).all()
+
+
+def test_mean_is_rounded_half_up():
+    pixels = np.array([[0, 1], [1, 0]], np.uint8)[:, :, None]
+    assert halve("mean", pixels)[0, 0, 0] == 1
+
+
+def test_mode_prefers_the_majority_and_then_reading_order():
+    pixels = np.array([[1, 2, 3, 4], [2, 5, 4, 3]], np.uint8)[:, :, None]
+    assert halve("mode", pixels)[0, :, 0].tolist() == [2, 3]

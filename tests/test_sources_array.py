@@ -1,0 +1,168 @@
+"""Arrays are read without copying, shared with workers without pickling, and memory maps are read from their file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from slidewright import sharing
+from slidewright.errors import SourceError
+from slidewright.sources import open_source
+from slidewright.sources.array import ArraySource, NpySource, SharedArraySource
+from slidewright.sources.base import Source
+
+PIXELS = np.random.default_rng(3).integers(0, 256, (130, 170, 3), dtype=np.uint8)
+GREY16 = np.random.default_rng(4).integers(0, 65_536, (90, 70), dtype=np.uint16)
+
+VARIANTS: dict[str, NDArray[Any]] = {
+    "rgb": PIXELS,
+    "grey": PIXELS[..., 0],
+    "one-sample": PIXELS[..., :1],
+    "uint16": GREY16,
+    "big-endian": GREY16.astype(">u2"),
+    "crop": PIXELS[10:90, 20:130],
+    "every-other": PIXELS[::2, ::3],
+    "upside-down": PIXELS[::-1],
+    "mirrored": PIXELS[:, ::-1],
+    "bgr": PIXELS[..., ::-1],
+    "fortran": np.asfortranarray(PIXELS),
+    "planes-first": np.ascontiguousarray(PIXELS.transpose(2, 0, 1)).transpose(1, 2, 0),
+    "broadcast": np.broadcast_to(PIXELS[:1], (40, 170, 3)),
+}
+
+
+def assert_reads_like(source: Source, expected: NDArray[Any]) -> None:
+    info = source.info
+    assert np.dtype(info.dtype) == expected.dtype.newbyteorder("=")
+    expected = expected.reshape(info.shape)
+    reader = source.open()
+    for side in (32, 200):
+        out = np.empty((side, side, info.samples), info.dtype)
+        for y in range(0, info.size.height, side):
+            for x in range(0, info.size.width, side):
+                height, width = min(side, info.size.height - y), min(side, info.size.width - x)
+                got = reader.read(y, x, height, width, out)
+                assert got.dtype.isnative
+                np.testing.assert_array_equal(got, expected[y : y + height, x : x + width])
+    reader.close()
+    reader.close()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_array_reads_in_place_and_shared(name: str, tmp_path: Path) -> None:
+    source = open_source(VARIANTS[name])
+    assert isinstance(source, ArraySource)
+    assert_reads_like(source, VARIANTS[name])
+    shared = source.prepare(str(tmp_path))
+    assert shared.info == source.info
+    assert_reads_like(shared, VARIANTS[name])
+    shared.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_array_in_memory_is_read_as_views() -> None:
+    out = np.empty((64, 64, 3), np.uint8)
+    assert np.shares_memory(open_source(PIXELS).open().read(5, 6, 64, 64, out), PIXELS)
+
+
+def test_shared_pixels_travel_by_descriptor_not_by_pickle() -> None:
+    shared = ArraySource(PIXELS).prepare()
+    data, buffers = sharing.dumps(shared)
+    assert len(data) < 2000
+    assert len(buffers) == 1
+    fd = buffers[0].fd
+    assert fd is not None
+    there = sharing.loads(data, [os.dup(fd)])
+    assert isinstance(there, SharedArraySource)
+    assert_reads_like(there, PIXELS)
+    there.close()
+    shared.close()
+
+
+def test_array_source_itself_does_not_pickle() -> None:
+    with pytest.raises(TypeError, match="prepare"):
+        pickle.dumps(ArraySource(PIXELS))
+
+
+@pytest.mark.parametrize("name", ["rgb", "grey", "one-sample", "uint16", "big-endian"])
+def test_npy_file_is_read_from_disk(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, VARIANTS[name])
+    for given_as in (path, np.load(path, mmap_mode="r"), np.load(path, mmap_mode="r+")):
+        source = open_source(given_as)
+        assert isinstance(source, NpySource)
+        assert_reads_like(pickle.loads(pickle.dumps(source)), VARIANTS[name])
+
+
+def test_fortran_order_npy_is_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.asfortranarray(PIXELS))
+    assert_reads_like(open_source(path), PIXELS)
+
+
+@given(st.data())
+def test_any_crop_of_a_memory_map_finds_its_place_in_the_file(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "crop.raw"
+    path.write_bytes(b"head" + PIXELS.tobytes())
+    view: Any = np.memmap(path, np.uint8, "r", offset=4, shape=PIXELS.shape)
+    expected: NDArray[Any] = PIXELS
+    for _ in range(data.draw(st.integers(0, 2))):
+        rows = slice(data.draw(st.integers(0, 20)), data.draw(st.integers(30, 60)), data.draw(st.integers(1, 2)))
+        columns = slice(data.draw(st.integers(0, 4)), data.draw(st.integers(10, 40)), data.draw(st.integers(1, 2)))
+        if min(expected[rows, columns].shape) > 0:
+            view, expected = view[rows, columns], expected[rows, columns]
+    assert_reads_like(open_source(view), expected)
+
+
+def test_memory_map_changed_only_in_memory_is_read_from_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, PIXELS)
+    private = np.load(path, mmap_mode="c")
+    private[:] = 9
+    assert_reads_like(open_source(private), np.full_like(PIXELS, 9))
+    derived = np.load(path, mmap_mode="r") + np.uint8(1)
+    assert_reads_like(open_source(derived), PIXELS + np.uint8(1))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 20, 30), np.uint8), "transpose"),
+        (np.zeros((20, 30, 4), np.uint8), "drop the alpha"),
+        (np.zeros((20, 30, 3), np.uint16), "uint16"),
+        (np.zeros((20, 30), np.bool_), r"bool.*\* 255"),
+        (np.zeros((20, 30), np.float64), "float64.*astype"),
+        (np.zeros(30, np.uint8), "shape"),
+        (np.zeros((0, 30), np.uint8), "no pixel"),
+    ],
+)
+def test_other_arrays_are_refused_with_a_remedy(array: NDArray[Any], message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        open_source(array)
+
+
+@pytest.mark.parametrize("cut", [5, 20, 1000])
+def test_npy_file_cut_short_is_an_error(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, PIXELS)
+    path.write_bytes(path.read_bytes()[:-cut] if cut > 5 else b"\x93NUMPY")
+    with pytest.raises(SourceError, match=str(path)):
+        open_source(path)
+
+
+def test_npy_of_objects_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (2, 2), }".ljust(117) + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00v\x00" + header + b"cos")
+    with pytest.raises(SourceError, match=str(path)):
+        open_source(path)

@@ -1,0 +1,88 @@
+"""OpenSlide sources: levels, transparency on the background colour, metadata, and errors that say what to do."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slidewright.errors import CorruptTileError, OptionError, SourceError
+from slidewright.sources.openslide import OpenSlideSource, compose
+
+pytest.importorskip("openslide")
+
+
+def test_real_slide_equals_tifffile(real_slide: Path) -> None:
+    source = pickle.loads(pickle.dumps(OpenSlideSource.at(str(real_slide))))
+    expected = tifffile.imread(real_slide)
+    assert source.info.format == "aperio"
+    assert source.info.size == (2967, 2220)
+    assert source.info.mpp == (0.499, 0.499)
+    assert source.info.grid == (240, 240)
+    assert set(source.info.associated) == {"thumbnail", "label", "macro"}
+    reader = source.open()
+    out = np.empty((1500, 1200, 3), np.uint8)
+    for y, x, height, width in [(0, 0, 512, 512), (2900, 2100, 67, 120), (37, 411, 1500, 1200)]:
+        got = reader.read(y, x, height, width, out)
+        np.testing.assert_array_equal(got, expected[y : y + height, x : x + width])
+    reader.close()
+    reader.close()
+
+
+@pytest.fixture
+def pyramid(tmp_path: Path) -> Path:
+    path = tmp_path / "pyramid.tif"
+    pixels = np.random.default_rng(0).integers(0, 256, (512, 768, 3), dtype=np.uint8)
+    with tifffile.TiffWriter(path) as tiff:
+        for level in (0, 1):
+            part = np.ascontiguousarray(pixels[:: 1 << level, :: 1 << level])
+            options = {"resolution": (20_000 >> level, 20_000 >> level), "resolutionunit": 3, "subfiletype": level}
+            tiff.write(part, tile=(64, 64), photometric="rgb", metadata=None, **options)
+    return path
+
+
+def test_level_is_chosen_and_its_mpp_scaled(pyramid: Path) -> None:
+    source = OpenSlideSource.at(str(pyramid), level=1)
+    assert source.info.size == (256, 384)
+    assert source.info.mpp == pytest.approx((1.0, 1.0))
+    out = np.empty((64, 64, 3), np.uint8)
+    expected = tifffile.imread(pyramid, key=1)
+    np.testing.assert_array_equal(source.open().read(192, 64, 64, 64, out), expected[192:256, 64:128])
+    with pytest.raises(OptionError, match="no level 2"):
+        OpenSlideSource.at(str(pyramid), level=2)
+
+
+def test_damaged_tile_is_an_error_that_names_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    tifffile.imwrite(path, pixels, tile=(64, 64), photometric="rgb", metadata=None, compression="jpeg")
+    with tifffile.TiffFile(path) as tiff:
+        place = tiff.pages.first.dataoffsets[5]
+    reader = OpenSlideSource.at(str(path)).open()
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write(b"\x55" * 400)
+    with pytest.raises(CorruptTileError, match=r"x=64, y=64") as caught:
+        reader.read(64, 64, 64, 64, np.empty((64, 64, 3), np.uint8))
+    assert str(path) in str(caught.value)
+
+
+def test_file_that_openslide_can_not_open_is_a_source_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.mrxs"
+    path.write_bytes(b"not a slide")
+    with pytest.raises(SourceError, match="companion files"):
+        OpenSlideSource.at(str(path))
+
+
+@given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255))
+def test_transparency_is_laid_on_the_background(colour: int, alpha: int, background: int) -> None:
+    rgba = np.array([[[colour, colour, colour, alpha]]], np.uint8)
+    out = np.empty((1, 1, 3), np.uint8)
+    compose(rgba, (background, background, background), out)
+    exact = (colour * alpha + background * (255 - alpha)) / 255
+    assert abs(int(out[0, 0, 0]) - exact) <= 0.5

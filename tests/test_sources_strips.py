@@ -1,0 +1,68 @@
+"""Wide compressed strips are unpacked once, to disk, and read like the file they came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+import slidewright
+from slidewright.errors import CorruptTileError
+from slidewright.sources import open_source, strips
+from slidewright.sources.strips import WideStripsSource
+from slidewright.sources.tiff import TiffSource
+
+PIXELS = np.random.default_rng(6).integers(0, 256, (150, 205, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _tiny_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "CACHE_BYTES", 1000)
+
+
+def wide(path: Path, **options: Any) -> Any:
+    tifffile.imwrite(path, PIXELS, photometric="rgb", metadata=None, **{"compression": "lzw", **options})
+    return open_source(path)
+
+
+def test_unpacked_strips_are_the_files_pixels(tmp_path: Path) -> None:
+    source = wide(tmp_path / "a.tif", rowsperstrip=16)
+    assert isinstance(source, WideStripsSource)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    unpacked = source.prepare(str(scratch))
+    assert unpacked.info == source.info
+    out = np.empty((64, 64, 3), np.uint8)
+    for described in (source, unpacked):
+        reader = described.open()
+        for y, x in [(0, 0), (64, 64), (86, 141)]:
+            np.testing.assert_array_equal(reader.read(y, x, 64, 64, out), PIXELS[y : y + 64, x : x + 64])
+        reader.close()
+    unpacked.close()
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_conversion_of_wide_strips_is_exact(tmp_path: Path, n_workers: int) -> None:
+    source = wide(tmp_path / "a.tif", rowsperstrip=16)
+    slidewright.convert(source, tmp_path / "b.tif", compression="deflate", tile_size=64, n_workers=n_workers)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif", key=0), PIXELS)
+
+
+@pytest.mark.parametrize("options", [{"compression": None}, {"tile": (64, 64)}, {"tile": (160, 208)}])
+def test_tiles_and_plain_strips_are_read_where_they_are(tmp_path: Path, options: dict[str, Any]) -> None:
+    assert isinstance(wide(tmp_path / "a.tif", **options), TiffSource)
+
+
+def test_damaged_strip_is_named_while_unpacking(tmp_path: Path) -> None:
+    source = wide(tmp_path / "a.tif", rowsperstrip=50, compression="zlib")
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        place = tiff.pages.first.dataoffsets[1]
+    with open(tmp_path / "a.tif", "r+b") as file:
+        file.seek(place)
+        file.write(b"\x55" * 200)
+    with pytest.raises(CorruptTileError, match="strip 1"):
+        source.prepare(str(tmp_path))

@@ -1,0 +1,323 @@
+"""TIFF sources give tifffile's pixels, whatever the codec, layout and region, and say clearly what they can't read."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from slidewright.errors import CorruptTileError, OptionError, SourceError
+from slidewright.sources import open_source
+from slidewright.sources.base import Source
+from slidewright.sources.tiff import TiffSource
+
+HEIGHT, WIDTH = 150, 205
+
+
+def picture(samples: int = 3, dtype: str = "uint8", height: int = HEIGHT, width: int = WIDTH) -> NDArray[Any]:
+    y, x = np.mgrid[:height, :width]
+    top = np.iinfo(dtype).max
+    planes = [(np.sin(x / (9 + c)) * np.cos(y / (13 - c)) + 1) / 2 * top for c in range(samples)]
+    pixels = np.stack(planes, axis=-1).astype(dtype)
+    pixels[40:60, 70:95] ^= np.random.default_rng(1).integers(0, 32, (20, 25, samples)).astype(dtype)
+    return pixels if samples > 1 else pixels[..., 0]
+
+
+def assert_reads_like(source: Source, expected: NDArray[Any], *sides: int) -> None:
+    """Every block of a walk equals the same part of `expected`, for a walk of each side."""
+    info = source.info
+    expected = expected.reshape(info.shape)
+    reader = pickle.loads(pickle.dumps(source)).open()
+    for side in sides or (32, 48, 64, 500):
+        out = np.empty((side, side, info.samples), info.dtype)
+        for y in range(0, info.size.height, side):
+            for x in range(0, info.size.width, side):
+                height, width = min(side, info.size.height - y), min(side, info.size.width - x)
+                got = reader.read(y, x, height, width, out)
+                assert got.dtype == expected.dtype
+                np.testing.assert_array_equal(got, expected[y : y + height, x : x + width])
+    reader.close()
+    reader.close()
+
+
+CODECS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "deflate": {"compression": "zlib"},
+    "deflate-predictor": {"compression": "zlib", "predictor": True},
+    "lzw": {"compression": "lzw"},
+    "lzw-predictor": {"compression": "lzw", "predictor": True},
+    "packbits": {"compression": "packbits"},
+    "zstd": {"compression": "zstd"},
+    "jpeg-420": {"compression": "jpeg", "subsampling": (2, 2), "photometric": "ycbcr"},
+    "jpeg-422": {"compression": "jpeg", "subsampling": (2, 1), "photometric": "ycbcr"},
+    "jpeg-444": {"compression": "jpeg", "subsampling": (1, 1), "photometric": "ycbcr"},
+    "jpeg-rgb": {"compression": "jpeg", "photometric": "rgb"},
+    "webp": {"compression": "webp"},
+    "jpeg2000": {"compression": "jpeg2000"},
+}
+
+
+@pytest.mark.parametrize("layout", ["tiles", "wide-tiles", "strips", "one-strip"])
+@pytest.mark.parametrize("codec", CODECS)
+def test_pixels_are_tifffiles_for_every_codec_and_layout(tmp_path: Path, codec: str, layout: str) -> None:
+    path = tmp_path / "a.tif"
+    shape = {"tiles": {"tile": (64, 64)}, "wide-tiles": {"tile": (32, 48)}, "strips": {"rowsperstrip": 32}}
+    options = {"photometric": "rgb", **CODECS[codec], **shape.get(layout, {"rowsperstrip": HEIGHT})}
+    tifffile.imwrite(path, picture(), metadata=None, **options)
+    source = open_source(path)
+    assert source.info.format == "tiff"
+    assert_reads_like(source, tifffile.imread(path))
+
+
+@pytest.mark.parametrize("tile", [None, (64, 64)])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib", "predictor": True}, {"compression": "zstd"}])
+@pytest.mark.parametrize(("samples", "dtype"), [(1, "uint16"), (1, "uint8"), (3, "uint8")])
+def test_both_byte_orders_come_out_native(
+    tmp_path: Path, samples: int, dtype: str, options: dict[str, Any], byteorder: Any, tile: Any
+) -> None:
+    path = tmp_path / "a.tif"
+    pixels = picture(samples, dtype)
+    photometric = "rgb" if samples == 3 else "minisblack"
+    tifffile.imwrite(path, pixels, byteorder=byteorder, tile=tile, photometric=photometric, metadata=None, **options)
+    assert_reads_like(open_source(path), pixels)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "jpeg"])
+@pytest.mark.parametrize("tile", [None, (48, 64)])
+def test_planar_rgb_comes_out_interleaved(tmp_path: Path, tile: Any, compression: Any) -> None:
+    path = tmp_path / "a.tif"
+    planes = np.ascontiguousarray(picture().transpose(2, 0, 1))
+    tifffile.imwrite(
+        path, planes, planarconfig="separate", photometric="rgb", tile=tile, compression=compression, metadata=None
+    )
+    assert_reads_like(open_source(path), tifffile.imread(path).transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("compression", [None, "jpeg"])
+def test_white_is_zero_greys_stay_as_stored(tmp_path: Path, compression: Any) -> None:
+    path = tmp_path / "a.tif"
+    options = {"photometric": "miniswhite", "tile": (64, 64), "compression": compression, "metadata": None}
+    tifffile.imwrite(path, picture(1), **options)
+    assert_reads_like(open_source(path), tifffile.imread(path))
+
+
+def test_left_out_tiles_are_black(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    pixels = picture(height=192, width=192)
+    pixels[64:128, 64:128] = 0
+    tiles = [pixels[y : y + 64, x : x + 64] for y in range(0, 192, 64) for x in range(0, 192, 64)]
+    encoded = iter([None if not tile.any() else tile for tile in tiles])
+    tifffile.imwrite(
+        path, encoded, shape=pixels.shape, dtype="uint8", tile=(64, 64), photometric="rgb", metadata=None, bigtiff=True
+    )
+    with tifffile.TiffFile(path) as tiff:
+        assert 0 in tiff.pages.first.databytecounts
+    assert_reads_like(open_source(path), pixels)
+
+
+@pytest.fixture(scope="module")
+def samples_of_layouts(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Source, NDArray[Any]]]:
+    folder = tmp_path_factory.mktemp("layouts")
+    layouts: list[dict[str, Any]] = [
+        {"tile": (32, 80), "compression": "zlib"},
+        {"tile": (64, 64), "compression": "jpeg"},
+        {"rowsperstrip": 7},
+        {"rowsperstrip": 7, "compression": "lzw"},
+    ]
+    found = []
+    for number, options in enumerate(layouts):
+        path = folder / f"{number}.tif"
+        tifffile.imwrite(path, picture(), photometric="rgb", metadata=None, **options)
+        found.append((open_source(path), tifffile.imread(path)))
+    return found
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_any_region_of_any_layout(samples_of_layouts: list[tuple[Source, NDArray[Any]]], data: st.DataObject) -> None:
+    source, expected = data.draw(st.sampled_from(samples_of_layouts))
+    reader = source.open()
+    for _ in range(4):
+        y, x = data.draw(st.integers(0, HEIGHT - 1)), data.draw(st.integers(0, WIDTH - 1))
+        height, width = data.draw(st.integers(1, HEIGHT - y)), data.draw(st.integers(1, WIDTH - x))
+        spare = data.draw(st.integers(0, 70))
+        out = np.empty((height + spare, width + spare, 3), np.uint8)
+        np.testing.assert_array_equal(reader.read(y, x, height, width, out), expected[y : y + height, x : x + width])
+    reader.close()
+
+
+def test_real_slide_equals_tifffile_and_openslide(real_slide: Path) -> None:
+    openslide = pytest.importorskip("openslide")
+    source = open_source(real_slide)
+    expected = tifffile.imread(real_slide)
+    assert_reads_like(source, expected, 240, 512)
+    with openslide.OpenSlide(real_slide) as slide:
+        region = np.asarray(slide.read_region((0, 0), 0, slide.dimensions))[..., :3]
+    np.testing.assert_array_equal(region, expected)
+    assert source.info.format == "svs"
+    assert source.info.mpp == (0.499, 0.499)
+    assert source.info.associated == ("thumbnail", "label", "macro")
+    assert source.info.description is not None
+    assert source.info.description.startswith("Aperio")
+
+
+def test_description_pickles_small(real_slide: Path) -> None:
+    assert len(pickle.dumps(open_source(real_slide))) < 3000
+
+
+@pytest.mark.parametrize(
+    ("resolution", "unit", "expected"),
+    [((20_000, 10_000), 3, (0.5, 1.0)), ((25_400, 25_400), 2, (1.0, 1.0)), ((300, 300), 1, None)],
+)
+def test_mpp_from_resolution_tags(tmp_path: Path, resolution: Any, unit: Any, expected: Any) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(), resolution=resolution, resolutionunit=unit, photometric="rgb", metadata=None)
+    assert open_source(path).info.mpp == expected
+
+
+def test_mpp_from_ome_xml_scales_with_the_level(tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.tif"
+    metadata = {"axes": "YXS", "PhysicalSizeX": 250.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.5}
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        tiff.write(picture(), subifds=1, photometric="rgb", tile=(64, 64), metadata=metadata)
+        tiff.write(picture(height=75, width=102), subfiletype=1, photometric="rgb", tile=(64, 64))
+    info = open_source(path).info
+    assert info.mpp == pytest.approx((0.25, 0.5))
+    assert info.description is None
+    half = open_source(path, level=1)
+    assert half.info.size == (75, 102)
+    assert half.info.mpp == pytest.approx((0.25 * 205 / 102, 1.0))
+    assert_reads_like(half, picture(height=75, width=102))
+    with pytest.raises(OptionError, match="no level 2"):
+        open_source(path, level=2)
+
+
+def test_icc_profile_and_description_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, picture(), photometric="rgb", iccprofile=b"profile", description="mouse liver", metadata=None
+    )
+    info = open_source(path).info
+    assert info.icc_profile == b"profile"
+    assert info.description == "mouse liver"
+
+
+def test_page_and_series_choose_an_image(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    small = picture(1, height=70, width=100)
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(picture(), photometric="rgb", metadata=None)
+        tiff.write(small, photometric="minisblack", metadata=None)
+    assert_reads_like(open_source(path), picture())
+    assert_reads_like(open_source(path, page=1), small)
+    assert_reads_like(open_source(path, series=1), small)
+    with pytest.raises(OptionError, match="no page 2"):
+        open_source(path, page=2)
+    with pytest.raises(OptionError, match="by itself"):
+        open_source(path, page=1, level=0)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "message"),
+    [
+        (np.zeros((20, 30, 4), np.uint8), {"photometric": "rgb"}, "alpha"),
+        (np.zeros((20, 30, 3), np.uint16), {"photometric": "rgb"}, "uint16"),
+        (np.zeros((20, 30), np.float32), {"photometric": "minisblack"}, "float32"),
+        (np.zeros((20, 30), np.bool_), {"photometric": "minisblack"}, "bool"),
+        (np.zeros((5, 20, 30), np.uint8), {"photometric": "minisblack"}, "choose one with page"),
+    ],
+)
+def test_other_pixels_are_refused_with_a_reason(tmp_path: Path, pixels: Any, options: Any, message: str) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, **options)
+    with pytest.raises(SourceError, match=message) as caught:
+        open_source(path)
+    assert str(path) in str(caught.value)
+
+
+def tag_place(path: Path, code: int) -> int:
+    with tifffile.TiffFile(path) as tiff:
+        return int(tiff.pages.first.tags[code].valueoffset)
+
+
+def overwrite(path: Path, place: int, data: bytes) -> None:
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write(data)
+
+
+@pytest.mark.parametrize("tile", [None, (64, 64)])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_absurd_size_is_an_error_not_a_memory_error(tmp_path: Path, compression: Any, tile: Any) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(), photometric="rgb", metadata=None, tile=tile, compression=compression)
+    for code in (256, 257):
+        overwrite(path, tag_place(path, code), (10**9).to_bytes(4, "little"))
+    with pytest.raises(SourceError, match=str(path)):
+        open_source(path)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "zlib", None])
+def test_damaged_tile_is_named(tmp_path: Path, compression: Any) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(), photometric="rgb", metadata=None, tile=(64, 64), compression=compression)
+    with tifffile.TiffFile(path) as tiff:
+        place, count = tiff.pages.first.dataoffsets[6], tiff.pages.first.databytecounts[6]
+    if compression is None:
+        table = tag_place(path, 324) + 6 * 4
+        overwrite(path, table, (2**31).to_bytes(4, "little"))
+    else:
+        overwrite(path, place, b"\x55" * count)
+    reader = open_source(path).open()
+    out = np.empty((64, 64, 3), np.uint8)
+    reader.read(0, 0, 64, 64, out)
+    with pytest.raises(CorruptTileError, match=r"row 1, column 2") as caught:
+        reader.read(64, 128, 64, 64, out)
+    assert str(path) in str(caught.value)
+    reader.read(0, 64, 64, 64, out)
+
+
+def test_jpeg_that_stops_in_the_middle_is_not_grey(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(), photometric="rgb", metadata=None, tile=(64, 64), compression="jpeg")
+    with tifffile.TiffFile(path) as tiff:
+        place, count = tiff.pages.first.dataoffsets[0], tiff.pages.first.databytecounts[0]
+    overwrite(path, place + count // 2, bytes(count - count // 2))
+    with pytest.raises(CorruptTileError, match="row 0, column 0"):
+        open_source(path).open().read(0, 0, 64, 64, np.empty((64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize("tile", [None, (64, 64)])
+def test_file_cut_short_is_an_error(tmp_path: Path, tile: Any) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(), photometric="rgb", metadata=None, tile=tile)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - 20_000])
+    with pytest.raises(SourceError, match=str(path)):
+        open_source(path).open().read(64, 64, 86, 141, np.empty((512, 512, 3), np.uint8))
+
+
+def test_file_that_shrinks_after_it_was_described_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(), photometric="rgb", metadata=None)
+    reader = open_source(path).open()
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CorruptTileError, match="cut short"):
+        reader.read(100, 10, 40, 40, np.empty((64, 64, 3), np.uint8))
+
+
+def test_file_replaced_by_one_of_another_size_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(), photometric="rgb", metadata=None)
+    source = TiffSource.describe(str(path))
+    tifffile.imwrite(path, picture(height=80), photometric="rgb", metadata=None)
+    with pytest.raises(SourceError, match="start again"):
+        source.open()

@@ -1,0 +1,242 @@
+"""Zarr sources give zarr's pixels for both formats, any axes and chunks, and follow OME-NGFF metadata."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from slidewright.errors import CorruptTileError, OptionError, SourceError
+from slidewright.processes import ENVIRONMENT
+from slidewright.sources import open_source
+from slidewright.sources.base import Source
+
+PIXELS = np.random.default_rng(3).integers(0, 256, (130, 170, 3), dtype=np.uint8)
+
+
+def assert_reads_like(source: Source, expected: NDArray[Any]) -> None:
+    info = source.info
+    expected = expected.reshape(info.shape)
+    reader = pickle.loads(pickle.dumps(source)).open()
+    for side in (32, 48, 200):
+        out = np.empty((side, side, info.samples), info.dtype)
+        for y in range(0, info.size.height, side):
+            for x in range(0, info.size.width, side):
+                height, width = min(side, info.size.height - y), min(side, info.size.width - x)
+                got = reader.read(y, x, height, width, out)
+                assert got.dtype == expected.dtype
+                np.testing.assert_array_equal(got, expected[y : y + height, x : x + width])
+    reader.close()
+    reader.close()
+
+
+def save(where: Any, pixels: NDArray[Any], chunks: tuple[int, ...], **options: Any) -> zarr.Array[Any]:
+    array = zarr.create_array(where, shape=pixels.shape, dtype=pixels.dtype, chunks=chunks, **options)
+    array[...] = pixels
+    return array
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("compressors", [None, "auto"])
+@pytest.mark.parametrize("side", [32, 50, 96, 400])
+def test_interleaved_pixels_for_any_chunks(tmp_path: Path, zarr_format: Any, compressors: Any, side: int) -> None:
+    path = tmp_path / "a.zarr"
+    array = save(path, PIXELS, (side, side, 3), zarr_format=zarr_format, compressors=compressors)
+    for source in (open_source(path), open_source(str(path)), open_source(array)):
+        assert source.info.format == "zarr"
+        assert_reads_like(source, PIXELS)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize(
+    ("shape", "chunks", "order"),
+    [
+        ((3, 130, 170), (1, 64, 64), (1, 2, 0)),
+        ((3, 130, 170), (3, 40, 64), (1, 2, 0)),
+        ((1, 3, 1, 130, 170), (1, 1, 1, 64, 64), (3, 4, 1, 0, 2)),
+        ((130, 170, 3), (64, 64, 1), (0, 1, 2)),
+    ],
+)
+def test_axes_in_other_orders(tmp_path: Path, shape: Any, chunks: Any, order: Any, zarr_format: Any) -> None:
+    path = tmp_path / "a.zarr"
+    stored = np.random.default_rng(4).integers(0, 256, shape, dtype=np.uint8)
+    save(path, stored, chunks, zarr_format=zarr_format, compressors=None)
+    assert_reads_like(open_source(path), stored.transpose(order))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2"])
+def test_grey_of_either_byte_order(tmp_path: Path, dtype: str, zarr_format: Any) -> None:
+    path = tmp_path / "a.zarr"
+    pixels = np.random.default_rng(5).integers(0, 256, (90, 110)).astype(dtype)
+    options: dict[str, Any] = {"compressors": None, "zarr_format": zarr_format}
+    if zarr_format == 3 and dtype == ">u2":
+        options["serializer"] = zarr.codecs.BytesCodec(endian="big")
+    save(path, pixels, (32, 48), **options)
+    assert_reads_like(open_source(path), pixels.astype(pixels.dtype.newbyteorder("=")))
+
+
+def test_sharded_fortran_and_transposed_arrays(tmp_path: Path) -> None:
+    save(tmp_path / "s.zarr", PIXELS, (32, 32, 3), shards=(64, 64, 3), compressors=None)
+    save(tmp_path / "f.zarr", PIXELS, (32, 32, 3), order="F", zarr_format=2, compressors=None)
+    transposed = [zarr.codecs.TransposeCodec(order=(1, 0, 2))]
+    save(tmp_path / "t.zarr", PIXELS, (32, 32, 3), filters=transposed, compressors=None)
+    for name in "sft":
+        assert_reads_like(open_source(tmp_path / f"{name}.zarr"), PIXELS)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("compressors", [None, "auto"])
+def test_missing_chunks_are_the_fill_value(tmp_path: Path, compressors: Any, zarr_format: Any) -> None:
+    path = tmp_path / "a.zarr"
+    options = {"zarr_format": zarr_format, "compressors": compressors, "fill_value": 255}
+    array = zarr.create_array(path, shape=(100, 100, 3), chunks=(32, 32, 3), dtype="u1", **options)
+    array[40:60] = 7
+    assert_reads_like(open_source(path), np.asarray(array[...]))
+
+
+def multiscales(group: Any, version: str, unit: str = "micrometer") -> None:
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": unit} for n in "yx")]
+    sets = [
+        {"path": str(i), "coordinateTransformations": [{"type": "scale", "scale": [1, 0.5 * 2**i, 0.25 * 2**i]}]}
+        for i in range(2)
+    ]
+    entry = {"axes": axes, "datasets": sets, "version": version}
+    group.attrs.update(
+        {"multiscales": [entry]} if version == "0.4" else {"ome": {"multiscales": [entry], "version": version}}
+    )
+
+
+@pytest.mark.parametrize(("version", "zarr_format"), [("0.4", 2), ("0.5", 3)])
+def test_ome_ngff_level_and_mpp(tmp_path: Path, version: str, zarr_format: Any) -> None:
+    path = tmp_path / "a.ome.zarr"
+    group = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    planes = np.ascontiguousarray(PIXELS.transpose(2, 0, 1))
+    for name, level in (("0", planes), ("1", planes[:, ::2, ::2])):
+        array = group.create_array(name, shape=level.shape, dtype="u1", chunks=(1, 64, 64))
+        array[...] = level
+    multiscales(group, version)
+    for target in (path, group):
+        source = open_source(target)
+        assert source.info.mpp == (0.25, 0.5)
+        assert_reads_like(source, PIXELS)
+        assert open_source(target, level=1).info.mpp == (0.5, 1.0)
+        assert_reads_like(open_source(target, level=1), PIXELS[::2, ::2])
+    with pytest.raises(OptionError, match="no level 2"):
+        open_source(path, level=2)
+    multiscales(group, version, "millimeter")
+    assert open_source(path).info.mpp == (250.0, 500.0)
+    multiscales(group, version, "parsec")
+    assert open_source(path).info.mpp is None
+
+
+def test_bioformats2raw_series_is_chosen(tmp_path: Path) -> None:
+    root = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    root.attrs["bioformats2raw.layout"] = 3
+    for number in range(2):
+        group = root.create_group(str(number))
+        for name in "01":
+            array = group.create_array(name, shape=(3, 20 + number, 30), dtype="u1", chunks=(1, 16, 16))
+            array[...] = number
+        multiscales(group, "0.4")
+    assert open_source(tmp_path / "a.zarr").info.size == (20, 30)
+    assert open_source(tmp_path / "a.zarr", series=1).info.size == (21, 30)
+
+
+def test_plain_group_uses_its_only_array_or_lists_them(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("image", shape=(20, 30), dtype="u1", chunks=(16, 16))
+    assert open_source(group).info.size == (20, 30)
+    assert open_source(group["image"]).info.size == (20, 30)
+    group.create_array("other", shape=(20, 30), dtype="u1", chunks=(16, 16))
+    with pytest.raises(SourceError, match="image, other"):
+        open_source(tmp_path / "a.zarr")
+    assert open_source(tmp_path / "a.zarr" / "other").info.size == (20, 30)
+
+
+def test_zip_store_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr.zip"
+    store = zarr.storage.ZipStore(path, mode="w")
+    save(store, PIXELS, (64, 64, 3), compressors=None)
+    store.close()
+    assert_reads_like(open_source(path), PIXELS)
+
+
+def test_memory_store_is_refused_with_a_remedy() -> None:
+    array = zarr.create_array(zarr.storage.MemoryStore(), shape=(20, 30), dtype="u1", chunks=(16, 16))
+    with pytest.raises(SourceError, match="save it to a folder"):
+        open_source(array)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((20, 30, 4), "u1", "axes can't be told"),
+        ((20, 30, 3), "u2", "uint16"),
+        ((20, 30), "f4", "float32"),
+        ((20, 30), "?", "bool"),
+        ((2, 1, 1, 20, 30), "u1", "t of 2"),
+        ((1, 4, 1, 20, 30), "u1", "c of 4.*one plane"),
+        ((20, 30, 40), "u1", "axes can't be told"),
+        ((0, 30), "u1", "no pixel"),
+    ],
+)
+def test_other_arrays_are_refused_with_a_reason(tmp_path: Path, shape: Any, dtype: str, message: str) -> None:
+    chunks = tuple(max(1, side) for side in shape)
+    zarr.create_array(tmp_path / "a.zarr", shape=shape, dtype=dtype, chunks=chunks)
+    with pytest.raises(SourceError, match=message):
+        open_source(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("compressors", [None, "auto"])
+@pytest.mark.parametrize("side", [32, 64])
+def test_damaged_chunk_is_named(tmp_path: Path, side: int, compressors: Any) -> None:
+    path = tmp_path / "a.zarr"
+    save(path, PIXELS, (64, 64, 3), compressors=compressors)
+    (path / "c" / "1" / "2" / "0").write_bytes(b"damaged")
+    reader = open_source(path).open()
+    out = np.empty((64, 64, 3), np.uint8)
+    reader.read(0, 0, side, side, out)
+    with pytest.raises(CorruptTileError, match="row 1, column 2") as caught:
+        reader.read(64, 128, side, side, out)
+    assert str(path) in str(caught.value)
+
+
+def test_damaged_metadata_is_a_source_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    save(path, PIXELS, (64, 64, 3))
+    (path / "zarr.json").write_text("{")
+    with pytest.raises(SourceError, match=str(path)):
+        open_source(path)
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_any_region(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = tmp_path_factory.mktemp("regions") / "a.zarr"
+    chunk = data.draw(st.integers(8, 140))
+    save(path, PIXELS, (chunk, chunk, 3), compressors=data.draw(st.sampled_from([None, "auto"])))
+    reader = open_source(path).open()
+    for _ in range(5):
+        y, x = data.draw(st.integers(0, 129)), data.draw(st.integers(0, 169))
+        height, width = data.draw(st.integers(1, 130 - y)), data.draw(st.integers(1, 170 - x))
+        out = np.empty((height, width, 3), np.uint8)
+        np.testing.assert_array_equal(reader.read(y, x, height, width, out), PIXELS[y : y + height, x : x + width])
+
+
+def test_workers_have_zarr_in_one_thread() -> None:
+    code = "import zarr; print(zarr.config.get('threading.max_workers'), zarr.config.get('async.concurrency'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1", "1"]
