@@ -20,6 +20,7 @@ from slidewright import resources
 from slidewright.codecs import CODECS, resolve
 from slidewright.errors import DestinationError, OptionError
 from slidewright.geometry import Region, Size
+from slidewright.kinds import resolve_pixels
 from slidewright.options import ConvertOptions, parse_bytes
 from slidewright.output import Destination
 from slidewright.plan import make_plan
@@ -27,6 +28,7 @@ from slidewright.ring import SLOT_BYTES, SlotWriter, read_slot
 from slidewright.scratch import Scratch, ScratchFolder
 from slidewright.segments import SegmentStore
 from slidewright.sharing import SharedBuffer, dumps, loads
+from slidewright.sources.base import SourceInfo
 
 
 @given(st.lists(st.one_of(st.integers(0, 3000), st.integers(SLOT_BYTES - 9000, 3 * SLOT_BYTES)), max_size=12))
@@ -136,11 +138,12 @@ def test_scratch_of_a_dead_run_is_swept_and_of_a_living_one_kept(tmp_path):
 )
 def test_codec_table_encodes_what_it_accepts_and_refuses_the_rest(name, dtype, samples):
     options = ConvertOptions(compression=name, tile_size=32)
+    pixels = resolve_pixels(options, SourceInfo("test", "test", Size(40, 50), samples, dtype))
     if not CODECS[name].accepts(dtype, samples):
         with pytest.raises(OptionError, match=r"choose one of|no compression can"):
-            resolve(options, dtype, samples)
+            resolve(options, pixels)
         return
-    encoding = pickle.loads(pickle.dumps(resolve(options, dtype, samples)))
+    encoding = pickle.loads(pickle.dumps(resolve(options, pixels)))
     segment = encoding.encoder()(np.zeros((32, 32, samples), dtype))
     assert isinstance(segment, bytes)
     assert segment

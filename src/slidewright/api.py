@@ -169,7 +169,7 @@ class _Conversion:
         )
         temporary = os.fspath(options.scratch) if options.scratch is not None else tempfile.gettempdir()
         source = self._share(temporary) if launcher is not None else self._source
-        work = BlockWork(plan, encoding, options.resampling, source, scratch)
+        work = BlockWork(plan, encoding, source, scratch)
         run = Run(
             work,
             layout,
@@ -196,9 +196,10 @@ class _Conversion:
 
     def _decide(self) -> _Decided:
         from slidewright.codecs import resolve
+        from slidewright.kinds import resolve_pixels
 
         options, info = self._options, self._source.info
-        encoding = resolve(options, info.dtype, info.samples)
+        encoding = resolve(options, resolve_pixels(options, info))
         wanted = options.n_workers if options.n_workers is not None else usable_cpus()
         memory = plan_memory(max(1, wanted), encoding.tile_bytes, options.memory_bytes)
         plan = make_plan(

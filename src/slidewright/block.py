@@ -32,11 +32,11 @@ class BlockEncoder:
     `seconds` accumulates the time spent by stage: "read", "encode", "reduce".
     """
 
-    def __init__(self, plan: Plan, encoding: Encoding, resampling: str) -> None:
+    def __init__(self, plan: Plan, encoding: Encoding) -> None:
         self._plan = plan
         self._encode = encoding.encoder()
         self._lossy = encoding.codec.lossy
-        self._method = resampling
+        self._method = encoding.pixels.resampling
         depth = max(pas.last - pas.first for pas in plan.passes) + 1
         shape = (plan.tile, plan.tile, encoding.samples)
         self._tiles = [np.empty(shape, encoding.dtype) for _ in range(depth)]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import OptionError
+from slidewright.kinds import PixelFormat
 from slidewright.options import ConvertOptions
 
 Pixels = NDArray[Any]
@@ -25,13 +26,25 @@ class Encoding:
     """How every tile of a file is encoded: a compression with its settings, and the pixels it applies to."""
 
     compression: str
-    dtype: str
-    samples: int
+    pixels: PixelFormat
     tile: int
+    bits: int
+    """Bits a sample in the file: those of the dtype, or 1 for a binary mask of single bits."""
     effort: int | None = None
     """Quality of a lossy codec, level of a lossless one; None where the codec has neither."""
     subsampling: str | None = None
-    predictor: bool = False
+    predictor: int = 1
+    """TIFF's Predictor: 1 none, 2 horizontal differencing, 3 the same of floating point."""
+
+    @property
+    def dtype(self) -> str:
+        """Of the pixels in memory."""
+        return self.pixels.dtype
+
+    @property
+    def samples(self) -> int:
+        """Samples a pixel of a tile: one plane's."""
+        return self.pixels.samples
 
     @property
     def codec(self) -> Codec:
@@ -51,8 +64,8 @@ class Encoding:
         """The arguments of `tifffile.TiffWriter.write` that say how segments are encoded."""
         arguments: dict[str, Any] = {"compression": self.codec.tiff_name}
         arguments["photometric"] = "rgb" if self.samples == 3 else "minisblack"
-        if self.predictor:
-            arguments["predictor"] = 2
+        if self.predictor != 1:
+            arguments["predictor"] = self.predictor
         if self.compression == "jpeg":
             arguments["jpegtables"] = jpeg_tables(self)
             if self.samples == 3:
@@ -83,8 +96,8 @@ class Codec:
         return dtype in self.dtypes and samples in self.samples
 
 
-def resolve(options: ConvertOptions, dtype: str, samples: int) -> Encoding:
-    """The encoding that the options ask for, for pixels of this dtype and number of samples.
+def resolve(options: ConvertOptions, pixels: PixelFormat) -> Encoding:
+    """The encoding that the options ask for, for such pixels.
 
     Raises
     ------
@@ -92,7 +105,9 @@ def resolve(options: ConvertOptions, dtype: str, samples: int) -> Encoding:
         If the compression is unknown, can't encode such pixels (the message names those that can), or an option does
         not apply to it.
     """
-    codec = CODECS.get(options.compression)
+    dtype, samples = pixels.dtype, pixels.samples
+    default = "jpeg" if pixels.kind in ("rgb", "grey") and dtype == "uint8" else "deflate"
+    codec = CODECS.get(options.compression or default)
     if codec is None:
         raise OptionError(f"compression {options.compression!r} is not known; choose one of {', '.join(CODECS)}")
     if not codec.accepts(dtype, samples):
@@ -107,12 +122,12 @@ def resolve(options: ConvertOptions, dtype: str, samples: int) -> Encoding:
         raise OptionError(f"predictor does not apply to compression {codec.name!r}, only to {', '.join(able)}")
     return Encoding(
         compression=codec.name,
-        dtype=dtype,
-        samples=samples,
+        pixels=pixels,
         tile=options.tile_size,
+        bits=8 * np.dtype(dtype).itemsize,
         effort=_effort(codec, options),
         subsampling=(options.subsampling or "420") if codec.name == "jpeg" and samples == 3 else None,
-        predictor=options.predictor,
+        predictor=2 if options.predictor else 1,
     )
 
 
@@ -140,7 +155,7 @@ def _little_endian(tile: Pixels) -> Any:
 
 def _differenced(encoding: Encoding, encode: Encoder) -> Encoder:
     """`encode` behind horizontal differencing, where the encoding asks for it."""
-    if not encoding.predictor:
+    if encoding.predictor == 1:
         return encode
     from imagecodecs import delta_encode
 

@@ -31,7 +31,6 @@ class BlockWork:
 
     plan: Plan
     encoding: Encoding
-    resampling: str
     source: Source
     scratch: Scratch | None
 
@@ -50,7 +49,7 @@ class BlockRunner:
 
     def __init__(self, work: BlockWork) -> None:
         self._work = work
-        self._encoder = BlockEncoder(work.plan, work.encoding, work.resampling)
+        self._encoder = BlockEncoder(work.plan, work.encoding)
         self._reader: tuple[int, Reader] | None = None
         self._writers: dict[int, ScratchLevel] = {}
         self._scratch_seconds = 0.0
