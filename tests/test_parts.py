@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 import slidewright
 from slidewright import resources
 from slidewright.codecs import CODECS, resolve
-from slidewright.errors import DestinationError, OptionError
+from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.geometry import Region, Size
-from slidewright.kinds import resolve_pixels
+from slidewright.kinds import PixelFormat, resolve_pixels
 from slidewright.options import ConvertOptions, parse_bytes
 from slidewright.output import Destination
 from slidewright.plan import make_plan
@@ -46,10 +46,10 @@ def test_segments_of_any_size_come_through_the_ring_whole(sizes):
     rng = np.random.default_rng(0)
     segments = [rng.bytes(size) for size in sizes]
     for column, segment in enumerate(segments):
-        writer.put(0, 0, column, segment)
+        writer.put((0, 0, 0, column), segment)
     writer.flush()
     for column, segment in enumerate(segments):
-        assert store.take((0, 0, column)) == segment
+        assert store.take((0, 0, 0, column)) == segment
     memory.close()
 
 
@@ -62,20 +62,21 @@ def test_redone_block_replaces_half_a_segment_and_repeats_are_ignored():
         sent = []
         slots = iter(range(8))
         writer = SlotWriter(memory, lambda slots=slots: next(slots), lambda *slot, sent=sent: sent.append(slot))
-        writer.put(0, 0, 0, b"small")
-        writer.put(0, 0, 1, big)
+        writer.put((0, 0, 0, 0), b"small")
+        writer.put((0, 0, 0, 1), big)
         writer.flush()
         for slot, entries in sent[:parts]:
             store.add_parts(sender, read_slot(view, slot, entries))
-    assert store.take((0, 0, 1)) == big
-    assert store.take((0, 0, 0)) == b"small"
-    assert store.take((0, 0, 0)) is None
+    assert store.take((0, 0, 0, 1)) == big
+    assert store.take((0, 0, 0, 0)) == b"small"
+    assert store.take((0, 0, 0, 0)) is None
 
 
-def test_store_spills_beyond_its_memory_and_gives_the_same_back(tmp_path):
-    plan = make_plan(Size(320, 320), 16, block_tiles=2)
+@pytest.mark.parametrize(("planes", "band"), [(1, 1), (3, 1), (3, 3)])
+def test_store_spills_beyond_its_memory_and_gives_the_same_back(tmp_path, planes, band):
+    plan = make_plan(Size(320, 320), 16, block_tiles=2, planes=planes, band=band)
     store = SegmentStore(plan, 2000, str(tmp_path))
-    keys = [(lv.index, r, c) for lv in plan.levels for r in range(lv.tiles.height) for c in range(lv.tiles.width)]
+    keys = [(level.index, *place) for level in plan.levels for place in np.ndindex(planes, *level.tiles)]
     for key in reversed(keys):
         store.add(key, repr(key).encode() * 20)
     assert store.held_bytes <= 2000 < store.spilled_bytes
@@ -105,7 +106,7 @@ def test_scratch_is_a_zarr_array(tmp_path):
     for dtype in ("uint8", "uint16"):
         folder = tmp_path / dtype
         plan = make_plan(Size(500, 700), 32, block_tiles=2)
-        scratch = Scratch(str(folder), plan, dtype, 3)
+        scratch = Scratch(str(folder), plan, PixelFormat("rgb", dtype, 3, "mean", (1, 2, 3)))
         scratch.create()
         size = plan.levels[2].size
         pixels = np.random.default_rng(0).integers(0, 255, (*size, 3)).astype(dtype)
@@ -117,6 +118,36 @@ def test_scratch_is_a_zarr_array(tmp_path):
         np.testing.assert_array_equal(zarr.open_array(level.path, mode="r")[:], pixels)
         out = np.empty((32, 32, 3), dtype)
         np.testing.assert_array_equal(level.read(96, 160, 29, 15, out), pixels[96:125, 160:175])
+
+
+@pytest.mark.parametrize("band", [1, 3])
+def test_scratch_of_planes_is_read_by_band(tmp_path, band):
+    zarr = pytest.importorskip("zarr")
+    plan = make_plan(Size(200, 70), 32, block_tiles=1, planes=3, band=band)
+    scratch = Scratch(str(tmp_path), plan, PixelFormat("multichannel", "uint16", 3, "mean", (0, 0, 0)))
+    scratch.create()
+    level = scratch.level(1)
+    pixels = np.random.default_rng(0).integers(0, 65535, (100, 35, 3), dtype=np.uint16)
+    for number in range(3 // band):
+        for y in range(0, 100, 16):
+            for x in range(0, 35, 16):
+                region = Region(y, x, 16, 16).clipped(Size(100, 35))
+                planes = slice(number * band, (number + 1) * band)
+                level.write(region, pixels[y : y + 16, x : x + 16, planes], number)
+    np.testing.assert_array_equal(zarr.open_array(level.path, mode="r")[:], pixels)
+    out = np.empty((32, 32, band), np.uint16)
+    last = 3 - band
+    np.testing.assert_array_equal(level.read(32, 0, 32, 32, out, last), pixels[32:64, :32, last:])
+
+
+def test_missing_chunk_of_a_scratch_is_background_only_where_it_is_sparse(tmp_path):
+    plan = make_plan(Size(100, 100), 32, block_tiles=1)
+    pixels = PixelFormat("rgb", "uint8", 3, "mean", (1, 2, 3))
+    out = np.empty((32, 32, 3), np.uint8)
+    sparse = Scratch(str(tmp_path), plan, pixels, sparse=True).level(1).read(0, 0, 32, 32, out)
+    assert (sparse == [1, 2, 3]).all()
+    with pytest.raises(OutputError, match="scratch"):
+        Scratch(str(tmp_path), plan, pixels).level(1).read(0, 0, 32, 32, out)
 
 
 def test_scratch_of_a_dead_run_is_swept_and_of_a_living_one_kept(tmp_path):

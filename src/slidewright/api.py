@@ -23,6 +23,8 @@ from slidewright.resources import MemoryPlan, plan_memory, usable_cpus
 if TYPE_CHECKING:  # NumPy comes with it, and the nursery must be started first
     from slidewright.codecs import Encoding
 
+_LARGE_TILE = 16 << 20
+
 ProgressOption = bool | Callable[[Progress], None]
 
 
@@ -155,7 +157,7 @@ class _Conversion:
             folder = ScratchFolder(options.scratch)
             self._stack.callback(folder.remove)
             owned.append(folder.path)
-            scratch = Scratch(folder.path, plan, encoding.dtype, encoding.samples)
+            scratch = Scratch(folder.path, plan, encoding.pixels)
         if launcher is not None:
             launcher.own(*owned)
         layout = Layout(
@@ -201,13 +203,16 @@ class _Conversion:
         options, info = self._options, self._source.info
         encoding = resolve(options, resolve_pixels(options, info))
         wanted = options.n_workers if options.n_workers is not None else usable_cpus()
-        memory = plan_memory(max(1, wanted), encoding.tile_bytes, options.memory_bytes)
+        band = 1 if info.planar else encoding.pixels.planes
+        memory = plan_memory(max(1, wanted), band * encoding.tile_bytes, options.memory_bytes)
         plan = make_plan(
             info.size,
             options.tile_size,
             n_levels=options.levels,
-            block_tiles=options.block_tiles,
+            block_tiles=options.block_tiles or _small_block(band * encoding.tile_bytes),
             n_workers=memory.n_workers,
+            planes=encoding.pixels.planes,
+            band=band,
         )
         return _Decided(encoding, plan, memory)
 
@@ -235,7 +240,7 @@ class _Conversion:
         return Report(
             destination=str(self._destination.path),
             levels=tuple(
-                LevelReport(level.size, level.n_tiles, nbytes)
+                LevelReport(level.size, plan.planes * level.n_tiles, nbytes)
                 for level, nbytes in zip(plan.levels, outcome.level_bytes, strict=True)
             ),
             bytes=self._destination.path.stat().st_size,
@@ -249,9 +254,15 @@ class _Conversion:
         )
 
 
+def _small_block(tile_bytes: int) -> int | None:
+    """The block side in tiles for tiles so large (all channels of a multichannel image) that a worker can hold but a
+    few, one a level; None for any other, where speed decides.
+    """
+    return None if tile_bytes <= _LARGE_TILE else 1 if tile_bytes > 4 * _LARGE_TILE else 2
+
+
 def _finished(report: Report, plan: Plan, retries: int) -> Progress:
-    size = plan.levels[0].size
-    pixels = size.height * size.width
+    pixels = plan.n_pixels
     return Progress(
         plan.n_tiles,
         plan.n_tiles,

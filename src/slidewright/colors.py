@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from slidewright.errors import OptionError
 from slidewright.options import Color
@@ -22,7 +23,7 @@ def parse_color(color: Color, option: str) -> tuple[int, int, int]:
             raise OptionError(
                 f"{option} {color!r} is not a colour; write a name such as 'tomato', '#rrggbb' or (red, green, blue)"
             ) from None
-    values = tuple(color) if isinstance(color, Sequence) else ()
+    values: tuple[Any, ...] = tuple(color) if isinstance(color, Sequence) else ()
     if len(values) != 3 or not all(_is_whole(value) and 0 <= value <= 255 for value in values):
         raise OptionError(f"{option} {color!r} is not (red, green, blue) of 0 to 255, nor the name of a colour")
     return (int(values[0]), int(values[1]), int(values[2]))

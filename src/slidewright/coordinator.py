@@ -333,12 +333,11 @@ class Coordinator:
     def progress(self, stage: str) -> Progress:
         """A snapshot."""
         plan, outcome = self._run.layout.plan, self.outcome
-        size = plan.levels[0].size
         return Progress(
             tiles_done=outcome.tiles_done,
             tiles_total=plan.n_tiles,
             pixels_done=outcome.pixels_done,
-            pixels_total=size.height * size.width,
+            pixels_total=plan.n_pixels,
             bytes_written=outcome.bytes_received,
             seconds=monotonic() - self._run.started,
             workers=len(self._seats),

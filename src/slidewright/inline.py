@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from time import monotonic, perf_counter
 
 from slidewright.coordinator import Outcome, Run
-from slidewright.plan import Block
+from slidewright.plan import Block, Key
 from slidewright.report import Progress
-from slidewright.segments import Key, SegmentStore
+from slidewright.segments import SegmentStore
 from slidewright.tiff import write_pyramid
 from slidewright.worker import BlockRunner
 
@@ -21,10 +21,9 @@ def execute_inline(run: Run, report: Callable[[Progress], None] | None) -> Outco
     store = SegmentStore(plan, run.store_bytes, run.temporary)
     runner = BlockRunner(run.work)
     blocks = _blocks(run)
-    size = plan.levels[0].size
 
-    def emit(level: int, row: int, column: int, segment: bytes) -> None:
-        store.add((level, row, column), segment)
+    def emit(key: Key, segment: bytes) -> None:
+        store.add(key, segment)
         outcome.tiles_done += 1
 
     def take(key: Key) -> bytes:
@@ -40,7 +39,7 @@ def execute_inline(run: Run, report: Callable[[Progress], None] | None) -> Outco
                         tiles_done=outcome.tiles_done,
                         tiles_total=plan.n_tiles,
                         pixels_done=outcome.pixels_done,
-                        pixels_total=size.height * size.width,
+                        pixels_total=plan.n_pixels,
                         bytes_written=store.received_bytes,
                         seconds=monotonic() - run.started,
                         workers=0,

@@ -91,7 +91,8 @@ def _kind(options: ConvertOptions, info: SourceInfo) -> str:
     if options.colormap is not None:
         if info.samples != 1:
             raise OptionError(
-                f"colormap is for labels, one integer a pixel; {info.name} has {info.samples} samples a pixel: leave it out"
+                f"colormap is for labels, one integer a pixel; {info.name} has {info.samples} samples a pixel: "
+                "leave it out"
             )
         return "labels"
     if info.kind is not None:

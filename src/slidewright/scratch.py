@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from slidewright.errors import OutputError
 from slidewright.geometry import Region, Size
+from slidewright.kinds import PixelFormat
 from slidewright.nursery import remove
 from slidewright.output import FileLock, is_abandoned
 from slidewright.plan import Plan
@@ -37,8 +38,9 @@ class Scratch:
 
     folder: str
     plan: Plan
-    dtype: str
-    samples: int
+    pixels: PixelFormat
+    sparse: bool = False
+    """Whether a chunk that was never written stands for background; otherwise it is an error."""
 
     def create(self) -> None:
         """Make the arrays of every pass that hands something on."""
@@ -50,25 +52,31 @@ class Scratch:
         """The array of a scratch level, which need not exist yet."""
         half = self.plan.tile // 2
         path = os.path.join(self.folder, f"level-{level}.zarr")
-        return ScratchLevel(path, self.plan.levels[level].size, half, self.dtype, self.samples)
+        fill = self.pixels.background if self.sparse else None
+        channels = self.plan.band * self.pixels.samples
+        return ScratchLevel(path, self.plan.levels[level].size, half, self.pixels, channels, fill)
 
 
 class ScratchLevel:
-    """One zarr array, (height, width, samples) in square chunks, open in this process; also a `Reader` of it."""
+    """One zarr array, (height, width, channels) in chunks of a square of some channels, open in this process; also a
+    `Reader` of it.
+    """
 
-    def __init__(self, path: str, size: Size, chunk: int, dtype: str, samples: int) -> None:
+    def __init__(
+        self, path: str, size: Size, chunk: int, pixels: PixelFormat, channels: int, fill: tuple[float, ...] | None
+    ) -> None:
         self.path = path
-        self._size = size
+        self._shape = (*size, pixels.channels)
         self._side = chunk
-        self._chunk: NDArray[Any] = np.zeros((chunk, chunk, samples), np.dtype(dtype).newbyteorder("<"))
+        self._fill = fill
+        self._chunk: NDArray[Any] = np.zeros((chunk, chunk, channels), np.dtype(pixels.dtype).newbyteorder("<"))
 
     def create(self) -> None:
         """Write the array's metadata."""
-        shape = [self._size.height, self._size.width, self._chunk.shape[2]]
         metadata = {
             "zarr_format": 3,
             "node_type": "array",
-            "shape": shape,
+            "shape": list(self._shape),
             "data_type": self._chunk.dtype.name,
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self._chunk.shape)}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
@@ -83,10 +91,10 @@ class ScratchLevel:
         except OSError as error:
             raise _scratch_error(self.path, error) from error
 
-    def write(self, region: Region, pixels: NDArray[Any]) -> None:
+    def write(self, region: Region, pixels: NDArray[Any], band: int = 0) -> None:
         """Write a piece that begins at a chunk's corner and fills the chunk as far as the image goes."""
         self._chunk[: region.height, : region.width] = pixels
-        path = self._chunk_path(region.y // self._side, region.x // self._side)
+        path = self._chunk_path(region.y // self._side, region.x // self._side, band)
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path + ".partial", "wb", buffering=0) as file:
@@ -97,31 +105,34 @@ class ScratchLevel:
         except OSError as error:
             raise _scratch_error(self.path, error) from error
 
-    def read(self, y: int, x: int, height: int, width: int, out: NDArray[Any]) -> NDArray[Any]:
-        """Pixels of a region that begins at a chunk's corner, into `out`."""
-        side = self._side
+    def read(self, y: int, x: int, height: int, width: int, out: NDArray[Any], plane: int = 0) -> NDArray[Any]:
+        """Pixels of a region that begins at a chunk's corner, into `out`, see `Reader.read`."""
+        side, band = self._side, plane // self._chunk.shape[2]
         target = out[:height, :width]
         for top in range(0, height, side):
             for left in range(0, width, side):
                 piece = target[top : top + side, left : left + side]
-                self._load(self._chunk_path((y + top) // side, (x + left) // side))
+                self._load(self._chunk_path((y + top) // side, (x + left) // side, band), plane)
                 piece[...] = self._chunk[: piece.shape[0], : piece.shape[1]]
         return target
 
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _load(self, path: str) -> None:
+    def _load(self, path: str, plane: int) -> None:
         try:
             with open(path, "rb", buffering=0) as file:
                 got = file.readinto(memoryview(self._chunk).cast("B"))
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and self._fill is not None:
+                self._chunk[...] = self._fill[plane : plane + self._chunk.shape[2]]
+                return
             raise _scratch_error(path, error, "read") from error
         if got != self._chunk.nbytes:
             raise OutputError(f"scratch chunk {path!r} was cut short; check the temporary disk")
 
-    def _chunk_path(self, row: int, column: int) -> str:
-        return os.path.join(self.path, "c", str(row), str(column), "0")
+    def _chunk_path(self, row: int, column: int, band: int) -> str:
+        return os.path.join(self.path, "c", str(row), str(column), str(band))
 
 
 def _scratch_error(where: str, error: OSError, verb: str = "write") -> OutputError:

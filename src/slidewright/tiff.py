@@ -9,16 +9,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from slidewright.codecs import Encoding
 from slidewright.errors import OutputError
-from slidewright.plan import Level, Plan
+from slidewright.plan import Key, Level, Plan
 
 CLASSIC_LIMIT = (1 << 32) - (1 << 24)  # offsets are 32 bits; the rest is for the tables of the pages
 
 _BUFFER = 1 << 13  # only what is smaller is copied once more on its way to the file
 
-TakeSegment = Callable[[tuple[int, int, int]], bytes]
-"""Gives the segment of (level, row, column), waiting for it if need be."""
+TakeSegment = Callable[[Key], bytes]
+"""Gives a tile's segment, waiting for it if need be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +103,24 @@ def _sync_data(fd: int) -> None:
 
 
 def _segments(layout: Layout, level: Level, take: TakeSegment, sizes: list[int]) -> Iterator[bytes]:
-    for row in range(level.tiles.height):
-        for column in range(level.tiles.width):
-            segment = take((level.index, row, column))
-            sizes[-1] += len(segment)
-            if not layout.bigtiff and sum(sizes) > CLASSIC_LIMIT:
-                raise OutputError("the output does not fit in a classic TIFF (4 GB); write a BigTIFF, or compress more")
-            yield segment
+    for place in np.ndindex(layout.plan.planes, *level.tiles):
+        segment = take((level.index, *place))
+        sizes[-1] += len(segment)
+        if not layout.bigtiff and sum(sizes) > CLASSIC_LIMIT:
+            raise OutputError("the output does not fit in a classic TIFF (4 GB); write a BigTIFF, or compress more")
+        yield segment
+
+
+def _page_shape(layout: Layout, level: Level) -> tuple[int, ...]:
+    """As tifffile wants it: planes first, samples last, neither where there is one."""
+    planes, samples = layout.plan.planes, layout.encoding.samples
+    return (*((planes,) if planes > 1 else ()), *level.size, *((samples,) if samples > 1 else ()))
 
 
 def _page_arguments(layout: Layout, level: Level) -> dict[str, Any]:
     encoding = layout.encoding
     arguments: dict[str, Any] = {
-        "shape": (level.size.height, level.size.width, encoding.samples) if encoding.samples > 1 else tuple(level.size),
+        "shape": _page_shape(layout, level),
         "dtype": encoding.dtype,
         "tile": (encoding.tile, encoding.tile),
         "subfiletype": 1 if level.index else 0,

@@ -15,10 +15,10 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
-from slidewright.block import BlockEncoder
+from slidewright.block import BlockEncoder, Emit
 from slidewright.codecs import Encoding
 from slidewright.errors import SlidewrightError
-from slidewright.plan import Block, Plan
+from slidewright.plan import Block, Key, Plan
 from slidewright.ring import SlotWriter
 from slidewright.scratch import Scratch, ScratchLevel
 from slidewright.sharing import SharedBuffer
@@ -59,7 +59,7 @@ class BlockRunner:
         """Seconds by stage since the start."""
         return {**self._encoder.seconds, "scratch": self._scratch_seconds}
 
-    def run(self, block: Block, emit: Any) -> None:
+    def run(self, block: Block, emit: Emit) -> None:
         """Encode one block, passing its segments to `emit`, and write its reduced piece to the scratch."""
         handed_on = self._encoder.run(self._reader_for(block.pass_index), block, emit)
         if handed_on is not None:
@@ -68,7 +68,7 @@ class BlockRunner:
             assert level is not None and self._work.scratch is not None
             if level not in self._writers:
                 self._writers[level] = self._work.scratch.level(level)
-            self._writers[level].write(*handed_on)
+            self._writers[level].write(*handed_on, band=block.band)
             self._scratch_seconds += perf_counter() - start
 
     def close(self) -> None:
@@ -141,10 +141,10 @@ class _Worker:
         before = {**self._runner.seconds, "wait": self._waited}
         nbytes = 0
 
-        def emit(level: int, row: int, column: int, segment: bytes) -> None:
+        def emit(key: Key, segment: bytes) -> None:
             nonlocal nbytes
             nbytes += len(segment)
-            self._slots.put(level, row, column, segment)
+            self._slots.put(key, segment)
 
         self._runner.run(block, emit)
         self._slots.flush()

@@ -13,8 +13,9 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
+from slidewright.plan import Key
 from slidewright.ring import read_slot
-from slidewright.segments import Key, SegmentStore
+from slidewright.segments import SegmentStore
 from slidewright.sharing import SharedBuffer
 from slidewright.tiff import Layout, write_pyramid
 from slidewright.worker import failure
