@@ -28,8 +28,8 @@ def test_halving_equals_the_oracle(height, width, samples, dtype, method, values
     np.testing.assert_array_equal(halve(method, pixels), next_level(pixels, method))
 
 
-@pytest.mark.parametrize("samples", [1, 3])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("samples", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_halving_writes_into_a_quadrant_and_nowhere_else(samples, dtype):
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (64, 64, samples)).astype(dtype)

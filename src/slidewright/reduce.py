@@ -44,7 +44,9 @@ def _mean(source: Pixels, out: Pixels) -> None:
         return
     if source.shape[2] > 4:  # OpenCV's limit
         for sample in range(source.shape[2]):
-            _mean(source[:, :, sample : sample + 1], out[:, :, sample : sample + 1])
+            plane = np.empty((*out.shape[:2], 1), out.dtype)
+            _mean(source[:, :, sample : sample + 1], plane)
+            out[:, :, sample] = plane[:, :, 0]
         return
     import cv2
 
