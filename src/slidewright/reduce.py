@@ -42,7 +42,7 @@ def _mean(source: Pixels, out: Pixels) -> None:
     if source.dtype not in (np.uint8, np.uint16):
         _mean_of_others(source, out)
         return
-    if source.shape[2] > 4:  # OpenCV's limit
+    if source.shape[2] not in (1, 3, 4):  # more than four OpenCV refuses, two it rounds half to even
         for sample in range(source.shape[2]):
             plane = np.empty((*out.shape[:2], 1), out.dtype)
             _mean(source[:, :, sample : sample + 1], plane)
