@@ -22,6 +22,7 @@ from slidewright.resources import MemoryPlan, plan_memory, usable_cpus
 
 if TYPE_CHECKING:  # NumPy comes with it, and the nursery must be started first
     from slidewright.codecs import Encoding
+    from slidewright.coordinator import Outcome, Run
 
 _LARGE_TILE = 16 << 20
 
@@ -73,17 +74,17 @@ def convert(
     from slidewright.progress import make_callback
 
     started = monotonic()
-    checked = _options(options)
-    with _launcher(checked) as launcher, make_callback(progress) as callback:
+    checked = make_options(options)
+    with make_launcher(checked) as launcher, make_callback(progress) as callback:
         from slidewright.sources import open_source
 
         opened = open_source(source, page=page, series=series, level=level_index)
         name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
-        with _Conversion(opened, dest, checked, name, started) as conversion:
+        with Conversion(opened, dest, checked, name, started) as conversion:
             return conversion.run(launcher, callback)
 
 
-def _options(given: dict[str, Any]) -> ConvertOptions:
+def make_options(given: dict[str, Any]) -> ConvertOptions:
     """The options as a validated value; an unknown name is an OptionError that lists the known ones."""
     known = ConvertOptions.__dataclass_fields__
     for name in given:
@@ -93,14 +94,14 @@ def _options(given: dict[str, Any]) -> ConvertOptions:
 
 
 @contextlib.contextmanager
-def _launcher(options: ConvertOptions) -> Iterator[Any]:
+def make_launcher(options: ConvertOptions) -> Iterator[Any]:
     """A launcher, started first so that its imports run while the source is opened; None for a run in this process."""
     if options.n_workers == 0:
         yield None
         return
-    from slidewright.processes import make_launcher
+    from slidewright import processes
 
-    launcher = make_launcher()
+    launcher = processes.make_launcher()
     try:
         yield launcher
     finally:
@@ -108,7 +109,7 @@ def _launcher(options: ConvertOptions) -> Iterator[Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Decided:
+class Decided:
     """What a run will be, before anything is written."""
 
     encoding: Encoding
@@ -116,7 +117,7 @@ class _Decided:
     memory: MemoryPlan
 
 
-class _Conversion:
+class Conversion:
     """One conversion: decides, makes the temporary things, runs, verifies, commits; removes them whatever happens."""
 
     def __init__(
@@ -131,11 +132,11 @@ class _Conversion:
         self._options = options
         self._started = started
         self._stack = contextlib.ExitStack()
-        self._decided = self._decide()
+        self.decided = self._decide()
         self._destination = Destination(dest, overwrite=options.overwrite, source=source_path)
         self._stack.callback(self._destination.close)
 
-    def __enter__(self) -> _Conversion:
+    def __enter__(self) -> Conversion:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -143,21 +144,29 @@ class _Conversion:
 
     def run(self, launcher: Any, callback: Callable[[Progress], None] | None) -> Report:
         """Do it all; the report of a finished file."""
-        from slidewright.coordinator import Coordinator, Run
+        from slidewright.coordinator import Coordinator
         from slidewright.inline import execute_inline
+
+        run = self.prepare(launcher)
+        outcome = execute_inline(run, callback) if launcher is None else Coordinator(run, launcher, callback).execute()
+        return self.finish(outcome, run, callback)
+
+    def prepare(self, launcher: Any, *, sparse: bool = False) -> Run:
+        """Make the temporary things; what the engine needs. `sparse` says that blocks of background hand nothing on."""
+        from slidewright.coordinator import Run
         from slidewright.scratch import Scratch, ScratchFolder
         from slidewright.tiff import Layout
         from slidewright.worker import BlockWork
 
         options, info = self._options, self._source.info
-        plan, encoding, memory = self._decided.plan, self._decided.encoding, self._decided.memory
+        plan, encoding, memory = self.decided.plan, self.decided.encoding, self.decided.memory
         scratch = None
         owned = list(self._destination.temporary)
         if len(plan.passes) > 1:
             folder = ScratchFolder(options.scratch)
             self._stack.callback(folder.remove)
             owned.append(folder.path)
-            scratch = Scratch(folder.path, plan, encoding.pixels)
+            scratch = Scratch(folder.path, plan, encoding.pixels, sparse)
         if launcher is not None:
             launcher.own(*owned)
         layout = Layout(
@@ -172,7 +181,7 @@ class _Conversion:
         temporary = os.fspath(options.scratch) if options.scratch is not None else tempfile.gettempdir()
         source = self._share(temporary) if launcher is not None else self._source
         work = BlockWork(plan, encoding, source, scratch)
-        run = Run(
+        return Run(
             work,
             layout,
             self._destination.partial,
@@ -182,21 +191,19 @@ class _Conversion:
             memory.store_bytes,
             self._started,
         )
-        if launcher is None:
-            outcome = execute_inline(run, callback)
-        else:
-            coordinator = Coordinator(run, launcher, callback)
-            outcome = coordinator.execute()
+
+    def finish(self, outcome: Outcome, run: Run, callback: Callable[[Progress], None] | None) -> Report:
+        """Check the file and give it its name; the report."""
         begin = monotonic()
         self._check(callback)
         self._destination.commit()
         outcome.seconds["finish"] = monotonic() - begin
         report = self._report(outcome, run.n_workers)
         if callback is not None:
-            callback(_finished(report, plan, outcome.retries))
+            callback(_finished(report, run.layout.plan, outcome.retries))
         return report
 
-    def _decide(self) -> _Decided:
+    def _decide(self) -> Decided:
         from slidewright.codecs import resolve
         from slidewright.kinds import resolve_pixels
 
@@ -214,7 +221,7 @@ class _Conversion:
             planes=encoding.pixels.planes,
             band=band,
         )
-        return _Decided(encoding, plan, memory)
+        return Decided(encoding, plan, memory)
 
     def _share(self, temporary: str) -> Any:
         """The source as the workers can open it: pixels that are only in this process's memory are put into shared
@@ -231,12 +238,12 @@ class _Conversion:
         """Look at the partial file as a reader would, before it gets its name."""
         from slidewright.verify import check_structure, verify_file
 
-        check_structure(self._destination.partial, [level.size for level in self._decided.plan.levels])
+        check_structure(self._destination.partial, [level.size for level in self.decided.plan.levels])
         if self._options.verify:
             verify_file(self._destination.partial, n_workers=self._options.n_workers or None)
 
-    def _report(self, outcome: Any, n_workers: int) -> Report:
-        plan = self._decided.plan
+    def _report(self, outcome: Outcome, n_workers: int) -> Report:
+        plan = self.decided.plan
         return Report(
             destination=str(self._destination.path),
             levels=tuple(
@@ -250,7 +257,7 @@ class _Conversion:
             retries=outcome.retries,
             peak_memory=outcome.peak_memory,
             stages=dict(outcome.seconds),
-            warnings=self._decided.memory.warnings,
+            warnings=self.decided.memory.warnings,
         )
 
 

@@ -66,6 +66,21 @@ class Outcome:
     pixels_done: int = 0
     bytes_received: int = 0
 
+    def progress(self, run: Run, stage: str, workers: int) -> Progress:
+        """A snapshot."""
+        plan = run.layout.plan
+        return Progress(
+            tiles_done=self.tiles_done,
+            tiles_total=plan.n_tiles,
+            pixels_done=self.pixels_done,
+            pixels_total=plan.n_pixels,
+            bytes_written=self.bytes_received,
+            seconds=monotonic() - run.started,
+            workers=workers,
+            retries=self.retries,
+            stage=stage,
+        )
+
     def add_seconds(self, seconds: dict[str, float]) -> None:
         """Add a block's seconds by stage."""
         for name, value in seconds.items():
@@ -118,12 +133,16 @@ class Coordinator:
             self._start()
             for pas in self._run.layout.plan.passes:
                 self._sweep(pas)
-            self._dismiss()
-            while not self._written:
-                self._turn("writing")
-            return self.outcome
+            return self._conclude()
         finally:
             self._ring.close()
+
+    def _conclude(self) -> Outcome:
+        """All blocks are done: send the workers home and wait for the writer."""
+        self._dismiss()
+        while not self._written:
+            self._turn("writing")
+        return self.outcome
 
     def _start(self) -> None:
         run = self._run
@@ -188,13 +207,14 @@ class Coordinator:
         except OSError:
             pass  # it is dead, which its pipe's end will tell
 
-    def _turn(self, stage: str, done: Callable[[Block], None] | None = None) -> None:
-        """Wait for whatever comes next, and handle it."""
+    def _turn(self, stage: str, done: Callable[[Block], None] | None = None, seconds: float = _TICK) -> bool:
+        """Wait for whatever comes next, and handle it; whether anything came within these seconds."""
         assert self._writer is not None
         watched = [*self._seats, *self._launcher.waitable]
         if not self._written:  # the writer may end as soon as it has said so, before the last worker is heard
             watched.append(self._writer.connection)
-        for ready in wait(watched, _TICK):
+        came = wait(watched, seconds)
+        for ready in came:
             if ready is self._writer.connection:
                 self._listen_to_writer()
             elif ready in self._seats:
@@ -202,6 +222,7 @@ class Coordinator:
             elif ready in self._launcher.waitable:
                 self._launcher.attend()
         self._tick(stage)
+        return bool(came)
 
     def _listen_to_worker(self, seat: _Seat, done: Callable[[Block], None] | None) -> None:
         try:
@@ -332,18 +353,7 @@ class Coordinator:
 
     def progress(self, stage: str) -> Progress:
         """A snapshot."""
-        plan, outcome = self._run.layout.plan, self.outcome
-        return Progress(
-            tiles_done=outcome.tiles_done,
-            tiles_total=plan.n_tiles,
-            pixels_done=outcome.pixels_done,
-            pixels_total=plan.n_pixels,
-            bytes_written=outcome.bytes_received,
-            seconds=monotonic() - self._run.started,
-            workers=len(self._seats),
-            retries=outcome.retries,
-            stage=stage,
-        )
+        return self.outcome.progress(self._run, stage, len(self._seats))
 
     def _sample_memory(self) -> None:
         children = [seat.child.pid for seat in self._seats.values()]

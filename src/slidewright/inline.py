@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from time import monotonic, perf_counter
+from time import perf_counter
 
 from slidewright.coordinator import Outcome, Run
 from slidewright.plan import Block, Key
@@ -34,19 +34,8 @@ def execute_inline(run: Run, report: Callable[[Progress], None] | None) -> Outco
                 region = plan.region(block)
                 outcome.pixels_done += region.height * region.width
             if report is not None:
-                report(
-                    Progress(
-                        tiles_done=outcome.tiles_done,
-                        tiles_total=plan.n_tiles,
-                        pixels_done=outcome.pixels_done,
-                        pixels_total=plan.n_pixels,
-                        bytes_written=store.received_bytes,
-                        seconds=monotonic() - run.started,
-                        workers=0,
-                        retries=0,
-                        stage="encoding",
-                    )
-                )
+                outcome.bytes_received = store.received_bytes
+                report(outcome.progress(run, "encoding", 0))
         return segment
 
     begin = perf_counter()
