@@ -24,11 +24,13 @@ if TYPE_CHECKING:
         VerifyError,
     )
     from slidewright.options import ConvertOptions
+    from slidewright.pyramid_writer import PyramidWriter
     from slidewright.report import LevelReport, Progress, Report
     from slidewright.sources import open_source
     from slidewright.verify import verify_file
 
 _HOMES = {
+    "PyramidWriter": "pyramid_writer",
     "convert": "api",
     "open_source": "sources",
     "verify_file": "verify",
@@ -59,6 +61,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "Progress",
+    "PyramidWriter",
     "Report",
     "RunError",
     "SlidewrightError",

@@ -128,7 +128,7 @@ class Conversion:
         source_path: str | None,
         started: float,
     ) -> None:
-        self._source = source
+        self.source = source
         self._options = options
         self._started = started
         self._stack = contextlib.ExitStack()
@@ -142,6 +142,11 @@ class Conversion:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def change(self, source: Any, options: ConvertOptions) -> None:
+        """Another source and options for the same destination, before anything has been prepared."""
+        self.source, self._options = source, options
+        self.decided = self._decide()
+
     def run(self, launcher: Any, callback: Callable[[Progress], None] | None) -> Report:
         """Do it all; the report of a finished file."""
         from slidewright.coordinator import Coordinator
@@ -151,14 +156,14 @@ class Conversion:
         outcome = execute_inline(run, callback) if launcher is None else Coordinator(run, launcher, callback).execute()
         return self.finish(outcome, run, callback)
 
-    def prepare(self, launcher: Any, *, sparse: bool = False) -> Run:
-        """Make the temporary things; what the engine needs. `sparse` says that blocks of background hand nothing on."""
+    def prepare(self, launcher: Any) -> Run:
+        """Make the temporary things; what the engine needs."""
         from slidewright.coordinator import Run
         from slidewright.scratch import Scratch, ScratchFolder
         from slidewright.tiff import Layout
         from slidewright.worker import BlockWork
 
-        options, info = self._options, self._source.info
+        options, info = self._options, self.source.info
         plan, encoding, memory = self.decided.plan, self.decided.encoding, self.decided.memory
         scratch = None
         owned = list(self._destination.temporary)
@@ -166,7 +171,7 @@ class Conversion:
             folder = ScratchFolder(options.scratch)
             self._stack.callback(folder.remove)
             owned.append(folder.path)
-            scratch = Scratch(folder.path, plan, encoding.pixels, sparse)
+            scratch = Scratch(folder.path, plan, encoding.pixels, sparse=getattr(self.source, "sparse", False))
         if launcher is not None:
             launcher.own(*owned)
         layout = Layout(
@@ -179,7 +184,7 @@ class Conversion:
             software=f"slidewright {__version__}",
         )
         temporary = os.fspath(options.scratch) if options.scratch is not None else tempfile.gettempdir()
-        source = self._share(temporary) if launcher is not None else self._source
+        source = self._share(temporary) if launcher is not None else self.source
         work = BlockWork(plan, encoding, source, scratch)
         return Run(
             work,
@@ -207,7 +212,7 @@ class Conversion:
         from slidewright.codecs import resolve
         from slidewright.kinds import resolve_pixels
 
-        options, info = self._options, self._source.info
+        options, info = self._options, self.source.info
         encoding = resolve(options, resolve_pixels(options, info))
         wanted = options.n_workers if options.n_workers is not None else usable_cpus()
         band = 1 if info.planar else encoding.pixels.planes
@@ -227,9 +232,9 @@ class Conversion:
         """The source as the workers can open it: pixels that are only in this process's memory are put into shared
         memory.
         """
-        prepare = getattr(self._source, "prepare", None)
+        prepare = getattr(self.source, "prepare", None)
         if prepare is None:
-            return self._source
+            return self.source
         shared = prepare(temporary)
         self._stack.callback(shared.close)
         return shared

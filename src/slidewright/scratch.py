@@ -54,7 +54,10 @@ class Scratch:
         path = os.path.join(self.folder, f"level-{level}.zarr")
         fill = self.pixels.background if self.sparse else None
         channels = self.plan.band * self.pixels.samples
-        return ScratchLevel(path, self.plan.levels[level].size, half, self.pixels, channels, fill)
+        opened = ScratchLevel(path, self.plan.levels[level].size, half, self.pixels, channels, fill)
+        if fill is not None and channels == self.pixels.channels:
+            opened.blank = np.full((self.plan.tile, self.plan.tile, channels), np.array(fill), self.pixels.dtype)
+        return opened
 
 
 class ScratchLevel:
@@ -69,6 +72,8 @@ class ScratchLevel:
         self._shape = (*size, pixels.channels)
         self._side = chunk
         self._fill = fill
+        self.blank: NDArray[Any] | None = None
+        """A whole tile of background, the answer where none of it has been written, if set."""
         self._chunk: NDArray[Any] = np.zeros((chunk, chunk, channels), np.dtype(pixels.dtype).newbyteorder("<"))
 
     def create(self) -> None:
@@ -108,6 +113,8 @@ class ScratchLevel:
     def read(self, y: int, x: int, height: int, width: int, out: NDArray[Any], plane: int = 0) -> NDArray[Any]:
         """Pixels of a region that begins at a chunk's corner, into `out`, see `Reader.read`."""
         side, band = self._side, plane // self._chunk.shape[2]
+        if self.blank is not None and self.blank.shape[:2] == (height, width) and not self._any(y, x):
+            return self.blank
         target = out[:height, :width]
         for top in range(0, height, side):
             for left in range(0, width, side):
@@ -115,6 +122,14 @@ class ScratchLevel:
                 self._load(self._chunk_path((y + top) // side, (x + left) // side, band), plane)
                 piece[...] = self._chunk[: piece.shape[0], : piece.shape[1]]
         return target
+
+    def _any(self, y: int, x: int) -> bool:
+        """Whether any chunk of the tile at (y, x) has been written."""
+        return any(self.has(y + down, x + right) for down in (0, self._side) for right in (0, self._side))
+
+    def has(self, y: int, x: int) -> bool:
+        """Whether the chunk that holds (y, x) has been written."""
+        return os.path.exists(self._chunk_path(y // self._side, x // self._side, 0))
 
     def close(self) -> None:
         """Nothing is held open."""

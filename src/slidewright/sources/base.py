@@ -86,7 +86,12 @@ class Reader(Protocol):
 
 @runtime_checkable
 class Source(Protocol):
-    """A picklable description of an image and how to open it."""
+    """A picklable description of an image and how to open it.
+
+    A source whose pixels are in the memory of this process has a `prepare(folder)` besides, which gives a source that
+    travels, to be closed at the end. One with large parts of background sets `sparse`, and its readers answer a whole
+    tile of background with their attribute `blank`, which is then encoded once and kept out of the scratch.
+    """
 
     @property
     def info(self) -> SourceInfo:

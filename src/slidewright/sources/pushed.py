@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ class PushedSource:
     tile: int
     n_slots: int
     buffer: SharedBuffer
+    sparse: ClassVar[bool] = True
 
     @classmethod
     def allocate(
