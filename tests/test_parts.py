@@ -101,12 +101,13 @@ def test_shared_buffer_is_anonymous_reserved_and_travels_by_descriptor(tmp_path)
         buffer.close()
 
 
-def test_scratch_is_a_zarr_array(tmp_path):
+@pytest.mark.parametrize("single", [False, True])
+def test_scratch_is_a_zarr_array(tmp_path, single):
     zarr = pytest.importorskip("zarr")
     for dtype in ("uint8", "uint16"):
         folder = tmp_path / dtype
         plan = make_plan(Size(500, 700), 32, block_tiles=2)
-        scratch = Scratch(str(folder), plan, PixelFormat("rgb", dtype, 3, "mean", (1, 2, 3)))
+        scratch = Scratch(str(folder), plan, PixelFormat("rgb", dtype, 3, "mean", (1, 2, 3)), single=single)
         scratch.create()
         size = plan.levels[2].size
         pixels = np.random.default_rng(0).integers(0, 255, (*size, 3)).astype(dtype)
@@ -120,11 +121,12 @@ def test_scratch_is_a_zarr_array(tmp_path):
         np.testing.assert_array_equal(level.read(96, 160, 29, 15, out), pixels[96:125, 160:175])
 
 
+@pytest.mark.parametrize("single", [False, True])
 @pytest.mark.parametrize("band", [1, 3])
-def test_scratch_of_planes_is_read_by_band(tmp_path, band):
+def test_scratch_of_planes_is_read_by_band(tmp_path, band, single):
     zarr = pytest.importorskip("zarr")
     plan = make_plan(Size(200, 70), 32, block_tiles=1, planes=3, band=band)
-    scratch = Scratch(str(tmp_path), plan, PixelFormat("multichannel", "uint16", 3, "mean", (0, 0, 0)))
+    scratch = Scratch(str(tmp_path), plan, PixelFormat("multichannel", "uint16", 3, "mean", (0, 0, 0)), single=single)
     scratch.create()
     level = scratch.level(1)
     pixels = np.random.default_rng(0).integers(0, 65535, (100, 35, 3), dtype=np.uint16)
@@ -140,14 +142,22 @@ def test_scratch_of_planes_is_read_by_band(tmp_path, band):
     np.testing.assert_array_equal(level.read(32, 0, 32, 32, out, last), pixels[32:64, :32, last:])
 
 
-def test_missing_chunk_of_a_scratch_is_background_only_where_it_is_sparse(tmp_path):
+@pytest.mark.parametrize("single", [False, True])
+def test_missing_chunk_of_a_scratch_is_background_only_where_it_is_sparse(tmp_path, single):
     plan = make_plan(Size(100, 100), 32, block_tiles=1)
     pixels = PixelFormat("rgb", "uint8", 3, "mean", (1, 2, 3))
     out = np.empty((32, 32, 3), np.uint8)
-    sparse = Scratch(str(tmp_path), plan, pixels, sparse=True).level(1).read(0, 0, 32, 32, out)
-    assert (sparse == [1, 2, 3]).all()
-    with pytest.raises(OutputError, match="scratch"):
-        Scratch(str(tmp_path), plan, pixels).level(1).read(0, 0, 32, 32, out)
+    scratch = Scratch(str(tmp_path), plan, pixels, sparse=True, single=single)
+    scratch.create()
+    level = scratch.level(1)
+    assert level.read(0, 0, 32, 32, out) is level.blank
+    assert (level.blank == [1, 2, 3]).all()
+    level.write(Region(0, 16, 16, 16), np.full((16, 16, 3), 9, np.uint8))
+    half = level.read(0, 0, 32, 32, out)
+    assert (half[:, :16] == [1, 2, 3]).all()
+    assert (half[:16, 16:] == 9).all()
+    with pytest.raises(OutputError, match=r"a scratch chunk of .* is missing"):
+        Scratch(str(tmp_path), plan, pixels, single=single).level(1).read(0, 0, 32, 32, out)
 
 
 def test_scratch_of_a_dead_run_is_swept_and_of_a_living_one_kept(tmp_path):

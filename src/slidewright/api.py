@@ -171,7 +171,8 @@ class Conversion:
             folder = ScratchFolder(options.scratch)
             self._stack.callback(folder.remove)
             owned.append(folder.path)
-            scratch = Scratch(folder.path, plan, encoding.pixels, sparse=getattr(self.source, "sparse", False))
+            sparse = getattr(self.source, "sparse", False)
+            scratch = Scratch(folder.path, plan, encoding.pixels, sparse=sparse, single=True)
         if launcher is not None:
             launcher.own(*owned)
         layout = Layout(

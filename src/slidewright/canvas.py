@@ -59,7 +59,7 @@ class CanvasSource:
     def _array(self, name: str, stored: PixelFormat) -> ScratchLevel:
         path = os.path.join(self.folder, name)
         fill = (0.0,) * stored.channels
-        return ScratchLevel(path, self.info.size, self.tile, stored, stored.channels, fill)
+        return ScratchLevel(path, self.info.size, self.tile, stored, stored.channels, fill=fill, single=True)
 
 
 class CanvasReader:
@@ -91,7 +91,9 @@ class CanvasReader:
         return answer
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Close the files."""
+        self._values.close()
+        self._weights.close()
 
 
 @dataclass(slots=True)
@@ -144,6 +146,8 @@ class Canvas:
         """Write what is in the cache to the disk."""
         while self._cache:
             self._evict()
+        self._values.close()
+        self._weights.close()
 
     def _refuse_overlap(self, region: Region) -> None:
         for chunk, there, here in self._pieces(region):

@@ -4,10 +4,9 @@ A folder of its own under the temporary folder, one uncompressed zarr v3 array a
 so each block writes exactly one chunk and no two workers ever touch the same. The folder holds a lock file while its
 run lives; a later run removes folders whose lock nobody holds.
 
-A run only ever touches whole chunks of raw bytes, so chunks are written and read as the files they are (zarr core
-specification v3, "regular" grid, "default" chunk keys, "bytes" codec) without the zarr library: importing that costs
-each process 0.25 to 0.35 s, which was a fifth of the time of a 20,000 x 20,000 conversion (docs/design.md). A test
-opens the stores with zarr.
+A run only ever touches whole chunks of raw bytes, so they are written and read (chunkstore.py) without the zarr
+library: importing that costs each process 0.25 to 0.35 s, which was a fifth of the time of a 20,000 x 20,000 conversion
+(docs/design.md). A test opens the stores with zarr.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slidewright.chunkstore import ChunkFiles, ChunkShard, ChunkStore
 from slidewright.errors import OutputError
 from slidewright.geometry import Region, Size
 from slidewright.kinds import PixelFormat
@@ -41,6 +41,8 @@ class Scratch:
     pixels: PixelFormat
     sparse: bool = False
     """Whether a chunk that was never written stands for background; otherwise it is an error."""
+    single: bool = False
+    """Whether an array is one file, for the processes of one machine; otherwise each chunk is one."""
 
     def create(self) -> None:
         """Make the arrays of every pass that hands something on."""
@@ -54,7 +56,9 @@ class Scratch:
         path = os.path.join(self.folder, f"level-{level}.zarr")
         fill = self.pixels.background if self.sparse else None
         channels = self.plan.band * self.pixels.samples
-        opened = ScratchLevel(path, self.plan.levels[level].size, half, self.pixels, channels, fill)
+        opened = ScratchLevel(
+            path, self.plan.levels[level].size, half, self.pixels, channels, fill=fill, single=self.single
+        )
         if fill is not None and channels == self.pixels.channels:
             opened.blank = np.full((self.plan.tile, self.plan.tile, channels), np.array(fill), self.pixels.dtype)
         return opened
@@ -66,7 +70,15 @@ class ScratchLevel:
     """
 
     def __init__(
-        self, path: str, size: Size, chunk: int, pixels: PixelFormat, channels: int, fill: tuple[float, ...] | None
+        self,
+        path: str,
+        size: Size,
+        chunk: int,
+        pixels: PixelFormat,
+        channels: int,
+        *,
+        fill: tuple[float, ...] | None,
+        single: bool,
     ) -> None:
         self.path = path
         self._shape = (*size, pixels.channels)
@@ -75,6 +87,8 @@ class ScratchLevel:
         self.blank: NDArray[Any] | None = None
         """A whole tile of background, the answer where none of it has been written, if set."""
         self._chunk: NDArray[Any] = np.zeros((chunk, chunk, channels), np.dtype(pixels.dtype).newbyteorder("<"))
+        grid = (*size.grid(chunk), pixels.channels // channels)
+        self._store: ChunkStore = ChunkShard(path, grid, self._chunk.nbytes) if single else ChunkFiles(path)
 
     def create(self) -> None:
         """Write the array's metadata."""
@@ -83,30 +97,24 @@ class ScratchLevel:
             "node_type": "array",
             "shape": list(self._shape),
             "data_type": self._chunk.dtype.name,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self._chunk.shape)}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
             "fill_value": 0,
-            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
             "attributes": {},
+            **self._store.metadata(self._chunk.shape),
         }
         try:
             os.makedirs(self.path, exist_ok=True)
             with open(os.path.join(self.path, "zarr.json"), "w", encoding="ascii") as file:
                 json.dump(metadata, file)
+            self._store.create()
         except OSError as error:
             raise _scratch_error(self.path, error) from error
 
     def write(self, region: Region, pixels: NDArray[Any], band: int = 0) -> None:
         """Write a piece that begins at a chunk's corner and fills the chunk as far as the image goes."""
         self._chunk[: region.height, : region.width] = pixels
-        path = self._chunk_path(region.y // self._side, region.x // self._side, band)
         try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path + ".partial", "wb", buffering=0) as file:
-                rest = memoryview(self._chunk).cast("B")
-                while rest:
-                    rest = rest[file.write(rest) :]
-            os.replace(path + ".partial", path)
+            self._store.write((region.y // self._side, region.x // self._side, band), memoryview(self._chunk).cast("B"))
         except OSError as error:
             raise _scratch_error(self.path, error) from error
 
@@ -119,7 +127,7 @@ class ScratchLevel:
         for top in range(0, height, side):
             for left in range(0, width, side):
                 piece = target[top : top + side, left : left + side]
-                self._load(self._chunk_path((y + top) // side, (x + left) // side, band), plane)
+                self._load((y + top) // side, (x + left) // side, band)
                 piece[...] = self._chunk[: piece.shape[0], : piece.shape[1]]
         return target
 
@@ -129,25 +137,23 @@ class ScratchLevel:
 
     def has(self, y: int, x: int) -> bool:
         """Whether the chunk that holds (y, x) has been written."""
-        return os.path.exists(self._chunk_path(y // self._side, x // self._side, 0))
+        return self._store.has((y // self._side, x // self._side, 0))
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Close the file."""
+        self._store.close()
 
-    def _load(self, path: str, plane: int) -> None:
+    def _load(self, row: int, column: int, band: int) -> None:
         try:
-            with open(path, "rb", buffering=0) as file:
-                got = file.readinto(memoryview(self._chunk).cast("B"))
+            got = self._store.read((row, column, band), memoryview(self._chunk).cast("B"))
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and self._fill is not None:
-                self._chunk[...] = self._fill[plane : plane + self._chunk.shape[2]]
-                return
-            raise _scratch_error(path, error, "read") from error
-        if got != self._chunk.nbytes:
-            raise OutputError(f"scratch chunk {path!r} was cut short; check the temporary disk")
-
-    def _chunk_path(self, row: int, column: int, band: int) -> str:
-        return os.path.join(self.path, "c", str(row), str(column), str(band))
+            raise _scratch_error(self.path, error, "read") from error
+        if got is None and self._fill is not None:
+            channels = self._chunk.shape[2]
+            self._chunk[...] = self._fill[band * channels : (band + 1) * channels]
+        elif got != self._chunk.nbytes:
+            lack = "is missing" if got is None else "was cut short"
+            raise OutputError(f"a scratch chunk of {self.path!r} {lack}; check the temporary disk")
 
 
 def _scratch_error(where: str, error: OSError, verb: str = "write") -> OutputError:

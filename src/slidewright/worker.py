@@ -72,14 +72,20 @@ class BlockRunner:
             self._scratch_seconds += perf_counter() - start
 
     def close(self) -> None:
-        """Close the open source."""
+        """Close the open source and scratch levels."""
+        self._close_reader()
+        for level in self._writers.values():
+            level.close()
+        self._writers.clear()
+
+    def _close_reader(self) -> None:
         if self._reader is not None:
             self._reader[1].close()
             self._reader = None
 
     def _reader_for(self, pass_index: int) -> Reader:
         if self._reader is None or self._reader[0] != pass_index:
-            self.close()
+            self._close_reader()
             self._reader = (pass_index, self._open(pass_index))
         return self._reader[1]
 
