@@ -21,7 +21,7 @@ class Stream(NamedTuple):
 
 
 def look(compression: str, data: bytes) -> Stream:
-    """Read the header of a jpeg, jpeg2000, webp, png or jpegxl segment; of another, or a damaged one, nothing is known."""
+    """Read the header of a segment; nothing is known of a codec without one here, or of a damaged one."""
     reader = _READERS.get(compression)
     try:
         return reader(data) if reader is not None else Stream()

@@ -276,9 +276,8 @@ class TiffSlide:
             return page
         first = int(np.flatnonzero(page.counts)[0])
         count, offset = min(int(page.counts[first]), HEAD_BYTES), int(page.offsets[first])
-        lossless = (
-            look(page.compression, os.pread(self._file.fileno(), count, offset)).lossless if offset >= 0 else None
-        )
+        head = os.pread(self._file.fileno(), count, offset) if 0 <= offset < self.bytes else b""
+        lossless = look(page.compression, head).lossless
         name = page.compression
         if page.compression == "jpeg2000":
             name += "-lossy" if lossless is False else ""

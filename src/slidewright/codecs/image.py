@@ -31,13 +31,9 @@ def make_jpeg2000_lossy(encoding: Encoding) -> Encoder:
     from imagecodecs import jpeg2k_encode
 
     psnr = jpeg2000_psnr(encoding.effort or 0) + (_WORD_PSNR if encoding.dtype == "uint16" else 0)
-    settings: dict[str, Any] = {
-        "codecformat": "j2k",
-        "reversible": False,
-        "mct": encoding.samples >= 3,
-        "numthreads": 1,
-    }
-    return lambda tile: bytes(jpeg2k_encode(_squeezed(tile), psnr, **settings))
+    settings: dict[str, Any] = {"level": psnr, "codecformat": "j2k", "reversible": False}
+    settings |= {"mct": encoding.samples >= 3, "numthreads": 1}
+    return lambda tile: bytes(jpeg2k_encode(_squeezed(tile), **settings))
 
 
 def jpeg2000_psnr(quality: int) -> float:

@@ -55,7 +55,7 @@ def _codec(options: ConvertOptions, pixels: PixelFormat) -> Codec:
 
 def _refusal(codec: Codec, pixels: PixelFormat, bits: int, reason: str) -> str:
     able = [name for name, other in CODECS.items() if other.refusal(pixels, bits) is None]
-    words = f"{pixels.words} of {bits} bit{'s' * (bits > 1)}" if pixels.kind == "binary" else pixels.words
+    words = f"a binary mask of {bits} bit{'s' * (bits > 1)} a pixel" if pixels.kind == "binary" else pixels.words
     advice = f"choose one of {', '.join(able)}" if able else "no compression can; convert the pixels first"
     if pixels.kind == "rgba" and pixels.dtype in codec.accepts.get("rgb", ()):
         advice += ", or alpha 'compose'"
