@@ -67,7 +67,7 @@ def write_pyramid(path: str, layout: Layout, take: TakeSegment) -> list[int]:
 
 
 def _correct_tags(path: str, corrections: dict[str, int]) -> None:
-    """Overwrite tags of every page: tifffile's writer refuses some values that its reader knows."""
+    """Overwrite tags of every page with what tifffile's writer would not write; the new values are of the same size."""
     if not corrections:
         return
     import tifffile

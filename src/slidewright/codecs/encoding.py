@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 Encoder = Callable[["NDArray[Any]"], bytes]
 """From a padded tile of one plane, (tile, tile, samples), C-contiguous and in native byte order, to its segment."""
 
-SUBSAMPLING_TAG = {"420": (2, 2), "422": (2, 1), "444": (1, 1)}
+_PACKBITS = 32773
+_SUBSAMPLING_TAG = {"420": (2, 2), "422": (2, 1), "444": (1, 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +66,10 @@ class Encoding:
     def tiff_arguments(self) -> dict[str, Any]:
         """The arguments of `tifffile.TiffWriter.write` that say what segments hold and how they are encoded.
 
-        They include "dtype" where the file's is not that in memory: single bits. `corrections` has the tags to
-        overwrite afterwards.
+        A page of single bits is written as if it were of bytes in PackBits; `corrections` says what it is.
         """
-        codec, pixels = self.codec, self.pixels
-        tag = codec.stand_in or codec.tag
+        pixels = self.pixels
+        tag = _PACKBITS if self.bits == 1 else self.codec.tag
         arguments: dict[str, Any] = {"compression": None if tag == 1 else tag}
         arguments["photometric"] = "rgb" if pixels.kind in ("rgb", "rgba") else "minisblack"
         if pixels.kind == "rgba":
@@ -78,8 +78,6 @@ class Encoding:
             arguments["planarconfig"] = "separate"
         if pixels.colormap is not None:
             arguments |= {"photometric": "palette", "colormap": _whole_palette(pixels.colormap, self.bits)}
-        if self.bits == 1:
-            arguments["dtype"] = "bool"
         if self.predictor != 1:
             arguments["predictor"] = self.predictor
         if self.compression == "jpeg":
@@ -87,12 +85,16 @@ class Encoding:
 
             arguments["jpegtables"] = jpeg_tables(self)
             if self.subsampling is not None:
-                arguments["subsampling"] = SUBSAMPLING_TAG[self.subsampling]
+                arguments["subsampling"] = _SUBSAMPLING_TAG[self.subsampling]
         return arguments
 
     def corrections(self) -> dict[str, int]:
-        """Tags, by tifffile's names, to overwrite in every page: what its writer refuses to write."""
-        return {} if self.codec.stand_in is None else {"Compression": self.codec.tag}
+        """Tags, by tifffile's names, to overwrite in every page after writing.
+
+        tifffile writes no single bits in CCITT, and of others leaves out BitsPerSample, without which OpenSlide refuses
+        the file.
+        """
+        return {"BitsPerSample": 1, "Compression": self.codec.tag} if self.bits == 1 else {}
 
 
 def _whole_palette(colormap: Colormap, bits: int) -> NDArray[Any]:

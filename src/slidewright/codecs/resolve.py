@@ -32,7 +32,7 @@ def resolve(options: ConvertOptions, pixels: PixelFormat) -> Encoding:
         raise OptionError(f"bits applies to binary masks, and these are {pixels.words}: leave it out")
     reason = codec.refusal(pixels, bits)
     if reason is not None:
-        raise OptionError(_refusal(codec, pixels, bits, reason))
+        raise OptionError(_refusal(codec, pixels, options.bits, reason))
     return Encoding(
         compression=codec.name,
         pixels=pixels,
@@ -53,13 +53,22 @@ def _codec(options: ConvertOptions, pixels: PixelFormat) -> Codec:
     return CODECS[name]
 
 
-def _refusal(codec: Codec, pixels: PixelFormat, bits: int, reason: str) -> str:
+def _refusal(codec: Codec, pixels: PixelFormat, bits: int | None, reason: str) -> str:
     able = [name for name, other in CODECS.items() if other.refusal(pixels, bits) is None]
-    words = f"a binary mask of {bits} bit{'s' * (bits > 1)} a pixel" if pixels.kind == "binary" else pixels.words
     advice = f"choose one of {', '.join(able)}" if able else "no compression can; convert the pixels first"
     if pixels.kind == "rgba" and pixels.dtype in codec.accepts.get("rgb", ()):
         advice += ", or alpha 'compose'"
-    return f"compression {codec.name!r} can't encode {words}: {reason}; {advice}"
+    elif pixels.kind == "binary" and "binary" in codec.accepts:
+        advice += f", or bits {codec.bits[0]}"
+    return f"compression {codec.name!r} can't encode {_words(pixels, bits)}: {reason}; {advice}"
+
+
+def _words(pixels: PixelFormat, bits: int | None) -> str:
+    if pixels.kind == "binary":
+        return "a binary mask" if bits is None else f"a binary mask of {bits} bit{'s' * (bits > 1)} a pixel"
+    if pixels.kind == "multichannel":
+        return f"channels of {pixels.dtype}"
+    return pixels.words
 
 
 def _effort(codec: Codec, options: ConvertOptions) -> int | None:

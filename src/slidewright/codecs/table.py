@@ -53,8 +53,6 @@ class Codec:
     """Whether differencing may precede it."""
     bits: tuple[int, ...] = (8,)
     """Bits a pixel of the binary masks that it takes; the first one is the default."""
-    stand_in: int | None = None
-    """The Compression to give to tifffile, where its writer refuses `tag`; `tag` is put in its place afterwards."""
 
     def refusal(self, pixels: PixelFormat, bits: int | None = None) -> str | None:
         """Why it can't encode such pixels, as a clause of a message; None if it can."""
@@ -180,7 +178,6 @@ CODECS: dict[str, Codec] = {
             limits="CCITT codes runs of single bits: binary masks (kind 'binary')",
             make=bilevel.make_ccitt_t4,
             bits=(1,),
-            stand_in=32773,
         ),
         Codec(
             name="ccitt-t6",
@@ -191,7 +188,6 @@ CODECS: dict[str, Codec] = {
             limits="CCITT codes runs of single bits: binary masks (kind 'binary')",
             make=bilevel.make_ccitt_t6,
             bits=(1,),
-            stand_in=32773,
         ),
         Codec(
             name="jpegxl",
@@ -212,8 +208,8 @@ CODECS: dict[str, Codec] = {
             tag=50002,
             title="JPEG XL, lossless",
             lossy=False,
-            accepts=_all(("uint8", "uint16", "float32"), WORDS, WORDS),
-            limits="JPEG XL holds uint8, uint16 and float32",
+            accepts=_all(WORDS, WORDS, WORDS),
+            limits="JPEG XL holds uint8 and uint16 (and float32, of which libjxl's encoder refuses some)",
             make=image.make_jpegxl_lossless,
             effort=Effort("level", 1, 9, 3, "libjxl's effort, from fast to small"),
         ),
