@@ -44,7 +44,8 @@ def compare_levels(slide: TiffSlide, against: Any, resampling: str, threads: int
 
     source = against if hasattr(against, "info") and hasattr(against, "open") else open_source(against)
     first, info = slide.levels[0], source.info
-    if (first.size, first.samples, first.dtype.name) != (info.size, info.samples, info.dtype):
+    dtype = "uint8" if info.dtype == "bool" else info.dtype
+    if (first.size, first.samples, first.dtype.name) != (info.size, info.samples, dtype):
         raise VerifyError(
             f"{slide.path}: level 0 is {first.size} with {first.samples} samples of {first.dtype}, but {info.name} is "
             f"{info.size} with {info.samples} samples of {info.dtype}"
@@ -87,7 +88,7 @@ class _Comparison:
         self._plan = make_plan(first.size, max(first.cell), n_levels=max(numbers) + 1)
         for halved, number in numbers.items():
             page = slide.levels[number]
-            if page.planes > 1 or page.size != self._plan.size_at(halved):
+            if page.size != self._plan.size_at(halved):
                 raise VerifyError(
                     f"{slide.path}: {page.name} is {page.size}; only levels halved and rounded down can be compared"
                 )
@@ -160,7 +161,17 @@ class _Comparison:
     def _compare(self, number: int, region: Region, pixels: NDArray[Any]) -> None:
         """Hold the file's tiles of a level against the oracle's pixels of a region."""
         page = self._slide.levels[number]
-        for index, part in page.tiles_in(region):
+        if page.planes == 1:
+            self._compare_plane(number, 0, region, pixels)
+            return
+        for plane in range(page.planes):
+            self._compare_plane(number, plane, region, pixels[:, :, plane : plane + 1])
+
+    def _compare_plane(self, number: int, plane: int, region: Region, pixels: NDArray[Any]) -> None:
+        page = self._slide.levels[number]
+        first = plane * page.grid.height * page.grid.width
+        for in_plane, part in page.tiles_in(region):
+            index = first + in_plane
             tile = self._slide.decode(page, index)
             if tile is None:
                 raise VerifyError(f"{self._slide.path}: {page.place(index)} is left out, so it can't be compared")

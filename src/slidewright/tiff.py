@@ -61,10 +61,23 @@ def write_pyramid(path: str, layout: Layout, take: TakeSegment) -> list[int]:
                 segments = _segments(layout, level, take, sizes)
                 tiff.write(flusher.watch(segments), **_page_arguments(layout, level))
             file.flush()
+            _correct_tags(path, layout.encoding.corrections())
             os.fsync(file.fileno())
     except OSError as error:
         raise OutputError(f"can't write {path!r}: {error.strerror or error}") from error
     return sizes
+
+
+def _correct_tags(path: str, corrections: dict[str, int]) -> None:
+    """Overwrite tags of every page with what tifffile's writer would not write; the new values are of the same size."""
+    if not corrections:
+        return
+    import tifffile
+
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for page in tiff.pages:
+            for name, value in corrections.items():
+                page.aspage().tags[name].overwrite(value)
 
 
 class _Flusher:

@@ -244,7 +244,9 @@ def _check_lengths(slide: TiffSlide, page: Page, strict: bool, warnings: list[st
 
 def _segment_bytes(page: Page) -> int:
     """Decoded bytes of a full segment."""
-    return page.cell.height * page.cell.width * (page.samples // page.planes) * page.dtype.itemsize
+    samples = page.cell.width * (page.samples // page.planes)
+    row = (samples + 7) // 8 if page.bits == 1 else samples * page.dtype.itemsize
+    return page.cell.height * row
 
 
 def _check_ranges(slide: TiffSlide, strict: bool, warnings: list[str]) -> None:
