@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from slidewright.errors import SourceError
+from slidewright.errors import OptionError, SourceError
 
 DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
 MAX_CHANNELS = 100
@@ -52,3 +52,23 @@ def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
     if 0 in shape:
         raise SourceError(f"{name} has shape {shape}, which holds no pixel")
     return height, width, samples
+
+
+def option_shape(shape: Any) -> tuple[int, ...]:
+    """The option `shape` as whole numbers above 0; OptionError for anything else."""
+    values = tuple(shape) if isinstance(shape, (tuple, list)) else ()
+    whole = all(hasattr(value, "__index__") and not isinstance(value, bool) and value > 0 for value in values)
+    if len(values) not in (2, 3) or not whole:
+        raise OptionError(f"shape {shape!r} must be (height, width) or (height, width, samples), all above 0")
+    return tuple(int(value) for value in values)
+
+
+def option_dtype(dtype: Any) -> str:
+    """The option `dtype` as a name; OptionError for what pixels can't be."""
+    try:
+        name = str(np.dtype(dtype).name)
+    except TypeError:
+        name = ""
+    if name not in DTYPES:
+        raise OptionError(f"dtype {dtype!r} must be one of {', '.join(DTYPES)}")
+    return name
