@@ -59,15 +59,17 @@ class WideStripsSource:
         """
         info = self.info
         assert info.grid is not None
-        row_bytes = info.size.width * info.samples * info.itemsize
-        buffer = SharedBuffer.allocate(info.size.height * row_bytes, folder, on_disk=True)
+        buffer = SharedBuffer.allocate(int(np.prod(info.shape)) * info.itemsize, folder, on_disk=True)
         reader = self.source.open()
         try:
-            strip = np.empty((info.grid.height, info.size.width, info.samples), info.dtype)
-            for y in range(0, info.size.height, info.grid.height):
-                height = min(info.grid.height, info.size.height - y)
-                rows = reader.read(y, 0, height, info.size.width, strip)
-                _write(buffer, y * row_bytes, memoryview(np.ascontiguousarray(rows)).cast("B"))
+            step = 1 if info.planar else info.samples
+            strip = np.empty((info.grid.height, info.size.width, step), info.dtype)
+            for plane, offset in enumerate(_offsets(info)):
+                for y in range(0, info.size.height, info.grid.height):
+                    height = min(info.grid.height, info.size.height - y)
+                    rows = reader.read(y, 0, height, info.size.width, strip, plane)
+                    place = offset + y * info.size.width * step * info.itemsize
+                    _write(buffer, place, memoryview(np.ascontiguousarray(rows)).cast("B"))
         except BaseException:
             buffer.close()
             raise
@@ -88,11 +90,19 @@ class UnpackedSource:
         if self.buffer.fd is None:
             raise SourceError(f"{self.info.name}: its unpacked strips were given back already")
         file = PixelFile(self.info.name, os.dup(self.buffer.fd))
-        return RowsReader(file, 0, self.info.size, self.info.samples, np.dtype(self.info.dtype))
+        offsets = _offsets(self.info)
+        offset = offsets if self.info.planar else offsets[0]
+        return RowsReader(file, offset, self.info.size, self.info.samples, np.dtype(self.info.dtype))
 
     def close(self) -> None:
         """Give the disk space back."""
         self.buffer.close()
+
+
+def _offsets(info: SourceInfo) -> list[int]:
+    """Where each plane begins in the unpacked file: channels one after the other, or a single plane of whole pixels."""
+    plane_bytes = info.size.height * info.size.width * info.itemsize
+    return [channel * plane_bytes for channel in range(info.samples)] if info.planar else [0]
 
 
 def _write(buffer: SharedBuffer, offset: int, data: memoryview) -> None:

@@ -1,0 +1,72 @@
+"""Pillow images as arrays: which mode is which kind of image.
+
+Modes whose samples are not those of a slide (CMYK, YCbCr, LAB and others) become RGB, as Pillow converts them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidewright.errors import SourceError
+from slidewright.sources.array import ArraySource
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_KINDS = {"1": "binary", "L": "grey", "P": "labels", "RGB": "rgb", "RGBA": "rgba", "I": "grey", "F": "grey"}
+_SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
+_CONVERTED = {"LA": "RGBA", "La": "RGBA", "PA": "RGBA", "RGBa": "RGBA"}
+_PROFILED = ("RGB", "RGBA", "L", "LA")
+
+
+def pil_source(image: Image) -> ArraySource:
+    """A Pillow image as a source, with its palette as the colours of labels (mode P) and its ICC profile.
+
+    Raises
+    ------
+    SourceError
+        When Pillow can't load it, or can't turn its mode into RGB.
+    """
+    name = f"Pillow image of mode {image.mode}"
+    pixels, mode = pil_pixels(image, name)
+    return ArraySource(
+        pixels,
+        name,
+        kind=_KINDS.get(mode, "grey"),
+        colormap=_colormap(image) if mode == "P" else None,
+        icc_profile=image.info.get("icc_profile") if image.mode in _PROFILED else None,
+    )
+
+
+def pil_pixels(image: Image, name: str) -> tuple[NDArray[Any], str]:
+    """(height, width[, samples]) pixels, and the mode that they are in."""
+    try:
+        if image.mode not in _KINDS and image.mode not in _SIXTEEN:
+            image = _lab_to_rgb(image) if image.mode == "LAB" else image.convert(_CONVERTED.get(image.mode, "RGB"))
+        return np.asarray(image), image.mode
+    except Exception as error:  # a damaged file that is only read now, or a conversion that Pillow does not have
+        raise SourceError(
+            f"{name} can't be read ({type(error).__name__}: {error}); check the file it is from, or convert it to RGB"
+        ) from error
+
+
+def _lab_to_rgb(image: Image) -> Image:
+    from PIL import ImageCms
+
+    profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    transform = ImageCms.buildTransform(*profiles, "LAB", "RGB")
+    converted = ImageCms.applyTransform(image, transform)
+    assert converted is not None  # it is None only for a transform in place
+    return converted
+
+
+def _colormap(image: Image) -> tuple[tuple[int, int, int], ...] | None:
+    """The palette, 8 bits a colour, as (red, green, blue) of 0 to 65535."""
+    values = image.getpalette("RGB")
+    if not values:
+        return None
+    colors = np.array(values, np.int64).reshape(-1, 3) * 257
+    return tuple((int(red), int(green), int(blue)) for red, green, blue in colors)
