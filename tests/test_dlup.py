@@ -47,7 +47,8 @@ def test_constructor_takes_the_arguments_of_every_generation_by_name_and_the_com
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "levels"), [(64, 64, 1), (65, 65, 2), (512, 512, 4), (513, 700, 5), (130, 4000, 3), (20, 500, 1)]
+    ("height", "width", "levels"),
+    [(64, 64, 1), (65, 65, 2), (512, 512, 4), (513, 700, 5), (130, 4000, 3), (20, 500, 1)],
 )
 def test_levels_are_as_many_and_as_large_as_dlups(tmp_path, height, width, levels):
     """dlup: ceil(log2(side / tile)) of the shorter side, and each side floored."""
@@ -120,7 +121,7 @@ def test_fax4_writes_bits(tmp_path):
 
 
 def test_quality_of_a_lossless_compression_is_dlups_error_but_03_gave_it_to_all(tmp_path):
-    with pytest.raises(ValueError, match="Quality is not supported for the .* compression type"):
+    with pytest.raises(ValueError, match=r"Quality is not supported for the .* compression type"):
         TifffileImageWriter(tmp_path / "x.tif", (10, 10), 1.0, compression=TiffCompression.ZSTD, quality=80)
     write(tmp_path / "x.tif", image(80, 80), quality=100, interpolator=Resampling.LANCZOS).close()
 

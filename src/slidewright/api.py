@@ -36,6 +36,8 @@ def convert(
     page: int | None = None,
     series: int | None = None,
     level_index: int | None = None,
+    shape: tuple[int, ...] | None = None,
+    dtype: Any = None,
     progress: ProgressOption = False,
     **options: Any,
 ) -> Report:
@@ -44,12 +46,16 @@ def convert(
     Parameters
     ----------
     source
-        A path (TIFF, SVS, zarr, .npy, or what OpenSlide reads), a NumPy array of shape (height, width[, 1 or 3]), a
-        zarr array or group, or a `slidewright.sources.base.Source`. Pixels are uint8 (grey or RGB) or uint16 (grey).
+        A path (TIFF, SVS, zarr, .npy, or what OpenSlide reads), a NumPy array of shape (height, width[, samples]), a
+        zarr array or group, a PIL image, a map-style dataset of tiles (indexed in the workers), a function of (y, x,
+        height, width) that gives an array (called in the workers), or a `slidewright.sources.base.Source`.
     dest
         The file to write. It appears under this name only when it is complete.
     page, series, level_index
         Which image of a file with several: a page of a TIFF, or a series and a level of it; by default the largest.
+    shape, dtype
+        Of a dataset or a function: (height, width[, samples]) of the image and the dtype of its pixels, where it does
+        not say so itself.
     progress
         True shows a bar on a terminal and plain lines elsewhere; a callable gets a `Progress` a few times a second.
     **options
@@ -78,7 +84,7 @@ def convert(
     with make_launcher(checked) as launcher, make_callback(progress) as callback:
         from slidewright.sources import open_source
 
-        opened = open_source(source, page=page, series=series, level=level_index)
+        opened = open_source(source, page=page, series=series, level=level_index, shape=shape, dtype=dtype)
         name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
         with Conversion(opened, dest, checked, name, started) as conversion:
             return conversion.run(launcher, callback)
@@ -160,6 +166,7 @@ class Conversion:
         """Make the temporary things; what the engine needs."""
         from slidewright.coordinator import Run
         from slidewright.scratch import Scratch, ScratchFolder
+        from slidewright.sources.adapt import adapted
         from slidewright.tiff import Layout
         from slidewright.worker import BlockWork
 
@@ -185,7 +192,9 @@ class Conversion:
             software=f"slidewright {__version__}",
         )
         temporary = os.fspath(options.scratch) if options.scratch is not None else tempfile.gettempdir()
-        source = self._share(temporary) if launcher is not None else self.source
+        source = adapted(self.source, encoding.pixels, options)
+        if launcher is not None:
+            source = self._share(source, temporary)
         work = BlockWork(plan, encoding, source, scratch)
         return Run(
             work,
@@ -229,13 +238,13 @@ class Conversion:
         )
         return Decided(encoding, plan, memory)
 
-    def _share(self, temporary: str) -> Any:
+    def _share(self, source: Any, temporary: str) -> Any:
         """The source as the workers can open it: pixels that are only in this process's memory are put into shared
         memory.
         """
-        prepare = getattr(self.source, "prepare", None)
+        prepare = getattr(source, "prepare", None)
         if prepare is None:
-            return self.source
+            return source
         shared = prepare(temporary)
         self._stack.callback(shared.close)
         return shared

@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from slidewright.pyramid_writer import PyramidWriter
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from slidewright.api import ProgressOption
 
 
-class TiffCompression(str, Enum):
+class TiffCompression(StrEnum):
     """The compressions that dlup names; dlup's own members are understood too, and so is any name of slidewright's."""
 
     NONE = "NONE"
@@ -188,7 +188,7 @@ class TifffileImageWriter:
         return "nearest" if self._nearest else None
 
     def _count_levels(self) -> int:
-        """dlup's rule: the shorter side decides (writers.py, `n_subresolutions`)."""
+        """Dlup's rule: the shorter side decides (writers.py, `n_subresolutions`)."""
         if not self._pyramid:
             return 1
         return 1 + max(0, math.ceil(math.log2(min(self._shape[:2]) / self._tile)))
@@ -196,7 +196,7 @@ class TifffileImageWriter:
     def _description(self) -> str:
         size = {"PhysicalSizeX": self._mpp[0], "PhysicalSizeXUnit": "µm"}
         size |= {"PhysicalSizeY": self._mpp[1], "PhysicalSizeYUnit": "µm"}
-        return json.dumps({"shape": list(self._shape), **size, **self._metadata})
+        return json.dumps({"shape": list(self._shape[: 3 if self._shape[2] > 1 else 2]), **size, **self._metadata})
 
 
 def _square(tile_size: tuple[int, int]) -> int:
@@ -216,7 +216,7 @@ def _is_nearest(interpolator: Any, anti_aliasing: bool) -> bool:
 
 
 def _compression(compression: Any, quality: int | None) -> str:
-    """slidewright's name for it; raises ValueError for one that nobody knows."""
+    """Slidewright's name for it; raises ValueError for one that nobody knows."""
     from slidewright.codecs import CODECS, canonical
 
     name = "none" if compression is None else str(getattr(compression, "value", compression))

@@ -68,6 +68,11 @@ class AdaptedSource:
             return _Flags(reader, check, info)
         return _Narrowing(reader, check, info) if info.dtype != pixels.dtype else _Checking(reader, check, info)
 
+    @property
+    def sparse(self) -> bool:
+        """See `Source`."""
+        return bool(getattr(self.source, "sparse", False))
+
     def prepare(self, folder: str | None = None) -> AdaptedSource:
         """The same of a source that other processes can open, see its own `prepare`; to be closed by the caller."""
         prepare = getattr(self.source, "prepare", None)
@@ -87,6 +92,8 @@ class _Checking:
         self._reader, self._check, self._name = reader, check, info.name
         self._samples, self._dtype = info.samples, info.dtype
         self._buffer: Pixels = np.empty((0, 0, 0), info.dtype)
+        self.blank: Pixels | None = getattr(reader, "blank", None)
+        """See `Source`."""
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
         """The pixels of a region, see `Reader.read`."""
@@ -121,11 +128,16 @@ class _Composing(_Checking):
 
     def __init__(self, reader: Reader, check: Check | None, info: SourceInfo, background: tuple[float, ...]) -> None:
         super().__init__(reader, check, info)
-        self._background = background
+        self._background, self._blank = background, self.blank
+        if self._blank is not None:
+            self.blank = np.empty((*self._blank.shape[:2], 3), self._blank.dtype)
+            compose(self._blank, background, self.blank)
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
         """The pixels of a region, see `Reader.read`."""
         rgba = self._reader.read(y, x, height, width, self._room(out, self._samples))
+        if self.blank is not None and rgba is self._blank:
+            return self.blank
         compose(rgba, self._background, out[:height, :width])
         return out[:height, :width]
 
