@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slidewright.cli.common import debug_option, human_bytes, hush_libraries, plural, say, warn
+from slidewright.cli.kinds import kind_options
 from slidewright.options import RESAMPLINGS, SUBSAMPLINGS, ConvertOptions
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _pixels(function: Any) -> Any:
             click.option(
                 "--resampling",
                 type=click.Choice(RESAMPLINGS),
-                help=f"How levels are made.  [default: {_DEFAULTS['resampling']}]",
+                help="How levels are made.  [default: mean; of labels and masks nearest]",
             ),
             click.option(
                 "--mpp",
@@ -146,6 +147,7 @@ def _running(function: Any) -> Any:
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @_pixels
+@kind_options
 @_source
 @_running
 @click.pass_context
