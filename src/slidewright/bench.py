@@ -248,7 +248,7 @@ def _codec(settings: Settings) -> dict[str, Any]:
     if settings.compression == "jpeg":
         options |= {"quality": settings.quality, "subsampling": "420"}
     elif settings.compression in LEVELS:
-        options["level"] = LEVELS[settings.compression]
+        options |= {"level": LEVELS[settings.compression], "predictor": False}
     return options
 
 

@@ -60,7 +60,7 @@ class ConvertOptions:
     """JPEG chroma subsampling of RGB: "420" (default), "422", "444"."""
     predictor: bool | None = None
     """Horizontal differencing (TIFF 6.0 section 14; of float, Adobe's technical note 3) before lzw, deflate or zstd;
-    default on for images, off for labels and binary masks.
+    default on for images of integers, off for float, labels and binary masks.
     """
     kind: str | None = None
     """What the pixels are: "rgb", "rgba", "grey", "multichannel" (planes of their own), "labels" (annotations),

@@ -9,6 +9,7 @@ import click
 
 from slidewright.cli.common import debug_option, human_bytes, hush_libraries, plural, say, warn
 from slidewright.cli.kinds import kind_options
+from slidewright.codecs import CODECS, DEFAULT, DEFAULT_IMAGE
 from slidewright.options import RESAMPLINGS, SUBSAMPLINGS, ConvertOptions
 
 if TYPE_CHECKING:
@@ -40,6 +41,16 @@ def _read_subsampling(_: click.Context, __: click.Parameter, value: str | None) 
     return plain
 
 
+def _effort_help(name: str, intro: str) -> str:
+    """Range and default of quality or level, by compression; those that agree are named together."""
+    ranges: dict[str, list[str]] = {}
+    for codec in CODECS.values():
+        if codec.effort is not None and codec.effort.name == name:
+            words = f"{codec.effort.low} to {codec.effort.high}, default {codec.effort.default}"
+            ranges.setdefault(words, []).append(codec.name)
+    return f"{intro}: {'; '.join(', '.join(names) + ' ' + words for words, names in ranges.items())}."
+
+
 def _pixels(function: Any) -> Any:
     """The options about pixels and compression."""
     for option in reversed(
@@ -53,11 +64,11 @@ def _pixels(function: Any) -> Any:
             click.option(
                 "--compression",
                 metavar="NAME",
-                help=f"jpeg, deflate, zstd or none.  [default: {_DEFAULTS['compression']}]",
+                help=f"{', '.join(CODECS)}.  [default: {DEFAULT_IMAGE} for RGB and grey of 8 bits, else {DEFAULT}]",
             ),
-            click.option("--quality", type=int, metavar="Q", help="JPEG quality, 1 to 100.  [default: 90]"),
+            click.option("--quality", type=int, metavar="Q", help=_effort_help("quality", "Of a lossy compression")),
             click.option(
-                "--level", type=int, metavar="N", help="Effort of a lossless codec.  [default: deflate 6, zstd 3]"
+                "--level", type=int, metavar="N", help=_effort_help("level", "Effort of a lossless compression")
             ),
             click.option(
                 "--subsampling",
@@ -68,7 +79,8 @@ def _pixels(function: Any) -> Any:
             click.option(
                 "--predictor/--no-predictor",
                 default=None,
-                help="Horizontal differencing before deflate or zstd.  [default: no]",
+                help=f"Differencing before {', '.join(name for name, codec in CODECS.items() if codec.predictor)}.  "
+                "[default: of images of integers]",
             ),
             click.option(
                 "--levels", type=int, metavar="N", help="Number of levels.  [default: until one tile holds it]"

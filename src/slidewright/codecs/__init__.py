@@ -7,6 +7,17 @@ table.
 
 from slidewright.codecs.encoding import Encoder, Encoding
 from slidewright.codecs.resolve import resolve
-from slidewright.codecs.table import ALIASES, CODECS, Codec, Effort, canonical
+from slidewright.codecs.table import ALIASES, CODECS, DEFAULT, DEFAULT_IMAGE, Codec, Effort, canonical
 
-__all__ = ["ALIASES", "CODECS", "Codec", "Effort", "Encoder", "Encoding", "canonical", "resolve"]
+__all__ = [
+    "ALIASES",
+    "CODECS",
+    "DEFAULT",
+    "DEFAULT_IMAGE",
+    "Codec",
+    "Effort",
+    "Encoder",
+    "Encoding",
+    "canonical",
+    "resolve",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slidewright.codecs.encoding import Encoding
-from slidewright.codecs.table import CODECS, MASKS, Codec, canonical
+from slidewright.codecs.table import CODECS, DEFAULT, DEFAULT_IMAGE, MASKS, Codec, canonical
 from slidewright.errors import OptionError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def resolve(options: ConvertOptions, pixels: PixelFormat) -> Encoding:
 
 def _codec(options: ConvertOptions, pixels: PixelFormat) -> Codec:
     if options.compression is None:
-        return CODECS["jpeg" if pixels.kind in ("rgb", "grey") and pixels.dtype == "uint8" else "deflate"]
+        return CODECS[DEFAULT_IMAGE if pixels.kind in ("rgb", "grey") and pixels.dtype == "uint8" else DEFAULT]
     name = canonical(options.compression)
     if name is None:
         raise OptionError(f"compression {options.compression!r} is not known; choose one of {', '.join(CODECS)}")

@@ -110,7 +110,7 @@ CODECS: dict[str, Codec] = {
             effort=Effort(
                 "quality",
                 *_QUALITY,
-                "a tile's PSNR in dB, 20 + quality / 5, so 38 at 90; 24 dB more for uint16, as if its peak were 4095",
+                "the PSNR asked of OpenJPEG: 20 + quality / 5 dB, so 38 at 90; of uint16, 24 dB more, as if its peak were 4095",
             ),
         ),
         Codec(
@@ -215,6 +215,9 @@ CODECS: dict[str, Codec] = {
         ),
     )
 }
+
+DEFAULT_IMAGE = "jpeg"  # of RGB and grey of uint8
+DEFAULT = "deflate"
 
 ALIASES = {
     "adobe-deflate": "deflate",
