@@ -45,22 +45,13 @@ def pil_pixels(image: Image, name: str) -> tuple[NDArray[Any], str]:
     """(height, width[, samples]) pixels, and the mode that they are in."""
     try:
         if image.mode not in _KINDS and image.mode not in _SIXTEEN:
-            image = _lab_to_rgb(image) if image.mode == "LAB" else image.convert(_CONVERTED.get(image.mode, "RGB"))
+            straight = image.convert("LA") if image.mode == "La" else image  # Pillow goes no further in one step
+            image = straight.convert(_CONVERTED.get(image.mode, "RGB"))
         return np.asarray(image), image.mode
     except Exception as error:  # a damaged file that is only read now, or a conversion that Pillow does not have
         raise SourceError(
             f"{name} can't be read ({type(error).__name__}: {error}); check the file it is from, or convert it to RGB"
         ) from error
-
-
-def _lab_to_rgb(image: Image) -> Image:
-    from PIL import ImageCms
-
-    profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    transform = ImageCms.buildTransform(*profiles, "LAB", "RGB")
-    converted = ImageCms.applyTransform(image, transform)
-    assert converted is not None  # it is None only for a transform in place
-    return converted
 
 
 def _colormap(image: Image) -> tuple[tuple[int, int, int], ...] | None:

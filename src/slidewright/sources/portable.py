@@ -11,7 +11,9 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pickle import HIGHEST_PROTOCOL
+from types import MethodType
 from typing import Any
 
 from slidewright.errors import SourceError
@@ -105,7 +107,10 @@ def _by_value(obj: Any) -> Iterator[None]:
 def _module_names(obj: Any) -> set[str]:
     """The modules that define an object, its class and base classes, and what it has as attributes."""
     parts = [obj, *getattr(obj, "__dict__", {}).values()]
-    parts += [getattr(obj, name) for name in ("func", "__func__", "__self__") if hasattr(obj, name)]
+    if isinstance(obj, partial):
+        parts.append(obj.func)
+    elif isinstance(obj, MethodType):
+        parts += [obj.__func__, obj.__self__]
     owners = [owner for part in parts for owner in (part, *type(part).__mro__)]
     return {name for owner in owners if isinstance(name := getattr(owner, "__module__", None), str)}
 

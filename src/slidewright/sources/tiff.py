@@ -113,6 +113,9 @@ def _select(tiff: Any, path: str, page: int | None, series: int, level: int) -> 
         raise SourceError(f"{path}: {_which(series, level)} has no image")
     first = first.aspage()
     if int(np.prod(chosen.shape)) == int(np.prod(first.shape)):
+        images = int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
+        if images > 1 and images > len(tiff.pages):  # tifffile only logs that, and shows the first
+            raise SourceError(f"{path}: ImageJ put {images} images into it, and it has not all; copy the file again")
         return _Image((first,))
     if [axis for axis, length in zip(chosen.axes, chosen.shape, strict=True) if length > 1 and axis not in "YX"] != [
         "C"
