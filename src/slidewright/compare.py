@@ -27,7 +27,7 @@ _KEEP_BYTES = 1 << 26  # a larger reduced level goes to a temporary file
 Match = tuple[bool, float, float]
 
 
-def compare_levels(slide: TiffSlide, against: Any, resampling: str, threads: int) -> dict[int, Match]:
+def compare_levels(slide: TiffSlide, against: Any, resampling: str | None, threads: int) -> dict[int, Match]:
     """Compare every level with the oracle made from `against`.
 
     Returns
@@ -50,7 +50,8 @@ def compare_levels(slide: TiffSlide, against: Any, resampling: str, threads: int
             f"{slide.path}: level 0 is {first.size} with {first.samples} samples of {first.dtype}, but {info.name} is "
             f"{info.size} with {info.samples} samples of {info.dtype}"
         )
-    return _Comparison(slide, source, resampling, threads).run()
+    masks = first.masks or info.kind in ("labels", "binary") or info.dtype == "bool"
+    return _Comparison(slide, source, resampling or ("nearest" if masks else "mean"), threads).run()
 
 
 class _Tally:

@@ -194,6 +194,11 @@ class Page:
     counts: NDArray[np.int64]
 
     @property
+    def masks(self) -> bool:
+        """Whether pixels are labels or bits, of which no mean can be made."""
+        return int(self.page.photometric) == 3 or int(self.page.bitspersample) == 1
+
+    @property
     def bytes(self) -> int:
         """Encoded bytes of all segments."""
         return int(self.counts.sum())

@@ -65,7 +65,7 @@ def verify_file(
     path: str | os.PathLike[str],
     *,
     against: Any = None,
-    resampling: str = "mean",
+    resampling: str | None = None,
     n_workers: int | None = None,
     decode: Decode = "all",
     min_psnr: float | None = None,
@@ -80,7 +80,8 @@ def verify_file(
         A source (anything `slidewright.open_source` takes) that level 0 must equal, exactly for lossless compression;
         each further level must equal the one below it, reduced, unencoded.
     resampling
-        How the levels were reduced: "mean" (default), "nearest", "mode", "max" or "min".
+        How the levels were reduced, one of `options.RESAMPLINGS`; default "mean", and "nearest" for files with a
+        palette or of single bits and for sources of labels or masks.
     n_workers
         Threads that decode; default as many as this process may use.
     decode
