@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
 import textwrap
@@ -149,7 +150,7 @@ def test_other_bad_arguments_are_refused(tmp_path):
 
 def test_metadata_and_the_size_of_a_pixel_are_in_the_description(tmp_path):
     with write(tmp_path / "out.tif", image(80, 90), mpp=(0.25, 0.5), metadata={"Author": "me"}) as tiff:
-        (metadata,) = tiff.shaped_metadata
+        metadata = json.loads(tiff.pages.first.description)
     assert metadata["PhysicalSizeX"] == 0.25
     assert metadata["PhysicalSizeYUnit"] == "µm"
     assert metadata["Author"] == "me"

@@ -67,7 +67,8 @@ class TifffileImageWriter:
         For lossy compressions; default as documented for the compression, and 100 where `interpolator` is given (dlup
         0.3). WebP without a quality, or of 100, is lossless, as it is in dlup.
     metadata
-        Written into the ImageDescription beside the size of a pixel, as JSON, as tifffile does for dlup.
+        Written into the ImageDescription beside the size of a pixel, as JSON; without the "shape" that tifffile puts there
+        for dlup, and expects on every level then.
     interpolator
         dlup 0.3: NEAREST keeps the top left of 2 x 2 pixels; any other means the mean here.
     anti_aliasing
@@ -196,7 +197,7 @@ class TifffileImageWriter:
     def _description(self) -> str:
         size = {"PhysicalSizeX": self._mpp[0], "PhysicalSizeXUnit": "µm"}
         size |= {"PhysicalSizeY": self._mpp[1], "PhysicalSizeYUnit": "µm"}
-        return json.dumps({"shape": list(self._shape[: 3 if self._shape[2] > 1 else 2]), **size, **self._metadata})
+        return json.dumps({**size, **self._metadata})
 
 
 def _square(tile_size: tuple[int, int]) -> int:
