@@ -15,6 +15,7 @@ import tifffile
 from PIL import Image
 from test_engine import assert_levels_equal_oracle, image
 
+import slidewright
 from slidewright.dlup import TiffCompression, TifffileImageWriter
 from slidewright.errors import OptionError, SourceError
 
@@ -188,6 +189,30 @@ def test_integer_masks_are_taken_where_they_fit(tmp_path):
         np.testing.assert_array_equal(tiff.asarray(), mask)
     with pytest.raises(SourceError, match="expected 64x64x1 of uint8"):
         write(tmp_path / "bad.tif", mask + 300, is_mask=True)
+
+
+def test_rgba_tiles_of_an_rgb_image_are_composed_on_white(tmp_path):
+    rgba = np.dstack([image(100, 80), np.full((100, 80), 255, np.uint8)])
+    rgba[:50, :, 3] = 0
+    writer = TifffileImageWriter(tmp_path / "a.tif", (80, 100, 3), 0.5, (64, 64), compression="zstd", n_workers=0)
+    writer.from_tiles_iterator(tiles_of(rgba))
+    pixels = tifffile.imread(tmp_path / "a.tif")
+    assert (pixels[:50] == 255).all()
+    np.testing.assert_array_equal(pixels[50:], rgba[50:, :, :3])
+
+
+def test_real_dlup_dataset_through_its_iterator_and_in_the_workers(tmp_path, real_slide):
+    """dlup 0.9 where it is installed; its dataset's tiles are not always the same, so a few may differ."""
+    dataset = pytest.importorskip("dlup.data.dataset", reason="dlup is not installed")
+    slide = pytest.importorskip("dlup").SlideImage.from_file_path(real_slide)
+    config = dataset.TilingConfig(mpp=slide.mpp, tile_size=(512, 512))
+    tiles = dataset.SlideDataset.from_standard_tiling(real_slide, tiling_config=config)
+    writer = TifffileImageWriter(tmp_path / "a.tif", (*slide.size, 3), slide.mpp, pyramid=True, compression="zstd")
+    writer.from_tiles_iterator(np.asarray(sample.image.to_numpy()) for sample in tiles)
+    slidewright.convert(tiles, tmp_path / "b.tif", compression="zstd", levels=4)
+    one, other = (tifffile.imread(tmp_path / name) for name in ("a.tif", "b.tif"))
+    assert one.shape == other.shape == (2967, 2220, 3)
+    assert np.mean(one == other) > 0.85
 
 
 def test_script_without_a_main_guard_works(tmp_path):

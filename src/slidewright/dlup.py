@@ -67,8 +67,8 @@ class TifffileImageWriter:
         For lossy compressions; default as documented for the compression, and 100 where `interpolator` is given (dlup
         0.3). WebP without a quality, or of 100, is lossless, as it is in dlup.
     metadata
-        Written into the ImageDescription beside the size of a pixel, as JSON; without the "shape" that tifffile puts there
-        for dlup, and expects on every level then.
+        Written into the ImageDescription beside the size of a pixel, as JSON; without the "shape" that tifffile puts
+        there for dlup, and expects on every level then.
     interpolator
         dlup 0.3: NEAREST keeps the top left of 2 x 2 pixels; any other means the mean here.
     anti_aliasing
@@ -145,7 +145,8 @@ class TifffileImageWriter:
         ----------
         iterator
             Gives (tile, tile, samples) arrays, or (tile, tile) for masks, of values that fit in uint8; tiles at the
-            border may be smaller.
+            border may be smaller. RGBA for an image of three samples (dlup's OpenSlide backend gives that) is composed
+            on white.
 
         Raises
         ------
@@ -173,8 +174,20 @@ class TifffileImageWriter:
             progress=self._progress,
         )
         with writer:
-            writer.write(_as_bytes(tile) for tile in iterator)
+            writer.write(self._fitted(tile) for tile in iterator)
         self.report = writer.report
+
+    def _fitted(self, tile: Any) -> NDArray[Any]:
+        import numpy as np
+
+        from slidewright.sources.alpha import compose
+
+        pixels = _as_bytes(tile)
+        if self._shape[2] != 3 or pixels.ndim != 3 or pixels.shape[2] != 4 or pixels.dtype != np.uint8:
+            return pixels
+        composed = np.empty((*pixels.shape[:2], 3), np.uint8)
+        compose(pixels, (255.0, 255.0, 255.0), composed)
+        return composed
 
     def _kind(self) -> str | None:
         if self._compression.startswith("ccitt"):
