@@ -125,7 +125,7 @@ def test_verify_compares_planes(compression: str, tmp_path: Path) -> None:
     assert (level.tiles, level.decoded, level.exact) == (30, 30, compression == "deflate")
     pixels[70, 80, 3] ^= 255
     if compression == "deflate":
-        with pytest.raises(slidewright.VerifyError, match="channel 3, tile at row 1, column 1 differs .* x=80, y=70"):
+        with pytest.raises(slidewright.VerifyError, match=r"channel 3, tile at row 1, column 1 differs .*x=80, y=70"):
             verify_file(tmp_path / "a.tif", against=_Channels(pixels))
 
 
