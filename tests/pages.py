@@ -63,12 +63,13 @@ def by_tifffile(path: Path) -> NDArray[Any]:
 
 
 def by_libtiff(path: Path) -> NDArray[Any]:
-    """What tiffcp copies out uncompressed, or tiff2rgba makes of YCbCr, as tifffile reads it."""
+    """The first page as tiffcp copies it out uncompressed, or tiff2rgba makes it of YCbCr, read by tifffile."""
     plain = path.with_suffix(".plain")
     with tifffile.TiffFile(path) as tiff:
         ycbcr = tiff.pages.first.photometric == 6
-    command = ["tiff2rgba", "-n", "-c", "none"] if ycbcr else ["tiffcp", "-c", "none"]
-    done = subprocess.run([*command, str(path), str(plain)], capture_output=True, text=True, check=False)
+    # The first page only: tiffcp refuses planes of a page that is smaller than its tiles.
+    command = ["tiff2rgba", "-n", "-c", "none", str(path)] if ycbcr else ["tiffcp", "-c", "none", f"{path},0"]
+    done = subprocess.run([*command, str(plain)], capture_output=True, text=True, check=False)
     if done.returncode or "rror" in done.stderr:
         raise ValueError(done.stderr)
     return by_tifffile(plain)

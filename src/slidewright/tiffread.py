@@ -23,7 +23,8 @@ from slidewright.streams import HEAD_BYTES, look
 
 MAX_DIRECTORIES = 65_536
 MAX_SEGMENT_BYTES = 1 << 28  # decoded; a 4096-pixel RGB tile of uint16 is 100 MB
-LOSSLESS = frozenset({"none", "lzw", "deflate", "zstd", "packbits", "lzma", "packints", "png", "ccitt-t4", "ccitt-t6"})
+LOSSLESS = frozenset({"none", "lzw", "deflate", "zstd", "packbits", "lzma", "packints", "png"})
+LOSSLESS |= {"ccitt-t4", "ccitt-t6", "ccittrle"}
 
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _SUB_IFDS = 330
@@ -31,8 +32,8 @@ _SHORT_NAMES = {
     "adobe_deflate": "deflate",
     "pixtiff": "deflate",
     "zstd_deprecated": "zstd",
-    "ccitt_t4": "ccitt-t4",
-    "ccitt_t6": "ccitt-t6",
+    "ccittfax3": "ccitt-t4",
+    "ccittfax4": "ccitt-t6",
 }
 _EITHER = frozenset({"jpeg2000", "webp", "jpegxl"})  # the tag does not say whether it is lossless; the stream does
 

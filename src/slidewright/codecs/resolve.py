@@ -47,7 +47,7 @@ def resolve(options: ConvertOptions, pixels: PixelFormat) -> Encoding:
 def _codec(options: ConvertOptions, pixels: PixelFormat) -> Codec:
     if options.compression is None:
         return CODECS[DEFAULT_IMAGE if pixels.kind in ("rgb", "grey") and pixels.dtype == "uint8" else DEFAULT]
-    name = canonical(options.compression)
+    name = canonical(options.compression) if isinstance(options.compression, str) else None
     if name is None:
         raise OptionError(f"compression {options.compression!r} is not known; choose one of {', '.join(CODECS)}")
     return CODECS[name]
@@ -83,8 +83,8 @@ def _effort(codec: Codec, options: ConvertOptions) -> int | None:
     value = options.quality if effort.name == "quality" else options.level
     if value is None:
         return effort.default
-    if not effort.low <= value <= effort.high:
-        raise OptionError(f"{effort.name} {value} is out of range for {codec.name!r}: {effort.low} to {effort.high}")
+    if not isinstance(value, int) or not effort.low <= value <= effort.high:
+        raise OptionError(f"{effort.name} {value!r} is out of range for {codec.name!r}: {effort.low} to {effort.high}")
     return value
 
 

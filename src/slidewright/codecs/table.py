@@ -110,7 +110,7 @@ CODECS: dict[str, Codec] = {
             effort=Effort(
                 "quality",
                 *_QUALITY,
-                "the PSNR asked of OpenJPEG: 20 + quality / 5 dB, so 38 at 90; of uint16, 24 dB more, as if its peak were 4095",
+                "the PSNR asked of OpenJPEG, 20 + quality / 5 dB: 38 at 90; uint16 24 dB more, as if 4095 were white",
             ),
         ),
         Codec(
