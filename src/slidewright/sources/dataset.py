@@ -73,12 +73,12 @@ class DatasetSource:
         return DatasetReader(self)
 
     def prepare(self, folder: str | None = None) -> DatasetSource:
-        """Pickle the dataset now, so that it fails here if it must."""
-        self.dataset.pack()
-        return self
+        """The same with the dataset pickled, so that it fails here if it must; to be closed by the caller."""
+        return replace(self, dataset=self.dataset.pack(folder))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Give back the shared memory of a prepared source."""
+        self.dataset.close()
 
 
 class DatasetReader:
