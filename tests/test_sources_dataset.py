@@ -128,6 +128,16 @@ def test_palette_tiles_are_labels() -> None:
     assert info.colormap[1] == (65_535, 0, 0)
 
 
+def test_tiles_with_palettes_of_their_own_are_refused() -> None:
+    tiles = [Image.new("P", (20, 10)), Image.new("P", (20, 10)), Image.new("L", (20, 10))]
+    tiles[0].putpalette([255, 255, 255])
+    tiles[1].putpalette([0, 255, 0])
+    for wrong in (1, 2):
+        reader = open_source([tiles[0], tiles[wrong]], shape=(10, 40)).open()
+        with pytest.raises(SourceError, match=r"tile 1 \(row 0, column 1\).*one mode and palette"):
+            reader.read(0, 20, 10, 20, np.empty((10, 20, 1), np.uint8))
+
+
 @pytest.mark.parametrize("tile_size", [64, 32])
 @pytest.mark.parametrize("n_workers", [0, 2])
 def test_dataset_of_this_module_is_converted(tmp_path: Path, n_workers: int, tile_size: int) -> None:
