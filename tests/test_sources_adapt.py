@@ -79,6 +79,32 @@ def test_composing_rounds_to_nearest(dtype: str, data: st.DataObject) -> None:
     assert int(out[0, 0, 0]) == twice // (2 * top)
 
 
+VIEWS: dict[str, Any] = {
+    "crop": np.s_[3:50, 5:40],
+    "every-other": np.s_[::2, ::2],
+    "upside-down": np.s_[::-1],
+    "mirrored": np.s_[:, ::-1],
+    "pixel": np.s_[7:8, 9:10],
+}
+
+
+@pytest.mark.parametrize("opaque", [True, False])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_composing_reads_and_writes_views(view: str, dtype: str, opaque: bool) -> None:
+    top = int(np.iinfo(dtype).max)
+    whole = RNG.integers(0, top, (60, 70, 4), dtype=dtype, endpoint=True)
+    if opaque:
+        whole[..., 3] = top
+    rgba = whole[VIEWS[view]]
+    frame = np.zeros((80, 90, 3), dtype)
+    compose(rgba, (3, 4, 5), frame[: rgba.shape[0], : rgba.shape[1]])
+    alpha = rgba[..., 3:].astype(np.int64)
+    expected = (rgba[..., :3] * alpha + np.array([3, 4, 5]) * (top - alpha) + top // 2) // top
+    np.testing.assert_array_equal(frame[: rgba.shape[0], : rgba.shape[1]], expected)
+    assert not frame[rgba.shape[0] :].any()
+
+
 def test_flags_become_zero_and_one_without_a_copy() -> None:
     mask = RNG.random((60, 70)) > 0.5
     source = adapt(mask)

@@ -4,6 +4,9 @@ named.
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import os
 import pickle
 import subprocess
 import sys
@@ -22,6 +25,7 @@ from PIL import Image
 from reading import assert_reads_like
 
 import slidewright
+from slidewright import sharing
 from slidewright.errors import OptionError, SourceError
 from slidewright.sources import open_source
 from slidewright.sources.dataset import DatasetSource
@@ -122,6 +126,16 @@ def test_palette_tiles_are_labels() -> None:
     assert info.kind == "labels"
     assert info.colormap is not None
     assert info.colormap[1] == (65_535, 0, 0)
+
+
+def test_tiles_with_palettes_of_their_own_are_refused() -> None:
+    tiles = [Image.new("P", (20, 10)), Image.new("P", (20, 10)), Image.new("L", (20, 10))]
+    tiles[0].putpalette([255, 255, 255])
+    tiles[1].putpalette([0, 255, 0])
+    for wrong in (1, 2):
+        reader = open_source([tiles[0], tiles[wrong]], shape=(10, 40)).open()
+        with pytest.raises(SourceError, match=r"tile 1 \(row 0, column 1\).*one mode and palette"):
+            reader.read(0, 20, 10, 20, np.empty((10, 20, 1), np.uint8))
 
 
 @pytest.mark.parametrize("tile_size", [64, 32])
@@ -231,6 +245,61 @@ def test_dataset_with_an_open_handle_says_to_open_lazily(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
     slidewright.convert(source, tmp_path / "a.tif", n_workers=0, **options)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif", key=0), PIXELS)
+
+
+def test_large_arrays_of_a_dataset_travel_by_descriptor(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(16).integers(0, 256, (1000, 1200, 3), dtype=np.uint8)
+    source: Any = open_source(Tiles(pixels, 512, 512), shape=(1000, 1200))
+    with contextlib.closing(source.prepare(str(tmp_path))) as shared:
+        data, buffers = sharing.dumps(shared)
+        assert len(data) < 20_000
+        there = sharing.loads(data, [os.dup(buffer.fd or 0) for buffer in buffers])
+        assert_reads_like(there, pixels, 500, travels=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Scribbler(Tiles):
+    """Writes into its own array, as it may in a process of its own."""
+
+    def __getitem__(self, index: int) -> Any:
+        self.pixels[...] = 255 - self.pixels
+        return super().__getitem__(index).copy()
+
+
+def test_dataset_that_writes_to_its_array_does_so_in_its_own_copy() -> None:
+    pixels = np.random.default_rng(17).integers(0, 256, (1000, 1200), dtype=np.uint8)
+    source: Any = open_source(Scribbler(pixels, 1000, 1200), shape=(1000, 1200))
+    before = pixels.copy()
+    with contextlib.closing(source.prepare()) as shared:
+        data, buffers = sharing.dumps(shared)
+        for _ in range(2):
+            there = sharing.loads(data, [os.dup(buffer.fd or 0) for buffer in buffers])
+            got = there.open().read(0, 0, 1000, 1200, np.empty((1000, 1200, 1), np.uint8))
+            np.testing.assert_array_equal(got[..., 0], 255 - before)
+    np.testing.assert_array_equal(pixels, before)
+
+
+def test_dataset_of_a_module_that_workers_can_not_import(tmp_path: Path) -> None:
+    path = tmp_path / "plugin.py"
+    path.write_text(
+        "import numpy as np\n"
+        "class Base:\n"
+        "    def __len__(self): return 4\n"
+        "class Tiles(Base):\n"
+        "    def __getitem__(self, index): return np.full((32, 32), index, np.uint8)\n"
+    )
+    spec = importlib.util.spec_from_file_location("plugin_of_the_caller", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["plugin_of_the_caller"] = module
+    try:
+        spec.loader.exec_module(module)
+        source = open_source(module.Tiles(), shape=(64, 64))
+        slidewright.convert(source, tmp_path / "a.tif", n_workers=1, tile_size=16)
+    finally:
+        del sys.modules["plugin_of_the_caller"]
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif", key=0)[::32, ::32], [[0, 1], [2, 3]])
 
 
 class Unmakeable(Tiles):

@@ -291,3 +291,31 @@ def test_hundred_channels_and_no_more(tmp_path: Path) -> None:
     np.testing.assert_array_equal(got[..., 0], pixels[3:67, :, 99])
     with pytest.raises(SourceError, match="101 samples"):
         open_source(np.zeros((120, 16, 101), np.uint8))
+
+
+def test_channels_in_several_files_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    metadata = {"axes": "CYX", "UUID": "urn:uuid:11111111-2222-3333-4444-555555555555"}
+    stored = np.ascontiguousarray(image("uint16", 2).transpose(2, 0, 1))
+    tifffile.imwrite(tmp_path / "a.ome.tif", stored, metadata=metadata, photometric="minisblack")
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as tiff:
+        xml = tiff.ome_metadata or ""
+    assert "<TiffData" in xml
+    start, end = xml.index("<TiffData"), xml.index("</Pixels>")
+    parts = [
+        f'<TiffData FirstC="{c}" IFD="0"><UUID FileName="{name}">urn:uuid:{c}</UUID></TiffData>'
+        for c, name in enumerate(("a.ome.tif", "b.ome.tif"))
+    ]
+    xml = xml[:start] + "".join(parts) + xml[end:]
+    for channel, name in enumerate(("a.ome.tif", "b.ome.tif")):
+        tifffile.imwrite(tmp_path / name, stored[channel], description=xml.encode(), metadata=None)
+    with pytest.raises(SourceError, match="one of several files"):
+        open_source(tmp_path / "a.ome.tif")
+
+
+def test_file_whose_channels_change_after_it_was_described_is_an_error(tmp_path: Path) -> None:
+    for pixels in (image("uint16", 3), image("uint8", 2)):
+        write(tmp_path / "a.tif", image("uint16", 2), photometric="minisblack", planarconfig="contig")
+        source = open_source(tmp_path / "a.tif")
+        write(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig")
+        with pytest.raises(SourceError, match="start again"):
+            source.open()

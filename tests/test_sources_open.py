@@ -85,6 +85,12 @@ def test_other_objects_are_refused_with_what_is_supported(obj: Any) -> None:
         open_source(obj)
 
 
+def test_iterators_are_sent_to_the_writer() -> None:
+    for obj in (iter([PIXELS]), (tile for tile in [PIXELS]), {1, 2}):
+        with pytest.raises(SourceError, match=r"PyramidWriter\.write"):
+            open_source(obj)
+
+
 def test_choices_that_mean_nothing_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", PIXELS)
     zarr = pytest.importorskip("zarr")

@@ -239,3 +239,12 @@ def test_workers_have_zarr_in_one_thread() -> None:
         [sys.executable, "-c", code], env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["1", "1"]
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((130, 170, 4), "u1"), ((130, 170, 3), "u2"), ((130, 170), "u1")])
+def test_array_replaced_by_another_is_an_error(tmp_path: Path, shape: Any, dtype: str) -> None:
+    save(tmp_path / "a.zarr", PIXELS, (64, 64, 3))
+    source = open_source(tmp_path / "a.zarr")
+    zarr.create_array(tmp_path / "a.zarr", shape=shape, dtype=dtype, chunks=shape, overwrite=True)
+    with pytest.raises(SourceError, match="start again"):
+        source.open()

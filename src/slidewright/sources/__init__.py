@@ -201,6 +201,8 @@ def _from_caller(obj: Any, shape: Any, dtype: Any) -> Source:
         if known is None:
             raise OptionError("a function does not say how large its image is; give shape=(height, width)")
         return FunctionSource.of(obj, known, name)
+    if hasattr(obj, "__next__") or (hasattr(obj, "__iter__") and not isinstance(obj, (bytes, Mapping))):
+        raise SourceError(f"a {type(obj).__name__} gives tiles in its own order; write them with PyramidWriter.write")
     raise SourceError(f"a {type(obj).__name__} is not an image that can be read; {SUPPORTED}")
 
 

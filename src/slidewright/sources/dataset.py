@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from slidewright.colors import Colormap
 from slidewright.errors import OptionError, SourceError
 from slidewright.geometry import Size
 from slidewright.sources.accept import check_dtype, check_shape
@@ -56,13 +57,17 @@ class DatasetSource:
             raise OptionError(f"shape {shape} has {shape[2]} samples a pixel, but the tiles of {name} have {samples}")
         grid = known.tile if known is not None else Size(height, width)
         _check_count(name, count, size, grid)
-        info = replace(
-            tile.info(name),
+        info = SourceInfo(
+            name=name,
+            format="dataset",
             size=size,
             samples=samples,
             dtype=check_dtype(np.dtype(dtype) if dtype is not None else tile.pixels.dtype, name),
-            grid=grid,
+            kind=tile.kind,
+            colormap=tile.colormap,
             mpp=(known.mpp, known.mpp) if known is not None else None,
+            grid=grid,
+            icc_profile=tile.icc_profile,
         )
         source = cls(Portable(dataset, name), known is not None and known.by_columns, info)
         DatasetReader(source).check(tile.pixels, 0, 0, 0)
@@ -73,12 +78,12 @@ class DatasetSource:
         return DatasetReader(self)
 
     def prepare(self, folder: str | None = None) -> DatasetSource:
-        """Pickle the dataset now, so that it fails here if it must."""
-        self.dataset.pack()
-        return self
+        """The same with the dataset pickled, so that it fails here if it must; to be closed by the caller."""
+        return replace(self, dataset=self.dataset.pack(folder))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Give back the shared memory of a prepared source."""
+        self.dataset.close()
 
 
 class DatasetReader:
@@ -123,6 +128,11 @@ class DatasetReader:
         index = column * self._rows + row if self._by_columns else row * self._columns + column
         tile = _tile(self._dataset, index, self._place(index, row, column))
         pixels = self.check(tile.pixels, index, row, column)
+        if (tile.kind, tile.colormap) != (self._info.kind, self._info.colormap):
+            raise SourceError(
+                f"{self._place(index, row, column)} is {tile.kind or 'an array'} and the first tile "
+                f"{self._info.kind or 'an array'}, or their palettes differ; give all tiles one mode and palette"
+            )
         out[: pixels.shape[0], : pixels.shape[1]] = pixels
 
     def _place(self, index: int, row: int, column: int) -> str:
@@ -132,18 +142,10 @@ class DatasetReader:
 @dataclass(frozen=True, slots=True)
 class _Tile:
     pixels: Pixels
-    image: Any = None
-    """The Pillow image that the pixels are from."""
-
-    def info(self, name: str) -> SourceInfo:
-        """What the tile tells of the kind of image, with a size to be replaced."""
-        empty = SourceInfo(name, "dataset", Size(0, 0), 1, "uint8")
-        if self.image is None:
-            return empty
-        from slidewright.sources.pil import pil_source
-
-        described = pil_source(self.image).info
-        return replace(empty, kind=described.kind, colormap=described.colormap, icc_profile=described.icc_profile)
+    kind: str | None = None
+    """What the pixels are, where the tile is a Pillow image; so with the next two."""
+    colormap: Colormap | None = None
+    icc_profile: bytes | None = None
 
 
 def _tile(dataset: Any, index: int, place: str) -> _Tile:
@@ -171,7 +173,8 @@ def _as_tile(image: Any, place: str) -> _Tile:
     if pillow is not None and isinstance(image, pillow.Image):
         from slidewright.sources.pil import pil_pixels
 
-        return _Tile(pil_pixels(image, place)[0], image)
+        found = pil_pixels(image, place)
+        return _Tile(found.pixels, found.kind, found.colormap, found.icc_profile)
     if not hasattr(image, "__array__") and not hasattr(image, "numpy"):
         raise SourceError(
             f'{place} is a {type(image).__name__}; give an array, a Pillow image, or a dict with one of them as "image"'

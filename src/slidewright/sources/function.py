@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,12 +56,12 @@ class FunctionSource:
         return FunctionReader(self.function.get(), self.info)
 
     def prepare(self, folder: str | None = None) -> FunctionSource:
-        """Pickle the function now, so that it fails here if it must."""
-        self.function.pack()
-        return self
+        """The same with the function pickled, so that it fails here if it must; to be closed by the caller."""
+        return replace(self, function=self.function.pack(folder))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Give back the shared memory of a prepared source."""
+        self.function.close()
 
 
 class FunctionReader:

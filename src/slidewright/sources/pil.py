@@ -5,11 +5,13 @@ Modes whose samples are not those of a slide (CMYK, YCbCr, LAB and others) becom
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slidewright.colors import Colormap
 from slidewright.errors import SourceError
 from slidewright.sources.array import ArraySource
 
@@ -22,6 +24,16 @@ _CONVERTED = {"LA": "RGBA", "La": "RGBA", "PA": "RGBA", "RGBa": "RGBA"}
 _PROFILED = ("RGB", "RGBA", "L", "LA")
 
 
+@dataclass(frozen=True, slots=True)
+class PilPixels:
+    """The pixels of a Pillow image, (height, width[, samples]), and what they are."""
+
+    pixels: NDArray[Any]
+    kind: str
+    colormap: Colormap | None
+    icc_profile: bytes | None
+
+
 def pil_source(image: Image) -> ArraySource:
     """A Pillow image as a source, with its palette as the colours of labels (mode P) and its ICC profile.
 
@@ -31,30 +43,27 @@ def pil_source(image: Image) -> ArraySource:
         When Pillow can't load it, or can't turn its mode into RGB.
     """
     name = f"Pillow image of mode {image.mode}"
-    pixels, mode = pil_pixels(image, name)
-    return ArraySource(
-        pixels,
-        name,
-        kind=_KINDS.get(mode, "grey"),
-        colormap=_colormap(image) if mode == "P" else None,
-        icc_profile=image.info.get("icc_profile") if image.mode in _PROFILED else None,
-    )
+    found = pil_pixels(image, name)
+    return ArraySource(found.pixels, name, kind=found.kind, colormap=found.colormap, icc_profile=found.icc_profile)
 
 
-def pil_pixels(image: Image, name: str) -> tuple[NDArray[Any], str]:
-    """(height, width[, samples]) pixels, and the mode that they are in."""
+def pil_pixels(image: Image, name: str) -> PilPixels:
+    """Load an image and tell its kind by its mode; `name` is what a SourceError calls it."""
+    profile = image.info.get("icc_profile") if image.mode in _PROFILED else None
     try:
         if image.mode not in _KINDS and image.mode not in _SIXTEEN:
             straight = image.convert("LA") if image.mode == "La" else image  # Pillow goes no further in one step
             image = straight.convert(_CONVERTED.get(image.mode, "RGB"))
-        return np.asarray(image), image.mode
+        pixels = np.asarray(image)
     except Exception as error:  # a damaged file that is only read now, or a conversion that Pillow does not have
         raise SourceError(
             f"{name} can't be read ({type(error).__name__}: {error}); check the file it is from, or convert it to RGB"
         ) from error
+    colormap = _colormap(image) if image.mode == "P" else None
+    return PilPixels(pixels, _KINDS.get(image.mode, "grey"), colormap, profile)
 
 
-def _colormap(image: Image) -> tuple[tuple[int, int, int], ...] | None:
+def _colormap(image: Image) -> Colormap | None:
     """The palette, 8 bits a colour, as (red, green, blue) of 0 to 65535."""
     values = image.getpalette("RGB")
     if not values:

@@ -15,6 +15,7 @@ import numpy as np
 from slidewright.errors import CorruptTileError, SourceError
 from slidewright.geometry import Region, Size
 from slidewright.sources.base import Pixels
+from slidewright.sources.cells import CACHE_BYTES
 
 
 class PixelFile:
@@ -139,9 +140,11 @@ class RowsReader:
         if self._planes is not None:
             return self._channels(self._planes[plane : plane + out.shape[2]], Region(y, x, height, width), out)
         if out.shape[2] != self._samples:
-            whole = self._whole(y, x, height, width)
             answer = out[:height, :width]
-            answer[...] = whole[:, :, plane : plane + out.shape[2]]
+            step = max(1, CACHE_BYTES // (width * self._pixel))  # rows at a time: a pixel may have a hundred channels
+            for top in range(0, height, step):
+                whole = self._whole(y + top, x, min(step, height - top), width)
+                answer[top : top + step] = whole[:, :, plane : plane + out.shape[2]]
             return answer
         return self._rows(self._offset, y, x, height, width, out)
 

@@ -69,10 +69,11 @@ class TiffSource:
         """Open the file in this process."""
         with _parsed(self.path) as tiff:
             image = _select(tiff, self.path, self.page, self.series, self.level)
-            page = image.pages[0]
-            if (int(page.imagelength), int(page.imagewidth)) != self.info.size:
+            page, info = image.pages[0], self.info
+            shape = (int(page.imagelength), int(page.imagewidth), image.channels or int(page.samplesperpixel))
+            if shape != info.shape or np.dtype(page.dtype).name != info.dtype:
                 raise SourceError(f"{self.path} is not the file it was when the run began; start again")
-            return TiffReader(self.info, image.pages, image.offsets)
+            return TiffReader(info, image.pages, image.offsets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +117,9 @@ def _select(tiff: Any, path: str, page: int | None, series: int, level: int) -> 
         images = int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
         if images > 1 and images > len(tiff.pages):  # tifffile only logs that, and shows the first
             raise SourceError(f"{path}: ImageJ put {images} images into it, and it has not all; copy the file again")
-        return _Image((first,))
-    if [axis for axis, length in zip(chosen.axes, chosen.shape, strict=True) if length > 1 and axis not in "YX"] != [
-        "C"
-    ]:
+        return _Image(_of_this_file(tiff, path, (first,)))
+    long = [axis for axis, length in zip(chosen.axes, chosen.shape, strict=True) if length > 1 and axis not in "YX"]
+    if long != ["C"]:
         raise SourceError(
             f"{path}: {_which(series, level)} is a stack of images (axes {chosen.axes}, shape {chosen.shape}); "
             f"choose one with page, 0 to {len(tiff.pages) - 1}"
@@ -141,21 +141,25 @@ def _stack(tiff: Any, path: str, which: str, chosen: Any, first: Any) -> _Image:
         return _Image((first,), count, offsets)
     if len(pages) != count or any(page is None for page in pages):
         raise SourceError(f"{path}: {which} has {count} channels, but not a page for each; the file is damaged")
-    whole = tuple(page.aspage() for page in pages)
-    if any(page.parent is not tiff for page in whole):
-        raise SourceError(
-            f"{path}: {which} is spread over several files; write it to one first, for example with "
-            "tifffile.imwrite(new, tifffile.imread(path), ome=True, metadata={'axes': 'CYX'})"
-        )
+    whole = _of_this_file(tiff, path, tuple(page.aspage() for page in pages))
     if any(_layout(page) != _layout(first) for page in whole):
         raise SourceError(f"{path}: the channels of {which} differ in size, tiles or dtype; choose one with page")
     return _Image(whole, count)
 
 
+def _of_this_file(tiff: Any, path: str, pages: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The pages, unless some lie in other files, as OME-TIFF allows."""
+    if any(page.parent is not tiff for page in pages):
+        raise SourceError(
+            f"{path} is one of several files of an OME-TIFF; write them to one first, for example with "
+            "tifffile.imwrite(new, tifffile.imread(path), ome=True, metadata={'axes': 'CYX'})"
+        )
+    return pages
+
+
 def _layout(page: Any) -> tuple[Any, ...]:
-    return (page.imagelength, page.imagewidth, page.is_tiled, page.tilelength, page.tilewidth, page.dtype) + (
-        () if page.is_tiled else (page.rowsperstrip,)
-    )
+    grid = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip,)
+    return (page.imagelength, page.imagewidth, page.is_tiled, page.dtype, *grid)
 
 
 def _pick(items: Any, index: int, what: str, path: str) -> Any:
@@ -220,15 +224,15 @@ def _check_pixels(page: Any, where: str) -> tuple[str, str]:
     dtype = check_dtype(np.dtype(page.dtype), where)
     if photometric == YCBCR and int(page.compression) not in JPEG_FAMILY:
         raise SourceError(
-            f"{where} stores YCbCr colours outside JPEG: install slidewright[openslide] if it is a slide, else convert "
-            "it to RGB first"
+            f"{where} stores YCbCr colours outside JPEG: install slidewright[openslide] if it is a slide, else pass "
+            "PIL.Image.open(path), which is converted to RGB"
         )
     kind = _kind(photometric, samples, dtype)
     if kind is None:
         name = str(getattr(page.photometric, "name", photometric)).lower()
         raise SourceError(
-            f"{where} has {samples} {name} samples of {dtype} a pixel, which can't be read as they are: convert it to "
-            "RGB first"
+            f"{where} has {samples} {name} samples of {dtype} a pixel, which can't be read as they are: pass "
+            "PIL.Image.open(path), which is converted to RGB"
         )
     return dtype, kind
 

@@ -76,7 +76,7 @@ class TiffReader:
             for index in range(out.shape[2]):
                 self._channels[band + index].decode(row, column, out[..., index : index + 1])
         if self._straighten:
-            straighten(out, out)
+            straighten(out)
 
 
 class _Segments:

@@ -72,7 +72,10 @@ class ZarrSource:
     def open(self) -> ZarrReader:
         """Open the array in this process."""
         array = _node(self.store, self.array)
-        if not hasattr(array, "shape") or _yx(array.shape, self.axes) != self.info.size:
+        shape, dtype = getattr(array, "shape", ()), np.dtype(getattr(array, "dtype", "V"))
+        lengths = dict(zip(self.axes, shape, strict=False))
+        now = tuple(lengths.get(axis, 1) for axis in "yxc")
+        if len(shape) != len(self.axes) or now != self.info.shape or dtype.name != self.info.dtype:
             raise SourceError(f"{self.info.name} is not the array it was when the run began; start again")
         return ZarrReader(self, array)
 
