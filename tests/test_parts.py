@@ -159,13 +159,6 @@ def test_senseless_memory_sizes_are_refused(text):
         parse_bytes(text)
 
 
-def test_tight_memory_takes_fewer_workers_and_says_so():
-    plan = resources.plan_memory(16, 512 * 512 * 3, 400_000_000)
-    assert 1 <= plan.n_workers < 16
-    assert "400 MB" in plan.warnings[0]
-    assert resources.plan_memory(2, 512 * 512 * 3, 10**9).warnings == ()
-
-
 def test_usable_cpus_follows_affinity_and_slurm(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)

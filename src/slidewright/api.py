@@ -18,10 +18,11 @@ from slidewright.options import ConvertOptions
 from slidewright.output import Destination
 from slidewright.plan import Plan, make_plan
 from slidewright.report import LevelReport, Progress, Report
-from slidewright.resources import MemoryPlan, plan_memory, usable_cpus
+from slidewright.resources import usable_cpus
 
 if TYPE_CHECKING:  # NumPy comes with it, and the nursery must be started first
     from slidewright.codecs import Encoding
+    from slidewright.memory import MemoryPlan
 
 ProgressOption = bool | Callable[[Progress], None]
 
@@ -62,11 +63,13 @@ def convert(
     OptionError
         For an unknown option or a value that can't be used; nothing has been written then.
     SourceError, CorruptTileError
-        When the source can't be opened, read or decoded.
+        When the source can't be opened, read or decoded (with `on_corrupt="fill"`, tiles that don't decode are painted
+        instead, counted in the report and warned of).
     DestinationError
         When the destination exists and `overwrite` is not set, or its folder is missing.
     OutputError, VerifyError, RunError
-        When the run failed: a full disk, a wrong file, dead processes. Nothing is left under the final name.
+        When the run failed: a full disk (or one that is too small to begin with), a wrong file, dead processes, too
+        little memory. Nothing is left under the final name.
     """
     from slidewright.progress import make_callback
 
@@ -125,11 +128,16 @@ class _Conversion:
         source_path: str | None,
         started: float,
     ) -> None:
-        self._source = source
+        self._source, self._filled = source, dict[Any, str]()
+        if options.on_corrupt == "fill":
+            from slidewright.sources.filling import fill_corrupt
+
+            self._source, self._filled = fill_corrupt(source)
         self._options = options
         self._started = started
         self._stack = contextlib.ExitStack()
         self._decided = self._decide()
+        self._warnings = list(self._decided.memory.warnings)
         self._destination = Destination(dest, overwrite=options.overwrite, source=source_path)
         self._stack.callback(self._destination.close)
 
@@ -144,11 +152,16 @@ class _Conversion:
         from slidewright.coordinator import Coordinator, Run
         from slidewright.inline import execute_inline
         from slidewright.scratch import Scratch, ScratchFolder
+        from slidewright.space import check_space, estimate
         from slidewright.tiff import Layout
         from slidewright.worker import BlockWork
 
         options, info = self._options, self._source.info
         plan, encoding, memory = self._decided.plan, self._decided.encoding, self._decided.memory
+        temporary = os.fspath(options.scratch) if options.scratch is not None else tempfile.gettempdir()
+        self._warnings += check_space(
+            estimate(plan, encoding, memory.store_bytes), str(self._destination.path.parent), temporary
+        )
         scratch = None
         owned = list(self._destination.temporary)
         if len(plan.passes) > 1:
@@ -167,7 +180,6 @@ class _Conversion:
             icc_profile=info.icc_profile,
             software=f"slidewright {__version__}",
         )
-        temporary = os.fspath(options.scratch) if options.scratch is not None else tempfile.gettempdir()
         source = self._share(temporary) if launcher is not None else self._source
         work = BlockWork(plan, encoding, options.resampling, source, scratch)
         run = Run(
@@ -179,6 +191,9 @@ class _Conversion:
             memory.n_workers if launcher is not None else 0,
             memory.store_bytes,
             self._started,
+            memory.slots_per_worker,
+            memory.guard_bytes,
+            options.timeout,
         )
         if launcher is None:
             outcome = execute_inline(run, callback)
@@ -196,16 +211,19 @@ class _Conversion:
 
     def _decide(self) -> _Decided:
         from slidewright.codecs import resolve
+        from slidewright.memory import needs_of, plan_memory
 
         options, info = self._options, self._source.info
         encoding = resolve(options, info.dtype, info.samples)
         wanted = options.n_workers if options.n_workers is not None else usable_cpus()
-        memory = plan_memory(max(1, wanted), encoding.tile_bytes, options.memory_bytes)
+        in_memory = info.format == "array" and hasattr(self._source, "prepare") and wanted > 0
+        needs = needs_of(info, encoding, n_workers=wanted, block_tiles=options.block_tiles, in_memory=in_memory)
+        memory = plan_memory(needs, options.memory_bytes)
         plan = make_plan(
             info.size,
             options.tile_size,
             n_levels=options.levels,
-            block_tiles=options.block_tiles,
+            block_tiles=memory.block_tiles,
             n_workers=memory.n_workers,
         )
         return _Decided(encoding, plan, memory)
@@ -217,7 +235,8 @@ class _Conversion:
         prepare = getattr(self._source, "prepare", None)
         if prepare is None:
             return self._source
-        shared = prepare(temporary)
+        on_disk = {"on_disk": True} if self._decided.memory.array_on_disk else {}
+        shared = prepare(temporary, **on_disk)
         self._stack.callback(shared.close)
         return shared
 
@@ -230,7 +249,10 @@ class _Conversion:
             verify_file(self._destination.partial, n_workers=self._options.n_workers or None)
 
     def _report(self, outcome: Any, n_workers: int) -> Report:
+        from slidewright.sources.filling import describe_corrupt
+
         plan = self._decided.plan
+        corrupt = {**self._filled, **outcome.corrupt}
         return Report(
             destination=str(self._destination.path),
             levels=tuple(
@@ -244,7 +266,8 @@ class _Conversion:
             retries=outcome.retries,
             peak_memory=outcome.peak_memory,
             stages=dict(outcome.seconds),
-            warnings=self._decided.memory.warnings,
+            warnings=(*self._warnings, *outcome.warnings, *([describe_corrupt(corrupt)] if corrupt else ())),
+            corrupt_tiles=len(corrupt),
         )
 
 

@@ -15,6 +15,7 @@ from slidewright.errors import OptionError
 
 RESAMPLINGS = ("mean", "nearest", "mode", "max", "min")
 SUBSAMPLINGS = ("420", "422", "444")
+ON_CORRUPT = ("error", "fill")
 MAX_TILE = 4096
 
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
@@ -76,6 +77,14 @@ class ConvertOptions:
     """Block side in tiles, a power of two; default by tile size and memory. Never changes the output."""
     scratch: str | os.PathLike[str] | None = None
     """Folder for temporary level stores; default the system's temporary folder (TMPDIR)."""
+    timeout: float | None = None
+    """Seconds that a worker may take for one block, after which it is killed and the block done again; default no
+    limit.
+    """
+    on_corrupt: str = "error"
+    """What a tile of the source that does not decode is: "error" ends the run and names it, "fill" paints it with the
+    background.
+    """
 
     def __post_init__(self) -> None:
         self._check_integer("tile_size", self.tile_size, 16, MAX_TILE)
@@ -94,6 +103,9 @@ class ConvertOptions:
             if self.block_tiles & (self.block_tiles - 1):
                 raise OptionError(f"block_tiles {self.block_tiles} is not a power of two")
         self._check_choice("resampling", self.resampling, RESAMPLINGS)
+        self._check_choice("on_corrupt", self.on_corrupt, ON_CORRUPT)
+        if self.timeout is not None and not (isinstance(self.timeout, (int, float)) and 0 < self.timeout < 1e9):
+            raise OptionError(f"timeout {self.timeout!r} must be a positive number of seconds")
         if self.subsampling is not None:
             self._check_choice("subsampling", self.subsampling, SUBSAMPLINGS)
         if self.memory is not None:

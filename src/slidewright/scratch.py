@@ -12,9 +12,13 @@ opens the stores with zarr.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
+import stat
 import tempfile
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +28,12 @@ from numpy.typing import NDArray
 from slidewright.errors import OutputError
 from slidewright.geometry import Region, Size
 from slidewright.nursery import remove
-from slidewright.output import FileLock, is_abandoned
+from slidewright.output import FileLock, remove_abandoned
 from slidewright.plan import Plan
 
 _PREFIX = "slidewright-scratch-"
 _LOCK = "lock"
+_OLD = 3600.0  # seconds after which an empty folder without a lock belongs to nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +142,20 @@ class ScratchFolder:
         root = os.fspath(parent) if parent is not None else tempfile.gettempdir()
         _sweep(root)
         try:
-            self.path = tempfile.mkdtemp(prefix=_PREFIX, dir=root)
-            self._lock = FileLock(os.path.join(self.path, _LOCK))
+            self.path, self._lock = self._make(root)
         except OSError as error:
             raise _scratch_error(root, error) from error
+
+    @staticmethod
+    def _make(root: str) -> tuple[str, FileLock]:
+        """A new folder and its lock; again if another run's sweep comes between the one and the other."""
+        while True:
+            path = tempfile.mkdtemp(prefix=_PREFIX, dir=root)
+            try:
+                return path, FileLock(os.path.join(path, _LOCK))
+            except FileNotFoundError:
+                if os.path.isdir(path):
+                    raise
 
     def remove(self) -> None:
         """Remove the folder with all in it."""
@@ -148,13 +163,26 @@ class ScratchFolder:
         remove(self.path)
 
 
+def _is_own(folder: str) -> bool:
+    """Whether a folder, and not a link to one, is this user's."""
+    try:
+        status = os.lstat(folder)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
+
+
 def _sweep(root: str) -> None:
-    """Remove the folders of runs that are dead, and of this user: others' can't be removed and stay."""
+    """Remove the folders of this user's runs that are dead."""
     try:
         names = os.listdir(root)
     except OSError:
         return
     for name in names:
         folder = os.path.join(root, name)
-        if name.startswith(_PREFIX) and is_abandoned(os.path.join(folder, _LOCK)):
-            remove(folder)
+        if not name.startswith(_PREFIX) or not _is_own(folder):
+            continue
+        remove_abandoned(os.path.join(folder, _LOCK), functools.partial(remove, folder))
+        with contextlib.suppress(OSError):
+            if time.time() - os.stat(folder).st_mtime > _OLD:  # its maker died before it could lock it
+                os.rmdir(folder)
