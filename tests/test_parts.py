@@ -121,9 +121,9 @@ def test_scratch_of_a_dead_run_is_swept_and_of_a_living_one_kept(tmp_path):
     living = ScratchFolder(tmp_path)
     dead = tmp_path / "slidewright-scratch-dead"
     dead.mkdir()
-    (dead / "lock").touch()
+    (tmp_path / "slidewright-scratch-dead.lock").touch()
     third = ScratchFolder(tmp_path)
-    assert not dead.exists()
+    assert not list(tmp_path.glob("*dead*"))
     assert Path(living.path).exists()
     living.remove()
     third.remove()

@@ -163,14 +163,14 @@ class _Conversion:
             estimate(plan, encoding, memory.store_bytes), str(self._destination.path.parent), temporary
         )
         scratch = None
-        owned = list(self._destination.temporary)
+        own: Callable[[str], None] = launcher.own if launcher is not None else _ignore
+        for path in self._destination.temporary:
+            own(path)
+        self._destination.claim()
         if len(plan.passes) > 1:
-            folder = ScratchFolder(options.scratch)
+            folder = ScratchFolder(options.scratch, announce=own)
             self._stack.callback(folder.remove)
-            owned.append(folder.path)
             scratch = Scratch(folder.path, plan, encoding.dtype, encoding.samples)
-        if launcher is not None:
-            launcher.own(*owned)
         layout = Layout(
             plan=plan,
             encoding=encoding,
@@ -269,6 +269,10 @@ class _Conversion:
             warnings=(*self._warnings, *outcome.warnings, *([describe_corrupt(corrupt)] if corrupt else ())),
             corrupt_tiles=len(corrupt),
         )
+
+
+def _ignore(path: str) -> None:
+    """Nobody is there to remove what a killed process leaves; the next run to the same destination does."""
 
 
 def _finished(report: Report, plan: Plan, retries: int) -> Progress:

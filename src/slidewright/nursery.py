@@ -57,7 +57,7 @@ class Nursery:
         self._parent = parent
         self._pid = os.getpid()
         self._children: set[int] = set()
-        self._owned: set[str] = set()
+        self._owned: list[str] = []
         self._wakeup, writing = os.pipe()
         os.set_blocking(writing, False)
         os.set_blocking(self._wakeup, False)
@@ -76,14 +76,12 @@ class Nursery:
     def _step(self) -> bool:
         watched: list[Any] = [self._socket, self._wakeup]
         ready, _, _ = select.select(watched, [], [], _PARENT_CHECK)
-        if os.getppid() != self._parent:  # a parent-death signal says that a thread ended; only this says who
-            return False
         if self._wakeup in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wakeup, 4096)
             self._tell_deaths()
-        if self._socket not in ready:
-            return True
+        if self._socket not in ready:  # what was asked for before the parent died has been read by now
+            return os.getppid() == self._parent
         data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, MAX_FDS)
         if not data:
             return False
@@ -107,7 +105,7 @@ class Nursery:
             self._tell({"pid": pid})
         elif request.get("kill") in self._children:  # not yet reaped, so the number can't be another process's
             os.kill(request["kill"], signal.SIGKILL)
-        self._owned.update(request.get("own", ()))
+        self._owned += request.get("own", ())
 
     def _become(self, role: str, name: str, fds: list[int]) -> NoReturn:
         """In the forked child: shed what is the nursery's and play a role until it returns."""

@@ -98,15 +98,25 @@ class Destination:
         stem = str(folder / f".{self.path.name}.{secrets.token_hex(4)}")
         self.partial = f"{stem}.partial"
         self._lock_path = f"{stem}.lock"
-        try:
-            self._lock = FileLock(self._lock_path)
-        except OSError as error:
-            raise DestinationError(f"can't write into {str(folder)!r}: {error.strerror}") from error
+        self._lock: FileLock | None = None
 
     @property
     def temporary(self) -> tuple[str, str]:
         """The files beside the destination that must be gone after the run."""
         return (self.partial, self._lock_path)
+
+    def claim(self) -> None:
+        """Make the lock; by now somebody should have been told of the `temporary` names, to remove them.
+
+        Raises
+        ------
+        DestinationError
+            If no file can be made there.
+        """
+        try:
+            self._lock = FileLock(self._lock_path)
+        except OSError as error:
+            raise DestinationError(f"can't write into {str(self.path.parent)!r}: {error.strerror}") from error
 
     def commit(self) -> None:
         """Give the partial file its final name, in one step, and make sure that the name is on the disk.
@@ -130,7 +140,8 @@ class Destination:
     def close(self) -> None:
         """Remove what is left beside the destination."""
         _unlink(*self.temporary)
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def _rename_new(self) -> None:
         """Rename, but never onto an existing file: a hard link fails if the name is taken, `rename` would not."""

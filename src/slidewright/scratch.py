@@ -1,8 +1,8 @@
 """Zarr stores of reduced levels: what a pass hands on, and the source of the next.
 
 A folder of its own under the temporary folder, one uncompressed zarr v3 array a pass; a chunk is half a tile a side,
-so each block writes exactly one chunk and no two workers ever touch the same. The folder holds a lock file while its
-run lives; a later run removes folders whose lock nobody holds.
+so each block writes exactly one chunk and no two workers ever touch the same. A lock file lies beside the
+folder while its run lives; a later run removes folders whose lock nobody holds.
 
 A run only ever touches whole chunks of raw bytes, so chunks are written and read as the files they are (zarr core
 specification v3, "regular" grid, "default" chunk keys, "bytes" codec) without the zarr library: importing that costs
@@ -12,13 +12,13 @@ opens the stores with zarr.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
+import secrets
 import stat
 import tempfile
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,7 @@ from slidewright.output import FileLock, remove_abandoned
 from slidewright.plan import Plan
 
 _PREFIX = "slidewright-scratch-"
-_LOCK = "lock"
-_OLD = 3600.0  # seconds after which an empty folder without a lock belongs to nobody
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,40 +135,39 @@ def _scratch_error(where: str, error: OSError, verb: str = "write") -> OutputErr
 
 
 class ScratchFolder:
-    """The folder of one run: made, locked and removed here; also removes what killed runs left behind."""
+    """The folder of one run: made, locked and removed here; also removes what killed runs left behind.
 
-    def __init__(self, parent: str | os.PathLike[str] | None) -> None:
-        root = os.fspath(parent) if parent is not None else tempfile.gettempdir()
+    Its lock lies beside it, is made first and removed last, so that whenever a run is killed, the next can tell.
+    `announce` is told each path before it is made, so that somebody can remove it if this process is killed.
+    """
+
+    def __init__(self, parent: str | os.PathLike[str] | None, announce: Callable[[str], None] = lambda _: None) -> None:
+        root = os.path.abspath(os.fspath(parent) if parent is not None else tempfile.gettempdir())
         _sweep(root)
+        self.path = os.path.join(root, _PREFIX + secrets.token_hex(8))
+        announce(self.path)
+        announce(self.path + _LOCK)
         try:
-            self.path, self._lock = self._make(root)
+            self._lock = FileLock(self.path + _LOCK)
+            os.mkdir(self.path, 0o700)
         except OSError as error:
+            remove(self.path + _LOCK)
             raise _scratch_error(root, error) from error
-
-    @staticmethod
-    def _make(root: str) -> tuple[str, FileLock]:
-        """A new folder and its lock; again if another run's sweep comes between the one and the other."""
-        while True:
-            path = tempfile.mkdtemp(prefix=_PREFIX, dir=root)
-            try:
-                return path, FileLock(os.path.join(path, _LOCK))
-            except FileNotFoundError:
-                if os.path.isdir(path):
-                    raise
 
     def remove(self) -> None:
         """Remove the folder with all in it."""
-        self._lock.release()
         remove(self.path)
+        remove(self.path + _LOCK)
+        self._lock.release()
 
 
-def _is_own(folder: str) -> bool:
-    """Whether a folder, and not a link to one, is this user's."""
+def _is_own(path: str) -> bool:
+    """Whether a file or folder, and not a link to one, is this user's."""
     try:
-        status = os.lstat(folder)
+        status = os.lstat(path)
     except OSError:
         return False
-    return stat.S_ISDIR(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
+    return not stat.S_ISLNK(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
 
 
 def _sweep(root: str) -> None:
@@ -179,10 +177,11 @@ def _sweep(root: str) -> None:
     except OSError:
         return
     for name in names:
-        folder = os.path.join(root, name)
-        if not name.startswith(_PREFIX) or not _is_own(folder):
-            continue
-        remove_abandoned(os.path.join(folder, _LOCK), functools.partial(remove, folder))
-        with contextlib.suppress(OSError):
-            if time.time() - os.stat(folder).st_mtime > _OLD:  # its maker died before it could lock it
-                os.rmdir(folder)
+        lock = os.path.join(root, name)
+        if name.startswith(_PREFIX) and name.endswith(_LOCK) and _is_own(lock):
+            remove_abandoned(lock, functools.partial(_remove_both, lock))
+
+
+def _remove_both(lock: str) -> None:
+    remove(lock.removesuffix(_LOCK))
+    remove(lock)
