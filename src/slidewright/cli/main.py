@@ -155,7 +155,8 @@ def _signals() -> Iterator[None]:
 
     The first one raises. Later ones don't interrupt the cleaning, which takes a moment; but if it is stuck, on a dead
     network disk for instance, they end the process at once, and the nursery cleans what can be cleaned. A signal that
-    is ignored already (nohup) stays ignored. Once one has come the handlers stay, since the process is about to end.
+    is ignored already (nohup) stays ignored. Once one has come and the cleaning is done, all are ignored: the process
+    is about to end, with the code of the first.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -178,6 +179,5 @@ def _signals() -> Iterator[None]:
     try:
         yield
     finally:
-        if first is None:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler if first is None else signal.SIG_IGN)
