@@ -180,6 +180,8 @@ class _Conversion:
             icc_profile=info.icc_profile,
             software=f"slidewright {__version__}",
         )
+        if launcher is not None:
+            self._stack.callback(launcher.close)  # before the files are removed that its children write
         source = self._share(temporary) if launcher is not None else self._source
         work = BlockWork(plan, encoding, options.resampling, source, scratch)
         run = Run(

@@ -81,7 +81,7 @@ class Launcher(Protocol):
         """Have these paths removed if this process is killed."""
 
     def close(self) -> None:
-        """End all children at once, and wait for them."""
+        """End all children at once, and wait for them; may be called twice."""
 
 
 class ProcessLauncher:
@@ -157,13 +157,24 @@ class ProcessLauncher:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # its end is seen even if a fork of this process has a copy
         self._socket.close()
-        for child in self._children:
-            child.connection.close()
         try:
             self._nursery.wait(timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
             self._nursery.kill()  # its children die with it
             self._nursery.wait()
+        if self._nursery.returncode:
+            self._await_orphans(time.monotonic() + _PATIENCE)
+        for child in self._children:
+            child.connection.close()
+
+    def _await_orphans(self, deadline: float) -> None:
+        """Wait for the children of a killed nursery, which the kernel is killing: they may be writing files that are
+        to be removed next.
+        """
+        for child in self._children:
+            with contextlib.suppress(EOFError, OSError):
+                while child.connection.poll(max(0.0, deadline - time.monotonic())):
+                    child.connection.recv_bytes()
 
     def _request(self, request: dict[str, Any]) -> None:
         try:
