@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from slidewright._version import __version__
-from slidewright.errors import OptionError
+from slidewright.errors import OptionError, OutputError
 from slidewright.options import ConvertOptions
 from slidewright.output import Destination
 from slidewright.plan import Plan, make_plan
@@ -246,9 +246,13 @@ class _Conversion:
         """Look at the partial file as a reader would, before it gets its name."""
         from slidewright.verify import check_structure, verify_file
 
-        check_structure(self._destination.partial, [level.size for level in self._decided.plan.levels])
-        if self._options.verify:
-            verify_file(self._destination.partial, n_workers=self._options.n_workers or None)
+        partial = self._destination.partial
+        try:
+            check_structure(partial, [level.size for level in self._decided.plan.levels])
+            if self._options.verify:
+                verify_file(partial, n_workers=self._options.n_workers or None)
+        except OSError as error:
+            raise OutputError(f"can't read {partial!r} back to check it: {error.strerror or error}") from error
 
     def _report(self, outcome: Any, n_workers: int) -> Report:
         from slidewright.sources.filling import describe_corrupt
