@@ -164,9 +164,9 @@ def test_scratch_of_a_dead_run_is_swept_and_of_a_living_one_kept(tmp_path):
     living = ScratchFolder(tmp_path)
     dead = tmp_path / "slidewright-scratch-dead"
     dead.mkdir()
-    (dead / "lock").touch()
+    (tmp_path / "slidewright-scratch-dead.lock").touch()
     third = ScratchFolder(tmp_path)
-    assert not dead.exists()
+    assert not list(tmp_path.glob("*dead*"))
     assert Path(living.path).exists()
     living.remove()
     third.remove()
@@ -201,13 +201,6 @@ def test_memory_sizes_are_understood(text, value):
 def test_senseless_memory_sizes_are_refused(text):
     with pytest.raises(OptionError, match="memory"):
         parse_bytes(text)
-
-
-def test_tight_memory_takes_fewer_workers_and_says_so():
-    plan = resources.plan_memory(16, 512 * 512 * 3, 400_000_000)
-    assert 1 <= plan.n_workers < 16
-    assert "400 MB" in plan.warnings[0]
-    assert resources.plan_memory(2, 512 * 512 * 3, 10**9).warnings == ()
 
 
 def test_usable_cpus_follows_affinity_and_slurm(monkeypatch):

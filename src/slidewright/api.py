@@ -13,16 +13,17 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from slidewright._version import __version__
-from slidewright.errors import OptionError
+from slidewright.errors import OptionError, OutputError
 from slidewright.options import ConvertOptions
 from slidewright.output import Destination
 from slidewright.plan import Plan, make_plan
 from slidewright.report import LevelReport, Progress, Report
-from slidewright.resources import MemoryPlan, plan_memory, usable_cpus
+from slidewright.resources import usable_cpus
 
 if TYPE_CHECKING:  # NumPy comes with it, and the nursery must be started first
     from slidewright.codecs import Encoding
     from slidewright.coordinator import Outcome, Run
+    from slidewright.memory import MemoryPlan
 
 _LARGE_TILE = 16 << 20
 
@@ -71,11 +72,13 @@ def convert(
     OptionError
         For an unknown option or a value that can't be used; nothing has been written then.
     SourceError, CorruptTileError
-        When the source can't be opened, read or decoded.
+        When the source can't be opened, read or decoded (with `on_corrupt="fill"`, tiles that don't decode are painted
+        instead, counted in the report and warned of).
     DestinationError
         When the destination exists and `overwrite` is not set, or its folder is missing.
     OutputError, VerifyError, RunError
-        When the run failed: a full disk, a wrong file, dead processes. Nothing is left under the final name.
+        When the run failed: a full disk (or one that is too small to begin with), a wrong file, dead processes, too
+        little memory. Nothing is left under the final name.
     """
     from slidewright.progress import make_callback
 
@@ -134,11 +137,16 @@ class Conversion:
         source_path: str | None,
         started: float,
     ) -> None:
-        self.source = source
+        self.source, self._filled = source, dict[Any, str]()
+        if options.on_corrupt == "fill":
+            from slidewright.sources.filling import fill_corrupt
+
+            self.source, self._filled = fill_corrupt(source)
         self._options = options
         self._started = started
         self._stack = contextlib.ExitStack()
         self.decided = self._decide()
+        self._warnings = list(self.decided.memory.warnings)
         self._destination = Destination(dest, overwrite=options.overwrite, source=source_path)
         self._stack.callback(self._destination.close)
 
@@ -167,21 +175,26 @@ class Conversion:
         from slidewright.coordinator import Run
         from slidewright.scratch import Scratch, ScratchFolder
         from slidewright.sources.adapt import adapted
+        from slidewright.space import check_space, estimate
         from slidewright.tiff import Layout
         from slidewright.worker import BlockWork
 
         options, info = self._options, self.source.info
         plan, encoding, memory = self.decided.plan, self.decided.encoding, self.decided.memory
+        temporary = os.fspath(options.scratch) if options.scratch is not None else tempfile.gettempdir()
+        self._warnings += check_space(
+            estimate(plan, encoding, memory.store_bytes), str(self._destination.path.parent), temporary
+        )
         scratch = None
-        owned = list(self._destination.temporary)
+        own: Callable[[str], None] = launcher.own if launcher is not None else _ignore
+        for path in self._destination.temporary:
+            own(path)
+        self._destination.claim()
         if len(plan.passes) > 1:
-            folder = ScratchFolder(options.scratch)
+            folder = ScratchFolder(options.scratch, announce=own)
             self._stack.callback(folder.remove)
-            owned.append(folder.path)
             sparse = getattr(self.source, "sparse", False)
             scratch = Scratch(folder.path, plan, encoding.pixels, sparse=sparse, single=True)
-        if launcher is not None:
-            launcher.own(*owned)
         layout = Layout(
             plan=plan,
             encoding=encoding,
@@ -191,9 +204,9 @@ class Conversion:
             icc_profile=info.icc_profile,
             software=f"slidewright {__version__}",
         )
-        temporary = os.fspath(options.scratch) if options.scratch is not None else tempfile.gettempdir()
         source = adapted(self.source, encoding.pixels, options)
         if launcher is not None:
+            self._stack.callback(launcher.close)  # before the files are removed that its children write
             source = self._share(source, temporary)
         work = BlockWork(plan, encoding, source, scratch)
         return Run(
@@ -205,6 +218,9 @@ class Conversion:
             memory.n_workers if launcher is not None else 0,
             memory.store_bytes,
             self._started,
+            memory.slots_per_worker,
+            memory.guard_bytes,
+            options.timeout,
         )
 
     def finish(self, outcome: Outcome, run: Run, callback: Callable[[Progress], None] | None) -> Report:
@@ -221,17 +237,21 @@ class Conversion:
     def _decide(self) -> Decided:
         from slidewright.codecs import resolve
         from slidewright.kinds import resolve_pixels
+        from slidewright.memory import needs_of, plan_memory
 
         options, info = self._options, self.source.info
         encoding = resolve(options, resolve_pixels(options, info))
         wanted = options.n_workers if options.n_workers is not None else usable_cpus()
+        in_memory = info.format == "array" and hasattr(self.source, "prepare") and wanted > 0
         band = 1 if info.planar else encoding.pixels.planes
-        memory = plan_memory(max(1, wanted), band * encoding.tile_bytes, options.memory_bytes)
+        block_tiles = options.block_tiles or _small_block(band * encoding.tile_bytes)
+        needs = needs_of(info, encoding, n_workers=wanted, block_tiles=block_tiles, band=band, in_memory=in_memory)
+        memory = plan_memory(needs, options.memory_bytes)
         plan = make_plan(
             info.size,
             options.tile_size,
             n_levels=options.levels,
-            block_tiles=options.block_tiles or _small_block(band * encoding.tile_bytes),
+            block_tiles=memory.block_tiles,
             n_workers=memory.n_workers,
             planes=encoding.pixels.planes,
             band=band,
@@ -245,7 +265,8 @@ class Conversion:
         prepare = getattr(source, "prepare", None)
         if prepare is None:
             return source
-        shared = prepare(temporary)
+        on_disk = {"on_disk": True} if self.decided.memory.array_on_disk else {}
+        shared = prepare(temporary, **on_disk)
         self._stack.callback(shared.close)
         return shared
 
@@ -253,12 +274,19 @@ class Conversion:
         """Look at the partial file as a reader would, before it gets its name."""
         from slidewright.verify import check_structure, verify_file
 
-        check_structure(self._destination.partial, [level.size for level in self.decided.plan.levels])
-        if self._options.verify:
-            verify_file(self._destination.partial, n_workers=self._options.n_workers or None)
+        partial = self._destination.partial
+        try:
+            check_structure(partial, [level.size for level in self.decided.plan.levels])
+            if self._options.verify:
+                verify_file(partial, n_workers=self._options.n_workers or None)
+        except OSError as error:
+            raise OutputError(f"can't read {partial!r} back to check it: {error.strerror or error}") from error
 
     def _report(self, outcome: Outcome, n_workers: int) -> Report:
+        from slidewright.sources.filling import describe_corrupt
+
         plan = self.decided.plan
+        corrupt = {**self._filled, **outcome.corrupt}
         return Report(
             destination=str(self._destination.path),
             levels=tuple(
@@ -272,7 +300,8 @@ class Conversion:
             retries=outcome.retries,
             peak_memory=outcome.peak_memory,
             stages=dict(outcome.seconds),
-            warnings=self.decided.memory.warnings,
+            warnings=(*self._warnings, *outcome.warnings, *([describe_corrupt(corrupt)] if corrupt else ())),
+            corrupt_tiles=len(corrupt),
         )
 
 
@@ -281,6 +310,10 @@ def _small_block(tile_bytes: int) -> int | None:
     few, one a level; None for any other, where speed decides.
     """
     return None if tile_bytes <= _LARGE_TILE else 1 if tile_bytes > 4 * _LARGE_TILE else 2
+
+
+def _ignore(path: str) -> None:
+    """Nobody is there to remove what a killed process leaves; the next run to the same destination does."""
 
 
 def _finished(report: Report, plan: Plan, retries: int) -> Progress:

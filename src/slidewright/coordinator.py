@@ -24,14 +24,16 @@ from slidewright.errors import RunError, SlidewrightError
 from slidewright.plan import Block, Pass
 from slidewright.processes import Child, Launcher
 from slidewright.report import Progress
-from slidewright.resources import proportional_memory
+from slidewright.resources import count_memory_kills, proportional_memory
 from slidewright.ring import SLOT_BYTES, SLOTS_PER_WORKER
 from slidewright.scratch import Scratch
 from slidewright.sharing import SharedBuffer
+from slidewright.sources.filling import CorruptPlace
 from slidewright.tiff import Layout
 from slidewright.worker import BlockWork, WorkerJob
 from slidewright.writer import WriterJob
 
+OUT_OF_MEMORY = "it ran out of memory"
 MAX_DEATHS = 3  # of workers on one block, before the block is to blame
 _TICK = 0.25  # seconds between progress reports
 _MEMORY_TICK = (
@@ -52,6 +54,11 @@ class Run:
     store_bytes: int
     started: float
     """`time.monotonic()` when the caller's wait began."""
+    slots_per_worker: int = SLOTS_PER_WORKER
+    memory_guard: int | None = None
+    """Bytes beyond which a worker's own allocations fail; None for no such limit."""
+    timeout: float | None = None
+    """Seconds that a worker may take for one block."""
 
 
 @dataclass(slots=True)
@@ -60,6 +67,9 @@ class Outcome:
 
     level_bytes: list[int] = field(default_factory=list)
     retries: int = 0
+    corrupt: dict[CorruptPlace, str] = field(default_factory=dict)
+    """What was wrong with each part of the source that was filled with the background."""
+    warnings: list[str] = field(default_factory=list)
     peak_memory: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     tiles_done: int = 0
@@ -97,6 +107,10 @@ class _Seat:
     at_writer: set[int] = field(default_factory=set)
     block: Block | None = None
     next_block: Block | None = None
+    since: float | None = None
+    """When the process began with `block`, or last waited for the writer; None until it is ready."""
+    fate: str | None = None
+    """Why the process is about to die, where that is known before it has."""
 
     @property
     def blocks(self) -> list[Block]:
@@ -111,7 +125,7 @@ class Coordinator:
         self._launcher = launcher
         self._report = report
         self.outcome = Outcome()
-        self._ring = SharedBuffer.allocate(run.n_workers * SLOTS_PER_WORKER * SLOT_BYTES, run.temporary)
+        self._ring = SharedBuffer.allocate(run.n_workers * run.slots_per_worker * SLOT_BYTES, run.temporary)
         self._queue: deque[Block] = deque()
         self._deaths: dict[Block, int] = {}
         self._senders = 0
@@ -119,6 +133,7 @@ class Coordinator:
         self._writer: Child | None = None
         self._written = False
         self._idle_deaths = 0
+        self._memory_kills = count_memory_kills()
         self._ticked = self._sampled = 0.0
 
     def execute(self) -> Outcome:
@@ -159,8 +174,9 @@ class Coordinator:
         """Put a fresh worker on a seat; the slots that are at the writer come later."""
         self._senders += 1
         away = at_writer or set()
-        slots = range(number * SLOTS_PER_WORKER, (number + 1) * SLOTS_PER_WORKER)
-        job = WorkerJob(self._run.work, self._ring, tuple(slot for slot in slots if slot not in away))
+        slots = range(number * self._run.slots_per_worker, (number + 1) * self._run.slots_per_worker)
+        own = tuple(slot for slot in slots if slot not in away)
+        job = WorkerJob(self._run.work, self._ring, own, self._run.memory_guard)
         child = self._launcher.spawn("worker", f"slidewright-w{number}", job)
         self._seats[child.connection] = _Seat(number, child, self._senders, away)
 
@@ -195,6 +211,7 @@ class Coordinator:
         for seat in self._seats.values():
             if seat.block is None and self._queue:
                 seat.block = self._queue.popleft()
+                seat.since = monotonic() if seat.since is not None else None
                 self._tell(seat, seat.block)
         for seat in self._seats.values():
             if seat.next_block is None and seat.block is not None and self._queue and remaining > len(self._seats):
@@ -221,8 +238,24 @@ class Coordinator:
                 self._listen_to_worker(self._seats[ready], done)
             elif ready in self._launcher.waitable:
                 self._launcher.attend()
+        if self._run.timeout is not None:
+            self._end_overdue(self._run.timeout)
         self._tick(stage)
         return bool(came)
+
+    def _end_overdue(self, timeout: float) -> None:
+        """Kill the workers that hang; the time that one waits for the writer, all its slots being there, is not its
+        own.
+        """
+        now = monotonic()
+        for seat in self._seats.values():
+            if seat.block is None or seat.since is None or seat.fate is not None:
+                continue
+            if len(seat.at_writer) == self._run.slots_per_worker:
+                seat.since = now
+            elif now - seat.since > timeout:
+                seat.fate = f"it was not done with it after {timeout:g} s, the limit (timeout), and was ended"
+                self._launcher.kill(seat.child)
 
     def _listen_to_worker(self, seat: _Seat, done: Callable[[Block], None] | None) -> None:
         try:
@@ -237,10 +270,17 @@ class Coordinator:
         elif message[0] == "done":
             _, block, nbytes, seconds = message
             seat.block, seat.next_block = seat.next_block, None
+            seat.since = monotonic()
             self.outcome.bytes_received += nbytes
             self._count(block, seconds)
             assert done is not None
             done(block)
+        elif message[0] == "ready":
+            seat.since = monotonic()
+        elif message[0] == "corrupt":
+            self.outcome.corrupt.update(message[1])
+        elif message[0] == "no memory":
+            seat.fate = OUT_OF_MEMORY
         else:
             _raise_failure(message)
 
@@ -263,7 +303,7 @@ class Coordinator:
             _raise_failure(message)
 
     def _return_slot(self, slot: int) -> None:
-        number = slot // SLOTS_PER_WORKER
+        number = slot // self._run.slots_per_worker
         for seat in self._seats.values():
             if seat.number == number:
                 seat.at_writer.discard(slot)
@@ -296,14 +336,17 @@ class Coordinator:
 
     def _writer_died(self) -> SlidewrightError:
         assert self._writer is not None
-        return RunError(
-            f"the writer process died: {self._launcher.reason(self._writer)}; nothing was written, run again"
-        )
+        reason = self._launcher.reason(self._writer)
+        if "SIGKILL" in reason and count_memory_kills() > self._memory_kills:
+            reason = f"{OUT_OF_MEMORY} and was killed by the kernel; use fewer workers or give the job more memory"
+        return RunError(f"the writer process died: {reason}; nothing was written, run again")
 
     def _replace(self, seat: _Seat) -> None:
-        """A worker is dead: its blocks go back to the front of the queue, a fresh worker takes its seat."""
+        """A worker is dead: its blocks go back to the front of the queue, a fresh worker takes its seat, unless
+        memory was short and others are left.
+        """
         del self._seats[seat.child.connection]
-        reason = self._launcher.reason(seat.child)
+        reason = self._reason(seat)
         seat.child.connection.close()
         if seat.block is not None:
             deaths = self._deaths[seat.block] = self._deaths.get(seat.block, 0) + 1
@@ -315,7 +358,23 @@ class Coordinator:
             if self._idle_deaths >= MAX_DEATHS:
                 raise RunError(f"workers die before they get to work; the last: {reason}")
         self._queue.extendleft(reversed(seat.blocks))
-        self._hire(seat.number, seat.at_writer)
+        if reason.startswith(OUT_OF_MEMORY) and self._seats:
+            self.outcome.warnings.append(
+                f"memory ran out; the run went on with {len(self._seats)} of {self._run.n_workers} workers"
+            )
+        else:
+            self._hire(seat.number, seat.at_writer)
+
+    def _reason(self, seat: _Seat) -> str:
+        """Why a worker died; that memory ran out where the kernel's count of such kills has grown."""
+        if seat.fate is not None:
+            return seat.fate
+        reason = self._launcher.reason(seat.child)
+        kills = count_memory_kills()
+        if kills > self._memory_kills and "SIGKILL" in reason:
+            self._memory_kills = kills
+            return f"{OUT_OF_MEMORY} and was killed by the kernel"
+        return reason
 
     def _deadly(self, block: Block, reason: str) -> RunError:
         """The error that says which block killed its workers."""
@@ -324,7 +383,11 @@ class Coordinator:
             f"{MAX_DEATHS} workers died on the same block (row {block.row}, column {block.column} of pass "
             f"{block.pass_index}: {plan.region(block)} of level {plan.passes[block.pass_index].first} of "
             f"{self._run.work.source.info.name}); the last: {reason}; "
-            "try fewer workers, or check that part of the source"
+            + (
+                "use fewer workers or a smaller tile_size, or give the job more memory"
+                if reason.startswith(OUT_OF_MEMORY)
+                else "try fewer workers, or check that part of the source"
+            )
         )
 
     def _dismiss(self) -> None:

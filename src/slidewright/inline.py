@@ -9,6 +9,7 @@ from slidewright.coordinator import Outcome, Run
 from slidewright.plan import Block, Key
 from slidewright.report import Progress
 from slidewright.segments import SegmentStore
+from slidewright.sources.filling import drain
 from slidewright.tiff import write_pyramid
 from slidewright.worker import BlockRunner
 
@@ -46,6 +47,7 @@ def execute_inline(run: Run, report: Callable[[Progress], None] | None) -> Outco
     finally:
         runner.close()
         store.close()
+        outcome.corrupt.update(drain(getattr(run.work.source, "found", {})))
     return outcome
 
 

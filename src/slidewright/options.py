@@ -18,6 +18,7 @@ KINDS = ("rgb", "rgba", "grey", "multichannel", "labels", "binary")
 RESAMPLINGS = ("mean", "median", "nearest", "mode", "max", "min")
 MASK_RESAMPLINGS = ("nearest", "mode", "max", "min")  # never make a value that was not there
 SUBSAMPLINGS = ("420", "422", "444")
+ON_CORRUPT = ("error", "fill")
 MAX_TILE = 4096
 
 Color = str | tuple[int, int, int]
@@ -100,6 +101,14 @@ class ConvertOptions:
     """Block side in tiles, a power of two; default by tile size and memory. Never changes the output."""
     scratch: str | os.PathLike[str] | None = None
     """Folder for temporary level stores; default the system's temporary folder (TMPDIR)."""
+    timeout: float | None = None
+    """Seconds that a worker may take for one block, after which it is killed and the block done again; default no
+    limit.
+    """
+    on_corrupt: str = "error"
+    """What a tile of the source that does not decode is: "error" ends the run and names it, "fill" paints it with the
+    background.
+    """
 
     def __post_init__(self) -> None:
         self._check_integer("tile_size", self.tile_size, 16, MAX_TILE)
@@ -124,6 +133,9 @@ class ConvertOptions:
         self._check_choice("alpha", self.alpha, ("keep", "compose"))
         if self.bits not in (None, 1, 8):
             raise OptionError(f"bits {self.bits!r} must be 1 or 8")
+        self._check_choice("on_corrupt", self.on_corrupt, ON_CORRUPT)
+        if self.timeout is not None and not (isinstance(self.timeout, (int, float)) and 0 < self.timeout < 1e9):
+            raise OptionError(f"timeout {self.timeout!r} must be a positive number of seconds")
         if self.subsampling is not None:
             self._check_choice("subsampling", self.subsampling, SUBSAMPLINGS)
         if self.memory is not None:

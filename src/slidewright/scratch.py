@@ -1,8 +1,8 @@
 """Zarr stores of reduced levels: what a pass hands on, and the source of the next.
 
 A folder of its own under the temporary folder, one uncompressed zarr v3 array a pass; a chunk is half a tile a side,
-so each block writes exactly one chunk and no two workers ever touch the same. The folder holds a lock file while its
-run lives; a later run removes folders whose lock nobody holds.
+so each block writes exactly one chunk and no two workers ever touch the same. A lock file lies beside the
+folder while its run lives; a later run removes folders whose lock nobody holds.
 
 A run only ever touches whole chunks of raw bytes, so they are written and read (chunkstore.py) without the zarr
 library: importing that costs each process 0.25 to 0.35 s, which was a fifth of the time of a 20,000 x 20,000 conversion
@@ -11,9 +11,13 @@ library: importing that costs each process 0.25 to 0.35 s, which was a fifth of 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import secrets
+import stat
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +29,11 @@ from slidewright.errors import OutputError
 from slidewright.geometry import Region, Size
 from slidewright.kinds import PixelFormat
 from slidewright.nursery import remove
-from slidewright.output import FileLock, is_abandoned
+from slidewright.output import FileLock, remove_abandoned
 from slidewright.plan import Plan
 
 _PREFIX = "slidewright-scratch-"
-_LOCK = "lock"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,30 +167,53 @@ def _scratch_error(where: str, error: OSError, verb: str = "write") -> OutputErr
 
 
 class ScratchFolder:
-    """The folder of one run: made, locked and removed here; also removes what killed runs left behind."""
+    """The folder of one run: made, locked and removed here; also removes what killed runs left behind.
 
-    def __init__(self, parent: str | os.PathLike[str] | None) -> None:
-        root = os.fspath(parent) if parent is not None else tempfile.gettempdir()
+    Its lock lies beside it, is made first and removed last, so that whenever a run is killed, the next can tell.
+    `announce` is told each path before it is made, so that somebody can remove it if this process is killed.
+    """
+
+    def __init__(self, parent: str | os.PathLike[str] | None, announce: Callable[[str], None] = lambda _: None) -> None:
+        root = os.path.abspath(os.fspath(parent) if parent is not None else tempfile.gettempdir())
         _sweep(root)
+        self.path = os.path.join(root, _PREFIX + secrets.token_hex(8))
+        announce(self.path)
+        announce(self.path + _LOCK)
         try:
-            self.path = tempfile.mkdtemp(prefix=_PREFIX, dir=root)
-            self._lock = FileLock(os.path.join(self.path, _LOCK))
+            self._lock = FileLock(self.path + _LOCK)
+            os.mkdir(self.path, 0o700)
         except OSError as error:
+            remove(self.path + _LOCK)
             raise _scratch_error(root, error) from error
 
     def remove(self) -> None:
         """Remove the folder with all in it."""
-        self._lock.release()
         remove(self.path)
+        remove(self.path + _LOCK)
+        self._lock.release()
+
+
+def _is_own(path: str) -> bool:
+    """Whether a file or folder, and not a link to one, is this user's."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return not stat.S_ISLNK(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
 
 
 def _sweep(root: str) -> None:
-    """Remove the folders of runs that are dead, and of this user: others' can't be removed and stay."""
+    """Remove the folders of this user's runs that are dead."""
     try:
         names = os.listdir(root)
     except OSError:
         return
     for name in names:
-        folder = os.path.join(root, name)
-        if name.startswith(_PREFIX) and is_abandoned(os.path.join(folder, _LOCK)):
-            remove(folder)
+        lock = os.path.join(root, name)
+        if name.startswith(_PREFIX) and name.endswith(_LOCK) and _is_own(lock):
+            remove_abandoned(lock, functools.partial(_remove_both, lock))
+
+
+def _remove_both(lock: str) -> None:
+    remove(lock.removesuffix(_LOCK))
+    remove(lock)

@@ -240,7 +240,7 @@ class TiffSlide:
         import tifffile
 
         try:
-            self._tiff = tifffile.TiffFile(path)
+            self._tiff = tifffile.TiffFile(path, _multifile=False)  # no other file, whatever its OME-XML names
             try:
                 self.levels, self.others, self.kind = _sort_pages(self._tiff)
                 first = self._tiff.pages.first

@@ -2,8 +2,8 @@
 done.
 
 A worker has one pipe, to the coordinator, and no lock in common with anybody. Messages in: ("block", block), ("free",
-slot); the end of the pipe is the end of the work. Messages out: ("slot", slot, entries), ("done", block, bytes,
-seconds), ("failed", class, message, traceback).
+slot); the end of the pipe is the end of the work. Messages out: ("ready",), ("slot", slot, entries), ("done", block,
+bytes, seconds), ("corrupt", places), ("no memory",), ("failed", class, message, traceback).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from slidewright.ring import SlotWriter
 from slidewright.scratch import Scratch, ScratchLevel
 from slidewright.sharing import SharedBuffer
 from slidewright.sources.base import Reader, Source
+from slidewright.sources.filling import CorruptPlace, drain
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class WorkerJob:
     work: BlockWork
     ring: SharedBuffer
     slots: tuple[int, ...]
+    memory_guard: int | None = None
+    """Bytes that the process may allocate beyond those it begins with; applied by the nursery."""
 
 
 class BlockRunner:
@@ -103,6 +106,8 @@ def main(connection: Connection[Any, Any], job: WorkerJob) -> None:
         _Worker(connection, job).serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the coordinator is done with us, or gone
+    except MemoryError:
+        connection.send(("no memory",))  # and die: the block is done again, by fewer workers if there are others
     except Exception as error:
         connection.send(failure(error))
 
@@ -134,9 +139,11 @@ class _Worker:
         self._blocks: deque[Block] = deque()
         self._slots = SlotWriter(job.ring, self._acquire, self._send_slot)
         self._runner = BlockRunner(job.work)
+        self._found: dict[CorruptPlace, str] = getattr(job.work.source, "found", {})
         self._waited = 0.0
 
     def serve(self) -> None:
+        self._connection.send(("ready",))
         try:
             while True:
                 self._run(self._next_block())
@@ -154,6 +161,8 @@ class _Worker:
 
         self._runner.run(block, emit)
         self._slots.flush()
+        if found := drain(self._found):
+            self._connection.send(("corrupt", found))
         after = {**self._runner.seconds, "wait": self._waited}
         self._connection.send(("done", block, nbytes, {name: after[name] - before[name] for name in after}))
 

@@ -10,7 +10,7 @@ import click
 from slidewright.cli.common import debug_option, human_bytes, hush_libraries, plural, say, warn
 from slidewright.cli.kinds import kind_options
 from slidewright.codecs import CODECS, DEFAULT, DEFAULT_IMAGE
-from slidewright.options import RESAMPLINGS, SUBSAMPLINGS, ConvertOptions
+from slidewright.options import ON_CORRUPT, RESAMPLINGS, SUBSAMPLINGS, ConvertOptions
 
 if TYPE_CHECKING:
     from slidewright.report import Report
@@ -146,6 +146,17 @@ def _running(function: Any) -> Any:
                 help="Block side in tiles, a power of two.  [default: by memory]",
             ),
             click.option("--scratch", metavar="DIR", help="Folder for temporary levels.  [default: TMPDIR]"),
+            click.option(
+                "--on-corrupt",
+                type=click.Choice(ON_CORRUPT),
+                help=f"Paint tiles of SRC that don't decode, or give up.  [default: {_DEFAULTS['on_corrupt']}]",
+            ),
+            click.option(
+                "--timeout",
+                type=float,
+                metavar="SECONDS",
+                help="Kill a worker that takes longer for one block, and do the block again.  [default: none]",
+            ),
             click.option("--overwrite", is_flag=True, help="Replace DST if it exists, at the very end."),
             click.option("--verify", is_flag=True, help="Decode every tile before DST gets its name."),
             click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors."),

@@ -69,6 +69,12 @@ class AdaptedSource:
         return _Narrowing(reader, check, info) if info.dtype != pixels.dtype else _Checking(reader, check, info)
 
     @property
+    def found(self) -> dict[Any, str]:
+        """See `filling.FillingSource`."""
+        found: dict[Any, str] = getattr(self.source, "found", {})
+        return found
+
+    @property
     def sparse(self) -> bool:
         """See `Source`."""
         return bool(getattr(self.source, "sparse", False))

@@ -20,6 +20,7 @@ from slidewright.sharing import SharedBuffer
 from slidewright.sources.accept import check_dtype, check_shape
 from slidewright.sources.base import Pixels, Reader, SourceInfo
 from slidewright.sources.rows import PixelFile, RowsReader
+from slidewright.sources.strips import UnpackedSource, unpacked
 
 _BAND_BYTES = 16_000_000
 
@@ -41,21 +42,31 @@ class ArraySource:
         """Read the array itself, as views where its memory allows."""
         return _ArrayReader(self._array, self._info)
 
-    def prepare(self, folder: str | None = None) -> SharedArraySource:
+    def prepare(self, folder: str | None = None, *, on_disk: bool = False) -> SharedArraySource | UnpackedSource:
         """Copy the pixels, band by band, into memory that workers can share.
 
         Parameters
         ----------
         folder
             Where to put an unlinked file if there is too little memory; by default the temporary folder.
+        on_disk
+            Put the copy there in any case, and read it as a file, so that it is not the run's memory.
 
         Returns
         -------
-        SharedArraySource
+        SharedArraySource or UnpackedSource
             To be closed by the caller at the end of the run.
         """
         info = self._info
         row_bytes = info.size.width * info.samples * info.itemsize
+        if on_disk:
+            depth = 1 if info.planar else info.samples
+            return unpacked(
+                info,
+                folder,
+                lambda y, rows, plane: self._array[y : y + rows, :, plane : plane + depth],
+                max(1, _BAND_BYTES // row_bytes),
+            )
         buffer = SharedBuffer.allocate(info.size.height * row_bytes, folder)
         try:
             pixels = _laid_out(buffer, info)

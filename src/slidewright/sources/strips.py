@@ -9,13 +9,14 @@ workers' memory.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from slidewright.errors import OutputError, SourceError
 from slidewright.sharing import SharedBuffer
-from slidewright.sources.base import Reader, SourceInfo
+from slidewright.sources.base import Pixels, Reader, Source, SourceInfo
 from slidewright.sources.cells import CACHE_BYTES
 from slidewright.sources.rows import PixelFile, RowsReader
 from slidewright.sources.tiff import TiffSource
@@ -35,7 +36,7 @@ def unpacked_first(source: TiffSource, *, compressed_strips: bool) -> TiffSource
 class WideStripsSource:
     """A TIFF whose strips are to be unpacked before the run; readable as it is, slowly."""
 
-    source: TiffSource
+    source: Source
 
     @property
     def info(self) -> SourceInfo:
@@ -59,23 +60,32 @@ class WideStripsSource:
         """
         info = self.info
         assert info.grid is not None
-        buffer = SharedBuffer.allocate(int(np.prod(info.shape)) * info.itemsize, folder, on_disk=True)
-        reader = self.source.open()
+        reader, width = self.source.open(), info.size.width
+        depth = 1 if info.planar else info.samples
+        strip = np.empty((info.grid.height, width, depth), info.dtype)
         try:
-            step = 1 if info.planar else info.samples
-            strip = np.empty((info.grid.height, info.size.width, step), info.dtype)
-            for plane, offset in enumerate(_offsets(info)):
-                for y in range(0, info.size.height, info.grid.height):
-                    height = min(info.grid.height, info.size.height - y)
-                    rows = reader.read(y, 0, height, info.size.width, strip, plane)
-                    place = offset + y * info.size.width * step * info.itemsize
-                    _write(buffer, place, memoryview(np.ascontiguousarray(rows)).cast("B"))
-        except BaseException:
-            buffer.close()
-            raise
+            return unpacked(
+                info, folder, lambda y, rows, plane: reader.read(y, 0, rows, width, strip, plane), info.grid.height
+            )
         finally:
             reader.close()
-        return UnpackedSource(info, buffer)
+
+
+def unpacked(
+    info: SourceInfo, folder: str | None, rows_at: Callable[[int, int, int], Pixels], step: int
+) -> UnpackedSource:
+    """Pixels, got `step` rows at a time by `rows_at(y, rows, plane)`, in an unlinked file in `folder`."""
+    row_bytes = info.size.width * (1 if info.planar else info.samples) * info.itemsize
+    buffer = SharedBuffer.allocate(int(np.prod(info.shape)) * info.itemsize, folder, on_disk=True)
+    try:
+        for plane, offset in enumerate(_offsets(info)):
+            for y in range(0, info.size.height, step):
+                rows = np.ascontiguousarray(rows_at(y, min(step, info.size.height - y), plane), info.dtype)
+                _write(buffer, offset + y * row_bytes, memoryview(rows).cast("B"))
+    except BaseException:
+        buffer.close()
+        raise
+    return UnpackedSource(info, buffer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ def _parsed(path: str) -> Iterator[Any]:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with tifffile.TiffFile(path, _multifile=False) as tiff:  # no other file, whatever its OME-XML names
             yield tiff
     except (SourceError, OptionError, MemoryError):
         raise

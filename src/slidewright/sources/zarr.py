@@ -24,6 +24,11 @@ from slidewright.sources.tiffmeta import MICROMETRES
 
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, of one time and plane and up to {MAX_CHANNELS} channels"
 _MAX_CHUNK_BYTES = 1 << 30
+_CODECS = {
+    "bytes", "transpose", "sharding_indexed", "gzip", "zlib", "zstd", "blosc", "lz4", "lzma", "bz2", "lzf", "zfpy",
+    "pcodec", "adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3", "shuffle", "delta", "bitround",
+    "fixedscaleoffset", "quantize", "packbits", "astype", "cast_value", "scale_offset",
+}  # fmt: skip
 _WASTE = 2  # how many times its own pixels a region may decode before whole chunks are kept instead
 
 
@@ -287,6 +292,7 @@ def _info(chosen: _Chosen, axes: str, name: str) -> SourceInfo:
         raise SourceError(f"{name} has axes {axes!r} with {what}; {_SUPPORTED}: save {remedy} first")
     if 0 in array.shape:
         raise SourceError(f"{name} has shape {tuple(array.shape)}, which holds no pixel")
+    _check_codecs(array, name)
     dtype = check_dtype(np.dtype(array.dtype), name)
     size, chunk = _yx(array.shape, axes), _yx(array.chunks, axes)
     grid = Size(min(chunk.height, size.height), min(chunk.width, size.width))
@@ -306,6 +312,33 @@ def _info(chosen: _Chosen, axes: str, name: str) -> SourceInfo:
         mpp=chosen.mpp,
         grid=grid,
     )
+
+
+def _check_codecs(array: Any, name: str) -> None:
+    """Refuse codecs that are not known to only turn bytes into bytes: numcodecs' "pickle" runs what a store says."""
+    described = array.metadata.to_dict()
+    if array.metadata.zarr_format == 2:
+        found = [described.get("compressor"), *(described.get("filters") or ())]
+    else:
+        found = list(described.get("codecs") or ())
+    while found:
+        codec = found.pop()
+        if codec is None:
+            continue
+        codec = (
+            codec
+            if isinstance(codec, dict)
+            else codec.get_config()
+            if hasattr(codec, "get_config")
+            else codec.to_dict()
+        )
+        called = str(codec.get("id") or codec.get("name")).removeprefix("numcodecs.")
+        if called not in _CODECS and not called.startswith("imagecodecs_"):
+            raise SourceError(
+                f"{name} is stored with the codec {called!r}, which slidewright does not run; {_SUPPORTED}"
+            )
+        settings = codec.get("configuration") or {}
+        found += [*settings.get("codecs", ()), *settings.get("index_codecs", ())]
 
 
 def _raw_chunks(array: Any, axes: str, store: str) -> Callable[[int, int, int, Pixels], None] | None:
