@@ -15,7 +15,7 @@ from slidewright.errors import OutputError
 from slidewright.plan import Plan
 
 _RATIO_LOSSY, _RATIO_LOSSLESS = 8, 2
-_LEAST_SEGMENT = 16  # bytes of the two table entries of a tile
+_LEAST_SEGMENT = 10  # bytes of the two table entries of a tile: tifffile gives a small length two bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ class Estimate:
 def estimate(plan: Plan, encoding: Any, store_bytes: int) -> Estimate:
     """What a plan needs on disk."""
     tile_bytes = encoding.tile_bytes
-    raw = plan.n_tiles * tile_bytes
+    raw = plan.n_tiles * (tile_bytes // 8 if encoding.bits == 1 else tile_bytes)
     exact = encoding.compression == "none"
     likely = raw if exact else raw // (_RATIO_LOSSY if encoding.codec.lossy else _RATIO_LOSSLESS)
     handed_on = [pas.scratch_level for pas in plan.passes if pas.scratch_level is not None]
     half = plan.tile // 2
     chunks = (plan.levels[level].size.grid(half) for level in handed_on)
-    scratch = sum(grid.height * grid.width * (tile_bytes // 4) for grid in chunks)
+    scratch = sum(plan.planes * grid.height * grid.width * (tile_bytes // 4) for grid in chunks)
     upper = 1 - plan.levels[0].n_tiles / plan.n_tiles
     return Estimate(
         output_least=(raw if exact else 0) + plan.n_tiles * _LEAST_SEGMENT,

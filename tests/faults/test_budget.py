@@ -155,16 +155,20 @@ def test_disk_that_is_surely_too_small_is_refused_before_anything_is_written(mon
     assert "0 MB free, but the output will take about" in report.warnings[0]
 
 
-def test_estimate_of_an_uncompressed_output_is_what_it_takes(tmp_path):
+@pytest.mark.parametrize(("samples", "options"), [(1, {}), (5, {}), (1, {"kind": "binary", "bits": 1})])
+def test_estimate_of_an_uncompressed_output_is_what_it_takes(tmp_path, samples, options):
     """Estimates that nobody compares with the truth drift."""
-    from slidewright.codecs import Encoding
-    from slidewright.geometry import Size
+    from slidewright.codecs import resolve
+    from slidewright.kinds import resolve_pixels
+    from slidewright.options import ConvertOptions
     from slidewright.plan import make_plan
 
-    pixels = np.zeros((600, 800), np.uint8)
-    plan = make_plan(Size(600, 800), 64, block_tiles=2)
-    guess = space.estimate(plan, Encoding("none", "uint8", 1, 64), 0)
-    slidewright.convert(pixels, tmp_path / "out.tif", n_workers=0, tile_size=64, block_tiles=2, compression="none")
+    options = {"tile_size": 64, "block_tiles": 2, "compression": "none", **options}
+    pixels, chosen = np.zeros((600, 800, samples), np.uint8), ConvertOptions(**options)
+    info = slidewright.open_source(pixels).info
+    encoding = resolve(chosen, resolve_pixels(chosen, info))
+    guess = space.estimate(make_plan(info.size, 64, block_tiles=2, planes=encoding.pixels.planes), encoding, 0)
+    slidewright.convert(pixels, tmp_path / "out.tif", n_workers=0, **options)
     real = (tmp_path / "out.tif").stat().st_size
     assert guess.output_least <= real <= 1.05 * guess.output_least
     with tifffile.TiffFile(tmp_path / "out.tif") as tiff:

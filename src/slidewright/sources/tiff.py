@@ -4,6 +4,7 @@ meant and what its pixels are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from slidewright.sources.base import SourceInfo
 from slidewright.sources.tiffdecode import JPEG_FAMILY, NO_COMPRESSION, RGB, SEPARATE, YCBCR, TiffReader, raw_order
 
 MAX_SEGMENT_BYTES = 1 << 30
+_FILE_NAME = re.compile(r'FileName="([^"]*)"')
 _GREYS, _PALETTE = (0, 1), 3
 _COLOR_DTYPES = ("uint8", "uint16")
 
@@ -106,6 +108,7 @@ def _select(tiff: Any, path: str, page: int | None, series: int, level: int) -> 
     """The chosen image."""
     if page is not None:
         return _Image((_pick(tiff.pages, page, "page", path).aspage(),))
+    _refuse_several_files(tiff, path)
     levels = _pick(tiff.series, series, "series", path).levels
     chosen = _pick(levels, level, "level", path)
     pages = list(chosen.pages)
@@ -117,7 +120,7 @@ def _select(tiff: Any, path: str, page: int | None, series: int, level: int) -> 
         images = int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
         if images > 1 and images > len(tiff.pages):  # tifffile only logs that, and shows the first
             raise SourceError(f"{path}: ImageJ put {images} images into it, and it has not all; copy the file again")
-        return _Image(_of_this_file(tiff, path, (first,)))
+        return _Image((first,))
     long = [axis for axis, length in zip(chosen.axes, chosen.shape, strict=True) if length > 1 and axis not in "YX"]
     if long != ["C"]:
         raise SourceError(
@@ -141,20 +144,19 @@ def _stack(tiff: Any, path: str, which: str, chosen: Any, first: Any) -> _Image:
         return _Image((first,), count, offsets)
     if len(pages) != count or any(page is None for page in pages):
         raise SourceError(f"{path}: {which} has {count} channels, but not a page for each; the file is damaged")
-    whole = _of_this_file(tiff, path, tuple(page.aspage() for page in pages))
+    whole = tuple(page.aspage() for page in pages)
     if any(_layout(page) != _layout(first) for page in whole):
         raise SourceError(f"{path}: the channels of {which} differ in size, tiles or dtype; choose one with page")
     return _Image(whole, count)
 
 
-def _of_this_file(tiff: Any, path: str, pages: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The pages, unless some lie in other files, as OME-TIFF allows."""
-    if any(page.parent is not tiff for page in pages):
+def _refuse_several_files(tiff: Any, path: str) -> None:
+    """An OME-TIFF may lie in several files, which its XML names; those are not opened, and a part is not the image."""
+    if tiff.is_ome and len(set(_FILE_NAME.findall(tiff.ome_metadata or ""))) > 1:
         raise SourceError(
-            f"{path} is one of several files of an OME-TIFF; write them to one first, for example with "
-            "tifffile.imwrite(new, tifffile.imread(path), ome=True, metadata={'axes': 'CYX'})"
+            f"{path} is one of several files of an OME-TIFF; choose an image of this file with page, or write all to "
+            "one first, such as tifffile.imwrite(new, tifffile.imread(path), ome=True, metadata={'axes': 'CYX'})"
         )
-    return pages
 
 
 def _layout(page: Any) -> tuple[Any, ...]:
