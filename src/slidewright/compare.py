@@ -40,18 +40,31 @@ def compare_levels(slide: TiffSlide, against: Any, resampling: str | None, threa
     VerifyError
         When size, dtype or samples differ, or a pixel of a lossless level does; it names level, tile and pixel.
     """
-    from slidewright.sources import open_source
-
-    source = against if hasattr(against, "info") and hasattr(against, "open") else open_source(against)
-    first, info = slide.levels[0], source.info
-    dtype = "uint8" if info.dtype == "bool" else info.dtype
-    if (first.size, first.samples, first.dtype.name) != (info.size, info.samples, dtype):
+    first = slide.levels[0]
+    source = _as_written(against, first.samples)
+    info = source.info
+    if (first.size, first.samples, first.dtype.name) != (info.size, info.samples, info.dtype):
         raise VerifyError(
             f"{slide.path}: level 0 is {first.size} with {first.samples} samples of {first.dtype}, but {info.name} is "
             f"{info.size} with {info.samples} samples of {info.dtype}"
         )
-    masks = first.masks or info.kind in ("labels", "binary") or info.dtype == "bool"
+    masks = first.masks or info.kind in ("labels", "binary")
     return _Comparison(slide, source, resampling or ("nearest" if masks else "mean"), threads).run()
+
+
+def _as_written(against: Any, samples: int) -> Any:
+    """The source as a conversion writes it: booleans as bytes, RGBA on white where the file is RGB."""
+    from slidewright.kinds import resolve_pixels
+    from slidewright.options import ConvertOptions
+    from slidewright.sources import open_source
+    from slidewright.sources.adapt import adapted
+
+    source = against if hasattr(against, "info") and hasattr(against, "open") else open_source(against)
+    composed = source.info.samples == 4 and samples == 3
+    if source.info.dtype != "bool" and not composed:
+        return source
+    options = ConvertOptions(alpha="compose" if composed else "keep")
+    return adapted(source, resolve_pixels(options, source.info), options)
 
 
 class _Tally:
