@@ -223,9 +223,11 @@ class _Tables:
     def turn(self, number: int) -> None:
         """Run every row once, ours and dlup's one after the other; who is first changes."""
         for entry, options in zip(self.entries, self._options, strict=True):
-            runs = [lambda entry=entry, options=options: self._ours(entry, options), lambda entry=entry: self._dlups(entry)]
-            for run in runs if number % 2 == 0 else reversed(runs):
-                run()
+            if number % 2:
+                self._dlups(entry)
+            self._ours(entry, options)
+            if not number % 2:
+                self._dlups(entry)
 
     def _ours(self, entry: Entry, options: dict[str, Any]) -> None:
         if entry.refused is not None:
@@ -271,4 +273,6 @@ class _Tables:
             entry.dlup_bytes = dest.stat().st_size
         finally:
             dest.unlink(missing_ok=True)
-        self._tell(f"{entry.table}, {entry.compression}, dlup: {entry.dlup_refused or f'{entry.dlup_seconds[-1]:.2f} s'}")
+        self._tell(
+            f"{entry.table}, {entry.compression}, dlup: {entry.dlup_refused or f'{entry.dlup_seconds[-1]:.2f} s'}"
+        )

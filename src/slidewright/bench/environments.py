@@ -60,8 +60,8 @@ def find_python(version: str) -> str | None:
     """An interpreter of a version such as "3.10": our own, one on the PATH, or one of pyenv's."""
     if version == f"{sys.version_info.major}.{sys.version_info.minor}":
         return sys.executable
-    if on_path := shutil.which(f"python{version}"):
-        if subprocess.run([on_path, "-c", ""], capture_output=True).returncode == 0:  # pyenv's stand-ins may refuse
-            return on_path
+    on_path = shutil.which(f"python{version}")
+    if on_path is not None and subprocess.run([on_path, "-c", ""], capture_output=True).returncode == 0:
+        return on_path  # and not a stand-in of pyenv's that refuses
     kept = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
     return str(kept[-1]) if kept else None

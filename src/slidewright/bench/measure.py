@@ -10,6 +10,7 @@ import platform
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -41,17 +42,23 @@ def run_tree(
         process = subprocess.Popen(
             command, stdout=out, stderr=err, env={**os.environ, **(environment or {})}, start_new_session=True
         )
+        timer = threading.Timer(timeout if timeout is not None else threading.TIMEOUT_MAX, _kill, (process,))
+        timer.daemon = True
+        timer.start()  # not wait(timeout), which looks only every 50 ms
         try:
-            peak = _watch(process, timeout) if sample else None
-            code = process.wait(None if timeout is None else max(0.1, timeout - (perf_counter() - start)))
-        except BaseException as error:
+            peak = _watch(process) if sample else None
+            code = process.wait()
+        except BaseException:
             _kill(process)
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise RunError(f"{_short(command)} took longer than {timeout:.0f} s; raise --timeout") from None
+            process.wait()
             raise
+        finally:
+            timer.cancel()
         seconds = perf_counter() - start
         out.seek(0)
         err.seek(0)
+        if code and timeout is not None and seconds >= timeout:
+            raise RunError(f"{_short(command)} took longer than {timeout:.0f} s; raise --timeout")
         if code:
             words = err.read().decode(errors="replace").strip()[-2000:]
             raise RunError(f"{_short(command)} ended with {code}; run it by hand to see why: {words}")
@@ -68,16 +75,15 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except (AttributeError, OSError):
         process.kill()
-    process.wait()
 
 
-def _watch(process: subprocess.Popen[bytes], timeout: float | None) -> int | None:
-    """Sample the tree until the process ends, or its time is over."""
+def _watch(process: subprocess.Popen[bytes]) -> int | None:
+    """Sample the tree until the process ends."""
     import psutil
 
     root = psutil.Process(process.pid)
-    peak, start = 0, perf_counter()
-    while process.poll() is None and (timeout is None or perf_counter() - start < timeout):
+    peak = 0
+    while process.poll() is None:
         total = 0
         try:
             members = [root, *root.children(recursive=True)]

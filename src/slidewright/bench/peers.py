@@ -193,5 +193,7 @@ def _find(kind: PeerKind, environments: str | None) -> Peer | None:
 def _version(kind: PeerKind, executable: str) -> str | None:
     """The version of a peer in an environment, None where it is not installed."""
     code = f"from importlib.metadata import version; print(version({kind.distribution!r}))"
-    done = subprocess.run([executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
+    done = subprocess.run(
+        [executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}
+    )
     return done.stdout.strip() if done.returncode == 0 else None

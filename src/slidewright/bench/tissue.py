@@ -79,7 +79,7 @@ def _coarse(reader: Any, info: Any) -> NDArray[np.uint8]:
         size = (-(-width // COARSE), -(-rows // COARSE))
         bands.append(cv2.resize(np.ascontiguousarray(pixels), size, interpolation=cv2.INTER_AREA))
     coarse = np.concatenate(bands)
-    return coarse if coarse.ndim == 3 else coarse[:, :, None]
+    return np.asarray(coarse, np.uint8).reshape(*coarse.shape[:2], -1)
 
 
 def find_tissue(coarse: NDArray[np.uint8]) -> NDArray[np.uint8]:

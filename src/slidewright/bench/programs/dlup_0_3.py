@@ -4,7 +4,6 @@ import json
 import sys
 
 import numpy as np
-from dlup._image import Resampling
 from dlup.data.dataset import TiledWsiDataset
 from dlup.writers import TiffCompression, TifffileImageWriter
 

@@ -9,7 +9,6 @@ import warnings
 
 warnings.simplefilter("ignore")  # backends that are not installed
 
-import numpy as np  # noqa: E402
 from dlup import SlideDataset, TilingConfig  # noqa: E402
 from dlup.writers import LibtiffImageWriter, TiffCompression  # noqa: E402
 

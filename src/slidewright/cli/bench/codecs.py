@@ -22,7 +22,9 @@ _TITLES = {
 
 @click.command(short_help="Time every compressor on the image, annotations and a mask.")
 @click.argument("source", metavar="SRC")
-@click.option("--tables", callback=read_names, metavar="NAME,...", help="lossless, lossy, annotations, mask.  [default: all]")
+@click.option(
+    "--tables", callback=read_names, metavar="NAME,...", help="lossless, lossy, annotations, mask.  [default: all]"
+)
 @click.option("--compressions", callback=read_names, metavar="NAME,...", help="Which compressors.  [default: all]")
 @click.option("--side", type=int, default=8192, show_default=True, metavar="N", help="Of the part that is encoded.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
@@ -33,7 +35,7 @@ _TITLES = {
 @measured
 @debug_option
 def codecs(json_file: str | None, csv_file: str | None, **given: Any) -> None:
-    """Time and weigh every compressor on a part of the slide SRC (uint8 RGB), on annotations and on a mask made from it.
+    """Time every compressor on a part of the slide SRC (uint8 RGB), and on annotations and a mask made from it.
 
     The part has as much tissue as the whole slide. Annotations are its connected regions of tissue with a number each.
     Where dlup is installed, its writer gets the same tiles.
@@ -43,7 +45,12 @@ def codecs(json_file: str | None, csv_file: str | None, **given: Any) -> None:
     tables = given.pop("tables") or TABLES
     comparison = compare_codecs(CodecSettings(tables=tables, **given), tell=notes())
     answer = comparison.as_json()
-    keep(answer, [entry.as_row() | {"seconds": None, "dlup_seconds": None} for entry in comparison.entries], json_file, csv_file)
+    keep(
+        answer,
+        [entry.as_row() | {"seconds": None, "dlup_seconds": None} for entry in comparison.entries],
+        json_file,
+        csv_file,
+    )
     show(render(comparison))
 
 

@@ -12,7 +12,9 @@ from slidewright.cli.common import debug_option
 
 @click.command(short_help="Time conversions at several numbers of workers, by stage.")
 @click.argument("source", metavar="SRC")
-@click.option("--workers", callback=read_workers, metavar="N,...", help="Numbers of workers.  [default: 1, 2, 4 ... CPUs]")
+@click.option(
+    "--workers", callback=read_workers, metavar="N,...", help="Numbers of workers.  [default: 1, 2, 4 ... CPUs]"
+)
 @encoded
 @measured
 @debug_option

@@ -13,7 +13,9 @@ from slidewright.cli.common import debug_option
 @click.command(short_help="Time conversions next to other programs, in turns.")
 @click.argument("source", metavar="SRC")
 @click.option("--peers", callback=read_names, metavar="NAME,...", help="Which.  [default: all that are installed]")
-@click.option("--environments", metavar="DIR", help="Where they are installed.  [default: SLIDEWRIGHT_PEERS, the cache]")
+@click.option(
+    "--environments", metavar="DIR", help="Where they are installed.  [default: SLIDEWRIGHT_PEERS, the cache]"
+)
 @click.option("--workers", callback=read_workers, metavar="N,...", help="Numbers of workers.  [default: usable CPUs]")
 @encoded
 @measured
