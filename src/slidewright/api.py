@@ -9,11 +9,12 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from slidewright._version import __version__
-from slidewright.errors import OptionError
+from slidewright.errors import DestinationError, OptionError
 from slidewright.options import ConvertOptions
 from slidewright.output import Destination
 from slidewright.plan import Plan, make_plan
@@ -22,6 +23,7 @@ from slidewright.resources import MemoryPlan, plan_memory, usable_cpus
 
 if TYPE_CHECKING:  # NumPy comes with it, and the nursery must be started first
     from slidewright.codecs import Encoding
+    from slidewright.recorder import Recorder
 
 ProgressOption = bool | Callable[[Progress], None]
 
@@ -34,6 +36,7 @@ def convert(
     series: int | None = None,
     level_index: int | None = None,
     progress: ProgressOption = False,
+    report: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Report:
     """Write an image as a pyramidal, tiled TIFF, on every core.
@@ -49,6 +52,8 @@ def convert(
         Which image of a file with several: a page of a TIFF, or a series and a level of it; by default the largest.
     progress
         True shows a bar on a terminal and plain lines elsewhere; a callable gets a `Progress` a few times a second.
+    report
+        An HTML file to write as well: what was made, and where the time went. One page that needs no other file.
     **options
         The fields of `ConvertOptions`, such as `compression="deflate"` or `n_workers=4`.
 
@@ -72,13 +77,33 @@ def convert(
 
     started = monotonic()
     checked = _options(options)
+    recorder = None if report is None else _prepare_report(report, checked, started)
     with _launcher(checked) as launcher, make_callback(progress) as callback:
         from slidewright.sources import open_source
 
         opened = open_source(source, page=page, series=series, level=level_index)
         name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
         with _Conversion(opened, dest, checked, name, started) as conversion:
-            return conversion.run(launcher, callback)
+            finished = conversion.run(launcher, callback, recorder)
+    if report is not None and recorder is not None:
+        from slidewright.htmlreport import Subject, write_report
+
+        write_report(Path(report), Subject(finished, recorder, opened.info, checked))
+    return finished
+
+
+def _prepare_report(path: str | os.PathLike[str], options: ConvertOptions, started: float) -> Recorder:
+    """What records the run for its report, once it is known that the report can be written."""
+    from slidewright.recorder import Recorder
+
+    page = Path(path)
+    if not page.parent.is_dir():
+        raise DestinationError(
+            f"the folder {str(page.parent)!r} of the report does not exist; make it or choose another"
+        )
+    if page.is_dir() or (page.exists() and not options.overwrite):
+        raise DestinationError(f"the report {str(page)!r} exists; choose another name, or allow overwriting")
+    return Recorder(started)
 
 
 def _options(given: dict[str, Any]) -> ConvertOptions:
@@ -139,7 +164,9 @@ class _Conversion:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def run(self, launcher: Any, callback: Callable[[Progress], None] | None) -> Report:
+    def run(
+        self, launcher: Any, callback: Callable[[Progress], None] | None, recorder: Recorder | None = None
+    ) -> Report:
         """Do it all; the report of a finished file."""
         from slidewright.coordinator import Coordinator, Run
         from slidewright.inline import execute_inline
@@ -179,6 +206,7 @@ class _Conversion:
             memory.n_workers if launcher is not None else 0,
             memory.store_bytes,
             self._started,
+            recorder,
         )
         if launcher is None:
             outcome = execute_inline(run, callback)

@@ -134,6 +134,7 @@ def _running(function: Any) -> Any:
             ),
             click.option("--scratch", metavar="DIR", help="Folder for temporary levels.  [default: TMPDIR]"),
             click.option("--overwrite", is_flag=True, help="Replace DST if it exists, at the very end."),
+            click.option("--report", metavar="HTML", help="Write a page about the run: levels, compression, timeline."),
             click.option("--verify", is_flag=True, help="Decode every tile before DST gets its name."),
             click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors."),
         )
