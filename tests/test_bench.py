@@ -157,7 +157,7 @@ def test_pixels_of_subifd_levels_are_compared(tiled: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("compression", ["deflate", "zstd", "none", "jpeg"])
 def test_codec_limit_has_every_stage(tiled: str, compression: str) -> None:
-    stages = codec_limit(tiled, {"compression": compression})
+    stages = codec_limit(tiled, Settings(tiled, (1,), compression=compression).codec)
 
     assert set(stages) == {"read", "encode", "reduce"}
     assert all(seconds > 0 for seconds in stages.values())

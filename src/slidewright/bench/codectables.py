@@ -30,9 +30,12 @@ DLUP_NAMES = {  # ours to dlup's, where dlup has it
     "packbits": "PACKBITS",
     "lzw": "LZW",
     "webp": "WEBP",
+    "webp-lossless": "WEBP",
     "zstd": "ZSTD",
     "jpeg2000": "JP2K",
+    "jpeg2000-lossy": "JP2K_LOSSY",
     "png": "PNG",
+    "ccitt-t4": "CCITTFAX4",
 }
 
 
@@ -170,16 +173,12 @@ def _find_dlup(settings: CodecSettings) -> Peer | None:
 def rows_of(table: str, wanted: tuple[str, ...] | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, options of convert) of every compressor that belongs in a table."""
     from slidewright.codecs import CODECS
-    from slidewright.options import ConvertOptions
 
-    both_ways = "lossless" in ConvertOptions.__dataclass_fields__
     for name, codec in CODECS.items():
         if wanted is not None and name not in wanted:
             continue
         if codec.lossy == (table == "lossy"):
             yield name, {"compression": name}
-        elif both_ways and codec.lossy:
-            yield f"{name} (lossless)", {"compression": name, "lossless": True}
 
 
 class _Tables:

@@ -22,6 +22,8 @@ from slidewright.bench.peers import Peer, Task, find_peers
 from slidewright.errors import OptionError, RunError, SourceError
 
 OURS = "slidewright"
+LEVELS = {"deflate": 6, "zstd": 3}
+"""Efforts, said to everybody: programs have defaults of their own."""
 LIMIT = "codec-limit"
 """One process that does nothing but decode, encode and reduce; its time divided by the workers."""
 LIMIT_TOGETHER = "codec-limit-together"
@@ -40,7 +42,7 @@ class Settings:
     compression: str = "jpeg"
     quality: int = 90
     level: int | None = None
-    """Effort of a lossless codec; default the codec's own."""
+    """Effort of a lossless codec; default as `LEVELS` has it."""
     tile_size: int = 512
     folder: str | None = None
     """Where the outputs go; default the system's temporary folder."""
@@ -64,11 +66,11 @@ class Settings:
         """The options of `convert` that choose the codec, with its effort in words that do not depend on a default."""
         from slidewright.codecs import CODECS
 
-        row = CODECS[self.compression]
         options: dict[str, Any] = {"compression": self.compression}
-        if row.effort is not None:
-            options |= {"quality": self.quality} if row.lossy else {"level": self.level or row.effort[2]}
-        return options
+        if CODECS[self.compression].lossy:
+            return options | {"quality": self.quality}
+        level = LEVELS.get(self.compression) if self.level is None else self.level
+        return options if level is None else options | {"level": level}
 
 
 @dataclass(frozen=True, slots=True)

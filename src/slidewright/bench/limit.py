@@ -14,7 +14,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from slidewright.errors import RunError, SourceError
+from slidewright.errors import OptionError, RunError
 
 
 def run_limits(given: dict[str, Any], processes: int) -> list[dict[str, float]]:
@@ -53,7 +53,9 @@ def run_limits(given: dict[str, Any], processes: int) -> list[dict[str, float]]:
     for process, (_, words) in zip(running, answers, strict=True):
         if process.returncode:
             last = words.strip().splitlines()[-1:] or ["no message"]
-            raise RunError(f"the codec limit could not be measured, which needs a tiled TIFF: {last[0]}")
+            raise RunError(
+                f"the codec limit could not be measured, which needs a tiled TIFF and a codec that it knows: {last[0]}"
+            )
     return [json.loads(answer) for answer, _ in answers]
 
 
@@ -71,7 +73,8 @@ def codec_limit(
     source
         A tiled TIFF.
     options
-        The fields of `ConvertOptions` that choose the codec; tiles are encoded at the size that the source has.
+        The fields of `ConvertOptions` that choose the codec, its effort included; tiles are encoded at the size that
+        the source has.
     share
         (index, number): take every `number`-th tile from `index` on.
     ready
@@ -133,19 +136,20 @@ def _encoder(page: Any, options: dict[str, Any]) -> Callable[[Any], Any]:
     """The codec without what a writer adds to it, such as taking JPEG's tables out of each stream."""
     import imagecodecs
 
-    from slidewright.codecs import resolve
-    from slidewright.options import ConvertOptions
-
-    if page.tilelength != page.tilewidth:
-        raise SourceError(f"tiles of {page.tilewidth} x {page.tilelength} are not square")
-    settings = ConvertOptions(**options | {"tile_size": page.tilewidth})
-    encoding = resolve(settings, page.dtype.name, page.samplesperpixel)
-    effort = encoding.effort
-    if encoding.compression == "jpeg" and page.samplesperpixel == 3:
-        colours: dict[str, Any] = {"colorspace": "rgb", "outcolorspace": "ycbcr", "subsampling": encoding.subsampling}
+    compression, effort = options["compression"], options.get("quality", options.get("level"))
+    if compression == "jpeg":
+        colours: dict[str, Any] = {}
+        if page.samplesperpixel == 3:
+            colours = {"colorspace": "rgb", "outcolorspace": "ycbcr", "subsampling": "420"}
         return lambda pixels: imagecodecs.jpeg8_encode(pixels, level=effort, **colours)
-    if encoding.compression == "deflate" and not encoding.predictor:
-        return lambda pixels: imagecodecs.deflate_encode(pixels, effort)
-    if encoding.compression == "zstd" and not encoding.predictor:
-        return lambda pixels: imagecodecs.zstd_encode(pixels, effort)
-    return encoding.encoder()
+    if compression == "none":
+        return lambda pixels: pixels.tobytes()
+    plain: dict[str, Callable[..., Any]] = {
+        "deflate": imagecodecs.deflate_encode,
+        "zstd": imagecodecs.zstd_encode,
+        "lzw": imagecodecs.lzw_encode,
+    }
+    if compression not in plain:
+        raise OptionError(f"the limit of {compression} is not measured, only of jpeg, none, {', '.join(plain)}")
+    encode = plain[compression]
+    return lambda pixels: encode(pixels, effort)
