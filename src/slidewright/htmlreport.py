@@ -53,13 +53,13 @@ def make_page(subject: Subject) -> str:
     """The whole page."""
     report, recorder = subject.report, subject.recorder
     name = escape(Path(report.destination).name)
-    thumbnail, ratios = _look(report.destination)
+    look = _look(report.destination)
     total = report.seconds
     sections = [
         f"<header><h1>{name}</h1><p>{_summary(subject)}</p></header>",
-        f'<div class="pair"><section><h2>Slide</h2>{htmlcharts.picture(thumbnail, "thumbnail", "slide")}</section>'
-        f"<section><h2>Compression over the slide</h2>{_heat(ratios)}</section></div>",
-        f"<section><h2>Levels</h2>{_levels(report, subject)}</section>",
+        f'<div class="pair"><section><h2>Slide</h2>{htmlcharts.picture(look.thumbnail, "thumbnail", "slide")}</section>'
+        f"<section><h2>Compression over the slide</h2>{_heat(look.ratios)}</section></div>",
+        f"<section><h2>Levels</h2>{_levels(report, look)}</section>",
         f"<section><h2>What each worker did</h2>{_legend()}"
         f"{htmlcharts.timeline(recorder.blocks, recorder.deaths, total)}</section>",
         f"<section><h2>Throughput</h2>{htmlcharts.throughput(recorder.blocks, total)}"
@@ -97,23 +97,32 @@ def _summary(subject: Subject) -> str:
     return escape(", ".join(parts))
 
 
-def _look(path: str) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """A thumbnail, and the compression ratio of every tile of level 0."""
+@dataclass(frozen=True, eq=False, slots=True)
+class _Look:
+    """What the finished file shows: the writer alone knows the bytes of every tile, and has written them down."""
+
+    thumbnail: NDArray[np.uint8]
+    ratios: NDArray[np.float64]
+    """Of every tile of level 0."""
+    unencoded: tuple[int, ...]
+    """Bytes of all tiles of each level before they were encoded."""
+
+
+def _look(path: str) -> _Look:
     from tifffile import TiffFile
 
     with TiffFile(path) as tiff:
-        pages: list[Any] = [page for page in list[Any](tiff.pages) if page.is_tiled]
-        first = pages[0]
-        rows = -(-first.imagelength // first.tilelength)
-        columns = -(-first.imagewidth // first.tilewidth)
-        counts = np.array(first.databytecounts, np.float64).reshape(-1, rows, columns).sum(axis=0)
-        raw = first.tilelength * first.tilewidth * first.samplesperpixel * first.bitspersample / 8
-        small = next(
-            page
-            for page in [*pages[1:], first]
-            if max(page.imagelength, page.imagewidth) <= 2 * _THUMBNAIL or page is pages[-1]
+        first: Any = tiff.pages[0]
+        pages = [first, *(first.pages or ())] if first.subifds else list[Any](tiff.pages)
+        grids = [(-(-page.imagelength // page.tilelength), -(-page.imagewidth // page.tilewidth)) for page in pages]
+        tile = first.tilelength * first.tilewidth * first.samplesperpixel * first.bitspersample // 8
+        counts = np.array(first.databytecounts, np.float64).reshape(-1, *grids[0]).sum(axis=0)  # over planes
+        small = next(page for page in [*pages[:-1], None] if page is None or max(page.shape) <= 2 * _THUMBNAIL)
+        return _Look(
+            _thumbnail(small or pages[-1]),
+            tile / np.maximum(counts, 1),
+            tuple(rows * columns * tile for rows, columns in grids),
         )
-        return _thumbnail(small), raw / np.maximum(counts, 1)
 
 
 def _thumbnail(page: Any) -> NDArray[np.uint8]:
@@ -142,17 +151,16 @@ def _heat(ratios: NDArray[np.float64]) -> str:
     return f"{image}{scale}<p class='note'>Unencoded over encoded bytes, a dot a tile; the median is {middle:.1f}.</p>"
 
 
-def _levels(report: Report, subject: Subject) -> str:
-    tile, sample_bytes = subject.options.tile_size, np.dtype(subject.source.dtype).itemsize * subject.source.samples
+def _levels(report: Report, look: _Look) -> str:
     rows = [
         (
             str(number),
             str(level.size),
             f"{level.tiles:,}",
             _megabytes(level.bytes),
-            f"{level.tiles * tile * tile * sample_bytes / max(1, level.bytes):.1f} : 1",
+            f"{unencoded / max(1, level.bytes):.1f} : 1",
         )
-        for number, level in enumerate(report.levels)
+        for number, (level, unencoded) in enumerate(zip(report.levels, look.unencoded, strict=True))
     ]
     return _table(("level", "pixels", "tiles", "encoded", "compression"), rows)
 
