@@ -66,7 +66,7 @@ def run_tree(
 
 
 def _short(command: Sequence[str]) -> str:
-    return " ".join(command[:3])
+    return " ".join(word for word in command[:4] if not word.startswith("{"))  # without its JSON
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

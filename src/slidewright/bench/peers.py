@@ -165,7 +165,8 @@ def find_peers(
         if compression not in kind.compressions:
             reason = f"it is not asked to write {compression}"
         elif found is None:
-            reason = "it is not installed; make its environment with: slidewright bench environments"
+            remedy = "make its environment with: slidewright bench environments"
+            reason = f"it is not installed; {remedy if kind.python else 'put it on the PATH'}"
         else:
             peers.append(found)
             continue
