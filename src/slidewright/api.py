@@ -9,11 +9,12 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from slidewright._version import __version__
-from slidewright.errors import OptionError, OutputError
+from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.options import ConvertOptions
 from slidewright.output import Destination
 from slidewright.plan import Plan, make_plan
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # NumPy comes with it, and the nursery must be started first
     from slidewright.codecs import Encoding
     from slidewright.coordinator import Outcome, Run
     from slidewright.memory import MemoryPlan
+    from slidewright.recorder import Recorder
 
 _LARGE_TILE = 16 << 20
 
@@ -40,6 +42,7 @@ def convert(
     shape: tuple[int, ...] | None = None,
     dtype: Any = None,
     progress: ProgressOption = False,
+    report: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Report:
     """Write an image as a pyramidal, tiled TIFF, on every core.
@@ -59,6 +62,8 @@ def convert(
         not say so itself.
     progress
         True shows a bar on a terminal and plain lines elsewhere; a callable gets a `Progress` a few times a second.
+    report
+        An HTML file to write as well: what was made, and where the time went. One page that needs no other file.
     **options
         The fields of `ConvertOptions`, such as `compression="deflate"` or `n_workers=4`.
 
@@ -84,13 +89,33 @@ def convert(
 
     started = monotonic()
     checked = make_options(options)
+    recorder = None if report is None else _prepare_report(report, checked, started)
     with make_launcher(checked) as launcher, make_callback(progress) as callback:
         from slidewright.sources import open_source
 
         opened = open_source(source, page=page, series=series, level=level_index, shape=shape, dtype=dtype)
         name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
         with Conversion(opened, dest, checked, name, started) as conversion:
-            return conversion.run(launcher, callback)
+            finished = conversion.run(launcher, callback, recorder)
+    if report is not None and recorder is not None:
+        from slidewright.htmlreport import Subject, write_report
+
+        write_report(Path(report), Subject(finished, recorder, opened.info, checked))
+    return finished
+
+
+def _prepare_report(path: str | os.PathLike[str], options: ConvertOptions, started: float) -> Recorder:
+    """What records the run for its report, once it is known that the report can be written."""
+    from slidewright.recorder import Recorder
+
+    page = Path(path)
+    if not page.parent.is_dir():
+        raise DestinationError(
+            f"the folder {str(page.parent)!r} of the report does not exist; make it or choose another"
+        )
+    if page.is_dir() or (page.exists() and not options.overwrite):
+        raise DestinationError(f"the report {str(page)!r} exists; choose another name, or allow overwriting")
+    return Recorder(started)
 
 
 def make_options(given: dict[str, Any]) -> ConvertOptions:
@@ -161,16 +186,18 @@ class Conversion:
         self.source, self._options = source, options
         self.decided = self._decide()
 
-    def run(self, launcher: Any, callback: Callable[[Progress], None] | None) -> Report:
+    def run(
+        self, launcher: Any, callback: Callable[[Progress], None] | None, recorder: Recorder | None = None
+    ) -> Report:
         """Do it all; the report of a finished file."""
         from slidewright.coordinator import Coordinator
         from slidewright.inline import execute_inline
 
-        run = self.prepare(launcher)
+        run = self.prepare(launcher, recorder)
         outcome = execute_inline(run, callback) if launcher is None else Coordinator(run, launcher, callback).execute()
         return self.finish(outcome, run, callback)
 
-    def prepare(self, launcher: Any) -> Run:
+    def prepare(self, launcher: Any, recorder: Recorder | None = None) -> Run:
         """Make the temporary things; what the engine needs."""
         from slidewright.coordinator import Run
         from slidewright.scratch import Scratch, ScratchFolder
@@ -221,6 +248,7 @@ class Conversion:
             memory.slots_per_worker,
             memory.guard_bytes,
             options.timeout,
+            recorder,
         )
 
     def finish(self, outcome: Outcome, run: Run, callback: Callable[[Progress], None] | None) -> Report:

@@ -23,6 +23,7 @@ from slidewright import errors
 from slidewright.errors import RunError, SlidewrightError
 from slidewright.plan import Block, Pass
 from slidewright.processes import Child, Launcher
+from slidewright.recorder import Recorder
 from slidewright.report import Progress
 from slidewright.resources import count_memory_kills, proportional_memory
 from slidewright.ring import SLOT_BYTES, SLOTS_PER_WORKER
@@ -59,6 +60,8 @@ class Run:
     """Bytes beyond which a worker's own allocations fail; None for no such limit."""
     timeout: float | None = None
     """Seconds that a worker may take for one block."""
+    recorder: Recorder | None = None
+    """Is told of every block and every death, for a report."""
 
 
 @dataclass(slots=True)
@@ -272,7 +275,9 @@ class Coordinator:
             seat.block, seat.next_block = seat.next_block, None
             seat.since = monotonic()
             self.outcome.bytes_received += nbytes
-            self._count(block, seconds)
+            pixels = self._count(block, seconds)
+            if self._run.recorder is not None:
+                self._run.recorder.block(seat.number, block, seconds, nbytes, pixels)
             assert done is not None
             done(block)
         elif message[0] == "ready":
@@ -348,6 +353,8 @@ class Coordinator:
         del self._seats[seat.child.connection]
         reason = self._reason(seat)
         seat.child.connection.close()
+        if self._run.recorder is not None:
+            self._run.recorder.death(seat.number, reason)
         if seat.block is not None:
             deaths = self._deaths[seat.block] = self._deaths.get(seat.block, 0) + 1
             if deaths >= MAX_DEATHS:
@@ -397,13 +404,16 @@ class Coordinator:
             connection.close()
         self._seats.clear()
 
-    def _count(self, block: Block, seconds: dict[str, float]) -> None:
+    def _count(self, block: Block, seconds: dict[str, float]) -> int:
+        """Add a finished block to the outcome; its pixels of level 0."""
         self.outcome.add_seconds(seconds)
         plan = self._run.layout.plan
         self.outcome.tiles_done += sum(1 for _ in plan.tiles_of(block))
-        if block.pass_index == 0:
-            region = plan.region(block)
-            self.outcome.pixels_done += region.height * region.width
+        if block.pass_index:
+            return 0
+        region = plan.region(block)
+        self.outcome.pixels_done += region.height * region.width
+        return region.height * region.width
 
     def _tick(self, stage: str) -> None:
         now = monotonic()

@@ -30,10 +30,14 @@ def execute_inline(run: Run, report: Callable[[Progress], None] | None) -> Outco
     def take(key: Key) -> bytes:
         while (segment := store.take(key)) is None:
             block = next(blocks)
+            before, received = runner.seconds, store.received_bytes
             runner.run(block, emit)
-            if block.pass_index == 0:
-                region = plan.region(block)
-                outcome.pixels_done += region.height * region.width
+            region = plan.region(block)
+            pixels = 0 if block.pass_index else region.height * region.width
+            outcome.pixels_done += pixels
+            if run.recorder is not None:
+                seconds = {name: value - before[name] for name, value in runner.seconds.items()}
+                run.recorder.block(0, block, seconds, store.received_bytes - received, pixels)
             if report is not None:
                 outcome.bytes_received = store.received_bytes
                 report(outcome.progress(run, "encoding", 0))

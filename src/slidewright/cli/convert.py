@@ -158,6 +158,7 @@ def _running(function: Any) -> Any:
                 help="Kill a worker that takes longer for one block, and do the block again.  [default: none]",
             ),
             click.option("--overwrite", is_flag=True, help="Replace DST if it exists, at the very end."),
+            click.option("--report", metavar="HTML", help="Write a page about the run: levels, compression, timeline."),
             click.option("--verify", is_flag=True, help="Decode every tile before DST gets its name."),
             click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors."),
         )
