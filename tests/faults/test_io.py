@@ -67,7 +67,9 @@ def judge(folder, story, error) -> str:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_call_failing_once(places, kind, monkeypatch):
-    """In one process, so that every k can be tried (with every error in the long form, in turn in the short); the segments that wait do so on disk, in files that fail too."""
+    """In one process, so that every k can be tried, in the long form with every error; the segments that wait do so in
+    files, which fail too.
+    """
     from slidewright import segments
 
     real = segments.SegmentStore

@@ -113,7 +113,8 @@ class NpySource:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # NumPy's own kinds, and those of the tokenizer that reads the header
-            raise SourceError(f"{path} can't be read as a .npy file ({error}); it is cut short or damaged") from error
+            what = " ".join(str(error).split())  # some are paragraphs
+            raise SourceError(f"{path} can't be read as a .npy file ({what}); it is cut short or damaged") from error
         return cls.of(array, "npy") or ArraySource(array, path)
 
     @classmethod
