@@ -120,8 +120,9 @@ class NpySource:
         """Describe a `.npy` file (numpy.lib.format); raises SourceError when it is damaged or holds no image."""
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise SourceError(f"{path} can't be read as a .npy file ({error}); it is cut short or damaged") from error
+        except Exception as error:  # NumPy's own kinds, and those of the tokenizer that reads the header
+            what = " ".join(str(error).split())  # some are paragraphs
+            raise SourceError(f"{path} can't be read as a .npy file ({what}); it is cut short or damaged") from error
         return cls.of(array, "npy") or ArraySource(array, path)
 
     @classmethod

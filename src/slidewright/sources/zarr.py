@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from slidewright.errors import CorruptTileError, OptionError, SourceError
+from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError
 from slidewright.geometry import Size
 from slidewright.sources.accept import MAX_CHANNELS, check_dtype, check_shape
 from slidewright.sources.base import Pixels, SourceInfo
@@ -69,9 +69,14 @@ class ZarrSource:
     @classmethod
     def _describe(cls, node: Any, store: str, inner: str, series: int | None, level: int | None) -> ZarrSource:
         name = os.path.join(store, inner) if inner else store
-        chosen = _choose(node, name, series, level)
-        axes = chosen.axes or _guess_axes(chosen.array, name)
-        info = _info(chosen, axes, name if chosen.array is node else os.path.join(store, chosen.array.path))
+        try:
+            chosen = _choose(node, name, series, level)
+            axes = chosen.axes or _guess_axes(chosen.array, name)
+            info = _info(chosen, axes, name if chosen.array is node else os.path.join(store, chosen.array.path))
+        except (SlidewrightError, MemoryError):
+            raise
+        except Exception as error:  # metadata can be anything, such as paths that lead out of the store
+            raise SourceError(f"{name}: its metadata can't be used ({type(error).__name__}: {error})") from error
         return cls(store, chosen.array.path, axes, info)
 
     def open(self) -> ZarrReader:
