@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slidewright.errors import OptionError, SourceError, VerifyError
-from slidewright.geometry import Size
+from slidewright.geometry import Size, halvings
 from slidewright.reduce import halve
 from slidewright.sources.base import SourceInfo
 from slidewright.tiffread import Page, TiffSlide, check_directories, jpeg_size
-from slidewright.verify import check_structure, check_tables, halvings, verify_file
+from slidewright.verify import check_structure, check_tables, verify_file
 
 Pixels = NDArray[Any]
 SLIDE = Path(__file__).parent.parent.parent / "shared" / "data" / "CMU-1-Small-Region.svs"

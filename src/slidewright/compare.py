@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slidewright.decoding import check_shape, in_parallel
 from slidewright.errors import VerifyError
-from slidewright.geometry import Region, Size
+from slidewright.geometry import Region, Size, halvings
 from slidewright.plan import Block, Pass, make_plan
 from slidewright.reduce import halve
 from slidewright.tiffread import Page, TiffSlide
-from slidewright.verify import check_shape, halvings, in_parallel
 
 _KEEP_BYTES = 1 << 26  # a larger reduced level goes to a temporary file
 Match = tuple[bool, float, float]
