@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slidewright.cli.bench.shared import grid, headline, keep, measured, notes, read_names, show
-from slidewright.cli.common import debug_option
+from slidewright.cli.common import debug_option, human_bytes
 
 if TYPE_CHECKING:
     from slidewright.bench.codectables import CodecComparison
@@ -67,16 +67,16 @@ def render(comparison: CodecComparison) -> list[Any]:
             (
                 entry.compression,
                 _number(entry.median, ".2f"),
-                _number(None if entry.median is None else entry.megapixels / entry.median, ".0f"),
-                _number(None if entry.bytes is None else entry.bytes / 1e6, ".2f"),
+                _number(None if entry.median is None else entry.megapixels / entry.median, ".3g"),
+                "" if entry.bytes is None else human_bytes(entry.bytes),
                 _number(entry.compression_ratio, ".1f"),
                 _number(entry.dlup_median, ".2f"),
-                _number(None if entry.dlup_bytes is None else entry.dlup_bytes / 1e6, ".2f"),
+                "" if entry.dlup_bytes is None else human_bytes(entry.dlup_bytes),
                 _number(entry.time_over_dlup, ".2f"),
             )
             for entry in entries
         ]
-        columns = ("", "median s", "Mpx/s", "MB", "ratio", "dlup s", "dlup MB", "ours / dlup")
+        columns = ("", "median s", "Mpx/s", "file", "ratio", "dlup s", "dlup file", "ours / dlup")
         lines.append(grid(columns, rows, _TITLES[table]))
         lines += [f"{entry.compression}: {entry.refused}" for entry in entries if entry.refused]
         lines += [f"{entry.compression}, dlup: {entry.dlup_refused}" for entry in entries if entry.dlup_refused]
