@@ -27,6 +27,7 @@ NOT_OURS = (
     "pip ",
     "source ",
     "pytest",
+    "SLIDEWRIGHT_",
     "ruff",
     "mkdocs",
     ".ci/run",

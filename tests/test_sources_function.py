@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +124,34 @@ def test_function_that_is_no_image_is_refused(shape: Any, options: Any, error: A
 def test_function_of_doubles_is_refused_with_the_remedy() -> None:
     with pytest.raises(SourceError, match=r"float64.*astype\('float32'\)"):
         open_source(wave(1, "float64"), shape=(70, 90))
+
+
+def test_source_of_the_script_itself_reaches_the_workers(tmp_path: Path) -> None:
+    """Its class is in `__main__`, which no worker can import; there is no main guard."""
+    script = textwrap.dedent(
+        """
+        import numpy as np
+        import slidewright
+        from slidewright.geometry import Size
+        from slidewright.sources.base import SourceInfo
+
+        class Stripes:
+            info = SourceInfo("stripes", "own", Size(300, 400), 1, "uint8")
+
+            def open(self):
+                return self
+
+            def read(self, y, x, height, width, out, plane=0):
+                out[:height, :width, 0] = np.arange(x, x + width) % 251
+                return out[:height, :width]
+
+            def close(self):
+                pass
+
+        slidewright.convert(Stripes(), "out.tif", n_workers=2, tile_size=64, compression="lzw")
+        """
+    )
+    (tmp_path / "script.py").write_text(script)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert (tifffile.imread(tmp_path / "out.tif") == np.arange(400) % 251).all()

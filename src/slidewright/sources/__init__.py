@@ -77,7 +77,10 @@ def open_source(
         return ZarrSource.of(obj, series=series, level=level)
     if isinstance(obj, Source) and isinstance(obj.info, SourceInfo):
         _refuse("a source that is already described", page=page, series=series, level=level, shape=shape, dtype=dtype)
-        return obj
+        from slidewright.sources.own import travelling
+
+        own: Source = travelling(obj)
+        return own
     source = _from_memory(obj)
     if source is not None:
         _refuse("an image in memory", page=page, series=series, level=level, shape=shape, dtype=dtype)

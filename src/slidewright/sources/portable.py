@@ -153,7 +153,7 @@ def _by_value(obj: Any) -> Iterator[None]:
     import cloudpickle
 
     modules = {name: module for name in _module_names(obj) if (module := sys.modules.get(name)) is not None}
-    strange = [module for name, module in modules.items() if name != "__main__" and not _importable(name)]
+    strange = [module for name, module in modules.items() if name != "__main__" and not importable(name)]
     for module in strange:
         cloudpickle.register_pickle_by_value(module)
     try:
@@ -174,7 +174,7 @@ def _module_names(obj: Any) -> set[str]:
     return {name for owner in owners if isinstance(name := getattr(owner, "__module__", None), str)}
 
 
-def _importable(name: str) -> bool:
+def importable(name: str) -> bool:
     """Whether a fresh interpreter with this one's `sys.path` would find a module."""
     if name in sys.builtin_module_names:
         return True
@@ -184,7 +184,7 @@ def _importable(name: str) -> bool:
         return importlib.machinery.PathFinder.find_spec(name) is not None or _is_frozen(spec)
     parent = sys.modules.get(name.rpartition(".")[0])
     places = getattr(parent, "__path__", None)
-    if places is None or not _importable(name.rpartition(".")[0]):
+    if places is None or not importable(name.rpartition(".")[0]):
         return False
     return importlib.machinery.PathFinder.find_spec(name, places) is not None
 
