@@ -78,6 +78,8 @@ def check_directories(path: str | os.PathLike[str]) -> int:
             return _Walk(file, os.fspath(path)).run()
     except OSError as error:
         raise SourceError(f"{os.fspath(path)} can't be read: {error.strerror or error}") from error
+    except struct.error as error:  # a table of directories with entries of an odd size, or cut short
+        raise VerifyError(f"{os.fspath(path)}: a directory makes no sense ({error}); the file is damaged") from error
 
 
 class _Walk:

@@ -106,21 +106,52 @@ class Injector:
         return io.BufferedReader(raw, size) if "r" in mode else io.BufferedWriter(raw, size)
 
 
-class _File(io.FileIO):
+class _File(io.RawIOBase):
     """A file whose reads and writes go through an injector."""
 
     def __init__(self, injector: Injector, *arguments: Any, **options: Any) -> None:
         self._injector = injector
-        super().__init__(*arguments, **options)
+        self._file = io.FileIO(*arguments, **options)
+        self.name = self._file.name
 
     def write(self, data: Any) -> int:
         half = self._injector.hit("write")
-        return super().write(memoryview(data)[: max(1, len(data) // 2)] if half else data)
+        return self._file.write(memoryview(data)[: max(1, len(data) // 2)] if half else data)
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         half = self._injector.hit("read")
-        return super().readinto(view[: max(1, len(view) // 2)] if half else view)
+        return self._file.readinto(view[: max(1, len(view) // 2)] if half else view)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._file.close()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def truncate(self, size: int | None = None) -> int:
+        return self._file.truncate(size)
+
+    def readable(self) -> bool:
+        return self._file.readable()
+
+    def writable(self) -> bool:
+        return self._file.writable()
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    @property
+    def mode(self) -> str:
+        return self._file.mode
 
 
 def install_from_environment() -> None:

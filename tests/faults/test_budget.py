@@ -118,7 +118,7 @@ def test_too_little_available_memory_is_told_and_fitted_to(monkeypatch, tmp_path
 )
 def test_run_holds_to_its_budget(tmp_path, budget, workers, options):
     """A whole process, as a user starts it, with an input larger than the budget."""
-    np.lib.format.open_memmap(tmp_path / "in.npy", "w+", np.uint8, (9_000, 12_000, 3))
+    np.lib.format.open_memmap(tmp_path / "in.npy", "w+", np.uint8, (7_000, 10_000, 3))
     code = (
         "import sys, slidewright; from slidewright.cli import convert; summary = convert.summary\n"
         "convert.summary = lambda report: str(report.peak_memory)\n"

@@ -34,7 +34,7 @@ def places(tmp_path, monkeypatch):
     for name in ("work", "scratch"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
-    source = make_slide(tmp_path / "slide.tif", 300, 400)
+    source = make_slide(tmp_path / "slide.tif", 200, 260)
     clean_digest(source, tmp_path)
     return tmp_path
 
@@ -147,7 +147,7 @@ def test_really_full_disk_is_one_clear_error(places, full):
     disk = places / "disk"
     line = f"{sys.executable} -m slidewright convert {places / 'slide.tif'} --workers 2 --tile-size 64 --block-tiles 1"
     codes = []
-    for kilobytes in (16, 64, 128, 200, 300, 500, 700, 1000, 4000):
+    for kilobytes in (16, 128, 300, 700, 4000):
         out, scratch = (disk, places / "scratch") if full.startswith("the dest") else (places / "work", disk)
         command = f"{line} {out / 'out.tif'} --overwrite --compression none --scratch {scratch} -q"
         script = f"{command}; code=$?; ls -A {disk}; exit $code"

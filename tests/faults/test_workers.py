@@ -139,7 +139,19 @@ def slow_command(tmp_path):
 
     np.lib.format.open_memmap(tmp_path / "in.npy", "w+", np.uint8, (20_000, 20_000, 3))  # a hole: no disk, no memory
     line = [sys.executable, "-m", "slidewright", "convert", tmp_path / "in.npy", tmp_path / "out.tif"]
-    return [*map(str, line), "--compression", "deflate", "--level", "12", "--workers", "2", "--scratch", str(tmp_path)]
+    return [
+        *map(str, line),
+        "--compression",
+        "deflate",
+        "--level",
+        "12",
+        "--workers",
+        "2",
+        "--timeout",
+        "600",
+        "--scratch",
+        str(tmp_path),
+    ]
 
 
 @pytest.mark.parametrize(
