@@ -50,6 +50,10 @@ def _read_background(_: click.Context, __: click.Parameter, value: str | None) -
     return value
 
 
+def _read_bits(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    return None if value is None else int(value)
+
+
 def kind_options(function: Any) -> Any:
     """Add them to a command."""
     for option in reversed(
@@ -74,8 +78,8 @@ def kind_options(function: Any) -> Any:
             ),
             click.option(
                 "--bits",
-                type=click.IntRange(1, 8),
-                metavar="1|8",
+                type=click.Choice(["1", "8"]),
+                callback=_read_bits,
                 help="Bits a pixel of a binary mask.  [default: CCITT 1, else 8]",
             ),
         )
