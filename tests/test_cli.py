@@ -210,8 +210,9 @@ def test_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 def test_signal_unwinds_the_run(tmp_path: Path, number: signal.Signals, code: int) -> None:
     script = tmp_path / "run.py"
     script.write_text(
-        "import pathlib, sys, time, slidewright\n"
+        "import pathlib, signal, sys, time, slidewright\n"
         "from slidewright.cli.main import main\n"
+        f"signal.signal({int(number)}, signal.SIG_DFL)\n"  # where the tests run under nohup, it would stay ignored
         "def convert(source, destination, **_):\n"
         "    try:\n"
         "        pathlib.Path(destination).touch()\n"
