@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 from test_engine import assert_levels_equal_oracle, digest, image
@@ -270,3 +274,36 @@ def test_workers_run_while_the_caller_is_in_a_thread(tmp_path):
     thread.start()
     thread.join()
     assert digest(tmp_path / "out.tif") == converted(pixels, tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are threads where there is no fork")
+@pytest.mark.parametrize("overlap", ["refuse", "replace"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_ended_caller_leaves_nothing(tmp_path, overlap, number):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "out").mkdir()
+    script = textwrap.dedent(
+        f"""
+        import numpy as np, random, slidewright, time
+        tile = np.zeros((64, 64, 3), np.uint8)
+        with slidewright.PyramidWriter(
+            "out/a.tif", (6400, 6400, 3), tile_size=64, n_workers=2, overlap={overlap!r}, scratch="scratch"
+        ) as writer:
+            for number in range(10_000):
+                writer.write_tile(tile, *divmod(number, 100))
+                time.sleep(0.003)
+                if number == 300:
+                    print("under way", flush=True)
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"under way\n"
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert family
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    assert os.listdir(tmp_path / "scratch") == os.listdir(tmp_path / "out") == []

@@ -325,10 +325,9 @@ class _Regions:
 
         self._writer = writer
         conversion = writer._conversion
-        folder = ScratchFolder(writer._options.scratch)
+        announce = {} if writer._launcher is None else {"announce": writer._launcher.own}
+        folder = ScratchFolder(writer._options.scratch, **announce)
         stack.callback(folder.remove)
-        if writer._launcher is not None:
-            writer._launcher.own(folder.path)
         source = CanvasSource(*writer._given(), writer._options.tile_size, writer._overlap, folder.path)
         self.canvas: Canvas = Canvas(source)
         conversion.change(source, writer._options)
