@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
+from multiprocessing import connection
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +171,22 @@ def test_report_tells_what_was_done(tmp_path):
     assert {"read", "encode", "reduce", "write"} <= set(report.stages)
     assert seen[-1].stage == "done"
     assert seen[-1].tiles_done == seen[-1].tiles_total == sum(level.tiles for level in report.levels)
+
+
+def test_writer_that_ends_before_the_last_worker_is_heard_has_not_died(tmp_path, monkeypatch):
+    """The writer is done with the last slot before the worker's word that its block is done has been read."""
+    workers = []
+
+    def writer_first(watched, timeout):
+        ready = connection.wait(watched, timeout)
+        if ready and not workers:
+            workers.extend(ready)  # a writer has nothing to say before the first slot
+        elif ready:
+            time.sleep(0.1)
+            ready = connection.wait(watched, 0)
+        return [one for one in ready if one not in workers] or ready
+
+    monkeypatch.setattr("slidewright.coordinator.wait", writer_first)
+    pixels = image(20, 20)
+    slidewright.convert(pixels, tmp_path / "out.tif", n_workers=1, tile_size=32, compression="zstd")
+    assert_levels_equal_oracle(tmp_path / "out.tif", pixels, 32)

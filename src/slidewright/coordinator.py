@@ -191,7 +191,9 @@ class Coordinator:
     def _turn(self, stage: str, done: Callable[[Block], None] | None = None) -> None:
         """Wait for whatever comes next, and handle it."""
         assert self._writer is not None
-        watched = [self._writer.connection, *self._seats, *self._launcher.waitable]
+        watched = [*self._seats, *self._launcher.waitable]
+        if not self._written:  # the writer may end as soon as it has said so, before the last worker is heard
+            watched.append(self._writer.connection)
         for ready in wait(watched, _TICK):
             if ready is self._writer.connection:
                 self._listen_to_writer()
@@ -227,6 +229,9 @@ class Coordinator:
             message = self._writer.connection.recv()
         except (EOFError, OSError):
             raise self._writer_died() from None
+        self._heard_from_writer(message)
+
+    def _heard_from_writer(self, message: tuple[Any, ...]) -> None:
         if message[0] == "free":
             self._return_slot(message[1])
         elif message[0] == "written":
@@ -250,22 +255,26 @@ class Coordinator:
     def _tell_writer(self, message: tuple[Any, ...]) -> None:
         assert self._writer is not None
         try:
-            self._writer.connection.send(message)
+            if not self._written:
+                self._writer.connection.send(message)
         except OSError:
-            raise self._writer_died() from None
+            self._last_words()
+            if not self._written:
+                raise self._writer_died() from None
+        if self._written:  # a slot of segments sent twice, by a worker that died late and by its successor
+            self._return_slot(message[1])
 
-    def _writer_died(self) -> SlidewrightError:
-        """What the writer said last, if it did; its death otherwise."""
+    def _last_words(self) -> None:
+        """Hear what the writer said before its pipe ended; raises what it reported."""
         assert self._writer is not None
         try:
             while self._writer.connection.poll():
-                message = self._writer.connection.recv()
-                if message[0] == "failed":
-                    _raise_failure(message)
+                self._heard_from_writer(self._writer.connection.recv())
         except (EOFError, OSError):
             pass
-        except SlidewrightError as error:
-            return error
+
+    def _writer_died(self) -> SlidewrightError:
+        assert self._writer is not None
         return RunError(
             f"the writer process died: {self._launcher.reason(self._writer)}; nothing was written, run again"
         )
