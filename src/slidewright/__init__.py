@@ -19,18 +19,23 @@ if TYPE_CHECKING:
         OptionError,
         OutputError,
         RunError,
+        ShardError,
         SlidewrightError,
         SourceError,
         VerifyError,
     )
     from slidewright.options import ConvertOptions
     from slidewright.report import LevelReport, Progress, Report
+    from slidewright.shards import ShardReport, assemble, shard
     from slidewright.sources import open_source
     from slidewright.verify import verify_file
 
 _HOMES = {
     "convert": "api",
+    "assemble": "shards",
     "open_source": "sources",
+    "shard": "shards",
+    "ShardReport": "shards",
     "verify_file": "verify",
     "ConvertOptions": "options",
     "LevelReport": "report",
@@ -43,6 +48,7 @@ _HOMES = {
             "OptionError",
             "OutputError",
             "RunError",
+            "ShardError",
             "SlidewrightError",
             "SourceError",
             "VerifyError",
@@ -61,12 +67,16 @@ __all__ = [
     "Progress",
     "Report",
     "RunError",
+    "ShardError",
+    "ShardReport",
     "SlidewrightError",
     "SourceError",
     "VerifyError",
     "__version__",
+    "assemble",
     "convert",
     "open_source",
+    "shard",
     "verify_file",
 ]
 

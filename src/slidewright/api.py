@@ -22,6 +22,7 @@ from slidewright.resources import MemoryPlan, plan_memory, usable_cpus
 
 if TYPE_CHECKING:  # NumPy comes with it, and the nursery must be started first
     from slidewright.codecs import Encoding
+    from slidewright.shelf import ShardPlan
 
 ProgressOption = bool | Callable[[Progress], None]
 
@@ -71,17 +72,40 @@ def convert(
     from slidewright.progress import make_callback
 
     started = monotonic()
-    checked = _options(options)
-    with _launcher(checked) as launcher, make_callback(progress) as callback:
-        from slidewright.sources import open_source
-
-        opened = open_source(source, page=page, series=series, level=level_index)
-        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
-        with _Conversion(opened, dest, checked, name, started) as conversion:
-            return conversion.run(launcher, callback)
+    checked = check_options(options)
+    chosen = {"page": page, "series": series, "level_index": level_index}
+    with start_launcher(checked) as launcher, make_callback(progress) as callback:
+        return convert_with(launcher, source, dest, chosen, checked, callback, started)
 
 
-def _options(given: dict[str, Any]) -> ConvertOptions:
+def convert_with(
+    launcher: Any,
+    source: Any,
+    dest: str | os.PathLike[str],
+    chosen: dict[str, int | None],
+    options: ConvertOptions,
+    callback: Callable[[Progress], None] | None,
+    started: float,
+) -> Report:
+    """Convert with a launcher that is there already; `chosen` has page, series and level_index."""
+    opened, path = open_chosen(source, chosen)
+    if options.resume or options.engine == "dask":
+        from slidewright.resume import convert_resumably
+
+        return convert_resumably(launcher, opened, path, dest, chosen, options, callback, started)
+    with Conversion(opened, dest, options, path, started) as conversion:
+        return conversion.run(launcher, callback)
+
+
+def open_chosen(source: Any, chosen: dict[str, int | None]) -> tuple[Any, str | None]:
+    """Open what was given, with the page, series and level that were chosen; also its path, where it is one."""
+    from slidewright.sources import open_source
+
+    opened = open_source(source, page=chosen["page"], series=chosen["series"], level=chosen["level_index"])
+    return opened, os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+
+
+def check_options(given: dict[str, Any]) -> ConvertOptions:
     """The options as a validated value; an unknown name is an OptionError that lists the known ones."""
     known = ConvertOptions.__dataclass_fields__
     for name in given:
@@ -91,7 +115,7 @@ def _options(given: dict[str, Any]) -> ConvertOptions:
 
 
 @contextlib.contextmanager
-def _launcher(options: ConvertOptions) -> Iterator[Any]:
+def start_launcher(options: ConvertOptions) -> Iterator[Any]:
     """A launcher, started first so that its imports run while the source is opened; None for a run in this process."""
     if options.n_workers == 0:
         yield None
@@ -106,7 +130,7 @@ def _launcher(options: ConvertOptions) -> Iterator[Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Decided:
+class Decided:
     """What a run will be, before anything is written."""
 
     encoding: Encoding
@@ -114,7 +138,85 @@ class _Decided:
     memory: MemoryPlan
 
 
-class _Conversion:
+def decide(info: Any, options: ConvertOptions, planned_workers: int | None = None) -> Decided:
+    """Settle encoding, workers and plan; `planned_workers` is what blocks are balanced for, by default the workers."""
+    from slidewright.codecs import resolve
+
+    encoding = resolve(options, info.dtype, info.samples)
+    wanted = options.n_workers if options.n_workers is not None else usable_cpus()
+    memory = plan_memory(max(1, wanted), encoding.tile_bytes, options.memory_bytes)
+    plan = make_plan(
+        info.size,
+        options.tile_size,
+        n_levels=options.levels,
+        block_tiles=options.block_tiles,
+        n_workers=planned_workers or memory.n_workers,
+    )
+    return Decided(encoding, plan, memory)
+
+
+def make_layout(decided: Decided, options: ConvertOptions, info: Any) -> Any:
+    """What the file will say besides its pixels."""
+    from slidewright.tiff import Layout
+
+    return Layout(
+        plan=decided.plan,
+        encoding=decided.encoding,
+        bigtiff=options.bigtiff,
+        mpp=options.mpp_xy or info.mpp,
+        description=options.description if options.description is not None else kept_description(info.description),
+        icc_profile=info.icc_profile,
+        software=f"slidewright {__version__}",
+    )
+
+
+def execute(
+    stack: contextlib.ExitStack,
+    launcher: Any,
+    source: Any,
+    options: ConvertOptions,
+    decided: Decided,
+    scratch: Any,
+    partial: str,
+    started: float,
+    callback: Callable[[Progress], None] | None,
+    shards: ShardPlan | None = None,
+) -> Any:
+    """Run what was decided, with worker processes or without; the `Outcome`. What it opens is closed by `stack`."""
+    from slidewright.coordinator import Coordinator, Run
+    from slidewright.inline import execute_inline
+    from slidewright.worker import BlockWork
+
+    temporary = os.fspath(options.scratch) if options.scratch is not None else tempfile.gettempdir()
+    if launcher is not None and (shards is None or shards.to_make):
+        source = _share(stack, source, temporary)
+    run = Run(
+        BlockWork(decided.plan, decided.encoding, options.resampling, source, scratch),
+        make_layout(decided, options, source.info),
+        partial,
+        scratch,
+        temporary,
+        decided.memory.n_workers if launcher is not None else 0,
+        decided.memory.store_bytes,
+        started,
+        shards,
+    )
+    if launcher is None:
+        return execute_inline(run, callback)
+    return Coordinator(run, launcher, callback).execute()
+
+
+def _share(stack: contextlib.ExitStack, source: Any, temporary: str) -> Any:
+    """The source as the workers can open it: pixels that are only in this process's memory go into shared memory."""
+    prepare = getattr(source, "prepare", None)
+    if prepare is None:
+        return source
+    shared = prepare(temporary)
+    stack.callback(shared.close)
+    return shared
+
+
+class Conversion:
     """One conversion: decides, makes the temporary things, runs, verifies, commits; removes them whatever happens."""
 
     def __init__(
@@ -124,102 +226,69 @@ class _Conversion:
         options: ConvertOptions,
         source_path: str | None,
         started: float,
+        decided: Decided | None = None,
     ) -> None:
         self._source = source
         self._options = options
         self._started = started
         self._stack = contextlib.ExitStack()
-        self._decided = self._decide()
+        self._decided = decided or decide(source.info, options)
         self._destination = Destination(dest, overwrite=options.overwrite, source=source_path)
         self._stack.callback(self._destination.close)
 
-    def __enter__(self) -> _Conversion:
+    def __enter__(self) -> Conversion:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def run(self, launcher: Any, callback: Callable[[Progress], None] | None) -> Report:
-        """Do it all; the report of a finished file."""
-        from slidewright.coordinator import Coordinator, Run
-        from slidewright.inline import execute_inline
-        from slidewright.scratch import Scratch, ScratchFolder
-        from slidewright.tiff import Layout
-        from slidewright.worker import BlockWork
-
-        options, info = self._options, self._source.info
-        plan, encoding, memory = self._decided.plan, self._decided.encoding, self._decided.memory
-        scratch = None
+    def run(
+        self,
+        launcher: Any,
+        callback: Callable[[Progress], None] | None,
+        shards: ShardPlan | None = None,
+        before_commit: Callable[[str], None] | None = None,
+    ) -> Report:
+        """Do it all; the report of a finished file. `shards` are found and made on the way."""
+        plan = self._decided.plan
         owned = list(self._destination.temporary)
-        if len(plan.passes) > 1:
-            folder = ScratchFolder(options.scratch)
-            self._stack.callback(folder.remove)
-            owned.append(folder.path)
-            scratch = Scratch(folder.path, plan, encoding.dtype, encoding.samples)
+        scratch = shards.scratch if shards is not None else self._make_scratch(owned)
         if launcher is not None:
             launcher.own(*owned)
-        layout = Layout(
-            plan=plan,
-            encoding=encoding,
-            bigtiff=options.bigtiff,
-            mpp=options.mpp_xy or info.mpp,
-            description=options.description if options.description is not None else kept_description(info.description),
-            icc_profile=info.icc_profile,
-            software=f"slidewright {__version__}",
-        )
-        temporary = os.fspath(options.scratch) if options.scratch is not None else tempfile.gettempdir()
-        source = self._share(temporary) if launcher is not None else self._source
-        work = BlockWork(plan, encoding, options.resampling, source, scratch)
-        run = Run(
-            work,
-            layout,
-            self._destination.partial,
+        outcome = execute(
+            self._stack,
+            launcher,
+            self._source,
+            self._options,
+            self._decided,
             scratch,
-            temporary,
-            memory.n_workers if launcher is not None else 0,
-            memory.store_bytes,
+            self._destination.partial,
             self._started,
+            callback,
+            shards,
         )
-        if launcher is None:
-            outcome = execute_inline(run, callback)
-        else:
-            coordinator = Coordinator(run, launcher, callback)
-            outcome = coordinator.execute()
         begin = monotonic()
         self._check(callback)
+        if before_commit is not None:
+            before_commit(self._destination.partial)
         self._destination.commit()
         outcome.seconds["finish"] = monotonic() - begin
-        report = self._report(outcome, run.n_workers)
+        report = self._report(outcome, self._decided.memory.n_workers if launcher is not None else 0)
         if callback is not None:
             callback(_finished(report, plan, outcome.retries))
         return report
 
-    def _decide(self) -> _Decided:
-        from slidewright.codecs import resolve
+    def _make_scratch(self, owned: list[str]) -> Any:
+        """The stores of reduced levels in a folder of their own, where the plan has any."""
+        from slidewright.scratch import Scratch, ScratchFolder
 
-        options, info = self._options, self._source.info
-        encoding = resolve(options, info.dtype, info.samples)
-        wanted = options.n_workers if options.n_workers is not None else usable_cpus()
-        memory = plan_memory(max(1, wanted), encoding.tile_bytes, options.memory_bytes)
-        plan = make_plan(
-            info.size,
-            options.tile_size,
-            n_levels=options.levels,
-            block_tiles=options.block_tiles,
-            n_workers=memory.n_workers,
-        )
-        return _Decided(encoding, plan, memory)
-
-    def _share(self, temporary: str) -> Any:
-        """The source as the workers can open it: pixels that are only in this process's memory are put into shared
-        memory.
-        """
-        prepare = getattr(self._source, "prepare", None)
-        if prepare is None:
-            return self._source
-        shared = prepare(temporary)
-        self._stack.callback(shared.close)
-        return shared
+        if len(self._decided.plan.passes) == 1:
+            return None
+        folder = ScratchFolder(self._options.scratch)
+        self._stack.callback(folder.remove)
+        owned.append(folder.path)
+        encoding = self._decided.encoding
+        return Scratch(folder.path, self._decided.plan, encoding.dtype, encoding.samples)
 
     def _check(self, callback: Callable[[Progress], None] | None) -> None:
         """Look at the partial file as a reader would, before it gets its name."""

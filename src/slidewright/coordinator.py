@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from time import monotonic, perf_counter
@@ -28,6 +28,7 @@ from slidewright.resources import proportional_memory
 from slidewright.ring import SLOT_BYTES, SLOTS_PER_WORKER
 from slidewright.scratch import Scratch
 from slidewright.sharing import SharedBuffer
+from slidewright.shelf import ShardPlan
 from slidewright.tiff import Layout
 from slidewright.worker import BlockWork, WorkerJob
 from slidewright.writer import WriterJob
@@ -52,6 +53,16 @@ class Run:
     store_bytes: int
     started: float
     """`time.monotonic()` when the caller's wait began."""
+    shards: ShardPlan | None = None
+    """Shards to find and to make; None for a run without any."""
+
+    def sweeps(self) -> Iterator[tuple[Pass, Sequence[int]]]:
+        """Each pass with the numbers of the blocks to do in it, in order."""
+        first, *others = self.layout.plan.passes
+        yield first, range(first.n_blocks) if self.shards is None else self.shards.numbers()
+        if self.shards is None or self.shards.tiff:
+            for pas in others:
+                yield pas, range(pas.n_blocks)
 
 
 @dataclass(slots=True)
@@ -116,8 +127,8 @@ class Coordinator:
         """
         try:
             self._start()
-            for pas in self._run.layout.plan.passes:
-                self._sweep(pas)
+            for pas, numbers in self._run.sweeps():
+                self._sweep(pas, numbers)
             self._dismiss()
             while not self._written:
                 self._turn("writing")
@@ -132,7 +143,7 @@ class Coordinator:
             run.scratch.create()
         for number in range(run.n_workers):
             self._hire(number)
-        job = WriterJob(run.layout, run.partial, self._ring, run.store_bytes, run.temporary)
+        job = WriterJob(run.layout, run.partial, self._ring, run.store_bytes, run.temporary, run.shards)
         self._writer = self._launcher.spawn("writer", "slidewright-wri", job)
         self.outcome.seconds["start"] = perf_counter() - begin
 
@@ -145,8 +156,8 @@ class Coordinator:
         child = self._launcher.spawn("worker", f"slidewright-w{number}", job)
         self._seats[child.connection] = _Seat(number, child, self._senders, away)
 
-    def _sweep(self, pas: Pass) -> None:
-        """One pass: give out its blocks in raster order until the last is done.
+    def _sweep(self, pas: Pass, numbers: Sequence[int]) -> None:
+        """One pass: give out these of its blocks, in order, until the last is done.
 
         Blocks run ahead of the first unfinished one by at most a row of blocks and a few more, which bounds what the
         writer has to hold.
@@ -158,15 +169,15 @@ class Coordinator:
         def done(block: Block) -> None:
             nonlocal oldest
             finished.add(pas.number(block))
-            while oldest in finished:
-                finished.remove(oldest)
+            while oldest < len(numbers) and numbers[oldest] in finished:
+                finished.remove(numbers[oldest])
                 oldest += 1
 
-        while oldest < pas.n_blocks:
-            while len(self._queue) < 2 * len(self._seats) and following < min(pas.n_blocks, oldest + window):
-                self._queue.append(pas.block(following))
+        while oldest < len(numbers):
+            while len(self._queue) < 2 * len(self._seats) and following < min(len(numbers), oldest + window):
+                self._queue.append(pas.block(numbers[following]))
                 following += 1
-            self._give_out(pas.n_blocks - following)
+            self._give_out(len(numbers) - following)
             self._turn("encoding", done)
 
     def _give_out(self, remaining: int) -> None:

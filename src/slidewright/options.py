@@ -15,6 +15,7 @@ from slidewright.errors import OptionError
 
 RESAMPLINGS = ("mean", "nearest", "mode", "max", "min")
 SUBSAMPLINGS = ("420", "422", "444")
+ENGINES = ("processes", "dask")
 MAX_TILE = 4096
 
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
@@ -77,6 +78,13 @@ class ConvertOptions:
     scratch: str | os.PathLike[str] | None = None
     """Folder for temporary level stores; default the system's temporary folder (TMPDIR)."""
 
+    resume: bool = False
+    """Keep finished parts in the folder DST.shards until the file is complete, and go on from those that are there."""
+    engine: str = "processes"
+    """Who encodes: "processes" of this machine, or "dask", the workers of a Dask cluster."""
+    dask: object = None
+    """The scheduler's address, or a `distributed.Client`; None lets Dask's configuration decide."""
+
     def __post_init__(self) -> None:
         self._check_integer("tile_size", self.tile_size, 16, MAX_TILE)
         if self.tile_size % 16:
@@ -94,6 +102,9 @@ class ConvertOptions:
             if self.block_tiles & (self.block_tiles - 1):
                 raise OptionError(f"block_tiles {self.block_tiles} is not a power of two")
         self._check_choice("resampling", self.resampling, RESAMPLINGS)
+        self._check_choice("engine", self.engine, ENGINES)
+        if self.dask is not None and self.engine != "dask":
+            raise OptionError('dask names a cluster; give engine="dask" with it')
         if self.subsampling is not None:
             self._check_choice("subsampling", self.subsampling, SUBSAMPLINGS)
         if self.memory is not None:

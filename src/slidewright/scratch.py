@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import tempfile
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +27,7 @@ from slidewright.errors import OutputError
 from slidewright.geometry import Region, Size
 from slidewright.nursery import remove
 from slidewright.output import FileLock, is_abandoned
-from slidewright.plan import Plan
+from slidewright.plan import Block, Plan
 
 _PREFIX = "slidewright-scratch-"
 _LOCK = "lock"
@@ -52,6 +54,11 @@ class Scratch:
         path = os.path.join(self.folder, f"level-{level}.zarr")
         return ScratchLevel(path, self.plan.levels[level].size, half, self.dtype, self.samples)
 
+    def chunk_crc(self, block: Block) -> int | None:
+        """The CRC-32 of the chunk that a block handed on; None where it hands nothing on, or the chunk is not there."""
+        level = self.plan.passes[block.pass_index].scratch_level
+        return None if level is None else self.level(level).chunk_crc(block)
+
 
 class ScratchLevel:
     """One zarr array, (height, width, samples) in square chunks, open in this process; also a `Reader` of it."""
@@ -60,6 +67,7 @@ class ScratchLevel:
         self.path = path
         self._size = size
         self._side = chunk
+        self._suffix = f".{secrets.token_hex(4)}.partial"  # tasks on two machines may redo the same block
         self._chunk: NDArray[Any] = np.zeros((chunk, chunk, samples), np.dtype(dtype).newbyteorder("<"))
 
     def create(self) -> None:
@@ -78,8 +86,10 @@ class ScratchLevel:
         }
         try:
             os.makedirs(self.path, exist_ok=True)
-            with open(os.path.join(self.path, "zarr.json"), "w", encoding="ascii") as file:
+            path = os.path.join(self.path, "zarr.json")
+            with open(path + self._suffix, "w", encoding="ascii") as file:
                 json.dump(metadata, file)
+            os.replace(path + self._suffix, path)
         except OSError as error:
             raise _scratch_error(self.path, error) from error
 
@@ -89,11 +99,11 @@ class ScratchLevel:
         path = self._chunk_path(region.y // self._side, region.x // self._side)
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path + ".partial", "wb", buffering=0) as file:
+            with open(path + self._suffix, "wb", buffering=0) as file:
                 rest = memoryview(self._chunk).cast("B")
                 while rest:
                     rest = rest[file.write(rest) :]
-            os.replace(path + ".partial", path)
+            os.replace(path + self._suffix, path)
         except OSError as error:
             raise _scratch_error(self.path, error) from error
 
@@ -107,6 +117,14 @@ class ScratchLevel:
                 self._load(self._chunk_path((y + top) // side, (x + left) // side))
                 piece[...] = self._chunk[: piece.shape[0], : piece.shape[1]]
         return target
+
+    def chunk_crc(self, block: Block) -> int | None:
+        """The CRC-32 of a block's chunk; None when it is not there."""
+        try:
+            with open(self._chunk_path(block.row, block.column), "rb") as file:
+                return zlib.crc32(file.read())
+        except FileNotFoundError:
+            return None
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -8,7 +8,7 @@ the dispatch window. Files have no name, so a kill leaves none behind.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -43,10 +43,17 @@ class _Partial(NamedTuple):
 
 class SegmentStore:
     """Segments by (level, row, column); each is taken once, and a segment that comes again (from a redone block) is
-    ignored.
+    ignored. `log` is called with each as it comes.
     """
 
-    def __init__(self, plan: Plan, memory: int, folder: str | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        memory: int,
+        folder: str | None = None,
+        log: Callable[[Key, bytes], None] | None = None,
+    ) -> None:
+        self._log = log
         self._memory = memory
         self._folder = folder
         self._band = plan.passes[0].block_tiles
@@ -86,6 +93,8 @@ class SegmentStore:
             return
         self._seen[level][row, column] = True
         self.received_bytes += len(segment)
+        if self._log is not None:
+            self._log(key, segment)
         if self.held_bytes + len(segment) <= self._memory:
             self._held[key] = segment
             self.held_bytes += len(segment)
@@ -111,6 +120,11 @@ class SegmentStore:
             spill.file.close()
             del self._spills[place.bucket]
         return data
+
+    def drop_held(self) -> None:
+        """Forget what is held in memory: it went to the log, and nobody will take it."""
+        self._held.clear()
+        self.held_bytes = 0
 
     def close(self) -> None:
         """Drop everything."""

@@ -21,6 +21,8 @@ from slidewright.errors import SlidewrightError
 
 _VERBS = {
     "convert": "Convert a slide to a pyramidal TIFF.",
+    "shard": "Encode one share of a slide, for assemble.",
+    "assemble": "Put shards together to a pyramidal TIFF.",
     "info": "Show what a slide is: size, levels, tiles, compression, mpp.",
     "verify": "Check a pyramidal TIFF, and its pixels against a source.",
     "bench": "Measure conversions on this machine.",
