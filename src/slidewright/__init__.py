@@ -13,6 +13,7 @@ from slidewright._version import __version__
 
 if TYPE_CHECKING:
     from slidewright.api import convert
+    from slidewright.batches import BatchItem, BatchReport, batch
     from slidewright.errors import (
         CorruptTileError,
         DestinationError,
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "convert": "api",
+    "BatchItem": "batches",
+    "BatchReport": "batches",
     "assemble": "shards",
+    "batch": "batches",
     "open_source": "sources",
     "shard": "shards",
     "ShardReport": "shards",
@@ -58,6 +62,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "BatchItem",
+    "BatchReport",
     "ConvertOptions",
     "CorruptTileError",
     "DestinationError",
@@ -74,6 +80,7 @@ __all__ = [
     "VerifyError",
     "__version__",
     "assemble",
+    "batch",
     "convert",
     "open_source",
     "shard",
