@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any
 
 from slidewright.api import Conversion, Decided
-from slidewright.errors import DestinationError
+from slidewright.errors import DestinationError, OptionError
 from slidewright.geometry import Size
 from slidewright.nursery import remove as remove_tree
 from slidewright.options import ConvertOptions
@@ -53,23 +53,36 @@ def convert_resumably(
         fresh = not os.path.exists(os.path.join(path, JOB_FILE))
         if fresh:  # a destination that is refused must not leave a folder
             Destination(dest, overwrite=options.overwrite, source=source_path).close()
-        folder, decided = open_job(path, source, source_path, chosen, options)
+        cluster = _connect(stack, options, source_path)
+        planned = None if cluster is None else cluster.n_threads
+        folder, decided = open_job(path, source, source_path, chosen, options, planned_workers=planned)
         stack.callback(_lock(path).release)
         finished = None if fresh else _finished_before(path, dest, started)
         if finished is None:
             sweep_partials(path)
             with Conversion(source, dest, options, source_path, started, decided) as conversion:
                 plan = _survey(folder, decided, fresh=fresh)
-                if options.engine == "dask" and plan.to_make:
-                    from slidewright.engines.dask import make_shards
-
-                    make_shards(folder, plan, source_path, chosen, options, callback, started)
+                if cluster is not None and source_path is not None and plan.to_make:
+                    cluster.make_shards(folder, plan, source_path, chosen, options, callback, started)
                     plan = _survey(folder, decided, fresh=False)
                 finished = conversion.run(
                     launcher, counting_from(plan, callback), plan, lambda partial: _note_finished(path, partial)
                 )
         remove_folder(path, dest)
     return finished
+
+
+def _connect(stack: contextlib.ExitStack, options: ConvertOptions, source_path: str | None) -> Any:
+    """The Dask cluster that was asked for, or None."""
+    if options.engine != "dask":
+        return None
+    if source_path is None:
+        raise OptionError(
+            "a Dask cluster reads files, not objects of this process; save them to a file all workers see"
+        )
+    from slidewright.engines.dask import connect
+
+    return stack.enter_context(connect(options.dask))
 
 
 def _survey(folder: ShardFolder, decided: Decided, *, fresh: bool) -> ShardPlan:

@@ -34,8 +34,8 @@ from slidewright.scratch import Scratch
 from slidewright.shardfolder import JOB_FILE, Job, ShardFolder, shard_name, sweep_partials
 from slidewright.shelf import ShardPlan
 
-LOCAL_SHARDS = 64  # of a resumed conversion: what a kill costs is at most about a part in so many
-_PLANNED = 4  # workers a shard, that blocks are balanced for where the number of workers is not known
+LOCAL_SHARDS = 64  # at least, of a resumed conversion: what a kill costs is at most about a part in so many
+_PLANNED = 4  # workers a shard that blocks are balanced for, and shards a worker
 _ASSEMBLING = ("overwrite", "verify", "n_workers", "memory", "scratch")
 
 Callback = Callable[[Progress], None] | None
@@ -247,15 +247,15 @@ def open_job(
         if options.block_tiles is None:
             options = replace(options, block_tiles=there.block_tiles_given)
     decided = decide(source.info, options, planned_workers)
-    first = decided.plan.passes[0]
+    first, planned = decided.plan.passes[0], planned_workers or decided.memory.n_workers
     job = Job(
         path=None if source_path is None else os.path.abspath(source_path),
         selection={name: value for name, value in chosen.items() if value is not None},
         source=identity.fingerprint(source, source_path),
         options=identity.made_options(options),
         versions=identity.versions(),
-        count=count or min(first.n_blocks, LOCAL_SHARDS),
-        planned_workers=planned_workers or decided.memory.n_workers,
+        count=count or min(first.n_blocks, max(LOCAL_SHARDS, _PLANNED * planned)),
+        planned_workers=planned,
         block_tiles=first.block_tiles,
         block_tiles_given=options.block_tiles,
     )
