@@ -95,7 +95,10 @@ class SegmentStore:
         self.received_bytes += len(segment)
         if self._log is not None:
             self._log(key, segment)
-        if self.held_bytes + len(segment) <= self._memory:
+        # Upper levels wait to the end of the run: left alone, they would fill the memory and send all of level 0, which
+        # waits for a moment, to the disk and back.
+        room = self._memory // 2 if key[0] else self._memory
+        if self.held_bytes + len(segment) <= room:
             self._held[key] = segment
             self.held_bytes += len(segment)
         else:

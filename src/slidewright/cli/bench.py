@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slidewright.cli.common import debug_option
+from slidewright.cli.scaling import scaling
 
 if TYPE_CHECKING:
     from slidewright.bench import Comparison, Result
@@ -124,3 +125,6 @@ def _fairness(result: Result) -> str:
         f"{last[0]} x {last[1]}, tile {output.tile[0]} x {output.tile[1]}, {output.compression}, "
         f"{output.photometric}{sampling}, {output.bytes} bytes"
     )
+
+
+bench.add_command(scaling)
