@@ -70,7 +70,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture
 def npy(tmp_path):
-    pixels = np.random.default_rng(1).integers(0, 40, (1800, 1600, 3), np.uint8)
+    pixels = np.random.default_rng(1).integers(0, 40, (1500, 1500, 3), np.uint8)
     np.save(tmp_path / "in.npy", pixels)
     return tmp_path / "in.npy"
 
