@@ -111,6 +111,8 @@ def _note_finished(path: str, partial: str) -> None:
     status = os.stat(partial)
     with open(os.path.join(path, _FINISHED), "w", encoding="ascii") as file:
         json.dump([status.st_ino, status.st_size], file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _finished_before(path: str, dest: str | os.PathLike[str], started: float) -> Report | None:

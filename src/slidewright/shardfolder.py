@@ -214,6 +214,8 @@ def _write_once(path: str, text: str) -> None:
     try:
         with open(own, "x", encoding="utf-8") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # a power cut must not take the one file that all shards depend on
         try:
             os.link(own, path)
         except FileExistsError:

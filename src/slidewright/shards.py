@@ -36,7 +36,7 @@ from slidewright.shelf import ShardPlan
 
 LOCAL_SHARDS = 64  # at least, of a resumed conversion: what a kill costs is at most about a part in so many
 _PLANNED = 4  # workers a shard that blocks are balanced for, and shards a worker
-_ASSEMBLING = ("overwrite", "verify", "n_workers", "memory", "scratch")
+ASSEMBLING = ("overwrite", "verify", "n_workers", "memory", "scratch")
 
 Callback = Callable[[Progress], None] | None
 
@@ -199,8 +199,8 @@ def assemble(
     folder = ShardFolder.open(shards)
     job = folder.job
     for name in options:
-        if name not in _ASSEMBLING:
-            raise OptionError(f"option {name!r} is not one of {', '.join(_ASSEMBLING)}; the shards decide the others")
+        if name not in ASSEMBLING:
+            raise OptionError(f"option {name!r} is not one of {', '.join(ASSEMBLING)}; the shards decide the others")
     checked = check_options({**identity.options_from(job.options), **options})
     chosen = {"page": None, "series": None, "level_index": None, **job.selection}
     if source is None and job.path is None:
