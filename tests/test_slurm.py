@@ -62,6 +62,7 @@ def wait_for(true, seconds=60):
 def test_array_and_dependent_job_make_the_same_file_though_a_task_is_killed(tmp_path, slurm, source, whole):
     out = tmp_path / "out.tif"
     array, assemble = slurm.run(str(SCRIPTS / "submit.sh"), str(source), str(out), "4").split()
+    slurm.run("scontrol", "hold", assemble)  # else the other tasks might end, and it start, before the requeue
     shard = tmp_path / "out.tif.shards" / "shard-00002-of-00004"
     wait_for(lambda: slurm.states(array).get("2") == "RUNNING")
     slurm.run("scancel", f"{array}_2")
@@ -69,6 +70,7 @@ def test_array_and_dependent_job_make_the_same_file_though_a_task_is_killed(tmp_
     assert not shard.exists()  # else the task was faster than its killer, and nothing is shown
     slurm.run("scontrol", "requeue", f"{array}_2")
     slurm.run("scontrol", "update", f"JobId={array}_2", "StartTime=now")  # Slurm would wait two minutes
+    slurm.run("scontrol", "release", assemble)
     slurm.wait(array, "COMPLETED")
     slurm.wait(assemble, "COMPLETED")
     assert digest(out) == whole
