@@ -20,7 +20,19 @@ from slidewright.errors import OptionError
 from slidewright.options import ConvertOptions
 
 RUNNING = frozenset(
-    ("overwrite", "verify", "n_workers", "memory", "block_tiles", "scratch", "resume", "engine", "dask", "report")
+    (
+        "overwrite",
+        "verify",
+        "n_workers",
+        "memory",
+        "block_tiles",
+        "scratch",
+        "resume",
+        "engine",
+        "dask",
+        "report",
+        "timeout",
+    )
 )
 """Options that change how a run goes and not what it makes."""
 _MAX_FILES = 20_000

@@ -36,7 +36,7 @@ from slidewright.shelf import ShardPlan
 
 LOCAL_SHARDS = 64  # at least, of a resumed conversion: what a kill costs is at most about a part in so many
 _PLANNED = 4  # workers a shard that blocks are balanced for, and shards a worker
-ASSEMBLING = ("overwrite", "verify", "n_workers", "memory", "scratch")
+ASSEMBLING = ("overwrite", "verify", "n_workers", "memory", "scratch", "timeout")
 
 Callback = Callable[[Progress], None] | None
 
@@ -184,7 +184,7 @@ def assemble(
     progress
         As for `slidewright.convert`.
     **options
-        overwrite, verify, n_workers, memory or scratch; the shards know the others.
+        overwrite, verify, n_workers, memory or scratch: what changes how a run goes. The shards know the others.
 
     Raises
     ------
