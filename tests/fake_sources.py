@@ -50,7 +50,7 @@ class SlowReader:
     def __init__(self, source: SlowSource) -> None:
         self._source = source
 
-    def read(self, y: int, x: int, height: int, width: int, out: Any) -> Any:
+    def read(self, y: int, x: int, height: int, width: int, out: Any, plane: int = 0) -> Any:
         source = self._source
         time.sleep(source.seconds)
         if (y, x) == source.at:
@@ -82,7 +82,7 @@ class BlankSource:
     def open(self) -> BlankSource:
         return self
 
-    def read(self, y: int, x: int, height: int, width: int, out: Any) -> Any:
+    def read(self, y: int, x: int, height: int, width: int, out: Any, plane: int = 0) -> Any:
         target = out[:height, :width]
         target[...] = 230
         target[::16, ::16] = (y // 512 + x // 512) % 200

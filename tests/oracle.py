@@ -16,8 +16,15 @@ def next_level(pixels: NDArray[Any], method: str = "mean") -> NDArray[Any]:
     columns = np.minimum(np.arange(2 * width), pixels.shape[1] - 1)
     parents = pixels[rows][:, columns].reshape(height, 2, width, 2, -1).transpose(0, 2, 1, 3, 4)
     parents = parents.reshape(height, width, 4, -1)
+    if method == "mean" and pixels.dtype.kind == "f":
+        return ((parents[:, :, 0] + parents[:, :, 1]) + (parents[:, :, 2] + parents[:, :, 3])) / np.float32(4)
     if method == "mean":
-        return ((parents.astype(np.uint64).sum(2) + 2) // 4).astype(pixels.dtype)
+        return ((parents.astype(np.int64).sum(2) + 2) // 4).astype(pixels.dtype)
+    if method == "median":
+        middle = np.sort(parents, axis=2)[:, :, 1:3]
+        if pixels.dtype.kind == "f":
+            return (middle[:, :, 0] + middle[:, :, 1]) / np.float32(2)
+        return ((middle.astype(np.int64).sum(2) + 1) // 2).astype(pixels.dtype)
     if method == "nearest":
         return parents[:, :, 0]
     if method == "max":

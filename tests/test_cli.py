@@ -250,3 +250,29 @@ def test_demo_makes_a_good_slide(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (550, 550),
         (275, 275),
     ]
+
+
+def test_kind_options_reach_the_conversion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = (np.arange(200 * 300).reshape(200, 300) // 7000).astype(np.uint8)
+    np.save(tmp_path / "labels.npy", labels)
+    np.save(tmp_path / "mask.npy", labels > 3)
+    np.save(tmp_path / "rgba.npy", np.full((100, 100, 4), 0, np.uint8))
+    (tmp_path / "colours.json").write_text('{"8": "red"}')
+    for arguments in (
+        ["labels.npy", "list.tif", "--colormap", "0=white,8=#ff0000", "--resampling", "mode"],
+        ["labels.npy", "json.tif", "--colormap", str(tmp_path / "colours.json")],
+        ["mask.npy", "bits.tif", "--bits", "1"],
+        ["rgba.npy", "composed.tif", "--alpha", "compose", "--background", "navy", "--compression", "lzw"],
+    ):
+        source, destination, *options = arguments
+        paths = [str(tmp_path / source), str(tmp_path / destination)]
+        assert main(["convert", *paths, "--workers", "0", "-q", *options]) == 0
+    for name in ("list", "json"):
+        with tifffile.TiffFile(tmp_path / f"{name}.tif") as tiff:
+            assert tiff.pages.first.colormap[:, 8].tolist() == [65535, 0, 0]
+            np.testing.assert_array_equal(tiff.pages.first.asarray(), labels)
+    assert tifffile.TiffFile(tmp_path / "bits.tif").pages.first.bitspersample == 1
+    assert (tifffile.imread(tmp_path / "composed.tif") == (0, 0, 128)).all()
+    for wrong in ("white", "a=red", str(tmp_path / "labels.npy")):
+        assert main(["convert", str(tmp_path / "labels.npy"), str(tmp_path / "x.tif"), "--colormap", wrong]) == 2
+        assert "such as" in capsys.readouterr().err

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_sources import BlankSource
 
@@ -41,3 +43,25 @@ def test_peak_memory_when_waiting_segments_do_not_fit_in_memory(tmp_path):
         peaks.append(report.peak_memory)
     print(peaks)
     assert peaks[1] < 1.10 * peaks[0]
+
+
+@needs_pss
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_peak_memory_of_tiles_that_are_handed_over_does_not_depend_on_the_height(tmp_path, shuffled):
+    tile = np.full((512, 512, 3), 230, np.uint8)
+    tile[::16, ::16] = 90
+    with slidewright.PyramidWriter(tmp_path / "out.tif", (600, 600, 3), n_workers=2) as writer:
+        writer.write_tile(tile, 0, 0)  # what pytest's process imports is its own
+    peaks = []
+    for height in (16_384, 49_152):
+        places = [(row, column) for row in range(height // 512) for column in range(8)]
+        if shuffled:
+            random.Random(7).shuffle(places)
+        with slidewright.PyramidWriter(
+            tmp_path / "out.tif", (height, 4096, 3), n_workers=2, overwrite=True, compression="packbits"
+        ) as writer:
+            for row, column in places:
+                writer.write_tile(tile, row, column)
+        peaks.append(writer.report.peak_memory)
+    print(peaks)
+    assert peaks[1] < 1.25 * peaks[0]  # three times the height

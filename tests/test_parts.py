@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 import slidewright
 from slidewright import resources
 from slidewright.codecs import CODECS, resolve
-from slidewright.errors import DestinationError, OptionError
+from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.geometry import Region, Size
+from slidewright.kinds import PixelFormat, resolve_pixels
 from slidewright.options import ConvertOptions, parse_bytes
 from slidewright.output import Destination
 from slidewright.plan import make_plan
@@ -27,6 +28,7 @@ from slidewright.ring import SLOT_BYTES, SlotWriter, read_slot
 from slidewright.scratch import Scratch, ScratchFolder
 from slidewright.segments import SegmentStore
 from slidewright.sharing import SharedBuffer, dumps, loads
+from slidewright.sources.base import SourceInfo
 
 
 @given(st.lists(st.one_of(st.integers(0, 3000), st.integers(SLOT_BYTES - 9000, 3 * SLOT_BYTES)), max_size=12))
@@ -44,10 +46,10 @@ def test_segments_of_any_size_come_through_the_ring_whole(sizes):
     rng = np.random.default_rng(0)
     segments = [rng.bytes(size) for size in sizes]
     for column, segment in enumerate(segments):
-        writer.put(0, 0, column, segment)
+        writer.put((0, 0, 0, column), segment)
     writer.flush()
     for column, segment in enumerate(segments):
-        assert store.take((0, 0, column)) == segment
+        assert store.take((0, 0, 0, column)) == segment
     memory.close()
 
 
@@ -60,20 +62,21 @@ def test_redone_block_replaces_half_a_segment_and_repeats_are_ignored():
         sent = []
         slots = iter(range(8))
         writer = SlotWriter(memory, lambda slots=slots: next(slots), lambda *slot, sent=sent: sent.append(slot))
-        writer.put(0, 0, 0, b"small")
-        writer.put(0, 0, 1, big)
+        writer.put((0, 0, 0, 0), b"small")
+        writer.put((0, 0, 0, 1), big)
         writer.flush()
         for slot, entries in sent[:parts]:
             store.add_parts(sender, read_slot(view, slot, entries))
-    assert store.take((0, 0, 1)) == big
-    assert store.take((0, 0, 0)) == b"small"
-    assert store.take((0, 0, 0)) is None
+    assert store.take((0, 0, 0, 1)) == big
+    assert store.take((0, 0, 0, 0)) == b"small"
+    assert store.take((0, 0, 0, 0)) is None
 
 
-def test_store_spills_beyond_its_memory_and_gives_the_same_back(tmp_path):
-    plan = make_plan(Size(320, 320), 16, block_tiles=2)
+@pytest.mark.parametrize(("planes", "band"), [(1, 1), (3, 1), (3, 3)])
+def test_store_spills_beyond_its_memory_and_gives_the_same_back(tmp_path, planes, band):
+    plan = make_plan(Size(320, 320), 16, block_tiles=2, planes=planes, band=band)
     store = SegmentStore(plan, 2000, str(tmp_path))
-    keys = [(lv.index, r, c) for lv in plan.levels for r in range(lv.tiles.height) for c in range(lv.tiles.width)]
+    keys = [(level.index, *place) for level in plan.levels for place in np.ndindex(planes, *level.tiles)]
     for key in reversed(keys):
         store.add(key, repr(key).encode() * 20)
     assert store.held_bytes <= 2000 < store.spilled_bytes
@@ -98,12 +101,13 @@ def test_shared_buffer_is_anonymous_reserved_and_travels_by_descriptor(tmp_path)
         buffer.close()
 
 
-def test_scratch_is_a_zarr_array(tmp_path):
+@pytest.mark.parametrize("single", [False, True])
+def test_scratch_is_a_zarr_array(tmp_path, single):
     zarr = pytest.importorskip("zarr")
     for dtype in ("uint8", "uint16"):
         folder = tmp_path / dtype
         plan = make_plan(Size(500, 700), 32, block_tiles=2)
-        scratch = Scratch(str(folder), plan, dtype, 3)
+        scratch = Scratch(str(folder), plan, PixelFormat("rgb", dtype, 3, "mean", (1, 2, 3)), single=single)
         scratch.create()
         size = plan.levels[2].size
         pixels = np.random.default_rng(0).integers(0, 255, (*size, 3)).astype(dtype)
@@ -117,13 +121,52 @@ def test_scratch_is_a_zarr_array(tmp_path):
         np.testing.assert_array_equal(level.read(96, 160, 29, 15, out), pixels[96:125, 160:175])
 
 
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("band", [1, 3])
+def test_scratch_of_planes_is_read_by_band(tmp_path, band, single):
+    zarr = pytest.importorskip("zarr")
+    plan = make_plan(Size(200, 70), 32, block_tiles=1, planes=3, band=band)
+    scratch = Scratch(str(tmp_path), plan, PixelFormat("multichannel", "uint16", 3, "mean", (0, 0, 0)), single=single)
+    scratch.create()
+    level = scratch.level(1)
+    pixels = np.random.default_rng(0).integers(0, 65535, (100, 35, 3), dtype=np.uint16)
+    for number in range(3 // band):
+        for y in range(0, 100, 16):
+            for x in range(0, 35, 16):
+                region = Region(y, x, 16, 16).clipped(Size(100, 35))
+                planes = slice(number * band, (number + 1) * band)
+                level.write(region, pixels[y : y + 16, x : x + 16, planes], number)
+    np.testing.assert_array_equal(zarr.open_array(level.path, mode="r")[:], pixels)
+    out = np.empty((32, 32, band), np.uint16)
+    last = 3 - band
+    np.testing.assert_array_equal(level.read(32, 0, 32, 32, out, last), pixels[32:64, :32, last:])
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_missing_chunk_of_a_scratch_is_background_only_where_it_is_sparse(tmp_path, single):
+    plan = make_plan(Size(100, 100), 32, block_tiles=1)
+    pixels = PixelFormat("rgb", "uint8", 3, "mean", (1, 2, 3))
+    out = np.empty((32, 32, 3), np.uint8)
+    scratch = Scratch(str(tmp_path), plan, pixels, sparse=True, single=single)
+    scratch.create()
+    level = scratch.level(1)
+    assert level.read(0, 0, 32, 32, out) is level.blank
+    assert (level.blank == [1, 2, 3]).all()
+    level.write(Region(0, 16, 16, 16), np.full((16, 16, 3), 9, np.uint8))
+    half = level.read(0, 0, 32, 32, out)
+    assert (half[:, :16] == [1, 2, 3]).all()
+    assert (half[:16, 16:] == 9).all()
+    with pytest.raises(OutputError, match=r"a scratch chunk of .* is missing"):
+        Scratch(str(tmp_path), plan, pixels, single=single).level(1).read(0, 0, 32, 32, out)
+
+
 def test_scratch_of_a_dead_run_is_swept_and_of_a_living_one_kept(tmp_path):
     living = ScratchFolder(tmp_path)
     dead = tmp_path / "slidewright-scratch-dead"
     dead.mkdir()
-    (dead / "lock").touch()
+    (tmp_path / "slidewright-scratch-dead.lock").touch()
     third = ScratchFolder(tmp_path)
-    assert not dead.exists()
+    assert not list(tmp_path.glob("*dead*"))
     assert Path(living.path).exists()
     living.remove()
     third.remove()
@@ -136,11 +179,12 @@ def test_scratch_of_a_dead_run_is_swept_and_of_a_living_one_kept(tmp_path):
 )
 def test_codec_table_encodes_what_it_accepts_and_refuses_the_rest(name, dtype, samples):
     options = ConvertOptions(compression=name, tile_size=32)
-    if not CODECS[name].accepts(dtype, samples):
-        with pytest.raises(OptionError, match=r"choose one of|no compression can"):
-            resolve(options, dtype, samples)
+    pixels = resolve_pixels(options, SourceInfo("test", "test", Size(40, 50), samples, dtype))
+    if CODECS[name].refusal(pixels) is not None:
+        with pytest.raises(OptionError, match="choose one of"):
+            resolve(options, pixels)
         return
-    encoding = pickle.loads(pickle.dumps(resolve(options, dtype, samples)))
+    encoding = pickle.loads(pickle.dumps(resolve(options, pixels)))
     segment = encoding.encoder()(np.zeros((32, 32, samples), dtype))
     assert isinstance(segment, bytes)
     assert segment
@@ -157,13 +201,6 @@ def test_memory_sizes_are_understood(text, value):
 def test_senseless_memory_sizes_are_refused(text):
     with pytest.raises(OptionError, match="memory"):
         parse_bytes(text)
-
-
-def test_tight_memory_takes_fewer_workers_and_says_so():
-    plan = resources.plan_memory(16, 512 * 512 * 3, 400_000_000)
-    assert 1 <= plan.n_workers < 16
-    assert "400 MB" in plan.warnings[0]
-    assert resources.plan_memory(2, 512 * 512 * 3, 10**9).warnings == ()
 
 
 def test_usable_cpus_follows_affinity_and_slurm(monkeypatch):

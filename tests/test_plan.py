@@ -9,20 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slidewright.geometry import Region, Size
-from slidewright.plan import count_levels, make_plan
+from slidewright.plan import Block, count_levels, make_plan
 
 sizes = st.builds(Size, st.integers(1, 3000), st.integers(1, 3000))
 
 
 @given(
-    sizes, st.sampled_from([16, 32, 48, 256]), st.sampled_from([None, 1, 2, 4, 8]), st.sampled_from([None, 1, 3, 12])
-)
-def test_every_tile_of_every_level_is_made_by_exactly_one_block(size, tile, block_tiles, n_levels):
-    plan = make_plan(size, tile, block_tiles=block_tiles, n_levels=n_levels, n_workers=2)
+    sizes, st.sampled_from([16, 32, 48, 256]), st.sampled_from([None, 1, 2, 4, 8]), st.sampled_from([None, 1, 3, 12]),
+    st.sampled_from([(1, 1), (3, 1), (3, 3)]),
+)  # fmt: skip
+def test_every_tile_of_every_level_is_made_by_exactly_one_block(size, tile, block_tiles, n_levels, planes):
+    plan = make_plan(
+        size, tile, block_tiles=block_tiles, n_levels=n_levels, n_workers=2, planes=planes[0], band=planes[1]
+    )
     made = Counter(key for pas in plan.passes for n in range(pas.n_blocks) for key in plan.tiles_of(pas.block(n)))
     wanted = {
-        (level.index, row, column)
+        (level.index, plane, row, column)
         for level in plan.levels
+        for plane in range(planes[0])
         for row in range(level.tiles.height)
         for column in range(level.tiles.width)
     }
@@ -48,6 +52,9 @@ def test_block_numbers_are_raster_order():
     pas = make_plan(Size(4096, 8192), 256, block_tiles=4).passes[0]
     assert [pas.number(pas.block(n)) for n in range(pas.n_blocks)] == list(range(pas.n_blocks))
     assert (pas.block(8).row, pas.block(8).column) == (1, 0)
+    pas = make_plan(Size(4096, 8192), 256, block_tiles=4, planes=5).passes[0]
+    assert [pas.number(pas.block(n)) for n in range(pas.n_blocks)] == list(range(5 * 32))
+    assert pas.block(32) == Block(0, 0, 0, 1)
 
 
 def test_region_of_an_edge_block_is_clipped():

@@ -13,17 +13,23 @@ from slidewright.reduce import halve, reduce_into
 
 
 @given(
-    st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]), st.sampled_from(["uint8", "uint16"]),
-    st.sampled_from(RESAMPLINGS), st.integers(2, 70000), st.integers(0, 99),
+    st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3, 4, 7]),
+    st.sampled_from(["uint8", "uint16", "uint32", "int8", "int16", "int32", "float32"]),
+    st.sampled_from(RESAMPLINGS), st.integers(2, 1 << 32), st.integers(0, 99),
 )  # fmt: skip
 def test_halving_equals_the_oracle(height, width, samples, dtype, method, values, seed):
-    top = min(values, np.iinfo(dtype).max)
-    pixels = np.random.default_rng(seed).integers(0, top, (height, width, samples), dtype=dtype, endpoint=True)
+    rng = np.random.default_rng(seed)
+    if dtype == "float32":
+        pixels = rng.normal(0, values, (height, width, samples)).astype(dtype)
+    else:
+        limits = np.iinfo(dtype)
+        low, high = max(limits.min, -values), min(values, limits.max)
+        pixels = rng.integers(low, high, (height, width, samples), dtype=dtype, endpoint=True)
     np.testing.assert_array_equal(halve(method, pixels), next_level(pixels, method))
 
 
-@pytest.mark.parametrize("samples", [1, 3])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("samples", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_halving_writes_into_a_quadrant_and_nowhere_else(samples, dtype):
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (64, 64, samples)).astype(dtype)

@@ -80,7 +80,7 @@ def finished_shards(folder):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no worker processes without fork")
-def test_killed_at_ten_random_moments_in_a_row_it_makes_the_same_file(tmp_path):
+def test_killed_at_random_moments_in_a_row_it_makes_the_same_file(tmp_path):
     seconds = 0.02  # the pickle of the source, and so its identity, has it: every try must have the same
     slidewright.convert(SlowSource(*SIZE), tmp_path / "whole.tif", n_workers=0, **OPTIONS)
     moments = random.Random(5)

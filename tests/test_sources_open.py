@@ -79,10 +79,16 @@ def test_tiff_that_is_only_a_beginning_is_a_source_error(tmp_path: Path, size: i
         open_source(tmp_path / "b.tif")
 
 
-@pytest.mark.parametrize("obj", [None, 3, [[1, 2]], {"a": 1}, object()])
+@pytest.mark.parametrize("obj", [None, 3, b"pixels", {"a": 1}, object()])
 def test_other_objects_are_refused_with_what_is_supported(obj: Any) -> None:
     with pytest.raises(SourceError, match="NumPy arrays"):
         open_source(obj)
+
+
+def test_iterators_are_sent_to_the_writer() -> None:
+    for obj in (iter([PIXELS]), (tile for tile in [PIXELS]), {1, 2}):
+        with pytest.raises(SourceError, match=r"PyramidWriter\.write"):
+            open_source(obj)
 
 
 def test_choices_that_mean_nothing_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slidewright.errors import CorruptTileError, OptionError, SourceError
-from slidewright.sources.openslide import OpenSlideSource, compose
+from slidewright.sources.alpha import compose
+from slidewright.sources.openslide import OpenSlideSource
 
 pytest.importorskip("openslide")
 

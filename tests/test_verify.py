@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slidewright.errors import OptionError, SourceError, VerifyError
-from slidewright.geometry import Size
+from slidewright.geometry import Size, halvings
 from slidewright.reduce import halve
 from slidewright.sources.base import SourceInfo
 from slidewright.tiffread import Page, TiffSlide, check_directories, jpeg_size
-from slidewright.verify import check_structure, check_tables, halvings, verify_file
+from slidewright.verify import check_structure, check_tables, verify_file
 
 Pixels = NDArray[Any]
 SLIDE = Path(__file__).parent.parent.parent / "shared" / "data" / "CMU-1-Small-Region.svs"
@@ -334,3 +334,21 @@ def test_real_slide_is_good() -> None:
     report = verify_file(SLIDE)
     assert report.others == 3
     assert report.levels[0].decoded == 130
+
+
+def test_masks_and_alpha_are_compared_as_they_are_written(tmp_path: Path) -> None:
+    import slidewright
+
+    flags = image(150, 170, samples=1)[:, :, 0] > 128
+    rgba = image(150, 170, samples=4)
+    labels = flags.astype(np.uint8) * 2
+    options: dict[str, Any] = {"tile_size": 64, "n_workers": 0, "compression": "deflate"}
+    slidewright.convert(flags, tmp_path / "flags.tif", bits=1, **options)
+    slidewright.convert(rgba, tmp_path / "rgba.tif", **options)
+    slidewright.convert(rgba, tmp_path / "composed.tif", alpha="compose", **options)
+    slidewright.convert(labels, tmp_path / "labels.tif", colormap=["white", "red", "blue"], **options)
+    for name, source in (("flags", flags), ("rgba", rgba), ("composed", rgba), ("labels", labels)):
+        report = verify_file(tmp_path / f"{name}.tif", against=source)
+        assert all(level.exact for level in report.levels), name
+    with pytest.raises(VerifyError, match="differs"):
+        verify_file(tmp_path / "labels.tif", against=labels[::-1])

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
         VerifyError,
     )
     from slidewright.options import ConvertOptions
+    from slidewright.pyramid_writer import PyramidWriter
     from slidewright.report import LevelReport, Progress, Report
     from slidewright.shards import ShardReport, assemble, shard
     from slidewright.sources import open_source
     from slidewright.verify import verify_file
 
 _HOMES = {
+    "PyramidWriter": "pyramid_writer",
     "convert": "api",
     "BatchItem": "batches",
     "BatchReport": "batches",
@@ -71,6 +73,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "Progress",
+    "PyramidWriter",
     "Report",
     "RunError",
     "ShardError",

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 from slidewright import identity
-from slidewright.api import ProgressOption, check_options, convert_with, open_chosen, start_launcher
+from slidewright.api import ProgressOption, convert_opened, make_launcher, make_options, open_chosen
 from slidewright.errors import OptionError
 from slidewright.manifest import Entry, read_entries
 from slidewright.options import ConvertOptions
@@ -110,7 +110,7 @@ def batch(
         path = f"{os.path.splitext(path)[0]}.task-{index:05}{os.path.splitext(path)[1]}"
     if out is not None:
         os.makedirs(out, exist_ok=True)
-    running = check_options({name: value for name, value in options.items() if name in ConvertOptions.__slots__})
+    running = make_options({name: value for name, value in options.items() if name in ConvertOptions.__slots__})
     items = []
     with _Helpers(running) as helpers, _append(path) as write:
         for entry in entries:
@@ -172,7 +172,7 @@ class _Helpers:
         if self._served >= _FRESH_EVERY:
             self.drop()
         if not self._served:
-            self._launcher = self._stack.enter_context(start_launcher(self._options))
+            self._launcher = self._stack.enter_context(make_launcher(self._options))
         self._served += 1
         return self._launcher
 
@@ -199,7 +199,8 @@ def _convert_one(
         options = replace(entry.options, overwrite=True) if untouched else entry.options
         launcher = helpers.get()
         with make_callback(progress) as callback:
-            report = convert_with(launcher, entry.source, destination, entry.chosen, options, callback, started)
+            opened, path = open_chosen(entry.source, entry.chosen)
+            report = convert_opened(launcher, opened, path, destination, entry.chosen, options, callback, started)
     except Exception as error:  # whatever it is, the next slide may be fine
         helpers.drop()
         text = f"{type(error).__name__}: {error}"

@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slidewright.decoding import check_shape, in_parallel
 from slidewright.errors import VerifyError
-from slidewright.geometry import Region, Size
+from slidewright.geometry import Region, Size, halvings
 from slidewright.plan import Block, Pass, make_plan
 from slidewright.reduce import halve
 from slidewright.tiffread import Page, TiffSlide
-from slidewright.verify import check_shape, halvings, in_parallel
 
 _KEEP_BYTES = 1 << 26  # a larger reduced level goes to a temporary file
 Match = tuple[bool, float, float]
 
 
-def compare_levels(slide: TiffSlide, against: Any, resampling: str, threads: int) -> dict[int, Match]:
+def compare_levels(slide: TiffSlide, against: Any, resampling: str | None, threads: int) -> dict[int, Match]:
     """Compare every level with the oracle made from `against`.
 
     Returns
@@ -40,16 +40,31 @@ def compare_levels(slide: TiffSlide, against: Any, resampling: str, threads: int
     VerifyError
         When size, dtype or samples differ, or a pixel of a lossless level does; it names level, tile and pixel.
     """
-    from slidewright.sources import open_source
-
-    source = against if hasattr(against, "info") and hasattr(against, "open") else open_source(against)
-    first, info = slide.levels[0], source.info
+    first = slide.levels[0]
+    source = _as_written(against, first.samples)
+    info = source.info
     if (first.size, first.samples, first.dtype.name) != (info.size, info.samples, info.dtype):
         raise VerifyError(
             f"{slide.path}: level 0 is {first.size} with {first.samples} samples of {first.dtype}, but {info.name} is "
             f"{info.size} with {info.samples} samples of {info.dtype}"
         )
-    return _Comparison(slide, source, resampling, threads).run()
+    masks = first.masks or info.kind in ("labels", "binary")
+    return _Comparison(slide, source, resampling or ("nearest" if masks else "mean"), threads).run()
+
+
+def _as_written(against: Any, samples: int) -> Any:
+    """The source as a conversion writes it: booleans as bytes, RGBA on white where the file is RGB."""
+    from slidewright.kinds import resolve_pixels
+    from slidewright.options import ConvertOptions
+    from slidewright.sources import open_source
+    from slidewright.sources.adapt import adapted
+
+    source = against if hasattr(against, "info") and hasattr(against, "open") else open_source(against)
+    composed = source.info.samples == 4 and samples == 3
+    if source.info.dtype != "bool" and not composed:
+        return source
+    options = ConvertOptions(alpha="compose" if composed else "keep")
+    return adapted(source, resolve_pixels(options, source.info), options)
 
 
 class _Tally:
@@ -87,7 +102,7 @@ class _Comparison:
         self._plan = make_plan(first.size, max(first.cell), n_levels=max(numbers) + 1)
         for halved, number in numbers.items():
             page = slide.levels[number]
-            if page.planes > 1 or page.size != self._plan.size_at(halved):
+            if page.size != self._plan.size_at(halved):
                 raise VerifyError(
                     f"{slide.path}: {page.name} is {page.size}; only levels halved and rounded down can be compared"
                 )
@@ -160,7 +175,17 @@ class _Comparison:
     def _compare(self, number: int, region: Region, pixels: NDArray[Any]) -> None:
         """Hold the file's tiles of a level against the oracle's pixels of a region."""
         page = self._slide.levels[number]
-        for index, part in page.tiles_in(region):
+        if page.planes == 1:
+            self._compare_plane(number, 0, region, pixels)
+            return
+        for plane in range(page.planes):
+            self._compare_plane(number, plane, region, pixels[:, :, plane : plane + 1])
+
+    def _compare_plane(self, number: int, plane: int, region: Region, pixels: NDArray[Any]) -> None:
+        page = self._slide.levels[number]
+        first = plane * page.grid.height * page.grid.width
+        for in_plane, part in page.tiles_in(region):
+            index = first + in_plane
             tile = self._slide.decode(page, index)
             if tile is None:
                 raise VerifyError(f"{self._slide.path}: {page.place(index)} is left out, so it can't be compared")

@@ -23,20 +23,23 @@ from slidewright import errors
 from slidewright.errors import RunError, SlidewrightError
 from slidewright.plan import Block, Pass
 from slidewright.processes import Child, Launcher
+from slidewright.recorder import Recorder
 from slidewright.report import Progress
-from slidewright.resources import proportional_memory
+from slidewright.resources import count_memory_kills, proportional_memory
 from slidewright.ring import SLOT_BYTES, SLOTS_PER_WORKER
 from slidewright.scratch import Scratch
 from slidewright.sharing import SharedBuffer
 from slidewright.shelf import ShardPlan
+from slidewright.sources.filling import CorruptPlace
 from slidewright.tiff import Layout
 from slidewright.worker import BlockWork, WorkerJob
 from slidewright.writer import WriterJob
 
+OUT_OF_MEMORY = "it ran out of memory"
 MAX_DEATHS = 3  # of workers on one block, before the block is to blame
 _TICK = 0.25  # seconds between progress reports
 _MEMORY_TICK = (
-    0.1  # seconds between samples of memory at first; later a twentieth of the time gone by, since each costs 1 ms
+    0.4  # seconds between samples of memory at first; later an eighth of the time gone by: each costs 2 to 9 ms
 )
 
 
@@ -53,6 +56,13 @@ class Run:
     store_bytes: int
     started: float
     """`time.monotonic()` when the caller's wait began."""
+    slots_per_worker: int = SLOTS_PER_WORKER
+    memory_guard: int | None = None
+    """Bytes beyond which a worker's own allocations fail; None for no such limit."""
+    timeout: float | None = None
+    """Seconds that a worker may take for one block."""
+    recorder: Recorder | None = None
+    """Is told of every block and every death, for a report."""
     shards: ShardPlan | None = None
     """Shards to find and to make; None for a run without any."""
 
@@ -71,11 +81,29 @@ class Outcome:
 
     level_bytes: list[int] = field(default_factory=list)
     retries: int = 0
+    corrupt: dict[CorruptPlace, str] = field(default_factory=dict)
+    """What was wrong with each part of the source that was filled with the background."""
+    warnings: list[str] = field(default_factory=list)
     peak_memory: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     tiles_done: int = 0
     pixels_done: int = 0
     bytes_received: int = 0
+
+    def progress(self, run: Run, stage: str, workers: int) -> Progress:
+        """A snapshot."""
+        plan = run.layout.plan
+        return Progress(
+            tiles_done=self.tiles_done,
+            tiles_total=plan.n_tiles,
+            pixels_done=self.pixels_done,
+            pixels_total=plan.n_pixels,
+            bytes_written=self.bytes_received,
+            seconds=monotonic() - run.started,
+            workers=workers,
+            retries=self.retries,
+            stage=stage,
+        )
 
     def add_seconds(self, seconds: dict[str, float]) -> None:
         """Add a block's seconds by stage."""
@@ -93,6 +121,10 @@ class _Seat:
     at_writer: set[int] = field(default_factory=set)
     block: Block | None = None
     next_block: Block | None = None
+    since: float | None = None
+    """When the process began with `block`, or last waited for the writer; None until it is ready."""
+    fate: str | None = None
+    """Why the process is about to die, where that is known before it has."""
 
     @property
     def blocks(self) -> list[Block]:
@@ -107,7 +139,7 @@ class Coordinator:
         self._launcher = launcher
         self._report = report
         self.outcome = Outcome()
-        self._ring = SharedBuffer.allocate(run.n_workers * SLOTS_PER_WORKER * SLOT_BYTES, run.temporary)
+        self._ring = SharedBuffer.allocate(run.n_workers * run.slots_per_worker * SLOT_BYTES, run.temporary)
         self._queue: deque[Block] = deque()
         self._deaths: dict[Block, int] = {}
         self._senders = 0
@@ -115,6 +147,7 @@ class Coordinator:
         self._writer: Child | None = None
         self._written = False
         self._idle_deaths = 0
+        self._memory_kills = count_memory_kills()
         self._ticked = self._sampled = 0.0
 
     def execute(self) -> Outcome:
@@ -129,12 +162,16 @@ class Coordinator:
             self._start()
             for pas, numbers in self._run.sweeps():
                 self._sweep(pas, numbers)
-            self._dismiss()
-            while not self._written:
-                self._turn("writing")
-            return self.outcome
+            return self._conclude()
         finally:
             self._ring.close()
+
+    def _conclude(self) -> Outcome:
+        """All blocks are done: send the workers home and wait for the writer."""
+        self._dismiss()
+        while not self._written:
+            self._turn("writing")
+        return self.outcome
 
     def _start(self) -> None:
         run = self._run
@@ -151,17 +188,19 @@ class Coordinator:
         """Put a fresh worker on a seat; the slots that are at the writer come later."""
         self._senders += 1
         away = at_writer or set()
-        slots = range(number * SLOTS_PER_WORKER, (number + 1) * SLOTS_PER_WORKER)
-        job = WorkerJob(self._run.work, self._ring, tuple(slot for slot in slots if slot not in away))
+        slots = range(number * self._run.slots_per_worker, (number + 1) * self._run.slots_per_worker)
+        own = tuple(slot for slot in slots if slot not in away)
+        job = WorkerJob(self._run.work, self._ring, own, self._run.memory_guard)
         child = self._launcher.spawn("worker", f"slidewright-w{number}", job)
         self._seats[child.connection] = _Seat(number, child, self._senders, away)
 
-    def _sweep(self, pas: Pass, numbers: Sequence[int]) -> None:
-        """One pass: give out these of its blocks, in order, until the last is done.
+    def _sweep(self, pas: Pass, numbers: Sequence[int] | None = None) -> None:
+        """One pass: give out these of its blocks, by default all, in order, until the last is done.
 
         Blocks run ahead of the first unfinished one by at most a row of blocks and a few more, which bounds what the
         writer has to hold.
         """
+        numbers = range(pas.n_blocks) if numbers is None else numbers
         self._queue.clear()
         following, finished, oldest = 0, set[int](), 0
         window = pas.blocks.width + 2 * self._run.n_workers
@@ -187,6 +226,7 @@ class Coordinator:
         for seat in self._seats.values():
             if seat.block is None and self._queue:
                 seat.block = self._queue.popleft()
+                seat.since = monotonic() if seat.since is not None else None
                 self._tell(seat, seat.block)
         for seat in self._seats.values():
             if seat.next_block is None and seat.block is not None and self._queue and remaining > len(self._seats):
@@ -199,20 +239,38 @@ class Coordinator:
         except OSError:
             pass  # it is dead, which its pipe's end will tell
 
-    def _turn(self, stage: str, done: Callable[[Block], None] | None = None) -> None:
-        """Wait for whatever comes next, and handle it."""
+    def _turn(self, stage: str, done: Callable[[Block], None] | None = None, seconds: float = _TICK) -> bool:
+        """Wait for whatever comes next, and handle it; whether anything came within these seconds."""
         assert self._writer is not None
         watched = [*self._seats, *self._launcher.waitable]
         if not self._written:  # the writer may end as soon as it has said so, before the last worker is heard
             watched.append(self._writer.connection)
-        for ready in wait(watched, _TICK):
+        came = wait(watched, seconds)
+        for ready in came:
             if ready is self._writer.connection:
                 self._listen_to_writer()
             elif ready in self._seats:
                 self._listen_to_worker(self._seats[ready], done)
             elif ready in self._launcher.waitable:
                 self._launcher.attend()
+        if self._run.timeout is not None:
+            self._end_overdue(self._run.timeout)
         self._tick(stage)
+        return bool(came)
+
+    def _end_overdue(self, timeout: float) -> None:
+        """Kill the workers that hang; the time that one waits for the writer, all its slots being there, is not its
+        own.
+        """
+        now = monotonic()
+        for seat in self._seats.values():
+            if seat.block is None or seat.since is None or seat.fate is not None:
+                continue
+            if len(seat.at_writer) == self._run.slots_per_worker:
+                seat.since = now
+            elif now - seat.since > timeout:
+                seat.fate = f"it was not done with it after {timeout:g} s, the limit (timeout), and was ended"
+                self._launcher.kill(seat.child)
 
     def _listen_to_worker(self, seat: _Seat, done: Callable[[Block], None] | None) -> None:
         try:
@@ -227,10 +285,21 @@ class Coordinator:
         elif message[0] == "done":
             _, block, nbytes, seconds = message
             seat.block, seat.next_block = seat.next_block, None
+            seat.since = monotonic()
             self.outcome.bytes_received += nbytes
-            self._count(block, seconds)
+            pixels = self._count(block, seconds)
+            if self._run.recorder is not None:
+                self._run.recorder.block(seat.number, block, seconds, nbytes, pixels)
             assert done is not None
             done(block)
+        elif message[0] == "ready":
+            seat.since = monotonic()
+        elif message[0] == "corrupt":
+            self.outcome.corrupt.update(message[1])
+            if self._run.shards is not None and seat.block is not None:
+                self._tell_writer(("corrupt", seat.block, message[1]))
+        elif message[0] == "no memory":
+            seat.fate = OUT_OF_MEMORY
         else:
             _raise_failure(message)
 
@@ -253,7 +322,7 @@ class Coordinator:
             _raise_failure(message)
 
     def _return_slot(self, slot: int) -> None:
-        number = slot // SLOTS_PER_WORKER
+        number = slot // self._run.slots_per_worker
         for seat in self._seats.values():
             if seat.number == number:
                 seat.at_writer.discard(slot)
@@ -272,7 +341,9 @@ class Coordinator:
             self._last_words()
             if not self._written:
                 raise self._writer_died() from None
-        if self._written:  # a slot of segments sent twice, by a worker that died late and by its successor
+        if (
+            self._written and message[0] == "slot"
+        ):  # a slot of segments sent twice, by a worker that died late and by its successor
             self._return_slot(message[1])
 
     def _last_words(self) -> None:
@@ -286,15 +357,20 @@ class Coordinator:
 
     def _writer_died(self) -> SlidewrightError:
         assert self._writer is not None
-        return RunError(
-            f"the writer process died: {self._launcher.reason(self._writer)}; nothing was written, run again"
-        )
+        reason = self._launcher.reason(self._writer)
+        if "SIGKILL" in reason and count_memory_kills() > self._memory_kills:
+            reason = f"{OUT_OF_MEMORY} and was killed by the kernel; use fewer workers or give the job more memory"
+        return RunError(f"the writer process died: {reason}; nothing was written, run again")
 
     def _replace(self, seat: _Seat) -> None:
-        """A worker is dead: its blocks go back to the front of the queue, a fresh worker takes its seat."""
+        """A worker is dead: its blocks go back to the front of the queue, a fresh worker takes its seat, unless
+        memory was short and others are left.
+        """
         del self._seats[seat.child.connection]
-        reason = self._launcher.reason(seat.child)
+        reason = self._reason(seat)
         seat.child.connection.close()
+        if self._run.recorder is not None:
+            self._run.recorder.death(seat.number, reason)
         if seat.block is not None:
             deaths = self._deaths[seat.block] = self._deaths.get(seat.block, 0) + 1
             if deaths >= MAX_DEATHS:
@@ -305,7 +381,23 @@ class Coordinator:
             if self._idle_deaths >= MAX_DEATHS:
                 raise RunError(f"workers die before they get to work; the last: {reason}")
         self._queue.extendleft(reversed(seat.blocks))
-        self._hire(seat.number, seat.at_writer)
+        if reason.startswith(OUT_OF_MEMORY) and self._seats:
+            self.outcome.warnings.append(
+                f"memory ran out; the run went on with {len(self._seats)} of {self._run.n_workers} workers"
+            )
+        else:
+            self._hire(seat.number, seat.at_writer)
+
+    def _reason(self, seat: _Seat) -> str:
+        """Why a worker died; that memory ran out where the kernel's count of such kills has grown."""
+        if seat.fate is not None:
+            return seat.fate
+        reason = self._launcher.reason(seat.child)
+        kills = count_memory_kills()
+        if kills > self._memory_kills and "SIGKILL" in reason:
+            self._memory_kills = kills
+            return f"{OUT_OF_MEMORY} and was killed by the kernel"
+        return reason
 
     def _deadly(self, block: Block, reason: str) -> RunError:
         """The error that says which block killed its workers."""
@@ -314,7 +406,11 @@ class Coordinator:
             f"{MAX_DEATHS} workers died on the same block (row {block.row}, column {block.column} of pass "
             f"{block.pass_index}: {plan.region(block)} of level {plan.passes[block.pass_index].first} of "
             f"{self._run.work.source.info.name}); the last: {reason}; "
-            "try fewer workers, or check that part of the source"
+            + (
+                "use fewer workers or a smaller tile_size, or give the job more memory"
+                if reason.startswith(OUT_OF_MEMORY)
+                else "try fewer workers, or check that part of the source"
+            )
         )
 
     def _dismiss(self) -> None:
@@ -324,17 +420,20 @@ class Coordinator:
             connection.close()
         self._seats.clear()
 
-    def _count(self, block: Block, seconds: dict[str, float]) -> None:
+    def _count(self, block: Block, seconds: dict[str, float]) -> int:
+        """Add a finished block to the outcome; its pixels of level 0."""
         self.outcome.add_seconds(seconds)
         plan = self._run.layout.plan
         self.outcome.tiles_done += sum(1 for _ in plan.tiles_of(block))
-        if block.pass_index == 0:
-            region = plan.region(block)
-            self.outcome.pixels_done += region.height * region.width
+        if block.pass_index:
+            return 0
+        region = plan.region(block)
+        self.outcome.pixels_done += region.height * region.width
+        return region.height * region.width
 
     def _tick(self, stage: str) -> None:
         now = monotonic()
-        if now - self._sampled >= max(_MEMORY_TICK, (now - self._run.started) / 20):
+        if now - self._sampled >= max(_MEMORY_TICK, (now - self._run.started) / 8):
             self._sampled = now
             self._sample_memory()
         if self._report is not None and now - self._ticked >= _TICK:
@@ -343,19 +442,7 @@ class Coordinator:
 
     def progress(self, stage: str) -> Progress:
         """A snapshot."""
-        plan, outcome = self._run.layout.plan, self.outcome
-        size = plan.levels[0].size
-        return Progress(
-            tiles_done=outcome.tiles_done,
-            tiles_total=plan.n_tiles,
-            pixels_done=outcome.pixels_done,
-            pixels_total=size.height * size.width,
-            bytes_written=outcome.bytes_received,
-            seconds=monotonic() - self._run.started,
-            workers=len(self._seats),
-            retries=outcome.retries,
-            stage=stage,
-        )
+        return self.outcome.progress(self._run, stage, len(self._seats))
 
     def _sample_memory(self) -> None:
         children = [seat.child.pid for seat in self._seats.values()]

@@ -47,3 +47,14 @@ class Region(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.width} x {self.height} pixels at x={self.x}, y={self.y}"
+
+
+def halvings(first: Size, size: Size) -> int:
+    """How many times `first` must be halved to come nearest to `size`."""
+    longest, other = max(first), first.index(max(first))
+    times = 0
+    while longest >> (times + 1) and abs((longest >> (times + 1)) - size[other]) <= abs(
+        (longest >> times) - size[other]
+    ):
+        times += 1
+    return times

@@ -75,7 +75,7 @@ def _describe_tiff(path: str | os.PathLike[str]) -> FileInfo:
             bytes=slide.bytes,
             size=first.size,
             samples=first.samples,
-            dtype=first.dtype.name,
+            dtype="bool" if first.bits == 1 else first.dtype.name,
             mpp=_mpp(path, slide),
             levels=levels,
             associated=tuple(AssociatedInfo(page.name, page.size) for page in slide.others),

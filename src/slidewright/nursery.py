@@ -5,10 +5,11 @@ worker would pay the imports each time; and `multiprocessing`'s ways of starting
 which breaks scripts without a main guard. The nursery is started once a run with a clean interpreter, imports what
 workers need, stays single-threaded and forks on request. Being everybody's parent it is told of each death with its
 reason, and a parent-death signal takes the workers along if it dies. It notices the coordinator's death as the end of
-its socket: then it kills its children and removes the files it was told to own.
+its socket, or as having another parent (a program that forks while a run goes on has copies of the socket, which then
+does not end): then it kills its children and removes the files it was told to own.
 
 Protocol, newline-delimited JSON over a Unix socket: `{"spawn": role, "name": ..., "fds": n}` with n descriptors (the
-first is the child's pipe) is answered by `{"pid": p}`; `{"own": [paths]}` is not answered;
+first is the child's pipe) is answered by `{"pid": p}`; `{"own": [paths]}` and `{"kill": p}` are not answered;
 `{"exit": p, "status": s}` is told whenever a child ends.
 """
 
@@ -29,29 +30,34 @@ import traceback
 from typing import Any, NoReturn
 
 MAX_FDS = 16
+_PARENT_CHECK = 1.0  # seconds between looks at who the parent is, where no signal tells of its death
+_EXPENDABLE = 400  # of 1000: the kernel, short of memory, should take a worker, which can be replaced
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 
-def main(fd: int, preload: list[str]) -> None:
-    """Serve requests on the socket `fd` until its other end closes."""
+def main(fd: int, preload: list[str], parent: int) -> None:
+    """Serve requests on the socket `fd` until its other end closes or the process `parent` is gone."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the coordinator decides; a terminal's Ctrl-C reaches the whole group
+    signal.signal(signal.SIGUSR1, lambda *_: None)  # only wakes it up
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
     _set_name("slidewright-nur")
     for name in preload:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     gc.freeze()
-    Nursery(socket.socket(fileno=fd)).serve()
+    Nursery(socket.socket(fileno=fd), parent).serve()
 
 
 class Nursery:
     """The state of the helper: its socket, its children, the paths it removes if the coordinator is killed."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, parent: int) -> None:
         self._socket = connection
+        self._parent = parent
         self._pid = os.getpid()
         self._children: set[int] = set()
-        self._owned: set[str] = set()
+        self._owned: list[str] = []
         self._wakeup, writing = os.pipe()
         os.set_blocking(writing, False)
         os.set_blocking(self._wakeup, False)
@@ -69,13 +75,13 @@ class Nursery:
 
     def _step(self) -> bool:
         watched: list[Any] = [self._socket, self._wakeup]
-        ready, _, _ = select.select(watched, [], [])
+        ready, _, _ = select.select(watched, [], [], _PARENT_CHECK)
         if self._wakeup in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wakeup, 4096)
             self._tell_deaths()
-        if self._socket not in ready:
-            return True
+        if self._socket not in ready:  # what was asked for before the parent died has been read by now
+            return os.getppid() == self._parent
         data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, MAX_FDS)
         if not data:
             return False
@@ -97,7 +103,9 @@ class Nursery:
             for fd in fds:
                 os.close(fd)
             self._tell({"pid": pid})
-        self._owned.update(request.get("own", ()))
+        elif request.get("kill") in self._children:  # not yet reaped, so the number can't be another process's
+            os.kill(request["kill"], signal.SIGKILL)
+        self._owned += request.get("own", ())
 
     def _become(self, role: str, name: str, fds: list[int]) -> NoReturn:
         """In the forked child: shed what is the nursery's and play a role until it returns."""
@@ -105,9 +113,12 @@ class Nursery:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             self._socket.close()
             die_with_parent(self._pid)
             _set_name(name)
+            if role == "worker":
+                _be_expendable()
             gc.unfreeze()
             _play(role, fds)
             code = 0
@@ -158,9 +169,26 @@ def _play(role: str, fds: list[int]) -> None:
     connection: Connection[Any, Any] = Connection(fds[0])
     try:
         job = loads(connection.recv_bytes(), fds[1:])
+        _limit_memory(getattr(job, "memory_guard", None))
         importlib.import_module(f"slidewright.{role}").main(connection, job)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the coordinator is gone, and the nursery cleans up
+
+
+def _limit_memory(more: int | None) -> None:
+    """Let allocations fail once this process has `more` bytes beyond what it has now, on Linux.
+
+    A file can claim anything: a tile that inflates to gigabytes is then an error of that tile's, not the machine's end.
+    """
+    if more is None or sys.platform != "linux":
+        return
+    import resource
+
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/statm") as file:
+        limit = int(file.read().split()[5]) * resource.getpagesize() + more
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if hard == resource.RLIM_INFINITY or limit < hard:
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 def _prctl(option: int, value: int | bytes) -> None:
@@ -174,6 +202,14 @@ def die_with_parent(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the request took effect
         os._exit(1)
+
+
+def _be_expendable() -> None:
+    """Raise what Linux's out-of-memory killer goes by; anyone may raise their own."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
+        if int(file.read()) < _EXPENDABLE:
+            file.seek(0)
+            file.write(str(_EXPENDABLE))
 
 
 def _set_name(name: str) -> None:

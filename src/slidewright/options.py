@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from slidewright.errors import OptionError
 
-RESAMPLINGS = ("mean", "nearest", "mode", "max", "min")
+KINDS = ("rgb", "rgba", "grey", "multichannel", "labels", "binary")
+RESAMPLINGS = ("mean", "median", "nearest", "mode", "max", "min")
+MASK_RESAMPLINGS = ("nearest", "mode", "max", "min")  # never make a value that was not there
 SUBSAMPLINGS = ("420", "422", "444")
 ENGINES = ("processes", "dask")
+ON_CORRUPT = ("error", "fill")
 MAX_TILE = 4096
+
+Color = str | tuple[int, int, int]
+"""A colour name or "#rrggbb" as Pillow's ImageColor reads them, or (red, green, blue) of 0 to 255."""
 
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 
@@ -45,20 +52,38 @@ class ConvertOptions:
 
     tile_size: int = 512
     """Tile side in pixels, a multiple of 16 up to 4096."""
-    compression: str = "jpeg"
-    """A name of the codec table: "none", "jpeg", "deflate", "zstd"."""
+    compression: str | None = None
+    """A name or alias of the compression table; default "jpeg" for RGB and grey of uint8, else "deflate"."""
     quality: int | None = None
-    """JPEG quality, 1 to 100; default 90. Only for lossy codecs."""
+    """Quality of a lossy compression, see the compression table. Only for lossy ones."""
     level: int | None = None
-    """Effort of a lossless codec: deflate 1 to 12, default 6; zstd 1 to 22, default 3."""
+    """Effort of a lossless compression, see the compression table. Only for lossless ones."""
     subsampling: str | None = None
     """JPEG chroma subsampling of RGB: "420" (default), "422", "444"."""
-    predictor: bool = False
-    """Horizontal differencing (TIFF 6.0 section 14) before deflate or zstd."""
+    predictor: bool | None = None
+    """Horizontal differencing (TIFF 6.0 section 14; of float, Adobe's technical note 3) before lzw, deflate or zstd;
+    default on for images of integers, off for float, labels and binary masks.
+    """
+    kind: str | None = None
+    """What the pixels are: "rgb", "rgba", "grey", "multichannel" (planes of their own), "labels" (annotations),
+    "binary" (a mask); default by the source, its dtype and samples, and "labels" where there is a colormap.
+    """
+    colormap: Mapping[int, Color] | Sequence[Color] | None = None
+    """Colours of labels: index to colour name or (red, green, blue); a label beyond its last index is an error."""
+    alpha: str = "keep"
+    """What becomes of the alpha of RGBA: "keep", or "compose" on `background`."""
+    background: Color | int | float | None = None
+    """Colour, or value, of what has no pixels: tiles never written, and what alpha is composed on; default white for
+    RGB and RGBA, or the source's own; 0 for anything else.
+    """
+    bits: int | None = None
+    """Bits a pixel of a binary mask: 1 or 8; default 1 for CCITT, else 8."""
     levels: int | None = None
     """Number of levels; default until both sides fit in one tile."""
-    resampling: str = "mean"
-    """How a level is made from the one below: "mean", "nearest" (top left), "mode", "max", "min"."""
+    resampling: str | None = None
+    """How a level is made from the one below: "mean", "median", "nearest" (top left), "mode", "max", "min"; default
+    "mean", and "nearest" for labels and binary masks, of which only the last four make no new values.
+    """
     mpp: float | tuple[float, float] | None = None
     """Micrometres a pixel of level 0, one number or (x, y); default the source's own."""
     description: str | None = None
@@ -77,6 +102,14 @@ class ConvertOptions:
     """Block side in tiles, a power of two; default by tile size and memory. Never changes the output."""
     scratch: str | os.PathLike[str] | None = None
     """Folder for temporary level stores; default the system's temporary folder (TMPDIR)."""
+    timeout: float | None = None
+    """Seconds that a worker may take for one block, after which it is killed and the block done again; default no
+    limit.
+    """
+    on_corrupt: str = "error"
+    """What a tile of the source that does not decode is: "error" ends the run and names it, "fill" paints it with the
+    background.
+    """
 
     resume: bool = False
     """Keep finished parts in the folder DST.shards until the file is complete, and go on from those that are there."""
@@ -101,10 +134,19 @@ class ConvertOptions:
             self._check_integer("block_tiles", self.block_tiles, 1, 256)
             if self.block_tiles & (self.block_tiles - 1):
                 raise OptionError(f"block_tiles {self.block_tiles} is not a power of two")
-        self._check_choice("resampling", self.resampling, RESAMPLINGS)
+        if self.resampling is not None:
+            self._check_choice("resampling", self.resampling, RESAMPLINGS)
         self._check_choice("engine", self.engine, ENGINES)
         if self.dask is not None and self.engine != "dask":
             raise OptionError('dask names a cluster; give engine="dask" with it')
+        if self.kind is not None:
+            self._check_choice("kind", self.kind, KINDS)
+        self._check_choice("alpha", self.alpha, ("keep", "compose"))
+        if self.bits not in (None, 1, 8):
+            raise OptionError(f"bits {self.bits!r} must be 1 or 8")
+        self._check_choice("on_corrupt", self.on_corrupt, ON_CORRUPT)
+        if self.timeout is not None and not (isinstance(self.timeout, (int, float)) and 0 < self.timeout < 1e9):
+            raise OptionError(f"timeout {self.timeout!r} must be a positive number of seconds")
         if self.subsampling is not None:
             self._check_choice("subsampling", self.subsampling, SUBSAMPLINGS)
         if self.memory is not None:
@@ -138,5 +180,5 @@ class ConvertOptions:
 
     @staticmethod
     def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise OptionError(f"{name} {value!r} is not known; choose one of {', '.join(choices)}")

@@ -7,9 +7,11 @@ killed run left from what another run is writing at the moment.
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from slidewright.errors import DestinationError, OutputError
@@ -21,13 +23,27 @@ except ImportError:  # Windows, where an open file can't be removed anyway
 
 
 class FileLock:
-    """An exclusive lock that ends with its process."""
+    """An exclusive lock that ends with its process.
 
-    def __init__(self, path: str) -> None:
-        self._fd: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # a filesystem without locks
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    Raises BlockingIOError if another process has it and this one is not to `wait`.
+    """
+
+    def __init__(self, path: str, *, wait: bool = True) -> None:
+        self._fd: int | None = None
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            if fcntl is not None:
+                try:  # to wait takes no time where another run may only be looking at it
+                    fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(fd)
+                    raise
+                except OSError:  # a filesystem without locks
+                    pass
+            if _is_same(path, fd):
+                self._fd = fd
+                return
+            os.close(fd)  # it has removed the file between its making and its locking
 
     def release(self) -> None:
         """Give it up."""
@@ -36,18 +52,28 @@ class FileLock:
             self._fd = None
 
 
-def is_abandoned(path: str) -> bool:
-    """Whether a lock file is there and nobody holds its lock."""
+def _is_same(path: str, fd: int) -> bool:
+    """Whether a path still leads to an open file."""
     try:
-        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
+        return os.path.samestat(os.stat(path), os.fstat(fd))
     except OSError:
         return False
+
+
+def remove_abandoned(lock: str, remove: Callable[[], None]) -> None:
+    """Call `remove` if a lock file is there and nobody holds its lock; it is held meanwhile, so that nobody takes what
+    is being removed for their own.
+    """
+    try:
+        fd = os.open(lock, os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return
     try:
         if fcntl is not None:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
+        remove()
     except OSError:
-        return False
+        return
     finally:
         os.close(fd)
 
@@ -80,15 +106,25 @@ class Destination:
         stem = str(folder / f".{self.path.name}.{secrets.token_hex(4)}")
         self.partial = f"{stem}.partial"
         self._lock_path = f"{stem}.lock"
-        try:
-            self._lock = FileLock(self._lock_path)
-        except OSError as error:
-            raise DestinationError(f"can't write into {str(folder)!r}: {error.strerror}") from error
+        self._lock: FileLock | None = None
 
     @property
     def temporary(self) -> tuple[str, str]:
         """The files beside the destination that must be gone after the run."""
         return (self.partial, self._lock_path)
+
+    def claim(self) -> None:
+        """Make the lock; by now somebody should have been told of the `temporary` names, to remove them.
+
+        Raises
+        ------
+        DestinationError
+            If no file can be made there.
+        """
+        try:
+            self._lock = FileLock(self._lock_path)
+        except OSError as error:
+            raise DestinationError(f"can't write into {str(self.path.parent)!r}: {error.strerror}") from error
 
     def commit(self) -> None:
         """Give the partial file its final name, in one step, and make sure that the name is on the disk.
@@ -111,10 +147,9 @@ class Destination:
 
     def close(self) -> None:
         """Remove what is left beside the destination."""
-        for path in self.temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-        self._lock.release()
+        _unlink(*self.temporary)
+        if self._lock is not None:
+            self._lock.release()
 
     def _rename_new(self) -> None:
         """Rename, but never onto an existing file: a hard link fails if the name is taken, `rename` would not."""
@@ -139,10 +174,13 @@ class Destination:
         pattern = f".{glob.escape(self.path.name)}.????????.lock"
         for name in glob.glob(pattern, root_dir=self.path.parent, include_hidden=True):
             lock = str(self.path.parent / name)
-            if is_abandoned(lock):
-                for path in (lock.removesuffix(".lock") + ".partial", lock):
-                    with contextlib.suppress(OSError):
-                        os.unlink(path)
+            remove_abandoned(lock, functools.partial(_unlink, lock.removesuffix(".lock") + ".partial", lock))
+
+
+def _unlink(*paths: str) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
 
 def _sync_folder(folder: Path) -> None:

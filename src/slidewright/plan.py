@@ -2,7 +2,9 @@
 
 A *pass* sweeps the blocks of one source level and makes every level that a block holds whole; what is left of a block
 (half a tile a side) is one chunk of the next pass's source. Level sizes follow `Size.halved`, so a pixel of a level
-depends on 2 x 2 pixels of the level below and never on a neighbouring block.
+depends on 2 x 2 pixels of the level below and never on a neighbouring block. The channels of a multichannel image are
+planes, stored one after the other; a block holds a *band* of them: one, or all where the source gives them only
+together.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from slidewright.geometry import Region, Size
+
+Key = tuple[int, int, int, int]
+"""What names a tile: (level, plane, row, column)."""
 
 DEFAULT_BLOCK_PIXELS = 4096  # the side of a default block: keeps zarr under 2 % of a run (docs/design.md)
 
@@ -31,11 +36,12 @@ class Level:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Block:
-    """One unit of work: the block at (row, column) of a pass."""
+    """One unit of work: the block at (row, column) of a pass, of one band of planes."""
 
     pass_index: int
     row: int
     column: int
+    band: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +58,22 @@ class Pass:
     block_tiles: int
     blocks: Size
     scratch_level: int | None
+    bands: int = 1
 
     @property
     def n_blocks(self) -> int:
-        """Number of blocks."""
-        return self.blocks.height * self.blocks.width
+        """Number of blocks, of all bands."""
+        return self.bands * self.blocks.height * self.blocks.width
 
     def block(self, number: int) -> Block:
-        """The block with this number in raster order."""
+        """The block with this number: band by band, each in raster order."""
         row, column = divmod(number, self.blocks.width)
-        return Block(self.index, row, column)
+        band, row = divmod(row, self.blocks.height)
+        return Block(self.index, row, column, band)
 
     def number(self, block: Block) -> int:
-        """The raster-order number of a block."""
-        return block.row * self.blocks.width + block.column
+        """The number of a block, see `block`."""
+        return (block.band * self.blocks.height + block.row) * self.blocks.width + block.column
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +83,21 @@ class Plan:
     tile: int
     levels: tuple[Level, ...]
     passes: tuple[Pass, ...]
+    planes: int = 1
+    """Planes stored one after the other."""
+    band: int = 1
+    """How many of them a block holds: one or all."""
 
     @property
     def n_tiles(self) -> int:
-        """Number of tiles of all levels."""
-        return sum(level.n_tiles for level in self.levels)
+        """Number of tiles of all levels and planes."""
+        return self.planes * sum(level.n_tiles for level in self.levels)
+
+    @property
+    def n_pixels(self) -> int:
+        """Pixels of level 0, counted once a band."""
+        size = self.levels[0].size
+        return size.height * size.width * (self.planes // self.band)
 
     def region(self, block: Block) -> Region:
         """The pixels of the pass's source level that a block covers."""
@@ -91,15 +109,17 @@ class Plan:
         """The size of a level, also of one beyond the last (a scratch level never is, but a child may ask)."""
         return self.levels[0].size.halved(level) if level else self.levels[0].size
 
-    def tiles_of(self, block: Block) -> Iterator[tuple[int, int, int]]:
-        """(level, row, column) of every tile that a block makes."""
+    def tiles_of(self, block: Block) -> Iterator[Key]:
+        """The key of every tile that a block makes."""
+        planes = range(block.band * self.band, (block.band + 1) * self.band)
         pas = self.passes[block.pass_index]
         for level in range(pas.first, pas.last + 1):
             side = max(1, pas.block_tiles >> (level - pas.first))
             tiles = self.levels[level].tiles
             for row in range(block.row * side, min((block.row + 1) * side, tiles.height)):
                 for column in range(block.column * side, min((block.column + 1) * side, tiles.width)):
-                    yield level, row, column
+                    for plane in planes:
+                        yield level, plane, row, column
 
 
 def count_levels(size: Size, tile: int) -> int:
@@ -119,7 +139,14 @@ def default_block_tiles(tile: int) -> int:
 
 
 def make_plan(
-    size: Size, tile: int, *, n_levels: int | None = None, block_tiles: int | None = None, n_workers: int = 1
+    size: Size,
+    tile: int,
+    *,
+    n_levels: int | None = None,
+    block_tiles: int | None = None,
+    n_workers: int = 1,
+    planes: int = 1,
+    band: int = 1,
 ) -> Plan:
     """Plan a pyramid of an image of `size`.
 
@@ -136,6 +163,8 @@ def make_plan(
         smaller where a pass would otherwise leave workers idle. It changes speed and memory, never a byte of output.
     n_workers
         How many workers share a pass; only the default block size depends on it.
+    planes, band
+        How many planes are stored apart, and how many of them a block holds: 1 or all.
     """
     count = n_levels or count_levels(size, tile)
     levels = tuple(Level(i, size.halved(i), size.halved(i).grid(tile)) for i in range(count))
@@ -145,9 +174,9 @@ def make_plan(
         side = block_tiles or _balanced_block(levels[first], tile, n_workers)
         last = min(first + side.bit_length() - 1, count - 1)
         onward = last + 1 if last + 1 < count else None
-        passes.append(Pass(len(passes), first, last, side, levels[first].tiles.grid(side), onward))
+        passes.append(Pass(len(passes), first, last, side, levels[first].tiles.grid(side), onward, planes // band))
         first = last + 1
-    return Plan(tile, levels, tuple(passes))
+    return Plan(tile, levels, tuple(passes), planes, band)
 
 
 def _balanced_block(level: Level, tile: int, n_workers: int) -> int:

@@ -45,6 +45,9 @@ ENVIRONMENT = {
 }
 
 
+_PATIENCE = 1.0  # seconds for the nursery to kill and clean; a run must end within 2 s of Ctrl-C
+
+
 @dataclass(eq=False)
 class Child:
     """A running worker or writer."""
@@ -71,11 +74,14 @@ class Launcher(Protocol):
     def reason(self, child: Child) -> str:
         """Why a child whose pipe ended is gone, in words."""
 
+    def kill(self, child: Child) -> None:
+        """Kill a child that hangs; its pipe ends soon after. Raises RunError where that can't be done."""
+
     def own(self, *paths: str) -> None:
         """Have these paths removed if this process is killed."""
 
     def close(self) -> None:
-        """End all children at once, and wait for them."""
+        """End all children at once, and wait for them; may be called twice."""
 
 
 class ProcessLauncher:
@@ -84,7 +90,7 @@ class ProcessLauncher:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            start = f"main({theirs.fileno()}, {list(PRELOAD)!r})"
+            start = f"main({theirs.fileno()}, {list(PRELOAD)!r}, {os.getpid()})"
             code = f"import sys; sys.path[:] = {sys.path!r}; from slidewright.nursery import main; {start}"
             self._nursery = subprocess.Popen(
                 [sys.executable, "-c", code],
@@ -141,18 +147,34 @@ class ProcessLauncher:
         hint = ", as the out-of-memory killer does" if -code == signal.SIGKILL else ""
         return f"it was killed by {signal.Signals(-code).name}{hint}"
 
+    def kill(self, child: Child) -> None:
+        self._request({"kill": child.pid})
+
     def own(self, *paths: str) -> None:
         self._request({"own": paths})
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # its end is seen even if a fork of this process has a copy
         self._socket.close()
-        for child in self._children:
-            child.connection.close()
         try:
-            self._nursery.wait(timeout=5)
+            self._nursery.wait(timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
             self._nursery.kill()  # its children die with it
             self._nursery.wait()
+        if self._nursery.returncode:
+            self._await_orphans(time.monotonic() + _PATIENCE)
+        for child in self._children:
+            child.connection.close()
+
+    def _await_orphans(self, deadline: float) -> None:
+        """Wait for the children of a killed nursery, which the kernel is killing: they may be writing files that are
+        to be removed next.
+        """
+        for child in self._children:
+            with contextlib.suppress(EOFError, OSError):
+                while child.connection.poll(max(0.0, deadline - time.monotonic())):
+                    child.connection.recv_bytes()
 
     def _request(self, request: dict[str, Any]) -> None:
         try:
@@ -218,6 +240,9 @@ class ThreadLauncher:
 
     def reason(self, child: Child) -> str:
         return "its thread ended"
+
+    def kill(self, child: Child) -> None:
+        raise RunError(f"{child.name} hangs, and a thread can't be killed; end this program and run again")
 
     def own(self, *paths: str) -> None:
         return

@@ -56,6 +56,8 @@ class Report:
     peak_memory: int | None
     stages: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    corrupt_tiles: int = 0
+    """Tiles, strips or chunks of the source that did not decode and were filled (`on_corrupt="fill"`)."""
 
     @property
     def megapixels_per_second(self) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_NO_LIMIT = 1 << 60  # version 1 writes its "none" as a number near 2^63
 
 
 def usable_cpus() -> int:
@@ -51,73 +52,63 @@ def _cgroup_cpus() -> int | None:
     return min(quotas) if quotas else None
 
 
-def available_memory() -> int:
-    """Bytes that this process and its children may still take: free memory, or what a cgroup or Slurm leaves."""
+@dataclass(frozen=True, slots=True)
+class MemoryLimit:
+    """Bytes that this process and its children may still take, and who says so."""
+
+    bytes: int
+    source: str
+
+
+def available_memory() -> MemoryLimit:
+    """The least of free memory and what cgroups (version 1 or 2) and Slurm leave."""
     import psutil
 
-    limits = [int(psutil.virtual_memory().available)]
+    limits = [MemoryLimit(int(psutil.virtual_memory().available), "the free memory")]
     for folder in _cgroup_folders():
-        limit, used = _read_words(folder / "memory.max"), _read_words(folder / "memory.current")
-        if limit and used and limit[0] != "max":
-            limits.append(max(0, int(limit[0]) - int(used[0]) + _reclaimable(folder)))
-    legacy = _CGROUP / "memory"
-    limit, used = _read_words(legacy / "memory.limit_in_bytes"), _read_words(legacy / "memory.usage_in_bytes")
-    if limit and used:
-        limits.append(max(0, int(limit[0]) - int(used[0])))
-    limits.extend(_slurm_memory())
-    return min(limits)
-
-
-def _reclaimable(folder: Path) -> int:
-    """Page cache in a cgroup counts as used, but gives way."""
-    words = _read_words(folder / "memory.stat")
-    return int(words[words.index("inactive_file") + 1]) if "inactive_file" in words else 0
-
-
-def _slurm_memory() -> list[int]:
-    limits = []
+        limits += _left("the cgroup's memory", folder, "memory.max", "memory.current", "inactive_file")
+    for folder in _legacy_folders():
+        limits += _left(
+            "the cgroup's memory", folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        )
     node, cpu = os.environ.get("SLURM_MEM_PER_NODE", ""), os.environ.get("SLURM_MEM_PER_CPU", "")
     if node.isdigit() and int(node) > 0:
-        limits.append(int(node) << 20)
+        limits.append(MemoryLimit(int(node) << 20, "SLURM_MEM_PER_NODE"))
     if cpu.isdigit() and int(cpu) > 0:
-        limits.append((int(cpu) << 20) * usable_cpus())
-    return limits
+        limits.append(MemoryLimit((int(cpu) << 20) * usable_cpus(), "SLURM_MEM_PER_CPU"))
+    return min(limits, key=lambda limit: limit.bytes)
 
 
-BASE_BYTES = 224 << 20
-"""Coordinator, nursery and writer with their libraries, and the writer's store of waiting segments (measured,
-docs/design.md).
-"""
-WORKER_BYTES = 40 << 20
-"""A worker with its libraries, ring slots and source cache, without its tiles (measured, docs/design.md)."""
-STORE_BYTES = 32 << 20
+def _legacy_folders() -> list[Path]:
+    """This process's cgroup of the memory controller (version 1) and its parents; a container may see the root only."""
+    root = _CGROUP / "memory"
+    lines = _read_words(Path("/proc/self/cgroup"))
+    own = next((line.split(":", 2)[2] for line in lines if ":memory:" in line), "/")
+    folder = root / own.lstrip("/")
+    return [folder, *(parent for parent in folder.parents if parent == root or root in parent.parents)]
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryPlan:
-    """How many workers fit in a budget."""
+def _left(source: str, folder: Path, limit_file: str, usage_file: str, cache: str) -> list[MemoryLimit]:
+    """What one cgroup leaves; page cache counts as used there, but gives way."""
+    limit, used = _read_words(folder / limit_file), _read_words(folder / usage_file)
+    if not limit or not used or not limit[0].isdigit() or int(limit[0]) >= _NO_LIMIT:
+        return []
+    words = _read_words(folder / "memory.stat")
+    reclaimable = int(words[words.index(cache) + 1]) if cache in words else 0
+    return [MemoryLimit(max(0, int(limit[0]) - int(used[0]) + reclaimable), source)]
 
-    n_workers: int
-    store_bytes: int
-    warnings: tuple[str, ...] = ()
 
-
-def plan_memory(n_workers: int, tile_bytes: int, budget: int | None) -> MemoryPlan:
-    """Fit a run into a budget by taking fewer workers; `budget` None stands for what is available.
-
-    `tile_bytes` is one unencoded tile; a worker holds about a dozen (one a level, and the codec's own).
-    """
-    limit = budget if budget is not None else available_memory()
-    per_worker = WORKER_BYTES + 12 * tile_bytes
-    fitting = max(1, (limit - BASE_BYTES) // per_worker)
-    if n_workers <= fitting:
-        return MemoryPlan(n_workers, STORE_BYTES)
-    what = "the memory budget" if budget is not None else "the memory available"
-    return MemoryPlan(
-        fitting,
-        STORE_BYTES,
-        (f"{what} of {limit / 1e6:.0f} MB allows {fitting} of {n_workers} workers ({per_worker / 1e6:.0f} MB each)",),
-    )
+def count_memory_kills() -> int:
+    """How many processes the kernel has killed because memory was short, as far as this process may know."""
+    total = 0
+    files = [_CGROUP / "memory.oom_control", Path("/proc/vmstat")]
+    files += [folder / "memory.events" for folder in _cgroup_folders()[:1]]
+    files += [folder / "memory.oom_control" for folder in _legacy_folders()[:1]]
+    for path in files:
+        words = _read_words(path)
+        if "oom_kill" in words:
+            total += int(words[words.index("oom_kill") + 1])
+    return total
 
 
 def proportional_memory(pids: list[int]) -> int | None:

@@ -17,12 +17,13 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from slidewright.api import Conversion, Decided
+from slidewright.conversion import Conversion, Decided
 from slidewright.errors import DestinationError, OptionError
 from slidewright.geometry import Size
 from slidewright.nursery import remove as remove_tree
 from slidewright.options import ConvertOptions
-from slidewright.output import Destination, FileLock, is_abandoned
+from slidewright.output import Destination, FileLock
+from slidewright.recorder import Recorder
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.resources import usable_cpus
 from slidewright.shardfolder import JOB_FILE, ShardFolder, sweep_partials
@@ -43,6 +44,7 @@ def convert_resumably(
     options: ConvertOptions,
     callback: Callback,
     started: float,
+    recorder: Recorder | None = None,
 ) -> Report:
     """Convert, keeping finished shards beside the destination until it is complete; with engine="dask" the cluster's
     workers make them.
@@ -61,12 +63,16 @@ def convert_resumably(
         if finished is None:
             sweep_partials(path)
             with Conversion(source, dest, options, source_path, started, decided) as conversion:
-                plan = _survey(folder, decided, fresh=fresh)
+                plan = _survey(folder, source, decided, fresh=fresh)
                 if cluster is not None and source_path is not None and plan.to_make:
                     cluster.make_shards(folder, plan, source_path, chosen, options, callback, started)
-                    plan = _survey(folder, decided, fresh=False)
+                    plan = _survey(folder, source, decided, fresh=False)
                 finished = conversion.run(
-                    launcher, counting_from(plan, callback), plan, lambda partial: _note_finished(path, partial)
+                    launcher,
+                    counting_from(plan, callback),
+                    recorder,
+                    plan,
+                    lambda partial: _note_finished(path, partial),
                 )
         remove_folder(path, dest)
     return finished
@@ -85,10 +91,10 @@ def _connect(stack: contextlib.ExitStack, options: ConvertOptions, source_path: 
     return stack.enter_context(connect(options.dask))
 
 
-def _survey(folder: ShardFolder, decided: Decided, *, fresh: bool) -> ShardPlan:
+def _survey(folder: ShardFolder, source: Any, decided: Decided, *, fresh: bool) -> ShardPlan:
     """Which shards are there and whole, to the last byte, and which are to be made."""
     indices = range(folder.job.count)
-    plan = shard_plan(folder, decided, (), tuple(indices))
+    plan = shard_plan(folder, source, decided, (), tuple(indices))
     if fresh:
         return plan
     with ThreadPoolExecutor(min(8, usable_cpus())) as pool:
@@ -100,10 +106,10 @@ def _survey(folder: ShardFolder, decided: Decided, *, fresh: bool) -> ShardPlan:
 
 def _lock(path: str) -> FileLock:
     """The lock of a resumable conversion; raises DestinationError when another process has it."""
-    lock = os.path.join(path, _LOCK)
-    if os.path.exists(lock) and not is_abandoned(lock):
-        raise DestinationError(f"another process is at work in {path!r}; wait for it, or end it")
-    return FileLock(lock)
+    try:
+        return FileLock(os.path.join(path, _LOCK), wait=False)
+    except BlockingIOError:
+        raise DestinationError(f"another process is at work in {path!r}; wait for it, or end it") from None
 
 
 def _note_finished(path: str, partial: str) -> None:
@@ -129,8 +135,8 @@ def _finished_before(path: str, dest: str | os.PathLike[str], started: float) ->
 
     with tifffile.TiffFile(dest) as tiff:
         levels = tuple(
-            LevelReport(Size(*page.shape[:2]), len(page.databytecounts), sum(page.databytecounts))
-            for page in map(tiff.pages.get, range(len(tiff.pages)))
+            LevelReport(Size(page.imagelength, page.imagewidth), len(page.databytecounts), sum(page.databytecounts))
+            for page in (one.aspage() for one in tiff.pages)
         )
     return Report(str(Path(dest)), levels, status.st_size, monotonic() - started, 0, 0, 0, None)
 

@@ -16,11 +16,12 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from slidewright.plan import Key
 from slidewright.sharing import SharedBuffer
 
 SLOT_BYTES = 1 << 20
 SLOTS_PER_WORKER = 4
-_ENTRY = struct.Struct("<IIIIQQ")
+_ENTRY = struct.Struct("<HHIIIQQ")
 _MIN_PART = 4096  # a part smaller than this is not worth its entry, except at a segment's end
 
 
@@ -28,9 +29,7 @@ _MIN_PART = 4096  # a part smaller than this is not worth its entry, except at a
 class Part:
     """A segment, or a piece of one, in a slot: `data` belongs at `offset` of a segment of `total` bytes."""
 
-    level: int
-    row: int
-    column: int
+    key: Key
     offset: int
     total: int
     data: memoryview
@@ -50,8 +49,8 @@ class SlotWriter:
         self._used = 0
         self._entries = 0
 
-    def put(self, level: int, row: int, column: int, segment: bytes) -> None:
-        """Append a segment, going on to further slots where it does not fit."""
+    def put(self, key: Key, segment: bytes) -> None:
+        """Append a tile's segment, going on to further slots where it does not fit."""
         offset, total = 0, len(segment)
         while True:
             room = self._room()
@@ -59,7 +58,7 @@ class SlotWriter:
                 self.flush()
                 continue
             part = segment[offset : offset + room] if offset or room < total else segment
-            self._append(level, row, column, offset, total, part)
+            self._append(key, offset, total, part)
             offset += len(part)
             if offset >= total:
                 return
@@ -75,13 +74,13 @@ class SlotWriter:
             self._slot, self._used, self._entries = self._acquire(), 0, 0
         return SLOT_BYTES - self._used - (self._entries + 1) * _ENTRY.size
 
-    def _append(self, level: int, row: int, column: int, offset: int, total: int, part: bytes) -> None:
+    def _append(self, key: Key, offset: int, total: int, part: bytes) -> None:
         assert self._slot is not None
         base = self._slot * SLOT_BYTES
         self._view[base + self._used : base + self._used + len(part)] = part
         self._entries += 1
         at = base + SLOT_BYTES - self._entries * _ENTRY.size
-        _ENTRY.pack_into(self._view, at, level, row, column, len(part), offset, total)
+        _ENTRY.pack_into(self._view, at, *key, len(part), offset, total)
         self._used += len(part)
 
 
@@ -91,6 +90,6 @@ def read_slot(view: memoryview, slot: int, entries: int) -> Iterator[Part]:
     at = base
     for number in range(1, entries + 1):
         entry = base + SLOT_BYTES - number * _ENTRY.size
-        level, row, column, length, offset, total = _ENTRY.unpack_from(view, entry)
-        yield Part(level, row, column, offset, total, view[at : at + length])
+        level, plane, row, column, length, offset, total = _ENTRY.unpack_from(view, entry)
+        yield Part((level, plane, row, column), offset, total, view[at : at + length])
         at += length

@@ -18,13 +18,14 @@ from slidewright import writer
 from slidewright.codecs import resolve
 from slidewright.costmodel import Costs
 from slidewright.geometry import Size
+from slidewright.kinds import resolve_pixels
+from slidewright.memory import STORE_BYTES
 from slidewright.options import ConvertOptions
-from slidewright.plan import Plan, make_plan
+from slidewright.plan import Key, Plan, make_plan
 from slidewright.report import Report
-from slidewright.resources import STORE_BYTES
 from slidewright.ring import SLOT_BYTES, SlotWriter
-from slidewright.segments import Key
 from slidewright.sharing import SharedBuffer
+from slidewright.sources.base import SourceInfo
 from slidewright.tiff import Layout
 from slidewright.writer import WriterJob
 
@@ -78,7 +79,9 @@ def measure_writer(
 
 def _time_writer(side: int, segment_bytes: int, folder: str | None, tile: int) -> WriterSpeed:
     plan = make_plan(Size(side, side), tile)
-    encoding = resolve(ConvertOptions(tile_size=tile, compression="jpeg"), "uint8", 3)
+    options = ConvertOptions(tile_size=tile, compression="jpeg")
+    info = SourceInfo(name="nothing", format="array", size=Size(side, side), samples=3, dtype="uint8")
+    encoding = resolve(options, resolve_pixels(options, info))
     layout = Layout(plan, encoding, True, None, None, None, "slidewright")
     with tempfile.TemporaryDirectory(prefix="slidewright-bench-", dir=folder) as place:
         ring = SharedBuffer.allocate(_SLOTS * SLOT_BYTES, place)
@@ -111,7 +114,7 @@ class _Feeder:
             if key is None:
                 self._slots.flush()
             else:
-                self._slots.put(*key, self._segment)
+                self._slots.put(key, self._segment)
         self.seconds += process_time() - begin
         return self._full.pop(0)
 

@@ -1,36 +1,40 @@
 """Zarr stores of reduced levels: what a pass hands on, and the source of the next.
 
 A folder of its own under the temporary folder, one uncompressed zarr v3 array a pass; a chunk is half a tile a side,
-so each block writes exactly one chunk and no two workers ever touch the same. The folder holds a lock file while its
-run lives; a later run removes folders whose lock nobody holds.
+so each block writes exactly one chunk and no two workers ever touch the same. A lock file lies beside the
+folder while its run lives; a later run removes folders whose lock nobody holds.
 
-A run only ever touches whole chunks of raw bytes, so chunks are written and read as the files they are (zarr core
-specification v3, "regular" grid, "default" chunk keys, "bytes" codec) without the zarr library: importing that costs
-each process 0.25 to 0.35 s, which was a fifth of the time of a 20,000 x 20,000 conversion (docs/design.md). A test
-opens the stores with zarr.
+A run only ever touches whole chunks of raw bytes, so they are written and read (chunkstore.py) without the zarr
+library: importing that costs each process 0.25 to 0.35 s, which was a fifth of the time of a 20,000 x 20,000 conversion
+(docs/design.md). A test opens the stores with zarr.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import secrets
+import stat
 import tempfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slidewright.chunkstore import ChunkFiles, ChunkShard, ChunkStore, partial_name
 from slidewright.errors import OutputError
 from slidewright.geometry import Region, Size
+from slidewright.kinds import PixelFormat
 from slidewright.nursery import remove
-from slidewright.output import FileLock, is_abandoned
+from slidewright.output import FileLock, remove_abandoned
 from slidewright.plan import Block, Plan
 
 _PREFIX = "slidewright-scratch-"
-_LOCK = "lock"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,11 @@ class Scratch:
 
     folder: str
     plan: Plan
-    dtype: str
-    samples: int
+    pixels: PixelFormat
+    sparse: bool = False
+    """Whether a chunk that was never written stands for background; otherwise it is an error."""
+    single: bool = False
+    """Whether an array is one file, for the processes of one machine; otherwise each chunk is one."""
 
     def create(self) -> None:
         """Make the arrays of every pass that hands something on."""
@@ -52,7 +59,14 @@ class Scratch:
         """The array of a scratch level, which need not exist yet."""
         half = self.plan.tile // 2
         path = os.path.join(self.folder, f"level-{level}.zarr")
-        return ScratchLevel(path, self.plan.levels[level].size, half, self.dtype, self.samples)
+        fill = self.pixels.background if self.sparse else None
+        channels = self.plan.band * self.pixels.samples
+        opened = ScratchLevel(
+            path, self.plan.levels[level].size, half, self.pixels, channels, fill=fill, single=self.single
+        )
+        if fill is not None and channels == self.pixels.channels:
+            opened.blank = np.full((self.plan.tile, self.plan.tile, channels), np.array(fill), self.pixels.dtype)
+        return opened
 
     def chunk_crc(self, block: Block) -> int | None:
         """The CRC-32 of the chunk that a block handed on; None where it hands nothing on, or the chunk is not there."""
@@ -61,85 +75,106 @@ class Scratch:
 
 
 class ScratchLevel:
-    """One zarr array, (height, width, samples) in square chunks, open in this process; also a `Reader` of it."""
+    """One zarr array, (height, width, channels) in chunks of a square of some channels, open in this process; also a
+    `Reader` of it.
+    """
 
-    def __init__(self, path: str, size: Size, chunk: int, dtype: str, samples: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        size: Size,
+        chunk: int,
+        pixels: PixelFormat,
+        channels: int,
+        *,
+        fill: tuple[float, ...] | None,
+        single: bool,
+    ) -> None:
         self.path = path
-        self._size = size
+        self._shape = (*size, pixels.channels)
         self._side = chunk
-        self._suffix = f".{secrets.token_hex(4)}.partial"  # tasks on two machines may redo the same block
-        self._chunk: NDArray[Any] = np.zeros((chunk, chunk, samples), np.dtype(dtype).newbyteorder("<"))
+        self._fill = fill
+        self.blank: NDArray[Any] | None = None
+        """A whole tile of background, the answer where none of it has been written, if set."""
+        self._chunk: NDArray[Any] = np.zeros((chunk, chunk, channels), np.dtype(pixels.dtype).newbyteorder("<"))
+        grid = (*size.grid(chunk), pixels.channels // channels)
+        self._store: ChunkStore = ChunkShard(path, grid, self._chunk.nbytes) if single else ChunkFiles(path)
 
     def create(self) -> None:
         """Write the array's metadata."""
-        shape = [self._size.height, self._size.width, self._chunk.shape[2]]
         metadata = {
             "zarr_format": 3,
             "node_type": "array",
-            "shape": shape,
+            "shape": list(self._shape),
             "data_type": self._chunk.dtype.name,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self._chunk.shape)}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
             "fill_value": 0,
-            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
             "attributes": {},
+            **self._store.metadata(self._chunk.shape),
         }
         try:
             os.makedirs(self.path, exist_ok=True)
             path = os.path.join(self.path, "zarr.json")
-            with open(path + self._suffix, "w", encoding="ascii") as file:
+            partial = partial_name(path)
+            with open(partial, "w", encoding="ascii") as file:
                 json.dump(metadata, file)
-            os.replace(path + self._suffix, path)
+            os.replace(partial, path)
+            self._store.create()
         except OSError as error:
             raise _scratch_error(self.path, error) from error
 
-    def write(self, region: Region, pixels: NDArray[Any]) -> None:
+    def write(self, region: Region, pixels: NDArray[Any], band: int = 0) -> None:
         """Write a piece that begins at a chunk's corner and fills the chunk as far as the image goes."""
         self._chunk[: region.height, : region.width] = pixels
-        path = self._chunk_path(region.y // self._side, region.x // self._side)
+        self._chunk[region.height :] = 0  # not what came before: a block that is done again gives the same bytes
+        self._chunk[:, region.width :] = 0
         try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path + self._suffix, "wb", buffering=0) as file:
-                rest = memoryview(self._chunk).cast("B")
-                while rest:
-                    rest = rest[file.write(rest) :]
-            os.replace(path + self._suffix, path)
+            self._store.write((region.y // self._side, region.x // self._side, band), memoryview(self._chunk).cast("B"))
         except OSError as error:
             raise _scratch_error(self.path, error) from error
 
-    def read(self, y: int, x: int, height: int, width: int, out: NDArray[Any]) -> NDArray[Any]:
-        """Pixels of a region that begins at a chunk's corner, into `out`."""
-        side = self._side
+    def read(self, y: int, x: int, height: int, width: int, out: NDArray[Any], plane: int = 0) -> NDArray[Any]:
+        """Pixels of a region that begins at a chunk's corner, into `out`, see `Reader.read`."""
+        side, band = self._side, plane // self._chunk.shape[2]
+        if self.blank is not None and self.blank.shape[:2] == (height, width) and not self._any(y, x):
+            return self.blank
         target = out[:height, :width]
         for top in range(0, height, side):
             for left in range(0, width, side):
                 piece = target[top : top + side, left : left + side]
-                self._load(self._chunk_path((y + top) // side, (x + left) // side))
+                self._load((y + top) // side, (x + left) // side, band)
                 piece[...] = self._chunk[: piece.shape[0], : piece.shape[1]]
         return target
 
     def chunk_crc(self, block: Block) -> int | None:
-        """The CRC-32 of a block's chunk; None when it is not there."""
-        try:
-            with open(self._chunk_path(block.row, block.column), "rb") as file:
-                return zlib.crc32(file.read())
-        except FileNotFoundError:
-            return None
+        """The CRC-32 of a block's chunk; None when it is not there. Raises OSError."""
+        chunk = memoryview(self._chunk).cast("B")
+        got = self._store.read((block.row, block.column, block.band), chunk)
+        return None if got is None else zlib.crc32(chunk[:got])
+
+    def _any(self, y: int, x: int) -> bool:
+        """Whether any chunk of the tile at (y, x) has been written."""
+        return any(self.has(y + down, x + right) for down in (0, self._side) for right in (0, self._side))
+
+    def has(self, y: int, x: int) -> bool:
+        """Whether the chunk that holds (y, x) has been written."""
+        return self._store.has((y // self._side, x // self._side, 0))
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Close the file."""
+        self._store.close()
 
-    def _load(self, path: str) -> None:
+    def _load(self, row: int, column: int, band: int) -> None:
         try:
-            with open(path, "rb", buffering=0) as file:
-                got = file.readinto(memoryview(self._chunk).cast("B"))
+            got = self._store.read((row, column, band), memoryview(self._chunk).cast("B"))
         except OSError as error:
-            raise _scratch_error(path, error, "read") from error
-        if got != self._chunk.nbytes:
-            raise OutputError(f"scratch chunk {path!r} was cut short; check the temporary disk")
-
-    def _chunk_path(self, row: int, column: int) -> str:
-        return os.path.join(self.path, "c", str(row), str(column), "0")
+            raise _scratch_error(self.path, error, "read") from error
+        if got is None and self._fill is not None:
+            channels = self._chunk.shape[2]
+            self._chunk[...] = self._fill[band * channels : (band + 1) * channels]
+        elif got != self._chunk.nbytes:
+            lack = "is missing" if got is None else "was cut short"
+            raise OutputError(f"a scratch chunk of {self.path!r} {lack}; check the temporary disk")
 
 
 def _scratch_error(where: str, error: OSError, verb: str = "write") -> OutputError:
@@ -149,30 +184,53 @@ def _scratch_error(where: str, error: OSError, verb: str = "write") -> OutputErr
 
 
 class ScratchFolder:
-    """The folder of one run: made, locked and removed here; also removes what killed runs left behind."""
+    """The folder of one run: made, locked and removed here; also removes what killed runs left behind.
 
-    def __init__(self, parent: str | os.PathLike[str] | None) -> None:
-        root = os.fspath(parent) if parent is not None else tempfile.gettempdir()
+    Its lock lies beside it, is made first and removed last, so that whenever a run is killed, the next can tell.
+    `announce` is told each path before it is made, so that somebody can remove it if this process is killed.
+    """
+
+    def __init__(self, parent: str | os.PathLike[str] | None, announce: Callable[[str], None] = lambda _: None) -> None:
+        root = os.path.abspath(os.fspath(parent) if parent is not None else tempfile.gettempdir())
         _sweep(root)
+        self.path = os.path.join(root, _PREFIX + secrets.token_hex(8))
+        announce(self.path)
+        announce(self.path + _LOCK)
         try:
-            self.path = tempfile.mkdtemp(prefix=_PREFIX, dir=root)
-            self._lock = FileLock(os.path.join(self.path, _LOCK))
+            self._lock = FileLock(self.path + _LOCK)
+            os.mkdir(self.path, 0o700)
         except OSError as error:
+            remove(self.path + _LOCK)
             raise _scratch_error(root, error) from error
 
     def remove(self) -> None:
         """Remove the folder with all in it."""
-        self._lock.release()
         remove(self.path)
+        remove(self.path + _LOCK)
+        self._lock.release()
+
+
+def _is_own(path: str) -> bool:
+    """Whether a file or folder, and not a link to one, is this user's."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return not stat.S_ISLNK(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
 
 
 def _sweep(root: str) -> None:
-    """Remove the folders of runs that are dead, and of this user: others' can't be removed and stay."""
+    """Remove the folders of this user's runs that are dead."""
     try:
         names = os.listdir(root)
     except OSError:
         return
     for name in names:
-        folder = os.path.join(root, name)
-        if name.startswith(_PREFIX) and is_abandoned(os.path.join(folder, _LOCK)):
-            remove(folder)
+        lock = os.path.join(root, name)
+        if name.startswith(_PREFIX) and name.endswith(_LOCK) and _is_own(lock):
+            remove_abandoned(lock, functools.partial(_remove_both, lock))
+
+
+def _remove_both(lock: str) -> None:
+    remove(lock.removesuffix(_LOCK))
+    remove(lock)

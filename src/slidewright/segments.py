@@ -14,10 +14,8 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from slidewright.errors import OutputError
-from slidewright.plan import Plan
+from slidewright.plan import Key, Plan
 from slidewright.ring import Part
-
-Key = tuple[int, int, int]
 
 
 class _Place(NamedTuple):
@@ -42,8 +40,8 @@ class _Partial(NamedTuple):
 
 
 class SegmentStore:
-    """Segments by (level, row, column); each is taken once, and a segment that comes again (from a redone block) is
-    ignored. `log` is called with each as it comes.
+    """Segments by key; each is taken once, and a segment that comes again (from a redone block) is ignored. `log` is
+    called with each as it comes.
     """
 
     def __init__(
@@ -56,9 +54,10 @@ class SegmentStore:
         self._log = log
         self._memory = memory
         self._folder = folder
-        self._band = plan.passes[0].block_tiles
-        self._upper = plan.passes[0].blocks.height
-        self._seen = [np.zeros(level.tiles, dtype=bool) for level in plan.levels]
+        first = plan.passes[0]
+        self._block_tiles, self._block_rows = first.block_tiles, first.blocks.height
+        self._planes_in_order = plan.planes if plan.band == 1 else 1  # the others all wait for the first to end
+        self._seen = [np.zeros((plan.planes, *level.tiles), dtype=bool) for level in plan.levels]
         self._held: dict[Key, bytes] = {}
         self._spilled: dict[Key, _Place] = {}
         self._spills: dict[int, _Spill] = {}
@@ -70,8 +69,8 @@ class SegmentStore:
     def add_parts(self, sender: int, parts: Iterable[Part]) -> None:
         """Take in a slot's parts; `sender` tells one try at a block from the next."""
         for part in parts:
-            key = (part.level, part.row, part.column)
-            if self._seen[part.level][part.row, part.column]:
+            key = part.key
+            if self._seen[key[0]][key[1:]]:
                 continue
             if len(part.data) == part.total:
                 self._partial.pop(key, None)
@@ -88,16 +87,16 @@ class SegmentStore:
 
     def add(self, key: Key, segment: bytes) -> None:
         """Take in a whole segment; raises OutputError when the temporary disk is full."""
-        level, row, column = key
-        if self._seen[level][row, column]:
+        seen = self._seen[key[0]]
+        if seen[key[1:]]:
             return
-        self._seen[level][row, column] = True
+        seen[key[1:]] = True
         self.received_bytes += len(segment)
         if self._log is not None:
             self._log(key, segment)
         # Upper levels wait to the end of the run: left alone, they would fill the memory and send all of level 0, which
         # waits for a moment, to the disk and back.
-        room = self._memory // 2 if key[0] else self._memory
+        room = self._memory // 2 if self._bucket(key) < 0 else self._memory
         if self.held_bytes + len(segment) <= room:
             self._held[key] = segment
             self.held_bytes += len(segment)
@@ -136,8 +135,14 @@ class SegmentStore:
         self._spills.clear()
         self._held.clear()
 
+    def _bucket(self, key: Key) -> int:
+        level, plane, row, _ = key
+        if level or plane >= self._planes_in_order:
+            return -1
+        return plane * self._block_rows + row // self._block_tiles
+
     def _spill(self, key: Key, segment: bytes) -> None:
-        bucket = key[1] // self._band if key[0] == 0 else self._upper
+        bucket = self._bucket(key)
         try:
             if bucket not in self._spills:
                 self._spills[bucket] = _Spill(self._folder)

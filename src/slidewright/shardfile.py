@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import OutputError
-from slidewright.segments import Key
+from slidewright.plan import Key
+from slidewright.sources.filling import CorruptPlace
 
 MAGIC = b"slidewright shard 1\n"
 _TRAILER = struct.Struct("<QQI12s")  # where the index begins, where the footer begins, the CRC-32 of both, a mark
@@ -43,6 +44,16 @@ class ShardIndex:
     def chunks(self) -> dict[int, int]:
         """The CRC-32 of the scratch chunk of each block that has one, by block number."""
         return {int(number): int(crc) for number, crc in self.footer["chunks"]}
+
+    @property
+    def corrupt(self) -> dict[CorruptPlace, str]:
+        """What of the source was filled with background, see `corrupt_rows`."""
+        return {(int(y), int(x), int(plane)): str(text) for y, x, plane, text in self.footer.get("corrupt", ())}
+
+
+def corrupt_rows(found: dict[CorruptPlace, str]) -> list[list[Any]]:
+    """What was filled, as a footer has it: [y, x, plane, message], the message of the first alone."""
+    return [[*place, found[place] if not number else ""] for number, place in enumerate(sorted(found))]
 
 
 class ShardWriter:

@@ -34,6 +34,11 @@ def share(n_blocks: int, index: int, count: int) -> range:
     return range(n_blocks * index // count, n_blocks * (index + 1) // count)
 
 
+def share_of(n_blocks: int, number: int, count: int) -> int:
+    """The shard, of `count`, that a block is in: the inverse of `share`."""
+    return ((number + 1) * count - 1) // n_blocks
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """What all shards of a folder have in common, as JSON holds it."""

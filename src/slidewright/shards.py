@@ -16,15 +16,16 @@ from time import monotonic
 from typing import Any
 
 from slidewright import identity
-from slidewright.api import (
+from slidewright.api import ProgressOption, make_launcher, make_options, open_chosen
+from slidewright.conversion import (
     Conversion,
     Decided,
-    ProgressOption,
-    check_options,
     decide,
     execute,
-    open_chosen,
-    start_launcher,
+    fillable,
+    make_run,
+    shared_source,
+    temporary_folder,
 )
 from slidewright.errors import OptionError, ShardError
 from slidewright.nursery import remove as remove_tree
@@ -96,17 +97,17 @@ def shard(
     from slidewright.progress import make_callback
 
     started = monotonic()
-    checked = check_options(options)
+    checked = make_options(options)
     if count < 1 or not 0 <= index < count:
         raise OptionError(f"shard {index} of {count} does not exist; shards are numbered from 0 to {count - 1}")
     chosen = {"page": page, "series": series, "level_index": level_index}
     opened, path = open_chosen(source, chosen)
     folder, decided = open_job(shards, opened, path, chosen, checked, count, _PLANNED * count)
-    plan = shard_plan(folder, decided, (), (index,), tiff=False, sync=True)
+    plan = shard_plan(folder, opened, decided, (), (index,), tiff=False, sync=True)
     before = folder.problem(index, decided.plan, plan.scratch, deep=False) is None
     if not before:
         try:
-            with start_launcher(checked) as launcher, make_callback(progress) as callback:
+            with make_launcher(checked) as launcher, make_callback(progress) as callback:
                 if launcher is not None:
                     launcher.own(plan.partial(index))
                 _make_shard(launcher, opened, checked, decided, plan, started, callback)
@@ -142,22 +143,34 @@ def _make_shard(
     def share_of(snapshot: Progress) -> Progress:
         return replace(snapshot, tiles_total=tiles, pixels_total=pixels)
 
+    _check_space(options, decided, plan)
+    source, filled = fillable(source, options)
     with contextlib.ExitStack() as stack:
-        execute(
-            stack,
-            launcher,
-            source,
+        shared = shared_source(stack, source, options, decided, travels=launcher is not None)
+        if launcher is not None:
+            stack.callback(launcher.close)  # before what its children read is taken away
+        run = make_run(
+            shared,
             options,
             decided,
-            plan.scratch,
-            "",
-            started,
-            None if callback is None else lambda snapshot: callback(share_of(snapshot)),
-            plan,
+            partial="",
+            scratch=plan.scratch,
+            processes=launcher is not None,
+            started=started,
+            shards=replace(plan, corrupt=dict(filled)),
         )
+        execute(run, launcher, None if callback is None else lambda snapshot: callback(share_of(snapshot)))
     sweep_partials(plan.folder, shard_name(index, plan.count))
     if callback is not None:
         callback(Progress(tiles, tiles, pixels, pixels, 0, monotonic() - started, 0, 0, "done"))
+
+
+def _check_space(options: ConvertOptions, decided: Decided, plan: ShardPlan) -> None:
+    """Room in the folder for this share; the shards of others come on top."""
+    from slidewright.space import check_space, estimate
+
+    need = estimate(decided.plan, decided.encoding, decided.memory.store_bytes)
+    check_space(need.with_shards(plan.part_to_make, output=False), plan.folder, temporary_folder(options))
 
 
 def assemble(
@@ -201,18 +214,18 @@ def assemble(
     for name in options:
         if name not in ASSEMBLING:
             raise OptionError(f"option {name!r} is not one of {', '.join(ASSEMBLING)}; the shards decide the others")
-    checked = check_options({**identity.options_from(job.options), **options})
+    checked = make_options({**identity.options_from(job.options), **options})
     chosen = {"page": None, "series": None, "level_index": None, **job.selection}
     if source is None and job.path is None:
         raise OptionError(f"the shards in {folder.path!r} were made from a source without a path; give it as `source`")
-    with start_launcher(checked) as launcher, make_callback(progress) as callback:
+    with make_launcher(checked) as launcher, make_callback(progress) as callback:
         opened, path = open_chosen(source if source is not None else job.path, chosen)
         folder, decided = open_job(folder.path, opened, path, chosen, checked)
         with Conversion(opened, dest, checked, path, started, decided) as conversion:
-            plan = shard_plan(folder, decided, tuple(range(job.count)), ())
+            plan = shard_plan(folder, opened, decided, tuple(range(job.count)), ())
             folder.require(decided.plan, plan.scratch)
             with _naming_damaged_shards(folder, decided, plan):
-                report = conversion.run(launcher, counting_from(plan, callback), plan)
+                report = conversion.run(launcher, counting_from(plan, callback), shards=plan)
     if remove:
         remove_folder(folder.path, dest)
     return report
@@ -246,8 +259,9 @@ def open_job(
         count = count or there.count
         if options.block_tiles is None:
             options = replace(options, block_tiles=there.block_tiles_given)
-    decided = decide(source.info, options, planned_workers)
+    decided = decide(source, options, planned_workers)
     first, planned = decided.plan.passes[0], planned_workers or decided.memory.n_workers
+    given = decided.memory.block_tiles if planned_workers is None else options.block_tiles
     job = Job(
         path=None if source_path is None else os.path.abspath(source_path),
         selection={name: value for name, value in chosen.items() if value is not None},
@@ -257,13 +271,14 @@ def open_job(
         count=count or min(first.n_blocks, max(LOCAL_SHARDS, _PLANNED * planned)),
         planned_workers=planned,
         block_tiles=first.block_tiles,
-        block_tiles_given=options.block_tiles,
+        block_tiles_given=given,  # also when it was this machine's memory that made it smaller
     )
     return ShardFolder.claim(path, job), decided
 
 
 def shard_plan(
     folder: ShardFolder,
+    source: Any,
     decided: Decided,
     found: tuple[int, ...],
     to_make: tuple[int, ...],
@@ -272,8 +287,9 @@ def shard_plan(
     sync: bool = False,
 ) -> ShardPlan:
     """What a run finds and makes in this folder."""
-    encoding, plan = decided.encoding, decided.plan
-    scratch = Scratch(folder.path, plan, encoding.dtype, encoding.samples) if len(plan.passes) > 1 else None
+    plan, scratch = decided.plan, None
+    if len(plan.passes) > 1:
+        scratch = Scratch(folder.path, plan, decided.encoding.pixels, sparse=getattr(source, "sparse", False))
     return ShardPlan(folder.path, folder.job.id, folder.job.count, plan, scratch, found, to_make, tiff, sync)
 
 

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import ShardError
-from slidewright.plan import Plan
+from slidewright.plan import Block, Key, Plan
 from slidewright.scratch import Scratch
-from slidewright.segments import Key
-from slidewright.shardfile import ShardDamageError, ShardWriter, read_index, read_segment
-from slidewright.shardfolder import shard_name, share
+from slidewright.shardfile import ShardDamageError, ShardWriter, corrupt_rows, read_index, read_segment
+from slidewright.shardfolder import shard_name, share, share_of
+from slidewright.sources.filling import CorruptPlace
 
 _MAX_OPEN = 64  # shard files open at a time; a row of tiles touches few
 
@@ -42,12 +42,26 @@ class ShardPlan:
     """Whether the run writes a TIFF as well."""
     sync: bool = False
     """Whether to wait for the disk when a shard is finished."""
+    corrupt: dict[CorruptPlace, str] = field(default_factory=dict)
+    """What was filled before the first block, see `sources.filling.fill_corrupt`: it is noted in every shard."""
     token: str = field(default_factory=lambda: secrets.token_hex(4))
     """Tells what this run has begun to write from what others have."""
 
     def blocks(self, index: int) -> range:
         """The numbers of a shard's blocks."""
         return share(self.plan.passes[0].n_blocks, index, self.count)
+
+    def found_corrupt(self) -> dict[CorruptPlace, str]:
+        """What was filled with background when the shards were made that are there."""
+        corrupt: dict[CorruptPlace, str] = {}
+        for index in self.found:
+            corrupt.update(read_index(self.path(index)).corrupt)
+        return corrupt
+
+    @property
+    def part_to_make(self) -> float:
+        """How much of the first pass is to be encoded, from 0 to 1."""
+        return sum(len(self.blocks(index)) for index in self.to_make) / self.plan.passes[0].n_blocks
 
     def numbers(self) -> list[int]:
         """The numbers of the blocks that are to be encoded, in order."""
@@ -82,6 +96,11 @@ class Shelf:
             self.level_bytes[key[0]] += len(segment)
             self._log.add(key, segment)
 
+    def note_corrupt(self, block: Block, found: dict[CorruptPlace, str]) -> None:
+        """Note what of a block of the first pass was filled with background, before its last segment is added."""
+        if found and not block.pass_index:
+            self._log.note_corrupt(block, found)
+
     def take(self, key: Key) -> bytes | None:
         """A segment of a shard that was there when the run began, or None."""
         return self._stream.take(key)
@@ -110,6 +129,7 @@ class ShardLog:
         self._of: dict[Key, int] = {}
         self._writers: dict[int, ShardWriter] = {}
         self._missing: dict[int, int] = {}
+        self._corrupt: dict[int, dict[CorruptPlace, str]] = {}
         self._make_empty()
 
     @property
@@ -127,6 +147,12 @@ class ShardLog:
         self._missing[index] -= 1
         if not self._missing[index]:
             self._finish(index)
+
+    def note_corrupt(self, block: Block, found: dict[CorruptPlace, str]) -> None:
+        """See `Shelf`."""
+        shards, first = self._shards, self._shards.plan.passes[0]
+        index = share_of(first.n_blocks, first.number(block), shards.count)
+        self._corrupt.setdefault(index, {}).update(found)
 
     def close(self) -> None:
         """Drop what is unfinished."""
@@ -159,7 +185,10 @@ class ShardLog:
                 crc = shards.scratch.chunk_crc(first.block(number))
                 if crc is not None:
                     chunks.append((number, crc))
-        footer = {"job": shards.job_id, "index": index, "count": shards.count, "chunks": chunks}
+        footer = {
+            **{"job": shards.job_id, "index": index, "count": shards.count, "chunks": chunks},
+            "corrupt": corrupt_rows({**shards.corrupt, **self._corrupt.pop(index, {})}),
+        }
         self._writers.pop(index).finish(footer, sync=shards.sync)
         del self._missing[index]
 

@@ -9,16 +9,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from slidewright.codecs import Encoding
 from slidewright.errors import OutputError
-from slidewright.plan import Level, Plan
+from slidewright.plan import Key, Level, Plan
 
 CLASSIC_LIMIT = (1 << 32) - (1 << 24)  # offsets are 32 bits; the rest is for the tables of the pages
 
 _BUFFER = 1 << 13  # only what is smaller is copied once more on its way to the file
 
-TakeSegment = Callable[[tuple[int, int, int]], bytes]
-"""Gives the segment of (level, row, column), waiting for it if need be."""
+TakeSegment = Callable[[Key], bytes]
+"""Gives a tile's segment, waiting for it if need be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,23 @@ def write_pyramid(path: str, layout: Layout, take: TakeSegment) -> list[int]:
                 segments = _segments(layout, level, take, sizes)
                 tiff.write(flusher.watch(segments), **_page_arguments(layout, level))
             file.flush()
+            _correct_tags(path, layout.encoding.corrections())
             os.fsync(file.fileno())
     except OSError as error:
         raise OutputError(f"can't write {path!r}: {error.strerror or error}") from error
     return sizes
+
+
+def _correct_tags(path: str, corrections: dict[str, int]) -> None:
+    """Overwrite tags of every page with what tifffile's writer would not write; the new values are of the same size."""
+    if not corrections:
+        return
+    import tifffile
+
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for page in tiff.pages:
+            for name, value in corrections.items():
+                page.aspage().tags[name].overwrite(value)
 
 
 class _Flusher:
@@ -101,19 +116,24 @@ def _sync_data(fd: int) -> None:
 
 
 def _segments(layout: Layout, level: Level, take: TakeSegment, sizes: list[int]) -> Iterator[bytes]:
-    for row in range(level.tiles.height):
-        for column in range(level.tiles.width):
-            segment = take((level.index, row, column))
-            sizes[-1] += len(segment)
-            if not layout.bigtiff and sum(sizes) > CLASSIC_LIMIT:
-                raise OutputError("the output does not fit in a classic TIFF (4 GB); write a BigTIFF, or compress more")
-            yield segment
+    for place in np.ndindex(layout.plan.planes, *level.tiles):
+        segment = take((level.index, *place))
+        sizes[-1] += len(segment)
+        if not layout.bigtiff and sum(sizes) > CLASSIC_LIMIT:
+            raise OutputError("the output does not fit in a classic TIFF (4 GB); write a BigTIFF, or compress more")
+        yield segment
+
+
+def _page_shape(layout: Layout, level: Level) -> tuple[int, ...]:
+    """As tifffile wants it: planes first, samples last, neither where there is one."""
+    planes, samples = layout.plan.planes, layout.encoding.samples
+    return (*((planes,) if planes > 1 else ()), *level.size, *((samples,) if samples > 1 else ()))
 
 
 def _page_arguments(layout: Layout, level: Level) -> dict[str, Any]:
     encoding = layout.encoding
     arguments: dict[str, Any] = {
-        "shape": (level.size.height, level.size.width, encoding.samples) if encoding.samples > 1 else tuple(level.size),
+        "shape": _page_shape(layout, level),
         "dtype": encoding.dtype,
         "tile": (encoding.tile, encoding.tile),
         "subfiletype": 1 if level.index else 0,

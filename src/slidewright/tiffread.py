@@ -6,6 +6,7 @@ every table's declared size is held against the size of the file, so that no hos
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import struct
 from collections.abc import Iterator
@@ -18,14 +19,23 @@ from numpy.typing import NDArray
 
 from slidewright.errors import SourceError, VerifyError
 from slidewright.geometry import Region, Size
+from slidewright.streams import HEAD_BYTES, look
 
 MAX_DIRECTORIES = 65_536
 MAX_SEGMENT_BYTES = 1 << 28  # decoded; a 4096-pixel RGB tile of uint16 is 100 MB
-LOSSLESS = frozenset({"none", "lzw", "deflate", "zstd", "packbits", "lzma", "packints", "ccitt_t4", "ccittfax4"})
+LOSSLESS = frozenset({"none", "lzw", "deflate", "zstd", "packbits", "lzma", "packints", "png"})
+LOSSLESS |= {"ccitt-t4", "ccitt-t6", "ccittrle"}
 
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _SUB_IFDS = 330
-_SHORT_NAMES = {"adobe_deflate": "deflate", "pixtiff": "deflate", "none": "none", "zstd_deprecated": "zstd"}
+_SHORT_NAMES = {
+    "adobe_deflate": "deflate",
+    "pixtiff": "deflate",
+    "zstd_deprecated": "zstd",
+    "ccittfax3": "ccitt-t4",
+    "ccittfax4": "ccitt-t6",
+}
+_EITHER = frozenset({"jpeg2000", "webp", "jpegxl"})  # the tag does not say whether it is lossless; the stream does
 
 
 def is_tiff(path: str | os.PathLike[str]) -> bool:
@@ -68,6 +78,8 @@ def check_directories(path: str | os.PathLike[str]) -> int:
             return _Walk(file, os.fspath(path)).run()
     except OSError as error:
         raise SourceError(f"{os.fspath(path)} can't be read: {error.strerror or error}") from error
+    except struct.error as error:  # a table of directories with entries of an odd size, or cut short
+        raise VerifyError(f"{os.fspath(path)}: a directory makes no sense ({error}); the file is damaged") from error
 
 
 class _Walk:
@@ -174,14 +186,20 @@ class Page:
     planes: int
     """1, or the number of samples when each sample is a plane of its own."""
     dtype: np.dtype[Any]
+    """Of decoded pixels; single bits decode to uint8 of 0 and 1."""
+    bits: int
+    """Bits a sample in the file."""
     compression: str
+    """By the name that `convert` gives it, or tifffile's."""
+    lossless: bool
+    """Whether the codec gives back exactly what it was given, as far as tag and stream say."""
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
 
     @property
-    def lossless(self) -> bool:
-        """Whether the codec gives back exactly what it was given."""
-        return self.compression in LOSSLESS
+    def masks(self) -> bool:
+        """Whether pixels are labels or bits, of which no mean can be made."""
+        return int(self.page.photometric) == 3 or int(self.page.bitspersample) == 1
 
     @property
     def bytes(self) -> int:
@@ -200,8 +218,10 @@ class Page:
 
     def place(self, index: int) -> str:
         """Where a segment is, for a message: "level 0, tile at row 3, column 4"."""
-        row, column = divmod(index % max(1, self.grid.height * self.grid.width), self.grid.width)
-        return f"{self.name}, tile at row {row}, column {column}" if self.tiled else f"{self.name}, strip {index}"
+        plane, index_in_plane = divmod(index, max(1, self.grid.height * self.grid.width))
+        row, column = divmod(index_in_plane, self.grid.width)
+        where = f"tile at row {row}, column {column}" if self.tiled else f"strip {index_in_plane}"
+        return f"{self.name}, {f'channel {plane}, ' if self.planes > 1 else ''}{where}"
 
     def tiles_in(self, region: Region) -> Iterator[tuple[int, Region]]:
         """(index, pixels of the region) for each tile that a region touches."""
@@ -222,7 +242,7 @@ class TiffSlide:
         import tifffile
 
         try:
-            self._tiff = tifffile.TiffFile(path)
+            self._tiff = tifffile.TiffFile(path, _multifile=False)  # no other file, whatever its OME-XML names
             try:
                 self.levels, self.others, self.kind = _sort_pages(self._tiff)
                 first = self._tiff.pages.first
@@ -239,6 +259,8 @@ class TiffSlide:
             raise VerifyError(f"{self.path}: tifffile can't read its directories: {error}") from error
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed in close()
         self.bytes = os.fstat(self._file.fileno()).st_size
+        self.levels = tuple(map(self._look, self.levels))
+        self.others = tuple(map(self._look, self.others))
 
     def __enter__(self) -> TiffSlide:
         return self
@@ -255,6 +277,22 @@ class TiffSlide:
     def ours(self) -> bool:
         """Whether slidewright says it wrote the file: such a file is held to every rule."""
         return self.software.startswith("slidewright")
+
+    def _look(self, page: Page) -> Page:
+        """The page, its compression named by its first segment where the tag is the same for two sorts."""
+        if page.compression not in _EITHER or not page.counts.any():
+            return page
+        first = int(np.flatnonzero(page.counts)[0])
+        count, offset = min(int(page.counts[first]), HEAD_BYTES), int(page.offsets[first])
+        head = os.pread(self._file.fileno(), count, offset) if 0 <= offset < self.bytes else b""
+        lossless = look(page.compression, head).lossless
+        name = page.compression
+        if page.compression == "jpeg2000":
+            name += "-lossy" if lossless is False else ""
+        elif lossless:
+            name += "-lossless"
+        # Others may cut a reversible stream short, or code what is no longer the source's pixels.
+        return dataclasses.replace(page, compression=name, lossless=bool(lossless) and self.ours)
 
     def prepare(self, page: Page) -> None:
         """Have tifffile make the decoder of a page: once, here, not in every thread. Raises VerifyError."""
@@ -274,8 +312,7 @@ class TiffSlide:
         data = os.pread(self._file.fileno(), count, offset)
         if len(data) < count:
             raise VerifyError(f"{self.path}: {page.place(index)} ends outside the file")
-        if page.compression == "jpeg":
-            self._check_jpeg(page, index, data)
+        self._check_stream(page, index, data)
         options = (
             {"jpegtables": page.page.jpegtables, "jpegheader": page.page.jpegheader} if page.page.jpegtables else {}
         )
@@ -283,29 +320,22 @@ class TiffSlide:
             pixels = page.page.decode(data, index, **options)[0]
         except Exception as error:  # codecs raise errors of their own
             raise VerifyError(f"{self.path}: {page.place(index)} does not decode: {error}") from error
-        return None if pixels is None else np.asarray(pixels[0])
+        if pixels is None:
+            return None
+        found = np.asarray(pixels[0])
+        return found.astype(np.uint8, copy=False) if page.bits == 1 else found
 
-    def _check_jpeg(self, page: Page, index: int, data: bytes) -> None:
-        """Refuse a JPEG that says it is far larger than its tile, before a decoder believes it."""
-        size = jpeg_size(data)
+    def _check_stream(self, page: Page, index: int, data: bytes) -> None:
+        """Refuse an image that says it is far larger than its tile, before a decoder believes it."""
+        codec = page.compression.partition("-")[0]
+        size = look(codec, data).size
         if size is not None and size.height * size.width > 4 * page.cell.height * page.cell.width + 65_536:
-            raise VerifyError(f"{self.path}: {page.place(index)} holds a JPEG of {size}, not of {page.cell}")
+            raise VerifyError(f"{self.path}: {page.place(index)} holds a {codec.upper()} of {size}, not of {page.cell}")
 
 
 def jpeg_size(data: bytes) -> Size | None:
     """The size in a JPEG's frame header (ITU T.81, B.2.2), or None where there is no such header."""
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:
-            at += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            at += 2
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return Size(int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9]))
-        else:
-            at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
-    return None
+    return look("jpeg", data).size
 
 
 def _sort_pages(tiff: Any) -> tuple[tuple[Page, ...], tuple[Page, ...], str]:
@@ -371,6 +401,9 @@ def _page(page: Any, name: str) -> Page:
     )
     samples = max(1, int(page.samplesperpixel))
     compression = str(getattr(page.compression, "name", page.compression)).lower()
+    compression = _SHORT_NAMES.get(compression, compression)
+    bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
+    dtype = np.dtype(page.dtype) if page.dtype is not None else np.dtype("V1")
     return Page(
         name=name,
         page=page,
@@ -379,8 +412,10 @@ def _page(page: Any, name: str) -> Page:
         tiled=tiled,
         samples=samples,
         planes=samples if int(page.planarconfig or 1) == 2 else 1,
-        dtype=np.dtype(page.dtype) if page.dtype is not None else np.dtype("V1"),
-        compression=_SHORT_NAMES.get(compression, compression),
+        dtype=np.dtype(np.uint8) if bits == 1 else dtype,
+        bits=bits,
+        compression=compression,
+        lossless=compression in LOSSLESS,
         offsets=np.asarray(page.dataoffsets, np.int64),
         counts=np.asarray(page.databytecounts, np.int64),
     )

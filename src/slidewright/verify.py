@@ -7,23 +7,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import numpy as np
 
+from slidewright.decoding import Decode, decode_page
 from slidewright.errors import OptionError, VerifyError
-from slidewright.geometry import Size
+from slidewright.geometry import Size, halvings
 from slidewright.resources import usable_cpus
 from slidewright.tiffread import MAX_SEGMENT_BYTES, Page, TiffSlide
-
-Decode = Literal["all", "sample", "none"]
-
-_TILES_A_TASK = 32
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +59,7 @@ def verify_file(
     path: str | os.PathLike[str],
     *,
     against: Any = None,
-    resampling: str = "mean",
+    resampling: str | None = None,
     n_workers: int | None = None,
     decode: Decode = "all",
     min_psnr: float | None = None,
@@ -80,7 +74,8 @@ def verify_file(
         A source (anything `slidewright.open_source` takes) that level 0 must equal, exactly for lossless compression;
         each further level must equal the one below it, reduced, unencoded.
     resampling
-        How the levels were reduced: "mean" (default), "nearest", "mode", "max" or "min".
+        How the levels were reduced, one of `options.RESAMPLINGS`; default "mean", and "nearest" for files with a
+        palette or of single bits and for sources of labels or masks.
     n_workers
         Threads that decode; default as many as this process may use.
     decode
@@ -105,7 +100,7 @@ def verify_file(
         decoded = {page.name: 0 for page in slide.levels}
         pages = slide.others if against is not None else slide.levels + slide.others
         for page in pages:
-            decoded[page.name] = _decode_page(slide, page, decode, threads)
+            decoded[page.name] = decode_page(slide, page, decode, threads)
         checks = {}
         if against is not None:
             from slidewright.compare import compare_levels
@@ -161,7 +156,7 @@ def check_structure(path: str | os.PathLike[str], expected: Sequence[Size] | Non
             )
         check_tables(slide, strict=True)
         for page in slide.levels + slide.others:
-            _decode_page(slide, page, "sample", 1)
+            decode_page(slide, page, "sample", 1)
 
 
 def check_tables(slide: TiffSlide, *, strict: bool) -> list[str]:
@@ -201,17 +196,6 @@ def _check_sizes(slide: TiffSlide, strict: bool, warnings: list[str]) -> None:
         warnings.append(message)
 
 
-def halvings(first: Size, size: Size) -> int:
-    """How many times `first` must be halved to come nearest to `size`."""
-    longest, other = max(first), first.index(max(first))
-    times = 0
-    while longest >> (times + 1) and abs((longest >> (times + 1)) - size[other]) <= abs(
-        (longest >> times) - size[other]
-    ):
-        times += 1
-    return times
-
-
 def _check_lengths(slide: TiffSlide, page: Page, strict: bool, warnings: list[str]) -> None:
     """Both tables of a page have an entry for each segment, and a segment is of a size that can be decoded."""
     if not len(page.offsets) == len(page.counts) == page.n_segments:
@@ -244,7 +228,9 @@ def _check_lengths(slide: TiffSlide, page: Page, strict: bool, warnings: list[st
 
 def _segment_bytes(page: Page) -> int:
     """Decoded bytes of a full segment."""
-    return page.cell.height * page.cell.width * (page.samples // page.planes) * page.dtype.itemsize
+    samples = page.cell.width * (page.samples // page.planes)
+    row = (samples + 7) // 8 if page.bits == 1 else samples * page.dtype.itemsize
+    return page.cell.height * row
 
 
 def _check_ranges(slide: TiffSlide, strict: bool, warnings: list[str]) -> None:
@@ -288,59 +274,12 @@ def _owner(pages: Sequence[Page], index: int) -> str:
     return page.place(int(index))
 
 
-def _decode_page(slide: TiffSlide, page: Page, decode: Decode, threads: int) -> int:
-    """Decode the segments of a page and check their shapes; the answer is how many."""
-    n = len(page.offsets)
-    if decode == "none" or not n:
-        return 0
-    slide.prepare(page)
-    if decode == "sample":
-        return _decode_range(slide, page, sorted({0, n // 2, n - 1} if page.cell.height <= 1024 else {n // 2}))
-    tasks = [range(start, min(n, start + _TILES_A_TASK)) for start in range(0, n, _TILES_A_TASK)]
-    return sum(in_parallel(lambda task: _decode_range(slide, page, task), tasks, threads))
-
-
-def _decode_range(slide: TiffSlide, page: Page, indices: Sequence[int]) -> int:
-    done = 0
-    for index in indices:
-        pixels = slide.decode(page, index)
-        if pixels is not None:
-            check_shape(slide, page, index, pixels)
-            done += 1
-    return done
-
-
-def check_shape(slide: TiffSlide, page: Page, index: int, pixels: np.ndarray[Any, Any]) -> None:
-    """A decoded tile has the shape that the page declares; a last strip may be short."""
-    wanted = (page.cell.height, page.cell.width, page.samples // page.planes)
-    fits = pixels.shape == wanted if page.tiled else pixels.shape[1:] == wanted[1:] and pixels.shape[0] <= wanted[0]
-    if not fits or pixels.dtype != page.dtype:
-        raise VerifyError(
-            f"{slide.path}: {page.place(index)} decodes to {pixels.shape} {pixels.dtype}, not {wanted} {page.dtype}"
-        )
-
-
 def _check_psnr(path: str, levels: Sequence[LevelCheck], least: float | None) -> None:
     for number, level in enumerate(levels):
         if least is not None and level.psnr is not None and level.psnr < least:
             raise VerifyError(
                 f"{path}: level {number} has a PSNR of {level.psnr:.2f} dB against the source, less than {least:g} dB"
             )
-
-
-def in_parallel(function: Callable[[_T], _R], tasks: Sequence[_T], threads: int) -> Iterator[_R]:
-    """The answers of `function` in the order of `tasks`; after the first error no further task starts."""
-    if threads <= 1 or len(tasks) <= 1:
-        yield from map(function, tasks)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(function, task) for task in tasks]
-        try:
-            for future in futures:
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _name_of(source: Any) -> str:

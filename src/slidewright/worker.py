@@ -2,8 +2,8 @@
 done.
 
 A worker has one pipe, to the coordinator, and no lock in common with anybody. Messages in: ("block", block), ("free",
-slot); the end of the pipe is the end of the work. Messages out: ("slot", slot, entries), ("done", block, bytes,
-seconds), ("failed", class, message, traceback).
+slot); the end of the pipe is the end of the work. Messages out: ("ready",), ("slot", slot, entries), ("done", block,
+bytes, seconds), ("corrupt", places), ("no memory",), ("failed", class, message, traceback).
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
-from slidewright.block import BlockEncoder
+from slidewright.block import BlockEncoder, Emit
 from slidewright.codecs import Encoding
 from slidewright.errors import SlidewrightError
-from slidewright.plan import Block, Plan
+from slidewright.plan import Block, Key, Plan
 from slidewright.ring import SlotWriter
 from slidewright.scratch import Scratch, ScratchLevel
 from slidewright.sharing import SharedBuffer
 from slidewright.sources.base import Reader, Source
+from slidewright.sources.filling import CorruptPlace, drain
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,6 @@ class BlockWork:
 
     plan: Plan
     encoding: Encoding
-    resampling: str
     source: Source
     scratch: Scratch | None
 
@@ -43,6 +43,8 @@ class WorkerJob:
     work: BlockWork
     ring: SharedBuffer
     slots: tuple[int, ...]
+    memory_guard: int | None = None
+    """Bytes that the process may allocate beyond those it begins with; applied by the nursery."""
 
 
 class BlockRunner:
@@ -50,7 +52,7 @@ class BlockRunner:
 
     def __init__(self, work: BlockWork) -> None:
         self._work = work
-        self._encoder = BlockEncoder(work.plan, work.encoding, work.resampling)
+        self._encoder = BlockEncoder(work.plan, work.encoding)
         self._reader: tuple[int, Reader] | None = None
         self._writers: dict[int, ScratchLevel] = {}
         self._scratch_seconds = 0.0
@@ -60,7 +62,7 @@ class BlockRunner:
         """Seconds by stage since the start."""
         return {**self._encoder.seconds, "scratch": self._scratch_seconds}
 
-    def run(self, block: Block, emit: Any) -> None:
+    def run(self, block: Block, emit: Emit) -> None:
         """Encode one block, passing its segments to `emit`, and write its reduced piece to the scratch."""
         handed_on = self._encoder.run(self._reader_for(block.pass_index), block, emit)
         if handed_on is not None:
@@ -69,18 +71,24 @@ class BlockRunner:
             assert level is not None and self._work.scratch is not None
             if level not in self._writers:
                 self._writers[level] = self._work.scratch.level(level)
-            self._writers[level].write(*handed_on)
+            self._writers[level].write(*handed_on, band=block.band)
             self._scratch_seconds += perf_counter() - start
 
     def close(self) -> None:
-        """Close the open source."""
+        """Close the open source and scratch levels."""
+        self._close_reader()
+        for level in self._writers.values():
+            level.close()
+        self._writers.clear()
+
+    def _close_reader(self) -> None:
         if self._reader is not None:
             self._reader[1].close()
             self._reader = None
 
     def _reader_for(self, pass_index: int) -> Reader:
         if self._reader is None or self._reader[0] != pass_index:
-            self.close()
+            self._close_reader()
             self._reader = (pass_index, self._open(pass_index))
         return self._reader[1]
 
@@ -98,6 +106,8 @@ def main(connection: Connection[Any, Any], job: WorkerJob) -> None:
         _Worker(connection, job).serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the coordinator is done with us, or gone
+    except MemoryError:
+        connection.send(("no memory",))  # and die: the block is done again, by fewer workers if there are others
     except Exception as error:
         connection.send(failure(error))
 
@@ -129,9 +139,11 @@ class _Worker:
         self._blocks: deque[Block] = deque()
         self._slots = SlotWriter(job.ring, self._acquire, self._send_slot)
         self._runner = BlockRunner(job.work)
+        self._found: dict[CorruptPlace, str] = getattr(job.work.source, "found", {})
         self._waited = 0.0
 
     def serve(self) -> None:
+        self._connection.send(("ready",))
         try:
             while True:
                 self._run(self._next_block())
@@ -142,12 +154,14 @@ class _Worker:
         before = {**self._runner.seconds, "wait": self._waited}
         nbytes = 0
 
-        def emit(level: int, row: int, column: int, segment: bytes) -> None:
+        def emit(key: Key, segment: bytes) -> None:
             nonlocal nbytes
             nbytes += len(segment)
-            self._slots.put(level, row, column, segment)
+            self._slots.put(key, segment)
 
         self._runner.run(block, emit)
+        if found := drain(self._found):
+            self._connection.send(("corrupt", found))  # before the last slot, which may complete a shard
         self._slots.flush()
         after = {**self._runner.seconds, "wait": self._waited}
         self._connection.send(("done", block, nbytes, {name: after[name] - before[name] for name in after}))

@@ -2,8 +2,8 @@
 
 It pulls: tifffile asks for the next segment, and as long as that has not come, messages are taken in. Slots are
 emptied at once into the segment store, so that a worker never waits for the order. Messages in: ("slot", slot,
-entries, sender); out: ("free", slot), ("written", bytes by level, spilled bytes, seconds) and ("failed",
-...).
+entries, sender) and ("corrupt", block, places); out: ("free", slot), ("written", bytes by level, spilled bytes,
+seconds) and ("failed", ...).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
+from slidewright.plan import Key
 from slidewright.ring import read_slot
-from slidewright.segments import Key, SegmentStore
+from slidewright.segments import SegmentStore
 from slidewright.sharing import SharedBuffer
 from slidewright.shelf import ShardPlan, Shelf
 from slidewright.tiff import Layout, write_pyramid
@@ -53,8 +54,13 @@ def _write(connection: Connection[Any, Any], job: WriterJob) -> None:
     def receive() -> None:
         nonlocal waited
         start = perf_counter()
-        _, slot, entries, sender = connection.recv()
+        message = connection.recv()
         waited += perf_counter() - start
+        if message[0] == "corrupt":
+            assert shelf is not None
+            shelf.note_corrupt(*message[1:])
+            return
+        _, slot, entries, sender = message
         store.add_parts(sender, read_slot(view, slot, entries))
         connection.send(("free", slot))
 

@@ -15,7 +15,7 @@ from slidewright.cli.convert import collected, running_options, summary
 @click.argument("destination", metavar="DST")
 @click.option("--source", metavar="SRC", help="The source, if it is not where it was.")
 @click.option("--remove", is_flag=True, help="Remove SHARDS when DST is complete.")
-@running_options("n_workers", "memory", "scratch", "overwrite", "verify", "quiet")
+@running_options("n_workers", "memory", "scratch", "timeout", "overwrite", "verify", "quiet")
 @click.pass_context
 def assemble(context: click.Context, /, shards: str, destination: str, quiet: bool, **given: Any) -> None:
     """Put the shards in the folder SHARDS together to the pyramidal TIFF DST.

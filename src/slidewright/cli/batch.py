@@ -10,6 +10,7 @@ import click
 
 from slidewright.cli.common import human_bytes, hush_libraries, plural, say, table, warn
 from slidewright.cli.convert import collected, pixel_options, running_options, source_options
+from slidewright.cli.kinds import kind_options
 
 if TYPE_CHECKING:
     from slidewright.batches import BatchItem, BatchReport
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
     "--report", metavar="FILE", help="JSON lines of what was done.  [default: beside MANIFEST, or in the folder]"
 )
 @pixel_options
+@kind_options
 @source_options
-@running_options("n_workers", "memory", "block_tiles", "scratch", "overwrite", "verify", "resume", "dask", "quiet")
+@running_options(
+    *("n_workers", "memory", "block_tiles", "scratch", "on_corrupt", "timeout"),
+    *("overwrite", "verify", "resume", "dask", "quiet"),
+)
 @click.pass_context
 def batch(context: click.Context, /, manifest: str, array: bool, count: int | None, quiet: bool, **given: Any) -> int:
     """Convert the slides of MANIFEST: a CSV file, a folder, or a pattern in quotes.

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slidewright.cli.common import debug_option, human_bytes, hush_libraries, plural, say, warn
-from slidewright.options import RESAMPLINGS, SUBSAMPLINGS, ConvertOptions
+from slidewright.cli.kinds import kind_options
+from slidewright.codecs import CODECS, DEFAULT, DEFAULT_IMAGE
+from slidewright.options import ON_CORRUPT, RESAMPLINGS, SUBSAMPLINGS, ConvertOptions
 
 if TYPE_CHECKING:
     from slidewright.report import Report
@@ -40,6 +42,16 @@ def _read_subsampling(_: click.Context, __: click.Parameter, value: str | None) 
     return plain
 
 
+def _effort_help(name: str, intro: str) -> str:
+    """Range and default of quality or level, by compression; those that agree are named together."""
+    ranges: dict[str, list[str]] = {}
+    for codec in CODECS.values():
+        if codec.effort is not None and codec.effort.name == name:
+            words = f"{codec.effort.low} to {codec.effort.high}, default {codec.effort.default}"
+            ranges.setdefault(words, []).append(codec.name)
+    return f"{intro}: {'; '.join(', '.join(names) + ' ' + words for words, names in ranges.items())}."
+
+
 def pixel_options(function: Any) -> Any:
     """The options about pixels and compression."""
     for option in reversed(
@@ -53,11 +65,11 @@ def pixel_options(function: Any) -> Any:
             click.option(
                 "--compression",
                 metavar="NAME",
-                help=f"jpeg, deflate, zstd or none.  [default: {_DEFAULTS['compression']}]",
+                help=f"{', '.join(CODECS)}.  [default: {DEFAULT_IMAGE} for RGB and grey of 8 bits, else {DEFAULT}]",
             ),
-            click.option("--quality", type=int, metavar="Q", help="JPEG quality, 1 to 100.  [default: 90]"),
+            click.option("--quality", type=int, metavar="Q", help=_effort_help("quality", "Of a lossy compression")),
             click.option(
-                "--level", type=int, metavar="N", help="Effort of a lossless codec.  [default: deflate 6, zstd 3]"
+                "--level", type=int, metavar="N", help=_effort_help("level", "Effort of a lossless compression")
             ),
             click.option(
                 "--subsampling",
@@ -68,7 +80,8 @@ def pixel_options(function: Any) -> Any:
             click.option(
                 "--predictor/--no-predictor",
                 default=None,
-                help="Horizontal differencing before deflate or zstd.  [default: no]",
+                help=f"Differencing before {', '.join(name for name, codec in CODECS.items() if codec.predictor)}.  "
+                "[default: of images of integers]",
             ),
             click.option(
                 "--levels", type=int, metavar="N", help="Number of levels.  [default: until one tile holds it]"
@@ -76,7 +89,7 @@ def pixel_options(function: Any) -> Any:
             click.option(
                 "--resampling",
                 type=click.Choice(RESAMPLINGS),
-                help=f"How levels are made.  [default: {_DEFAULTS['resampling']}]",
+                help="How levels are made.  [default: mean; of labels and masks nearest]",
             ),
             click.option(
                 "--mpp",
@@ -134,7 +147,19 @@ def _running(function: Any) -> Any:
                 help="Block side in tiles, a power of two.  [default: by memory]",
             ),
             click.option("--scratch", metavar="DIR", help="Folder for temporary levels.  [default: TMPDIR]"),
+            click.option(
+                "--on-corrupt",
+                type=click.Choice(ON_CORRUPT),
+                help=f"Paint tiles of SRC that don't decode, or give up.  [default: {_DEFAULTS['on_corrupt']}]",
+            ),
+            click.option(
+                "--timeout",
+                type=float,
+                metavar="SECONDS",
+                help="Kill a worker that takes longer for one block, and do the block again.  [default: none]",
+            ),
             click.option("--overwrite", is_flag=True, help="Replace DST if it exists, at the very end."),
+            click.option("--report", metavar="HTML", help="Write a page about the run: levels, compression, timeline."),
             click.option("--verify", is_flag=True, help="Decode every tile before DST gets its name."),
             click.option(
                 "--resume", is_flag=True, help="Keep finished parts in DST.shards; run again to go on after a kill."
@@ -168,6 +193,7 @@ def running_options(*names: str) -> Callable[[Any], Any]:
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @pixel_options
+@kind_options
 @source_options
 @_running
 @click.pass_context

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -29,6 +30,9 @@ _VERBS = {
     "bench": "Measure conversions on this machine.",
     "demo": "Make a tissue-like slide and convert it.",
 }
+
+
+_CLEANING = 1.0  # seconds after a signal before the next one ends the process as it is
 
 
 class Terminated(BaseException):
@@ -150,29 +154,33 @@ def _drop_stdout() -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into `Terminated`, which unwinds a run so that it cleans up.
+    """Turn SIGINT, SIGTERM and SIGHUP into exceptions that unwind a run so that it cleans up.
 
-    The first one raises; later ones are ignored, so that they don't interrupt the cleaning. A signal that is ignored
-    already (nohup) stays ignored.
+    The first one raises. Later ones don't interrupt the cleaning, which takes a moment; but if it is stuck, on a dead
+    network disk for instance, they end the process at once, and the nursery cleans what can be cleaned. A signal that
+    is ignored already (nohup) stays ignored. Once one has come and the cleaning is done, all are ignored: the process
+    is about to end, with the code of the first.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    raised = False
+    first: float | None = None
 
-    def raise_once(number: int, _: FrameType | None) -> None:
-        nonlocal raised
-        if not raised:
-            raised = True
-            raise Terminated(number)
+    def end(number: int, _: FrameType | None) -> None:
+        nonlocal first
+        if first is None:
+            first = time.monotonic()
+            raise _Interrupted if number == signal.SIGINT else Terminated(number)
+        if time.monotonic() - first > _CLEANING:
+            os._exit(128 + number)
 
     before = {}
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, raise_once)
+            before[number] = signal.signal(number, end)
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if first is None else signal.SIG_IGN)

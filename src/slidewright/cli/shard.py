@@ -9,6 +9,7 @@ import click
 
 from slidewright.cli.common import human_bytes, hush_libraries, plural, say
 from slidewright.cli.convert import collected, pixel_options, running_options, source_options
+from slidewright.cli.kinds import kind_options
 
 
 @click.command(short_help="Encode one share of a slide, for assemble.")
@@ -22,8 +23,9 @@ from slidewright.cli.convert import collected, pixel_options, running_options, s
     help="Take both from the scheduler (Slurm, PBS, Grid Engine, LSF); with --count, the task's id is the index.",
 )
 @pixel_options
+@kind_options
 @source_options
-@running_options("n_workers", "memory", "block_tiles", "scratch", "quiet")
+@running_options("n_workers", "memory", "block_tiles", "scratch", "on_corrupt", "timeout", "quiet")
 @click.pass_context
 def shard(
     context: click.Context,

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     "--against", metavar="SRC", help="Compare every level with this source: exactly when lossless, PSNR when lossy."
 )
 @click.option(
-    "--resampling", type=click.Choice(RESAMPLINGS), default="mean", show_default=True, help="How the levels were made."
+    "--resampling",
+    type=click.Choice(RESAMPLINGS),
+    help="How the levels were made.  [default: mean; of palettes and bits nearest]",
 )
 @click.option("--min-psnr", type=float, metavar="DB", help="Fail when a level's PSNR against SRC is lower.")
 @click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Threads.  [default: usable CPUs]")
@@ -32,7 +34,7 @@ def verify(
     /,
     file: str,
     against: str | None,
-    resampling: str,
+    resampling: str | None,
     min_psnr: float | None,
     workers: int | None,
     as_json: bool,

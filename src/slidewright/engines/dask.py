@@ -80,7 +80,6 @@ class Cluster:
     ) -> None:
         from distributed import KilledWorker, as_completed
 
-        size = plan.plan.levels[0].size
         tiles, nbytes = plan.n_tiles(plan.found), 0
         for future in as_completed(futures, loop=self.client.loop):
             try:
@@ -99,7 +98,7 @@ class Cluster:
             tiles, nbytes = tiles + done[0], nbytes + done[1]
             if callback is not None:
                 total = plan.plan.n_tiles
-                pixels = size.height * size.width
+                pixels = plan.plan.n_pixels
                 share = round(pixels * tiles / total)
                 seconds, workers = monotonic() - started, self.n_threads
                 callback(Progress(tiles, total, share, pixels, nbytes, seconds, workers, 0, "encoding"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +21,30 @@ __all__ = ["Reader", "Source", "SourceInfo", "open_source"]
 
 SUPPORTED = (
     "slidewright reads TIFF, BigTIFF, SVS and OME-TIFF files, zarr arrays and groups (v2, v3, OME-NGFF), .npy "
-    "files and NumPy arrays, "
-    "and with the extra slidewright[openslide] what OpenSlide reads (NDPI, MRXS, SCN, VMS, BIF, DICOM)"
+    "files, NumPy arrays, Pillow images, with shape=(height, width) datasets of tiles and functions of (y, x, height, "
+    "width), and with the extra slidewright[openslide] what OpenSlide reads (NDPI, MRXS, SCN, VMS, BIF, DICOM)"
 )
 _OPENSLIDE_ONLY = {".mrxs", ".vms", ".vmu", ".svslide", ".dcm", ".czi"}
 _OPENSLIDE_BETTER = ("ndpi", "scn", "bif", "aperio-ycbcr")  # huge or overlapping tiles, several regions, colours
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
-def open_source(obj: Any, *, page: int | None = None, series: int | None = None, level: int | None = None) -> Source:
+def open_source(
+    obj: Any,
+    *,
+    page: int | None = None,
+    series: int | None = None,
+    level: int | None = None,
+    shape: tuple[int, ...] | None = None,
+    dtype: Any = None,
+) -> Source:
     """Describe anything that slidewright can read.
 
     Parameters
     ----------
     obj
-        A path of a TIFF, SVS, zarr, `.npy` or OpenSlide file; a NumPy array; a zarr array or group; or a `Source`,
+        A path of a TIFF, SVS, zarr, `.npy` or OpenSlide file; a NumPy array, or what gives one (`__array__`); a Pillow
+        image; a zarr array or group; a map-style dataset of tiles; a function of (y, x, height, width); or a `Source`,
         which is given back as it is.
     page
         Of a TIFF: the number of the page to read, instead of series and level.
@@ -42,33 +52,41 @@ def open_source(obj: Any, *, page: int | None = None, series: int | None = None,
         Of a TIFF, or of a zarr group made by bioformats2raw: the number of the series, 0 by default.
     level
         Of a pyramid: the level to read, 0 by default.
+    shape
+        Of a dataset or function: (height, width[, samples]) of the image. dlup's datasets know it themselves.
+    dtype
+        Of a dataset or function: the dtype of its pixels; by default that of a first tile.
 
     Raises
     ------
     SourceError
         When it is missing, damaged or of a kind that can't be read; the message says what is supported.
     OptionError
-        When page, series or level make no sense for it.
+        When page, series, level, shape or dtype make no sense for it.
     """
     for name, value in (("page", page), ("series", series), ("level", level)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
             raise OptionError(f"{name} {value!r} must be a whole number, 0 or more")
     if isinstance(obj, (str, os.PathLike)):
+        _refuse("a file", shape=shape, dtype=dtype)
         return _from_path(os.fspath(obj), page, series, level)
     if _is_zarr(obj):
         from slidewright.sources.zarr import ZarrSource
 
-        _refuse("a zarr object", page=page)
+        _refuse("a zarr object", page=page, shape=shape, dtype=dtype)
         return ZarrSource.of(obj, series=series, level=level)
-    import numpy as np
-
-    if isinstance(obj, np.ndarray):
-        _refuse("a NumPy array", page=page, series=series, level=level)
-        return _from_array(obj)
     if isinstance(obj, Source) and isinstance(obj.info, SourceInfo):
-        _refuse("a source that is already described", page=page, series=series, level=level)
-        return obj
-    raise SourceError(f"a {type(obj).__name__} is not an image that can be read; {SUPPORTED}")
+        _refuse("a source that is already described", page=page, series=series, level=level, shape=shape, dtype=dtype)
+        from slidewright.sources.own import travelling
+
+        own: Source = travelling(obj)
+        return own
+    source = _from_memory(obj)
+    if source is not None:
+        _refuse("an image in memory", page=page, series=series, level=level, shape=shape, dtype=dtype)
+        return source
+    _refuse("a dataset or function", page=page, series=series, level=level)
+    return _from_caller(obj, shape, dtype)
 
 
 def _from_path(path: str | bytes, page: int | None, series: int | None, level: int | None) -> Source:
@@ -135,7 +153,30 @@ def _from_openslide(path: str, page: int | None, series: int | None, level: int 
     return OpenSlideSource.at(path, level=level or 0)
 
 
-def _from_array(array: NDArray[Any]) -> Source:
+def _from_memory(obj: Any) -> Source | None:
+    """A source of an array, a Pillow image, or anything that makes an array of itself; None for other objects."""
+    import numpy as np
+
+    if isinstance(obj, np.ndarray):
+        return _from_array(obj)
+    pillow = sys.modules.get("PIL.Image")  # who has such an image has imported it
+    if pillow is not None and isinstance(obj, pillow.Image):
+        from slidewright.sources.pil import pil_source
+
+        return pil_source(obj)
+    if not hasattr(type(obj), "__array__"):
+        return None
+    name = type(obj).__name__
+    if hasattr(obj, "__dask_graph__"):
+        raise SourceError(f"a dask {name} would have to fit in memory; store it first, for example with to_zarr()")
+    try:
+        array = np.asarray(obj)
+    except Exception as error:  # such as a tensor on a GPU
+        raise SourceError(f"the {name} can't be made an array ({type(error).__name__}: {error})") from error
+    return _from_array(array, name)
+
+
+def _from_array(array: NDArray[Any], name: str = "NumPy array") -> Source:
     import numpy as np
 
     from slidewright.sources.array import ArraySource, NpySource
@@ -144,7 +185,36 @@ def _from_array(array: NDArray[Any]) -> Source:
         mapped = NpySource.of(array)
         if mapped is not None:
             return mapped
-    return ArraySource(array)
+    return ArraySource(array, name)
+
+
+def _from_caller(obj: Any, shape: Any, dtype: Any) -> Source:
+    """A source of a dataset or a function."""
+    from slidewright.sources.accept import option_dtype, option_shape
+
+    known = option_shape(shape) if shape is not None else None
+    name = option_dtype(dtype) if dtype is not None else None
+    if _is_dataset(obj):
+        from slidewright.sources.dataset import DatasetSource
+
+        return DatasetSource.of(obj, known, name)
+    if callable(obj):
+        from slidewright.sources.function import FunctionSource
+
+        if known is None:
+            raise OptionError("a function does not say how large its image is; give shape=(height, width)")
+        return FunctionSource.of(obj, known, name)
+    if hasattr(obj, "__next__") or (hasattr(obj, "__iter__") and not isinstance(obj, (bytes, Mapping))):
+        raise SourceError(f"a {type(obj).__name__} gives tiles in its own order; write them with PyramidWriter.write")
+    raise SourceError(f"a {type(obj).__name__} is not an image that can be read; {SUPPORTED}")
+
+
+def _is_dataset(obj: Any) -> bool:
+    """Whether it is indexed by number: sequences, and classes of the caller's, which say so by their methods only."""
+    kind = type(obj)
+    if isinstance(obj, (bytes, bytearray, memoryview, Mapping)):
+        return False
+    return hasattr(kind, "__len__") and hasattr(kind, "__getitem__")
 
 
 def _is_zarr(obj: Any) -> bool:
@@ -172,7 +242,7 @@ def _openslide_knows(path: str) -> bool:
         return False
 
 
-def _refuse(what: str, **given: int | None) -> None:
+def _refuse(what: str, **given: Any) -> None:
     for name, value in given.items():
         if value is not None:
             raise OptionError(f"{name} {value} has no meaning for {what}; leave it out")

@@ -17,22 +17,21 @@ from numpy.typing import NDArray
 from slidewright.errors import SourceError
 from slidewright.geometry import Size
 from slidewright.sharing import SharedBuffer
+from slidewright.sources.accept import check_dtype, check_shape
 from slidewright.sources.base import Pixels, Reader, SourceInfo
 from slidewright.sources.rows import PixelFile, RowsReader
+from slidewright.sources.strips import UnpackedSource, unpacked
 
 _BAND_BYTES = 16_000_000
-_SUPPORTED = (
-    "slidewright converts uint8 arrays of shape (height, width), (height, width, 1) or (height, width, "
-    "3), and uint16 grey"
-)
 
 
 class ArraySource:
     """An array in the memory of this process; nothing is copied until `prepare`."""
 
-    def __init__(self, array: NDArray[Any], name: str = "NumPy array") -> None:
-        self._info = _describe(array.shape, array.dtype, name, "array")
-        self._array = array if array.ndim == 3 else array[:, :, np.newaxis]
+    def __init__(self, array: NDArray[Any], name: str = "NumPy array", **known: Any) -> None:
+        """Take an array; `known` are more fields of its `SourceInfo`, such as its kind and colormap."""
+        self._info = _describe(array, name, "array", **known)
+        self._array = array.reshape(self._info.shape) if array.ndim == 2 else array
 
     @property
     def info(self) -> SourceInfo:
@@ -43,24 +42,34 @@ class ArraySource:
         """Read the array itself, as views where its memory allows."""
         return _ArrayReader(self._array, self._info)
 
-    def prepare(self, folder: str | None = None) -> SharedArraySource:
+    def prepare(self, folder: str | None = None, *, on_disk: bool = False) -> SharedArraySource | UnpackedSource:
         """Copy the pixels, band by band, into memory that workers can share.
 
         Parameters
         ----------
         folder
             Where to put an unlinked file if there is too little memory; by default the temporary folder.
+        on_disk
+            Put the copy there in any case, and read it as a file, so that it is not the run's memory.
 
         Returns
         -------
-        SharedArraySource
+        SharedArraySource or UnpackedSource
             To be closed by the caller at the end of the run.
         """
         info = self._info
         row_bytes = info.size.width * info.samples * info.itemsize
+        if on_disk:
+            depth = 1 if info.planar else info.samples
+            return unpacked(
+                info,
+                folder,
+                lambda y, rows, plane: self._array[y : y + rows, :, plane : plane + depth],
+                max(1, _BAND_BYTES // row_bytes),
+            )
         buffer = SharedBuffer.allocate(info.size.height * row_bytes, folder)
         try:
-            pixels = np.frombuffer(buffer.view(), info.dtype).reshape(info.shape)
+            pixels = _laid_out(buffer, info)
             band = max(1, _BAND_BYTES // row_bytes)
             for y in range(0, info.size.height, band):
                 pixels[y : y + band] = self._array[y : y + band]
@@ -83,7 +92,7 @@ class SharedArraySource:
 
     def open(self) -> Reader:
         """Read the shared memory as views."""
-        pixels = np.frombuffer(self.buffer.view(), self.info.dtype).reshape(self.info.shape)
+        pixels = _laid_out(self.buffer, self.info)
         pixels.flags.writeable = False
         return _ArrayReader(pixels, self.info)
 
@@ -94,7 +103,11 @@ class SharedArraySource:
 
 @dataclass(frozen=True, slots=True)
 class NpySource:
-    """Pixels in a `.npy` file or behind a memory map; each worker opens the file itself."""
+    """Pixels in a `.npy` file or behind a memory map; each worker opens the file itself.
+
+    `strides` are those of the array: rows of whole pixels, or rows of one channel each where the channels come first in
+    the file.
+    """
 
     path: str
     offset: int
@@ -107,8 +120,9 @@ class NpySource:
         """Describe a `.npy` file (numpy.lib.format); raises SourceError when it is damaged or holds no image."""
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise SourceError(f"{path} can't be read as a .npy file ({error}); it is cut short or damaged") from error
+        except Exception as error:  # NumPy's own kinds, and those of the tokenizer that reads the header
+            what = " ".join(str(error).split())  # some are paragraphs
+            raise SourceError(f"{path} can't be read as a .npy file ({what}); it is cut short or damaged") from error
         return cls.of(array, "npy") or ArraySource(array, path)
 
     @classmethod
@@ -123,19 +137,21 @@ class NpySource:
         filename = getattr(array, "filename", None)  # None where the memory is not the file's any more
         if filename is None or root.mode == "c" or not isinstance(root.base, mmap.mmap) or array.ndim not in (2, 3):
             return None
-        info = _describe(array.shape, array.dtype, str(filename), format)
+        info = _describe(array, str(filename), format)
+        pixel = info.samples * info.itemsize
         strides = array.strides if array.ndim == 3 else (*array.strides, array.itemsize)
-        packed = strides[2] == array.itemsize or info.samples == 1
-        if not packed or strides[1] != info.samples * info.itemsize or strides[0] <= 0:
+        interleaved = strides[1] == pixel and (strides[2] == info.itemsize or info.samples == 1)
+        planes = info.planar and strides[1] == info.itemsize and strides[2] > 0
+        if not (interleaved or planes) or strides[0] <= 0:
             return None
         offset = root.offset + start - root.__array_interface__["data"][0]
         return cls(str(filename), offset, array.dtype.str, (strides[0], strides[1], strides[2]), info)
 
     def open(self) -> Reader:
         """Open the file in this process."""
-        return RowsReader(
-            PixelFile(self.path), self.offset, self.info.size, self.info.samples, np.dtype(self.dtype), self.strides[0]
-        )
+        info, start = self.info, self.offset
+        offset = [start + channel * self.strides[2] for channel in range(info.samples)] if info.planar else start
+        return RowsReader(PixelFile(self.path), offset, info.size, info.samples, np.dtype(self.dtype), self.strides[0])
 
 
 class _ArrayReader:
@@ -143,16 +159,19 @@ class _ArrayReader:
 
     def __init__(self, array: Pixels, info: SourceInfo) -> None:
         self._array: Pixels | None = array
-        self._name = info.name
-        packed = array.strides[1:] == (info.samples * info.itemsize, info.itemsize)
-        self._views = packed and array.strides[0] > 0 and array.dtype.isnative
+        self._name, self._samples = info.name, info.samples
+        native = array.dtype.isnative and array.strides[0] > 0
+        self._views = native and array.strides[1:] == (info.samples * info.itemsize, info.itemsize)
+        self._plane_views = native and array.strides[1] == info.itemsize
 
-    def read(self, y: int, x: int, height: int, width: int, out: Pixels) -> Pixels:
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
         """The pixels of a region, see `Reader.read`."""
         if self._array is None:
             raise SourceError(f"{self._name} was closed")
-        pixels = self._array[y : y + height, x : x + width]
-        if self._views:
+        if out.shape[2] == 1 and self._plane_views:
+            return self._array[y : y + height, x : x + width, plane].reshape(height, width, 1)
+        pixels = self._array[y : y + height, x : x + width, plane : plane + out.shape[2]]
+        if out.shape[2] == self._samples and self._views:
             return pixels
         answer = out[:height, :width]
         answer[...] = pixels
@@ -163,20 +182,24 @@ class _ArrayReader:
         self._array = None
 
 
-def _describe(shape: tuple[int, ...], dtype: np.dtype[Any], name: str, format: str) -> SourceInfo:
+def _laid_out(buffer: SharedBuffer, info: SourceInfo) -> Pixels:
+    """The memory of an array's copy as (height, width, samples), in the order that `info.planar` says."""
+    pixels = np.frombuffer(buffer.view(), info.dtype)
+    if info.planar:
+        return pixels.reshape(info.samples, *info.size).transpose(1, 2, 0)
+    return pixels.reshape(info.shape)
+
+
+def _describe(array: NDArray[Any], name: str, format: str, **known: Any) -> SourceInfo:
     """Check shape and dtype of pixels in memory; SourceError says what to do about those that can't be converted."""
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3)):
-        hint = (
-            ": move the samples to the last axis, array.transpose(1, 2, 0)"
-            if len(shape) == 3 and shape[0] in (1, 3)
-            else ""
-        )
-        hint = hint or (": drop the alpha, array[:, :, :3]" if len(shape) == 3 and shape[2] == 4 else "")
-        raise SourceError(f"{name} has shape {shape}; {_SUPPORTED}{hint}")
-    samples = shape[2] if len(shape) == 3 else 1
-    if 0 in shape:
-        raise SourceError(f"{name} has shape {shape}, which holds no pixel")
-    if dtype.name not in ("uint8", "uint16") or (dtype.name == "uint16" and samples != 1):
-        remedy = "array.astype('uint8') * 255" if dtype == np.bool_ else "array.astype('uint8') after scaling to 0..255"
-        raise SourceError(f"{name} has {samples} sample(s) of {dtype.name} a pixel; {_SUPPORTED}: use {remedy}")
-    return SourceInfo(name=name, format=format, size=Size(shape[0], shape[1]), samples=samples, dtype=dtype.name)
+    height, width, samples = check_shape(array.shape, name)
+    planar = samples > 1 and abs(array.strides[2]) > max(abs(array.strides[0]), abs(array.strides[1]))
+    return SourceInfo(
+        name=name,
+        format=format,
+        size=Size(height, width),
+        samples=samples,
+        dtype=check_dtype(array.dtype, name),
+        planar=planar,
+        **known,
+    )

@@ -28,9 +28,15 @@ class SourceInfo:
     size: Size
     """Height and width in pixels."""
     samples: int
-    """Samples a pixel: 1 for grey, 3 for RGB."""
+    """Samples a pixel: 1 for grey, 3 for RGB, 4 for RGBA, the number of channels otherwise."""
     dtype: str
-    """NumPy dtype name, native byte order: "uint8" or "uint16"."""
+    """NumPy dtype name, native byte order: "bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float32"."""
+    kind: str | None = None
+    """What the pixels are (`options.KINDS`), where the source says so; None leaves it to dtype and samples."""
+    colormap: tuple[tuple[int, int, int], ...] | None = None
+    """The palette of labels as (red, green, blue) of 0 to 65535 by index, where there is one."""
+    planar: bool = False
+    """Whether a channel can be read without the others, at its share of the cost."""
     mpp: tuple[float, float] | None = None
     """Micrometres a pixel along (x, y), where known."""
     grid: Size | None = None
@@ -40,7 +46,7 @@ class SourceInfo:
     description: str | None = None
     """The source's own ImageDescription, where there is one."""
     background: tuple[int, int, int] | None = None
-    """The colour that stands for "no tissue" where the source states one."""
+    """The colour, of 0 to 255, that stands for "no tissue" where the source states one."""
     associated: tuple[str, ...] = ()
     """Names of associated images (thumbnail, label, macro)."""
 
@@ -58,10 +64,11 @@ class SourceInfo:
 class Reader(Protocol):
     """An open source in one process; not shared between threads."""
 
-    def read(self, y: int, x: int, height: int, width: int, out: Pixels) -> Pixels:
-        """The pixels of a region, wholly inside the image, as (height, width, samples), native byte order.
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
+        """The pixels of a region, wholly inside the image, as (height, width, planes), native byte order.
 
-        `out` is a C-contiguous (>= height, >= width, samples) array of the source's dtype that the reader may use: the
+        The channels wanted are those from `plane` on, as many as `out` has; all of them except of a multichannel image.
+        `out` is a C-contiguous (>= height, >= width, planes) array of the source's dtype that the reader may use: the
         answer may be a view of it, or of memory of the reader's own (a memory map) that holds until the next call, and
         is never written to by the caller unless it is a view of `out`.
 
@@ -79,7 +86,12 @@ class Reader(Protocol):
 
 @runtime_checkable
 class Source(Protocol):
-    """A picklable description of an image and how to open it."""
+    """A picklable description of an image and how to open it.
+
+    A source whose pixels are in the memory of this process has a `prepare(folder)` besides, which gives a source that
+    travels, to be closed at the end. One with large parts of background sets `sparse`, and its readers answer a whole
+    tile of background with their attribute `blank`, which is then encoded once and kept out of the scratch.
+    """
 
     @property
     def info(self) -> SourceInfo:

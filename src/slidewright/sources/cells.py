@@ -17,8 +17,10 @@ from slidewright.sources.base import Pixels
 
 CACHE_BYTES = 24_000_000  # with the rest of a worker this stays under its 64 MB
 
-DecodeCell = Callable[[int, int, Pixels], None]
-"""Takes (row, column, out) and fills `out`, C-contiguous and a whole cell, where the cell has pixels of the image."""
+DecodeCell = Callable[[int, int, int, Pixels], None]
+"""Takes (row, column, band, out) and fills `out`, C-contiguous and a whole cell, where the cell has pixels of the
+image; `band` counts cells along the channels.
+"""
 
 
 class CellReader:
@@ -34,36 +36,53 @@ class CellReader:
         Decodes one cell.
     budget
         Bytes of decoded cells to keep; at least one cell is kept.
+    depth
+        Channels in a cell, where each cell has only some of them; by default all.
     """
 
     def __init__(
-        self, size: Size, cell: Size, samples: int, dtype: str, decode: DecodeCell, budget: int = CACHE_BYTES
+        self,
+        size: Size,
+        cell: Size,
+        samples: int,
+        dtype: str,
+        decode: DecodeCell,
+        budget: int = CACHE_BYTES,
+        depth: int | None = None,
     ) -> None:
-        self._size, self._cell, self._decode = size, cell, decode
-        self._shape = (cell.height, cell.width, samples)
+        self._size, self._cell, self._decode, self._samples = size, cell, decode, samples
+        self._depth = samples if depth is None else min(depth, samples)
+        self._shape = (cell.height, cell.width, self._depth)
         self._dtype = np.dtype(dtype)
-        bytes_each = cell.height * cell.width * samples * self._dtype.itemsize
+        bytes_each = cell.height * cell.width * self._depth * self._dtype.itemsize
         self._slots = max(1, budget // bytes_each)
-        self._kept: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int, int], Pixels] = OrderedDict()
         self._free: list[Pixels] = []
         self._passing: Pixels | None = None
 
-    def read(self, y: int, x: int, height: int, width: int, out: Pixels) -> Pixels:
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
         """The pixels of a region, see `Reader.read`."""
         tall, wide = self._cell
         row, top = divmod(y, tall)
         column, left = divmod(x, wide)
+        band, skipped = divmod(plane, self._depth)
         if (
-            not top
-            and not left
+            not (top or left or skipped)
             and height == min(tall, self._size.height - y)
             and width == min(wide, self._size.width - x)
-            and out.shape[1] == wide
+            and out.shape[1:] == (wide, self._depth)
             and out.shape[0] >= tall
         ):
-            self._decode(row, column, out[:tall])
+            self._decode(row, column, band, out[:tall])
             return out[:height, :width]
-        return self._assemble(Region(y, x, height, width), out[:height, :width])
+        answer = out[:height, :width]
+        channels = plane + out.shape[2]
+        for band in range(plane // self._depth, -(-channels // self._depth)):
+            first = band * self._depth
+            start, stop = max(plane, first), min(channels, first + self._depth)
+            part = slice(start - first, stop - first)
+            self._assemble(Region(y, x, height, width), band, part, answer[:, :, start - plane : stop - plane])
+        return answer
 
     def clear(self) -> None:
         """Forget every decoded cell."""
@@ -71,26 +90,27 @@ class CellReader:
         self._free.clear()
         self._passing = None
 
-    def _assemble(self, region: Region, answer: Pixels) -> Pixels:
+    def _assemble(self, region: Region, band: int, part: slice, answer: Pixels) -> None:
+        """Piece together the channels `part` of one band of cells."""
         tall, wide = self._cell
         bottom, right = region.y + region.height, region.x + region.width
+        all_channels = answer.shape[2] == min(self._depth, self._samples - band * self._depth)
         for row in range(region.y // tall, -(-bottom // tall)):
             y0, y1 = max(region.y, row * tall), min(bottom, (row + 1) * tall)
-            whole_rows = y1 - y0 == min(tall, self._size.height - row * tall)
+            whole_rows = all_channels and y1 - y0 == min(tall, self._size.height - row * tall)
             for column in range(region.x // wide, -(-right // wide)):
                 x0, x1 = max(region.x, column * wide), min(right, (column + 1) * wide)
                 whole = whole_rows and x1 - x0 == min(wide, self._size.width - column * wide)
-                pixels = self._pixels(row, column, whole)
+                pixels = self._pixels(row, column, band, whole)
                 answer[y0 - region.y : y1 - region.y, x0 - region.x : x1 - region.x] = pixels[
-                    y0 - row * tall : y1 - row * tall, x0 - column * wide : x1 - column * wide
+                    y0 - row * tall : y1 - row * tall, x0 - column * wide : x1 - column * wide, part
                 ]
-        return answer
 
-    def _pixels(self, row: int, column: int, whole: bool) -> Pixels:
+    def _pixels(self, row: int, column: int, band: int, whole: bool) -> Pixels:
         """One decoded cell; a cell that is used up at once (`whole`) must not push out those that will be needed
         again.
         """
-        key = (row, column)
+        key = (row, column, band)
         pixels = self._kept.get(key)
         if pixels is not None:
             self._kept.move_to_end(key)
@@ -98,11 +118,11 @@ class CellReader:
         if whole:
             if self._passing is None:
                 self._passing = np.empty(self._shape, self._dtype)
-            self._decode(row, column, self._passing)
+            self._decode(row, column, band, self._passing)
             return self._passing
         pixels = self._slot()
         try:
-            self._decode(row, column, pixels)
+            self._decode(row, column, band, pixels)
         except BaseException:
             self._free.append(pixels)
             raise

@@ -13,6 +13,7 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.geometry import Size
+from slidewright.sources.alpha import compose
 from slidewright.sources.base import Pixels, SourceInfo
 
 _PIECE = 1024  # RGBA, Pillow and NumPy copies of a piece are alive at once: 12 MB
@@ -69,9 +70,14 @@ class OpenSlideReader:
         self._slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
         self._scale = float(self._slide.level_downsamples[self._level])
 
-    def read(self, y: int, x: int, height: int, width: int, out: Pixels) -> Pixels:
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
         """The pixels of a region, see `Reader.read`."""
         answer = out[:height, :width]
+        if out.shape[2] != 3:  # one colour as a channel of its own
+            answer[...] = self.read(y, x, height, width, np.empty((height, width, 3), np.uint8))[
+                :, :, plane : plane + out.shape[2]
+            ]
+            return answer
         for top in range(0, height, _PIECE):
             for left in range(0, width, _PIECE):
                 piece = answer[top : top + _PIECE, left : left + _PIECE]
@@ -97,17 +103,6 @@ class OpenSlideReader:
                 f"({error}); the file is damaged, copy it again"
             ) from error
         compose(rgba, self._background, out)
-
-
-def compose(rgba: Pixels, background: tuple[int, int, int], out: Pixels) -> None:
-    """Lay (height, width, 4) pixels with straight alpha on a colour, rounding half up, into (height, width, 3)."""
-    alpha = rgba[..., 3:]
-    if int(alpha.min(initial=255)) == 255:
-        out[...] = rgba[..., :3]
-        return
-    weight = alpha.astype(np.uint32)
-    below = np.array(background, np.uint32)
-    out[...] = (rgba[..., :3] * weight + below * (255 - weight) + 127) // 255
 
 
 def _open(path: str) -> Any:

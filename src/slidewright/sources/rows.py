@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
 from slidewright.errors import CorruptTileError, SourceError
-from slidewright.geometry import Size
+from slidewright.geometry import Region, Size
 from slidewright.sources.base import Pixels
+from slidewright.sources.cells import CACHE_BYTES
 
 
 class PixelFile:
@@ -106,7 +108,7 @@ class RowsReader:
     file
         The file; closed with the reader.
     offset
-        Byte of the first pixel.
+        Byte of the first pixel; or of each channel's first pixel, where each channel is an image of its own.
     size, samples
         Of the image.
     dtype
@@ -118,20 +120,56 @@ class RowsReader:
     def __init__(
         self,
         file: PixelFile,
-        offset: int,
+        offset: int | Sequence[int],
         size: Size,
         samples: int,
         dtype: np.dtype[np.generic],
         pitch: int | None = None,
     ) -> None:
-        self._file, self._offset, self._size, self._samples = file, offset, size, samples
+        self._file, self._size = file, size
         self._dtype = np.dtype(dtype)
-        self._pixel = samples * self._dtype.itemsize
+        self._planes = None if isinstance(offset, int) else tuple(offset)
+        self._offset = offset if isinstance(offset, int) else offset[0]
+        self._samples = samples if self._planes is None else 1  # in a row
+        self._pixel = self._samples * self._dtype.itemsize
         self._pitch = size.width * self._pixel if pitch is None else pitch
+        self._kept: tuple[tuple[int, int, int, int], Pixels] | None = None
 
-    def read(self, y: int, x: int, height: int, width: int, out: Pixels) -> Pixels:
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
         """The pixels of a region, see `Reader.read`."""
-        start, row_bytes = self._offset + y * self._pitch + x * self._pixel, width * self._pixel
+        if self._planes is not None:
+            return self._channels(self._planes[plane : plane + out.shape[2]], Region(y, x, height, width), out)
+        if out.shape[2] != self._samples:
+            answer = out[:height, :width]
+            step = max(1, CACHE_BYTES // (width * self._pixel))  # rows at a time: a pixel may have a hundred channels
+            for top in range(0, height, step):
+                whole = self._whole(y + top, x, min(step, height - top), width)
+                answer[top : top + step] = whole[:, :, plane : plane + out.shape[2]]
+            return answer
+        return self._rows(self._offset, y, x, height, width, out)
+
+    def _channels(self, offsets: tuple[int, ...], region: Region, out: Pixels) -> Pixels:
+        """A region of some channels that are images of their own."""
+        if len(offsets) == 1:
+            return self._rows(offsets[0], *region, out)
+        answer = out[: region.height, : region.width]
+        single: Pixels = np.empty((region.height, region.width, 1), answer.dtype)
+        for index, offset in enumerate(offsets):
+            answer[:, :, index : index + 1] = self._rows(offset, *region, single)
+        return answer
+
+    def _whole(self, y: int, x: int, height: int, width: int) -> Pixels:
+        """All channels of a region; the last is kept, because its other channels are asked for next."""
+        place = (y, x, height, width)
+        if self._kept is None or self._kept[0] != place:
+            self._kept = None
+            pixels: Pixels = np.empty((height, width, self._samples), self._dtype.newbyteorder("="))
+            self._kept = (place, self._rows(self._offset, y, x, height, width, pixels))
+        return self._kept[1]
+
+    def _rows(self, first: int, y: int, x: int, height: int, width: int, out: Pixels) -> Pixels:
+        """A region of the image whose first pixel is at byte `first`."""
+        start, row_bytes = first + y * self._pitch + x * self._pixel, width * self._pixel
         if row_bytes == self._pitch and out.shape[1] == width:
             got = self._file.read_into(start, memoryview(out[:height]).cast("B"))
             if got < height * row_bytes:
@@ -150,6 +188,7 @@ class RowsReader:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        self._kept = None
 
     def _complain(self, row: int) -> None:
         raise CorruptTileError(

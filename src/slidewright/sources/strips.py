@@ -9,13 +9,15 @@ workers' memory.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from slidewright.errors import OutputError, SourceError
 from slidewright.sharing import SharedBuffer
-from slidewright.sources.base import Reader, SourceInfo
+from slidewright.sources.base import Pixels, Reader, Source, SourceInfo
 from slidewright.sources.cells import CACHE_BYTES
 from slidewright.sources.rows import PixelFile, RowsReader
 from slidewright.sources.tiff import TiffSource
@@ -35,12 +37,18 @@ def unpacked_first(source: TiffSource, *, compressed_strips: bool) -> TiffSource
 class WideStripsSource:
     """A TIFF whose strips are to be unpacked before the run; readable as it is, slowly."""
 
-    source: TiffSource
+    source: Source
 
     @property
     def info(self) -> SourceInfo:
         """What is known of the TIFF."""
         return self.source.info
+
+    @property
+    def found(self) -> dict[Any, str]:
+        """See `filling.FillingSource`."""
+        found: dict[Any, str] = getattr(self.source, "found", {})
+        return found
 
     def open(self) -> Reader:
         """Read the strips where they are."""
@@ -59,21 +67,32 @@ class WideStripsSource:
         """
         info = self.info
         assert info.grid is not None
-        row_bytes = info.size.width * info.samples * info.itemsize
-        buffer = SharedBuffer.allocate(info.size.height * row_bytes, folder, on_disk=True)
-        reader = self.source.open()
+        reader, width = self.source.open(), info.size.width
+        depth = 1 if info.planar else info.samples
+        strip = np.empty((info.grid.height, width, depth), info.dtype)
         try:
-            strip = np.empty((info.grid.height, info.size.width, info.samples), info.dtype)
-            for y in range(0, info.size.height, info.grid.height):
-                height = min(info.grid.height, info.size.height - y)
-                rows = reader.read(y, 0, height, info.size.width, strip)
-                _write(buffer, y * row_bytes, memoryview(np.ascontiguousarray(rows)).cast("B"))
-        except BaseException:
-            buffer.close()
-            raise
+            return unpacked(
+                info, folder, lambda y, rows, plane: reader.read(y, 0, rows, width, strip, plane), info.grid.height
+            )
         finally:
             reader.close()
-        return UnpackedSource(info, buffer)
+
+
+def unpacked(
+    info: SourceInfo, folder: str | None, rows_at: Callable[[int, int, int], Pixels], step: int
+) -> UnpackedSource:
+    """Pixels, got `step` rows at a time by `rows_at(y, rows, plane)`, in an unlinked file in `folder`."""
+    row_bytes = info.size.width * (1 if info.planar else info.samples) * info.itemsize
+    buffer = SharedBuffer.allocate(int(np.prod(info.shape)) * info.itemsize, folder, on_disk=True)
+    try:
+        for plane, offset in enumerate(_offsets(info)):
+            for y in range(0, info.size.height, step):
+                rows = np.ascontiguousarray(rows_at(y, min(step, info.size.height - y), plane), info.dtype)
+                _write(buffer, offset + y * row_bytes, memoryview(rows).cast("B"))
+    except BaseException:
+        buffer.close()
+        raise
+    return UnpackedSource(info, buffer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +107,19 @@ class UnpackedSource:
         if self.buffer.fd is None:
             raise SourceError(f"{self.info.name}: its unpacked strips were given back already")
         file = PixelFile(self.info.name, os.dup(self.buffer.fd))
-        return RowsReader(file, 0, self.info.size, self.info.samples, np.dtype(self.info.dtype))
+        offsets = _offsets(self.info)
+        offset = offsets if self.info.planar else offsets[0]
+        return RowsReader(file, offset, self.info.size, self.info.samples, np.dtype(self.info.dtype))
 
     def close(self) -> None:
         """Give the disk space back."""
         self.buffer.close()
+
+
+def _offsets(info: SourceInfo) -> list[int]:
+    """Where each plane begins in the unpacked file: channels one after the other, or a single plane of whole pixels."""
+    plane_bytes = info.size.height * info.size.width * info.itemsize
+    return [channel * plane_bytes for channel in range(info.samples)] if info.planar else [0]
 
 
 def _write(buffer: SharedBuffer, offset: int, data: memoryview) -> None:

@@ -1,31 +1,27 @@
-"""TIFF files as sources, SVS and OME-TIFF included: tifffile parses the directories, the segments are read and decoded
-here.
-
-Segments are decoded one by one, straight into the caller's memory where the grids agree: `TiffPage.asarray` would
-decode the whole page, and its zarr view costs more than the codec. What comes out is what tifffile gives, to the pixel.
+"""TIFF files as sources, SVS and OME-TIFF included: tifffile parses the directories, and here is decided which image is
+meant and what its pixels are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from slidewright.errors import CorruptTileError, OptionError, SourceError, VerifyError
+from slidewright.errors import OptionError, SourceError, VerifyError
 from slidewright.geometry import Size
-from slidewright.sources.base import Pixels, SourceInfo
-from slidewright.sources.cells import CellReader
-from slidewright.sources.rows import PixelFile, RowsReader, is_native
+from slidewright.sources.accept import MAX_CHANNELS, check_dtype
+from slidewright.sources.base import SourceInfo
+from slidewright.sources.tiffdecode import JPEG_FAMILY, NO_COMPRESSION, RGB, SEPARATE, YCBCR, TiffReader, raw_order
 
 MAX_SEGMENT_BYTES = 1 << 30
-_NO_COMPRESSION = 1
-_JPEG_FAMILY = (6, 7, 33007, 34892)
-_PLAIN_JPEG = (7, 33007)
-_GREYS, _RGB, _YCBCR = (0, 1), 2, 6
-_SEPARATE = 2
+_FILE_NAME = re.compile(r'FileName="([^"]*)"')
+_GREYS, _PALETTE = (0, 1), 3
+_COLOR_DTYPES = ("uint8", "uint16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,132 +64,28 @@ class TiffSource:
     def strips_to_decode(self) -> bool:
         """Whether the pixels come in strips that must be decoded."""
         with _parsed(self.path) as tiff:
-            page = _select(tiff, self.path, self.page, self.series, self.level)
-            return not page.is_tiled and _raw_order(page) is None
+            page = _select(tiff, self.path, self.page, self.series, self.level).pages[0]
+            return not page.is_tiled and raw_order(page) is None
 
     def open(self) -> TiffReader:
         """Open the file in this process."""
         with _parsed(self.path) as tiff:
-            page = _select(tiff, self.path, self.page, self.series, self.level)
-            if (int(page.imagelength), int(page.imagewidth)) != self.info.size:
+            image = _select(tiff, self.path, self.page, self.series, self.level)
+            page, info = image.pages[0], self.info
+            shape = (int(page.imagelength), int(page.imagewidth), image.channels or int(page.samplesperpixel))
+            if shape != info.shape or np.dtype(page.dtype).name != info.dtype:
                 raise SourceError(f"{self.path} is not the file it was when the run began; start again")
-            return TiffReader(self, page)
+            return TiffReader(info, image.pages, image.offsets)
 
 
-class TiffReader:
-    """Reads regions of one image of a TIFF file."""
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """What makes one image: a page, or one page a channel, or the places of channels that have no pages."""
 
-    def __init__(self, source: TiffSource, page: Any) -> None:
-        info = source.info
-        assert info.grid is not None
-        self._name, self._size, self._cell, self._samples = source.path, info.size, info.grid, info.samples
-        self._dtype = np.dtype(info.dtype)
-        self._columns = -(-info.size.width // self._cell.width)
-        self._rows = -(-info.size.height // self._cell.height)
-        self._tiled = bool(page.is_tiled)
-        self._planes = info.samples if int(page.planarconfig) == _SEPARATE else 1
-        self._nodata = page.nodata or 0
-        self._tables, self._header = page.jpegtables, page.jpegheader
-        self._jpeg = _jpeg_colours(page)
-        self._raw = _raw_order(page)
-        self._page = page
-        self._generic: Callable[..., Any] = page.decode
-        self._offsets = np.asarray(page.dataoffsets, np.int64)
-        self._counts = np.asarray(page.databytecounts, np.int64)
-        self._file = PixelFile(source.path)
-        contiguous = not self._tiled and self._raw is not None and self._planes == 1 and bool(page.is_contiguous)
-        self._regions: RowsReader | CellReader
-        if contiguous:
-            stored = self._dtype if is_native(self._raw or "<") else self._dtype.newbyteorder()
-            self._regions = RowsReader(self._file, int(self._offsets[0]), info.size, info.samples, stored)
-        else:
-            self._regions = CellReader(info.size, self._cell, info.samples, info.dtype, self._decode)
-
-    def read(self, y: int, x: int, height: int, width: int, out: Pixels) -> Pixels:
-        """The pixels of a region, see `Reader.read`."""
-        return self._regions.read(y, x, height, width, out)
-
-    def close(self) -> None:
-        """Close the file and drop the cache."""
-        self._file.close()
-        if isinstance(self._regions, CellReader):
-            self._regions.clear()
-
-    def _decode(self, row: int, column: int, out: Pixels) -> None:
-        """Decode one tile or strip into `out`, all planes of it."""
-        if not self._tiled:
-            out = out[: self._size.height - row * self._cell.height]
-        for plane in range(self._planes):
-            target = out if self._planes == 1 else out[..., plane : plane + 1]
-            self._segment(row, column, (plane * self._rows + row) * self._columns + column, target)
-
-    def _segment(self, row: int, column: int, index: int, out: Pixels) -> None:
-        offset, count = int(self._offsets[index]), int(self._counts[index])
-        if not offset or not count:  # a segment that was left out
-            out[...] = self._nodata
-            return
-        if offset < 0 or count < 0 or offset + count > self._file.nbytes:
-            raise CorruptTileError(
-                f"{self._place(row, column)} lies outside the file ({self._file.nbytes} bytes); copy the file again"
-            )
-        if self._raw is not None and self._planes == 1 and count >= out.nbytes:
-            self._file.read_into(offset, memoryview(out).cast("B"))
-            if not is_native(self._raw):
-                out.byteswap(inplace=True)
-            return
-        data = self._file.read(offset, count)
-        if self._jpeg is None or not self._decode_jpeg(row, column, data, out):
-            self._decode_any(row, column, data, index, out)
-
-    def _decode_jpeg(self, row: int, column: int, data: bytes, out: Pixels) -> bool:
-        """Decode a JPEG straight into `out`; False where it must go the slow way (an edge tile that is stored
-        smaller).
-        """
-        from imagecodecs import jpeg8_decode
-
-        assert self._jpeg is not None
-        if data.rfind(b"\xff\xd9") < 0:  # libjpeg only warns, and the rest of the tile would be grey
-            raise CorruptTileError(f"{self._place(row, column)} is a JPEG without an end; copy the file again")
-        try:
-            jpeg8_decode(data, tables=self._tables, colorspace=self._jpeg[0], outcolorspace=self._jpeg[1], out=out)
-        except ValueError:
-            return False
-        except Exception as error:
-            raise self._corrupt(row, column, error) from error
-        return True
-
-    def _decode_any(self, row: int, column: int, data: bytes, index: int, out: Pixels) -> None:
-        """Decode by tifffile's decoder, which knows every codec, predictor and byte order."""
-        self._check_jpeg_size(row, column, data)
-        try:
-            pixels = self._generic(data, index, jpegtables=self._tables, jpegheader=self._header)[0]
-            pixels = pixels[0]
-            height, width = min(pixels.shape[0], out.shape[0]), min(pixels.shape[1], out.shape[1])
-            if pixels.shape[2] != out.shape[2]:
-                raise ValueError(f"{pixels.shape[2]} samples a pixel instead of {out.shape[2]}")
-            out[:height, :width] = pixels[:height, :width]
-        except MemoryError:
-            raise
-        except Exception as error:  # each codec has an error class of its own
-            raise self._corrupt(row, column, error) from error
-
-    def _check_jpeg_size(self, row: int, column: int, data: bytes) -> None:
-        """Refuse a JPEG that says it is far larger than its tile, before a decoder makes room for it."""
-        if int(self._page.compression) not in _JPEG_FAMILY:
-            return
-        from slidewright.tiffread import jpeg_size
-
-        size = jpeg_size(data)
-        if size is not None and size.height * size.width > 4 * self._cell.height * self._cell.width + 65_536:
-            raise CorruptTileError(f"{self._place(row, column)} holds a JPEG of {size} pixels; the file is damaged")
-
-    def _corrupt(self, row: int, column: int, error: Exception) -> CorruptTileError:
-        return CorruptTileError(
-            f"{self._place(row, column)} does not decode ({error}); the file is damaged, copy it again"
-        )
-
-    def _place(self, row: int, column: int) -> str:
-        return f"{self._name}: tile at row {row}, column {column}" if self._tiled else f"{self._name}: strip {row}"
+    pages: tuple[Any, ...]
+    channels: int | None = None
+    """How many channels are stored as images of their own."""
+    offsets: tuple[int, ...] | None = None
 
 
 @contextmanager
@@ -202,7 +94,7 @@ def _parsed(path: str) -> Iterator[Any]:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with tifffile.TiffFile(path, _multifile=False) as tiff:  # no other file, whatever its OME-XML names
             yield tiff
     except (SourceError, OptionError, MemoryError):
         raise
@@ -212,22 +104,64 @@ def _parsed(path: str) -> Iterator[Any]:
         raise SourceError(f"{path}: its TIFF directories can't be read ({error}); the file is damaged") from error
 
 
-def _select(tiff: Any, path: str, page: int | None, series: int, level: int) -> Any:
-    """The chosen `TiffPage`."""
+def _select(tiff: Any, path: str, page: int | None, series: int, level: int) -> _Image:
+    """The chosen image."""
     if page is not None:
-        return _pick(tiff.pages, page, "page", path).aspage()
+        return _Image((_pick(tiff.pages, page, "page", path).aspage(),))
+    _refuse_several_files(tiff, path)
     levels = _pick(tiff.series, series, "series", path).levels
     chosen = _pick(levels, level, "level", path)
-    first = next((item for item in chosen.pages if item is not None), None)
+    pages = list(chosen.pages)
+    first = next((item for item in pages if item is not None), None)
     if first is None:
         raise SourceError(f"{path}: {_which(series, level)} has no image")
     first = first.aspage()
-    if int(np.prod(chosen.shape)) != int(np.prod(first.shape)):
+    if int(np.prod(chosen.shape)) == int(np.prod(first.shape)):
+        images = int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
+        if images > 1 and images > len(tiff.pages):  # tifffile only logs that, and shows the first
+            raise SourceError(f"{path}: ImageJ put {images} images into it, and it has not all; copy the file again")
+        return _Image((first,))
+    long = [axis for axis, length in zip(chosen.axes, chosen.shape, strict=True) if length > 1 and axis not in "YX"]
+    if long != ["C"]:
         raise SourceError(
             f"{path}: {_which(series, level)} is a stack of images (axes {chosen.axes}, shape {chosen.shape}); "
             f"choose one with page, 0 to {len(tiff.pages) - 1}"
         )
-    return first
+    return _stack(tiff, path, _which(series, level), chosen, first)
+
+
+def _stack(tiff: Any, path: str, which: str, chosen: Any, first: Any) -> _Image:
+    """The channels of a series whose only long axis beside Y and X is C: a page each."""
+    count = int(chosen.shape[chosen.axes.index("C")])
+    if count > MAX_CHANNELS:
+        raise SourceError(f"{path}: {which} has {count} channels, and {MAX_CHANNELS} at most can be converted")
+    pages = list(chosen.pages)
+    if len(pages) == 1 and chosen.dataoffset is not None and raw_order(first) is not None:  # ImageJ's large files
+        plane_bytes = int(first.imagelength) * int(first.imagewidth) * np.dtype(first.dtype).itemsize
+        offsets = tuple(int(chosen.dataoffset) + index * plane_bytes for index in range(count))
+        if offsets[-1] + plane_bytes > tiff.filehandle.size:
+            raise SourceError(f"{path}: {count} channels do not fit in the file; it is cut short, copy it again")
+        return _Image((first,), count, offsets)
+    if len(pages) != count or any(page is None for page in pages):
+        raise SourceError(f"{path}: {which} has {count} channels, but not a page for each; the file is damaged")
+    whole = tuple(page.aspage() for page in pages)
+    if any(_layout(page) != _layout(first) for page in whole):
+        raise SourceError(f"{path}: the channels of {which} differ in size, tiles or dtype; choose one with page")
+    return _Image(whole, count)
+
+
+def _refuse_several_files(tiff: Any, path: str) -> None:
+    """An OME-TIFF may lie in several files, which its XML names; those are not opened, and a part is not the image."""
+    if tiff.is_ome and len(set(_FILE_NAME.findall(tiff.ome_metadata or ""))) > 1:
+        raise SourceError(
+            f"{path} is one of several files of an OME-TIFF; choose an image of this file with page, or write all to "
+            "one first, such as tifffile.imwrite(new, tifffile.imread(path), ome=True, metadata={'axes': 'CYX'})"
+        )
+
+
+def _layout(page: Any) -> tuple[Any, ...]:
+    grid = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip,)
+    return (page.imagelength, page.imagewidth, page.is_tiled, page.dtype, *grid)
 
 
 def _pick(items: Any, index: int, what: str, path: str) -> Any:
@@ -243,16 +177,23 @@ def _which(series: int, level: int) -> str:
     return f"level {level} of series {series}"
 
 
-def _info(tiff: Any, page: Any, path: str, number: int | None, series: int, level: int) -> SourceInfo:
+def _info(tiff: Any, image: _Image, path: str, number: int | None, series: int, level: int) -> SourceInfo:
     from slidewright.sources import tiffmeta
 
+    page = image.pages[0]
     where = path if number is None else f"{path} (page {number})"
-    samples, dtype = _check_pixels(page, where)
+    dtype, kind = _check_pixels(page, where)
+    samples = int(page.samplesperpixel)
+    if image.channels is not None:
+        if samples > 1 or kind in ("labels", "binary"):
+            raise SourceError(f"{where} has channels that are {kind} images; choose one with page")
+        samples, kind = image.channels, "multichannel"
     size = Size(int(page.imagelength), int(page.imagewidth))
-    grid = _check_grid(page, size, samples, np.dtype(dtype), where, tiff.filehandle.size)
+    for each in image.pages:
+        grid = _check_grid(each, size, int(page.samplesperpixel), np.dtype(dtype), where, tiff.filehandle.size)
     base = page
     if number is None and level:
-        base = _select(tiff, path, None, series, 0)
+        base = _select(tiff, path, None, series, 0).pages[0]
     mpp = tiffmeta.mpp_of(tiff, base, series)
     if mpp is not None and base is not page:
         mpp = (mpp[0] * base.imagewidth / size.width, mpp[1] * base.imagelength / size.height)
@@ -262,6 +203,9 @@ def _info(tiff: Any, page: Any, path: str, number: int | None, series: int, leve
         size=size,
         samples=samples,
         dtype=dtype,
+        kind=kind,
+        colormap=_colormap(page) if kind == "labels" else None,
+        planar=kind == "multichannel" and (image.channels is not None or int(page.planarconfig) == SEPARATE),
         mpp=mpp,
         grid=grid,
         icc_profile=base.iccprofile,
@@ -270,26 +214,48 @@ def _info(tiff: Any, page: Any, path: str, number: int | None, series: int, leve
     )
 
 
-def _check_pixels(page: Any, where: str) -> tuple[int, str]:
-    """Samples and dtype name of a page that can be converted; a SourceError says why another can't."""
-    supported = "slidewright converts uint8 RGB, uint8 grey and uint16 grey"
+def _check_pixels(page: Any, where: str) -> tuple[str, str]:
+    """Dtype name and kind of a page that can be converted; a SourceError says why another can't."""
     if page.dtype is None or int(page.imagelength) <= 0 or int(page.imagewidth) <= 0:
-        raise SourceError(f"{where} has an image of no size or of an unknown kind of sample; {supported}")
-    samples, photometric, dtype = int(page.samplesperpixel), int(page.photometric), np.dtype(page.dtype).name
+        raise SourceError(f"{where} has an image of no size or of an unknown kind of sample; the file is damaged")
+    samples, photometric = int(page.samplesperpixel), int(page.photometric)
     if int(page.imagedepth) > 1:
-        raise SourceError(f"{where} is a volume of {page.imagedepth} planes; {supported}, two-dimensional")
-    if page.extrasamples or samples == 4:
-        raise SourceError(f"{where} has {samples} samples a pixel, alpha or CMYK; {supported}: flatten it first")
-    if photometric not in (*_GREYS, _RGB, _YCBCR) or samples not in (1, 3):
-        kind = str(getattr(page.photometric, "name", photometric)).lower()
-        raise SourceError(f"{where} has {samples} {kind} samples a pixel; {supported}: convert it to RGB first")
-    if photometric == _YCBCR and int(page.compression) not in _JPEG_FAMILY:
+        raise SourceError(f"{where} is a volume of {page.imagedepth} planes; save one plane of it first")
+    if samples > MAX_CHANNELS:
+        raise SourceError(f"{where} has {samples} samples a pixel, and {MAX_CHANNELS} at most can be converted")
+    dtype = check_dtype(np.dtype(page.dtype), where)
+    if photometric == YCBCR and int(page.compression) not in JPEG_FAMILY:
         raise SourceError(
-            f"{where} stores YCbCr colours outside JPEG; {supported}: install slidewright[openslide] if it is a slide"
+            f"{where} stores YCbCr colours outside JPEG: install slidewright[openslide] if it is a slide, else pass "
+            "PIL.Image.open(path), which is converted to RGB"
         )
-    if (dtype, samples) not in (("uint8", 1), ("uint8", 3), ("uint16", 1)):
-        raise SourceError(f"{where} has {samples} sample(s) of {dtype} a pixel; {supported}")
-    return samples, dtype
+    kind = _kind(photometric, samples, dtype)
+    if kind is None:
+        name = str(getattr(page.photometric, "name", photometric)).lower()
+        raise SourceError(
+            f"{where} has {samples} {name} samples of {dtype} a pixel, which can't be read as they are: pass "
+            "PIL.Image.open(path), which is converted to RGB"
+        )
+    return dtype, kind
+
+
+def _kind(photometric: int, samples: int, dtype: str) -> str | None:
+    """What the pixels of a page are, by its PhotometricInterpretation (TIFF 6.0); None for what can't be converted."""
+    if photometric in _GREYS:
+        return "multichannel" if samples > 1 else "binary" if dtype == "bool" else "grey"
+    if photometric == _PALETTE and samples == 1 and dtype in _COLOR_DTYPES:
+        return "labels"
+    if photometric == RGB and samples >= 3:
+        return {3: "rgb", 4: "rgba"}.get(samples, "multichannel") if dtype in _COLOR_DTYPES else "multichannel"
+    return "rgb" if photometric == YCBCR and samples == 3 else None
+
+
+def _colormap(page: Any) -> tuple[tuple[int, int, int], ...] | None:
+    """The page's palette, whose tag has all reds, then all greens, then all blues."""
+    table = page.colormap
+    if table is None:
+        return None
+    return tuple((int(red), int(green), int(blue)) for red, green, blue in np.asarray(table).T)
 
 
 def _check_grid(page: Any, size: Size, samples: int, dtype: np.dtype[Any], where: str, file_bytes: int) -> Size:
@@ -300,7 +266,7 @@ def _check_grid(page: Any, size: Size, samples: int, dtype: np.dtype[Any], where
         cell = Size(min(int(page.rowsperstrip or size.height), size.height), size.width)
     if cell.height <= 0 or cell.width <= 0:
         raise SourceError(f"{where}: tiles of {cell} pixels; the file is damaged")
-    planes = samples if int(page.planarconfig) == _SEPARATE else 1
+    planes = samples if int(page.planarconfig) == SEPARATE else 1
     needed = -(-size.height // cell.height) * -(-size.width // cell.width) * planes
     offsets = page.dataoffsets
     if len(offsets) < needed or len(page.databytecounts) < needed:
@@ -308,7 +274,7 @@ def _check_grid(page: Any, size: Size, samples: int, dtype: np.dtype[Any], where
             f"{where} claims {size} pixels in {needed} segments, but lists {len(offsets)}; the file is damaged"
         )
     pixel = samples * dtype.itemsize
-    plain = int(page.compression) == _NO_COMPRESSION
+    plain = int(page.compression) == NO_COMPRESSION
     if (
         plain
         and page.is_contiguous
@@ -328,30 +294,6 @@ def _check_grid(page: Any, size: Size, samples: int, dtype: np.dtype[Any], where
             "for example with vips tiffsave --tile"
         )
     return cell
-
-
-def _jpeg_colours(page: Any) -> tuple[int | None, int | None] | None:
-    """(colorspace, outcolorspace) for `jpeg8_decode`, as tifffile chooses them; None for what it can't decode
-    directly.
-    """
-    if int(page.compression) not in _PLAIN_JPEG or page.dtype != np.uint8 or page.jpegheader is not None:
-        return None
-    if int(page.planarconfig) == _SEPARATE:
-        return None
-    photometric = int(page.photometric)
-    if photometric == _YCBCR:
-        return None, _RGB
-    if photometric == _RGB:  # Aperio stores RGB without saying so inside the JPEG
-        return (None if page.is_jfif else _RGB), _RGB
-    return None, None
-
-
-def _raw_order(page: Any) -> str | None:
-    """The byte order of segments that hold pixels as they are, or None where they must be decoded."""
-    whole = int(page.bitspersample) in (8, 16) if isinstance(page.bitspersample, int) else False
-    if int(page.compression) != _NO_COMPRESSION or int(page.predictor) != 1 or int(page.fillorder) != 1 or not whole:
-        return None
-    return str(page.parent.byteorder)
 
 
 def vendor_of(path: str) -> str:

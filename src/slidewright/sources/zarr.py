@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from slidewright.errors import CorruptTileError, OptionError, SourceError
+from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError
 from slidewright.geometry import Size
+from slidewright.sources.accept import MAX_CHANNELS, check_dtype, check_shape
 from slidewright.sources.base import Pixels, SourceInfo
 from slidewright.sources.cells import CellReader
 from slidewright.sources.tiffmeta import MICROMETRES
 
-_SUPPORTED = (
-    "slidewright converts uint8 RGB, uint8 grey and uint16 grey with axes such as YX, YXS, CYX or TCZYX "
-    "of one time and plane"
-)
+_SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, of one time and plane and up to {MAX_CHANNELS} channels"
 _MAX_CHUNK_BYTES = 1 << 30
+_CODECS = {
+    "bytes", "transpose", "sharding_indexed", "gzip", "zlib", "zstd", "blosc", "lz4", "lzma", "bz2", "lzf", "zfpy",
+    "pcodec", "adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3", "shuffle", "delta", "bitround",
+    "fixedscaleoffset", "quantize", "packbits", "astype", "cast_value", "scale_offset",
+}  # fmt: skip
 _WASTE = 2  # how many times its own pixels a region may decode before whole chunks are kept instead
 
 
@@ -66,17 +69,23 @@ class ZarrSource:
     @classmethod
     def _describe(cls, node: Any, store: str, inner: str, series: int | None, level: int | None) -> ZarrSource:
         name = os.path.join(store, inner) if inner else store
-        chosen = _choose(node, name, series, level)
-        axes = chosen.axes or _guess_axes(chosen.array, name)
-        info = _info(
-            chosen.array, axes, name if chosen.array is node else os.path.join(store, chosen.array.path), chosen.mpp
-        )
+        try:
+            chosen = _choose(node, name, series, level)
+            axes = chosen.axes or _guess_axes(chosen.array, name)
+            info = _info(chosen, axes, name if chosen.array is node else os.path.join(store, chosen.array.path))
+        except (SlidewrightError, MemoryError):
+            raise
+        except Exception as error:  # metadata can be anything, such as paths that lead out of the store
+            raise SourceError(f"{name}: its metadata can't be used ({type(error).__name__}: {error})") from error
         return cls(store, chosen.array.path, axes, info)
 
     def open(self) -> ZarrReader:
         """Open the array in this process."""
         array = _node(self.store, self.array)
-        if not hasattr(array, "shape") or _yx(array.shape, self.axes) != self.info.size:
+        shape, dtype = getattr(array, "shape", ()), np.dtype(getattr(array, "dtype", "V"))
+        lengths = dict(zip(self.axes, shape, strict=False))
+        now = tuple(lengths.get(axis, 1) for axis in "yxc")
+        if len(shape) != len(self.axes) or now != self.info.shape or dtype.name != self.info.dtype:
             raise SourceError(f"{self.info.name} is not the array it was when the run began; start again")
         return ZarrReader(self, array)
 
@@ -89,17 +98,18 @@ class ZarrReader:
         assert info.grid is not None
         self._name, self._array, self._axes, self._samples = info.name, array, source.axes, info.samples
         self._size, self._chunk = info.size, info.grid
+        self._depth = array.chunks[self._axes.index("c")] if "c" in self._axes else 1
         self._closed = False
         raw = _raw_chunks(array, source.axes, source.store)
         self._raw = raw is not None
-        self._cells = CellReader(info.size, info.grid, info.samples, info.dtype, raw or self._decode)
+        self._cells = CellReader(info.size, info.grid, info.samples, info.dtype, raw or self._decode, depth=self._depth)
 
-    def read(self, y: int, x: int, height: int, width: int, out: Pixels) -> Pixels:
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
         """The pixels of a region, see `Reader.read`."""
-        if self._raw or self._wasteful(y, x, height, width):
-            return self._cells.read(y, x, height, width, out)
+        if self._raw or self._wasteful(y, x, height, width, plane, out.shape[2]):
+            return self._cells.read(y, x, height, width, out, plane)
         answer = out[:height, :width]
-        self._fetch(y, x, answer)
+        self._fetch(y, x, plane, answer)
         return answer
 
     def close(self) -> None:
@@ -109,20 +119,23 @@ class ZarrReader:
             self._closed = True
             self._array.store.close()
 
-    def _wasteful(self, y: int, x: int, height: int, width: int) -> bool:
+    def _wasteful(self, y: int, x: int, height: int, width: int, plane: int, channels: int) -> bool:
         """Whether the chunks that a region touches hold far more pixels than the region."""
         tall, wide = self._chunk
         rows = min(-(-(y + height) // tall) * tall, self._size.height) - y // tall * tall
         columns = min(-(-(x + width) // wide) * wide, self._size.width) - x // wide * wide
-        return rows * columns > _WASTE * height * width
+        deep = self._depth
+        depth = min(-(-(plane + channels) // deep) * deep, self._samples) - plane // deep * deep
+        return rows * columns * depth > _WASTE * height * width * channels
 
-    def _decode(self, row: int, column: int, out: Pixels) -> None:
-        y, x = row * self._chunk.height, column * self._chunk.width
-        self._fetch(y, x, out[: self._size.height - y, : self._size.width - x])
+    def _decode(self, row: int, column: int, band: int, out: Pixels) -> None:
+        y, x, plane = row * self._chunk.height, column * self._chunk.width, band * self._depth
+        self._fetch(y, x, plane, out[: self._size.height - y, : self._size.width - x, : self._samples - plane])
 
-    def _fetch(self, y: int, x: int, out: Pixels) -> None:
+    def _fetch(self, y: int, x: int, plane: int, out: Pixels) -> None:
         """One read of zarr's, of all the chunks that `out` at (y, x) touches."""
-        spans = {"y": slice(y, y + out.shape[0]), "x": slice(x, x + out.shape[1]), "c": slice(None)}
+        channels = slice(plane, plane + out.shape[2])
+        spans = {"y": slice(y, y + out.shape[0]), "x": slice(x, x + out.shape[1]), "c": channels}
         try:
             pixels = np.asarray(self._array[tuple(spans.get(axis, 0) for axis in self._axes)])
         except Exception as error:  # a codec's own error, or the store's
@@ -143,8 +156,9 @@ class ZarrReader:
 @dataclass(frozen=True, slots=True)
 class _Chosen:
     array: Any
-    axes: str | None
-    mpp: tuple[float, float] | None
+    axes: str | None = None
+    mpp: tuple[float, float] | None = None
+    kind: str | None = None
 
 
 def _node(store: str, inner: str) -> Any:
@@ -167,7 +181,7 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
     if isinstance(node, zarr.Array):
         if series or level:
             raise OptionError(f"{name} is a single array; leave out series and level")
-        return _Chosen(node, None, None)
+        return _Chosen(node)
     attributes = _ome(node)
     if "bioformats2raw.layout" in attributes or (series is not None and "multiscales" not in attributes):
         member = str(series or 0)
@@ -175,7 +189,8 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
             raise OptionError(f"{name} has no series {member}; it has {_names(node)}")
         return _choose(node[member], f"{name}/{member}", None, level)
     if attributes.get("multiscales"):
-        return _dataset(node, attributes["multiscales"][0], name, level or 0)
+        chosen = _dataset(node, attributes["multiscales"][0], name, level or 0)
+        return replace(chosen, kind="labels") if "image-label" in attributes else chosen
     arrays = [key for key, _ in node.arrays()]
     if len(arrays) != 1:
         listing = ", ".join(sorted(arrays)) if arrays else "none"
@@ -184,7 +199,7 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
         )
     if level:
         raise OptionError(f"{name} has a single array; leave out level")
-    return _Chosen(node[arrays[0]], None, None)
+    return _Chosen(node[arrays[0]])
 
 
 def _ome(node: Any) -> Mapping[str, Any]:
@@ -244,7 +259,9 @@ def _mpp(
 
 
 def _guess_axes(array: Any, name: str) -> str:
-    """Axes of an array without OME metadata: by its dimension names, or by where 1 or 3 samples would be."""
+    """Axes of an array without OME metadata: by its dimension names, or by where its channels must be: a short
+    last axis, or whichever of the first and last is shorter.
+    """
     names = getattr(array.metadata, "dimension_names", None) or dict(array.attrs).get("_ARRAY_DIMENSIONS")
     if names and all(names):
         letters = "".join(_letter(str(item)) for item in names)
@@ -253,10 +270,11 @@ def _guess_axes(array: Any, name: str) -> str:
     shape = tuple(array.shape)
     if len(shape) == 2:
         return "yx"
-    if len(shape) == 3 and shape[2] in (1, 3):
-        return "yxc"
-    if len(shape) == 3 and shape[0] in (1, 3):
+    if len(shape) == 3 and shape[2] > 4 and shape[0] < shape[2] and shape[0] <= MAX_CHANNELS:
         return "cyx"
+    if len(shape) == 3:
+        check_shape(shape, name)
+        return "yxc"
     if len(shape) == 5:
         return "tczyx"
     raise SourceError(f"{name} has shape {shape}, whose axes can't be told; {_SUPPORTED}")
@@ -266,47 +284,82 @@ def _yx(shape: tuple[int, ...], axes: str) -> Size:
     return Size(int(shape[axes.index("y")]), int(shape[axes.index("x")]))
 
 
-def _info(array: Any, axes: str, name: str, mpp: tuple[float, float] | None) -> SourceInfo:
+def _info(chosen: _Chosen, axes: str, name: str) -> SourceInfo:
+    array = chosen.array
     lengths = dict(zip(axes, array.shape, strict=True))
     if len(lengths) != len(axes) or not {"x", "y"} <= set(lengths):
         raise SourceError(f"{name} has axes {axes!r}; {_SUPPORTED}")
     long = [f"{axis} of {length}" for axis, length in lengths.items() if axis not in "yxc" and length != 1]
     samples = int(lengths.get("c", 1))
-    if long or samples not in (1, 3):
+    if long or samples > MAX_CHANNELS:
         what = " and ".join(long) or f"c of {samples}"
-        raise SourceError(f"{name} has axes {axes!r} with {what}; {_SUPPORTED}: save one plane of it first")
+        remedy = "one plane of it" if long else "some of its channels"
+        raise SourceError(f"{name} has axes {axes!r} with {what}; {_SUPPORTED}: save {remedy} first")
     if 0 in array.shape:
         raise SourceError(f"{name} has shape {tuple(array.shape)}, which holds no pixel")
-    dtype = np.dtype(array.dtype)
-    if (dtype.name, samples) not in (("uint8", 1), ("uint8", 3), ("uint16", 1)):
-        raise SourceError(f"{name} has {samples} sample(s) of {dtype.name} a pixel; {_SUPPORTED}")
+    _check_codecs(array, name)
+    dtype = check_dtype(np.dtype(array.dtype), name)
     size, chunk = _yx(array.shape, axes), _yx(array.chunks, axes)
     grid = Size(min(chunk.height, size.height), min(chunk.width, size.width))
-    if grid.height * grid.width * samples * dtype.itemsize > _MAX_CHUNK_BYTES:
+    depth = min(samples, int(array.chunks[axes.index("c")])) if "c" in axes else 1
+    if grid.height * grid.width * depth * np.dtype(dtype).itemsize > _MAX_CHUNK_BYTES:
         raise SourceError(
             f"{name} has chunks of {grid} pixels, too large to decode in memory; save it again with smaller chunks"
         )
-    return SourceInfo(name=name, format="zarr", size=size, samples=samples, dtype=dtype.name, mpp=mpp, grid=grid)
+    return SourceInfo(
+        name=name,
+        format="zarr",
+        size=size,
+        samples=samples,
+        dtype=dtype,
+        kind=chosen.kind,
+        planar=samples > 1 and depth == 1,
+        mpp=chosen.mpp,
+        grid=grid,
+    )
 
 
-def _raw_chunks(array: Any, axes: str, store: str) -> Callable[[int, int, Pixels], None] | None:
+def _check_codecs(array: Any, name: str) -> None:
+    """Refuse codecs that are not known to only turn bytes into bytes: numcodecs' "pickle" runs what a store says."""
+    described = array.metadata.to_dict()
+    if array.metadata.zarr_format == 2:
+        found = [described.get("compressor"), *(described.get("filters") or ())]
+    else:
+        found = list(described.get("codecs") or ())
+    while found:
+        codec = found.pop()
+        if codec is None:
+            continue
+        codec = (
+            codec
+            if isinstance(codec, dict)
+            else codec.get_config()
+            if hasattr(codec, "get_config")
+            else codec.to_dict()
+        )
+        called = str(codec.get("id") or codec.get("name")).removeprefix("numcodecs.")
+        if called not in _CODECS and not called.startswith("imagecodecs_"):
+            raise SourceError(
+                f"{name} is stored with the codec {called!r}, which slidewright does not run; {_SUPPORTED}"
+            )
+        settings = codec.get("configuration") or {}
+        found += [*settings.get("codecs", ()), *settings.get("index_codecs", ())]
+
+
+def _raw_chunks(array: Any, axes: str, store: str) -> Callable[[int, int, int, Pixels], None] | None:
     """A decoder that reads the files of uncompressed chunks, or None where chunks are anything else."""
-    if axes not in ("yx", "yxc") or store.lower().endswith(".zip") or array.chunks[2:] != array.shape[2:]:
-        return None
-    size, chunk = array.shape[:2], array.chunks[:2]
-    if chunk[0] > size[0] or chunk[1] > size[1]:  # a chunk's file is larger than the image
-        return None
-    if not _is_uncompressed(array.metadata):
+    if store.lower().endswith(".zip") or not _is_cell(array, axes) or not _is_uncompressed(array.metadata):
         return None
     encode_key, folder = array.metadata.encode_chunk_key, Path(store, array.path)
-    tail, fill, name = (0,) * (array.ndim - 2), array.fill_value, str(folder)
+    fill, name = array.fill_value, str(folder)
     prefix = str(folder) + os.sep
     swapped = not np.dtype(array.dtype).isnative if array.metadata.zarr_format == 2 else False
 
-    def decode(row: int, column: int, out: Pixels) -> None:
+    def decode(row: int, column: int, band: int, out: Pixels) -> None:
+        place = {"y": row, "x": column, "c": band}
         buffer = memoryview(out).cast("B")
         try:
-            with open(prefix + encode_key((row, column, *tail)), "rb", buffering=0) as file:
+            with open(prefix + encode_key(tuple(place.get(axis, 0) for axis in axes)), "rb", buffering=0) as file:
                 got = file.readinto(buffer)
                 whole = got == len(buffer) and not file.read(1)
         except FileNotFoundError:
@@ -324,6 +377,17 @@ def _raw_chunks(array: Any, axes: str, store: str) -> Callable[[int, int, Pixels
             out.byteswap(inplace=True)
 
     return decode
+
+
+def _is_cell(array: Any, axes: str) -> bool:
+    """Whether a chunk's memory is (height, width, channels), a plane of one channel included, and no chunk is larger
+    than the image.
+    """
+    chunks, shape = dict(zip(axes, array.chunks, strict=True)), dict(zip(axes, array.shape, strict=True))
+    if any(chunks[axis] > shape[axis] for axis in axes):
+        return False
+    long = [axis for axis in axes if axis in "yx" or chunks[axis] > 1]
+    return long in (["y", "x"], ["y", "x", "c"])
 
 
 def _is_uncompressed(metadata: Any) -> bool:

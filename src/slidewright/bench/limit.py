@@ -1,0 +1,155 @@
+"""The codec limit: what the codecs of a conversion cost with nothing around them.
+
+One process decodes every tile, encodes 4/3 as many and reduces 4/3 as many. Divided by the workers that is a bound
+which cores that share caches and memory do not reach, so the same is also measured in as many processes as workers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from slidewright.errors import OptionError, RunError
+
+
+def run_limits(given: dict[str, Any], processes: int) -> list[dict[str, float]]:
+    """Run the codec limit in so many processes at once, each on its share of the tiles; seconds by stage of each.
+
+    They wait for one another before the clock starts: imports are not codec time.
+
+    Raises
+    ------
+    RunError
+        When it can't be measured, as for a source that is no tiled TIFF.
+    """
+    command = [sys.executable, "-m", "slidewright.bench", "limit"]
+    running: list[subprocess.Popen[str]] = []
+    pipe = subprocess.PIPE
+    try:
+        for index in range(processes):
+            share = json.dumps(given | {"share": [index, processes]})
+            running.append(subprocess.Popen([*command, share], stdin=pipe, stdout=pipe, stderr=pipe, text=True))
+        for process in running:
+            assert process.stdout is not None
+            process.stdout.readline()
+        for process in running:
+            assert process.stdin is not None
+            try:
+                process.stdin.write("go\n")
+                process.stdin.flush()
+            except BrokenPipeError:
+                pass  # it failed, as its exit code will tell
+        answers = [process.communicate() for process in running]
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    for process, (_, words) in zip(running, answers, strict=True):
+        if process.returncode:
+            last = words.strip().splitlines()[-1:] or ["no message"]
+            raise RunError(
+                f"the codec limit could not be measured, which needs a tiled TIFF and a codec that it knows: {last[0]}"
+            )
+    return [json.loads(answer) for answer, _ in answers]
+
+
+def codec_limit(
+    source: str,
+    options: dict[str, Any],
+    *,
+    share: tuple[int, int] = (0, 1),
+    ready: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Seconds by stage that the codecs alone take: decode every tile, encode 4/3 as many, reduce 4/3 as many.
+
+    Parameters
+    ----------
+    source
+        A tiled TIFF.
+    options
+        The fields of `ConvertOptions` that choose the codec, its effort included; tiles are encoded at the size that
+        the source has.
+    share
+        (index, number): take every `number`-th tile from `index` on.
+    ready
+        Called when imports and buffers are made, before the clock starts.
+    """
+    import cv2
+    import numpy as np
+    from tifffile import TiffFile
+
+    cv2.setNumThreads(1)
+    with TiffFile(source) as tiff, open(source, "rb") as file:
+        page: Any = tiff.pages.first
+        decode = _decoder(page)
+        encode = _encoder(page, options)
+        half = np.empty((page.tilelength // 2, page.tilewidth // 2, page.samplesperpixel), page.dtype)
+        stages = {"read": 0.0, "encode": 0.0, "reduce": 0.0}
+        ready()
+        for number, index in enumerate(range(share[0], len(page.dataoffsets), share[1])):
+            times = 2 if number % 3 == 0 else 1  # 4/3 on average
+            start = perf_counter()
+            data = os.pread(file.fileno(), page.databytecounts[index], page.dataoffsets[index])
+            pixels = decode(data, index)
+            decoded = perf_counter()
+            for _ in range(times):
+                encode(pixels)
+            encoded = perf_counter()
+            for _ in range(times):
+                cv2.resize(pixels, half.shape[1::-1], dst=half, interpolation=cv2.INTER_AREA)
+            stages["read"] += decoded - start
+            stages["encode"] += encoded - decoded
+            stages["reduce"] += perf_counter() - encoded
+    return stages
+
+
+def _decoder(page: Any) -> Callable[[bytes, int], Any]:
+    """The fastest way to decode a tile of a page: JPEG straight into one buffer, the rest as tifffile does."""
+    import numpy as np
+    from imagecodecs import jpeg8_decode
+
+    shape = (page.tilelength, page.tilewidth, page.samplesperpixel)
+    if int(page.compression) == 7 and page.dtype == np.uint8 and page.samplesperpixel == 3:
+        out = np.empty(shape, np.uint8)
+        colours = "ycbcr" if int(page.photometric) == 6 else "rgb"
+        tables = page.jpegtables
+
+        def decode_jpeg(data: bytes, _: int) -> Any:
+            return jpeg8_decode(data, tables=tables, colorspace=colours, outcolorspace="rgb", out=out)
+
+        return decode_jpeg
+
+    def decode_any(data: bytes, index: int) -> Any:
+        pixels = page.decode(data, index, jpegtables=page.jpegtables)[0]
+        return np.zeros(shape, page.dtype) if pixels is None else pixels[0]
+
+    return decode_any
+
+
+def _encoder(page: Any, options: dict[str, Any]) -> Callable[[Any], Any]:
+    """The codec without what a writer adds to it, such as taking JPEG's tables out of each stream."""
+    import imagecodecs
+
+    compression, effort = options["compression"], options.get("quality", options.get("level"))
+    if compression == "jpeg":
+        colours: dict[str, Any] = {}
+        if page.samplesperpixel == 3:
+            colours = {"colorspace": "rgb", "outcolorspace": "ycbcr", "subsampling": "420"}
+        return lambda pixels: imagecodecs.jpeg8_encode(pixels, level=effort, **colours)
+    if compression == "none":
+        return lambda pixels: pixels.tobytes()
+    plain: dict[str, Callable[..., Any]] = {
+        "deflate": imagecodecs.deflate_encode,
+        "zstd": imagecodecs.zstd_encode,
+        "lzw": imagecodecs.lzw_encode,
+    }
+    if compression not in plain:
+        raise OptionError(f"the limit of {compression} is not measured, only of jpeg, none, {', '.join(plain)}")
+    encode = plain[compression]
+    return lambda pixels: encode(pixels, effort)

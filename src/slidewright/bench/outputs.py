@@ -1,0 +1,152 @@
+"""What a program wrote, and whether it is the same work: levels, tiles, codec, size, and pixels against the source.
+
+It reads with tifffile as a stranger would, whoever wrote the file, and looks at a fixed sample of tiles.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+SAMPLED_TILES = 200
+SIZE_TOLERANCE = 0.10
+"""Of the bytes of the whole file."""
+PSNR_TOLERANCE = (3.0, 1.0)
+"""In dB, of level 0 and of level 1. Level 0 of a JPEG encoded again with its own tables loses nearly nothing, so a
+quality that differs by one shows there more than it should; level 1 has pixels that were never encoded.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a contestant wrote."""
+
+    bytes: int
+    levels: tuple[tuple[int, int], ...]
+    """(width, height) of each level."""
+    compression: str
+    photometric: str
+    tile: tuple[int, int]
+    subsampling: tuple[int, int] | None
+    psnr: tuple[float | None, ...] = ()
+    """Of levels 0 and 1 against the source and its 2 x 2 means, in dB over a sample of tiles; None for equal pixels."""
+
+    @property
+    def words(self) -> str:
+        """One line."""
+        sampling = "" if self.subsampling is None else f" {self.subsampling[0]}x{self.subsampling[1]}"
+        (width, height), (last_width, last_height) = self.levels[0], self.levels[-1]
+        text = (
+            f"{len(self.levels)} levels, {width} x {height} to {last_width} x {last_height}, "
+            f"tile {self.tile[0]} x {self.tile[1]}, {self.compression}, {self.photometric}{sampling}, "
+            f"{self.bytes / 1e6:.1f} MB"
+        )
+        for level, value in enumerate(self.psnr):
+            text += f", level {level} " + ("exact" if value is None else f"{value:.1f} dB")
+        return text
+
+
+def describe(path: str | os.PathLike[str], source: str | None = None) -> Output:
+    """What a pyramidal TIFF is; with a source, also how near its pixels are to it."""
+    from tifffile import TiffFile
+
+    with TiffFile(path) as tiff:
+        pages = _levels(tiff)
+        first = pages[0]
+        tag = first.tags.get("YCbCrSubSampling")
+        photometric = str(first.photometric.name).lower()
+        implied = (2, 2) if photometric == "ycbcr" else None  # TIFF 6.0 section 21: what a missing tag stands for
+        return Output(
+            bytes=os.path.getsize(path),
+            levels=tuple((int(page.imagewidth), int(page.imagelength)) for page in pages),
+            compression=str(first.compression.name).lower().removeprefix("adobe_"),
+            photometric=photometric,
+            tile=(int(first.tilewidth), int(first.tilelength)),
+            subsampling=implied if tag is None else (int(tag.value[0]), int(tag.value[1])),
+            psnr=() if source is None else tuple(_psnr(page, n, source) for n, page in enumerate(pages[:2])),
+        )
+
+
+def _levels(tiff: Any) -> list[Any]:
+    """The pages of the pyramid: page after page, or in the first page's SubIFDs as OME-TIFF has them."""
+    first = tiff.pages[0]
+    if first.subifds:
+        return [first, *(first.pages[number] for number in range(len(first.subifds)))]
+    return list(tiff.pages)
+
+
+def _psnr(page: Any, level: int, source: str) -> float | None:
+    """PSNR of a fixed sample of tiles of level 0 or 1 against the source, reduced by 2 x 2 means for level 1."""
+    from slidewright.compare import psnr
+    from slidewright.reduce import halve
+    from slidewright.sources import open_source
+
+    described = open_source(source)
+    size, scale = described.info.size, 1 << level
+    total, count = 0.0, 0
+    reader = described.open()
+    try:
+        for index in range(0, len(page.dataoffsets), max(1, len(page.dataoffsets) // SAMPLED_TILES)):
+            found, (y, x) = _tile(page, index)
+            height, width = min(found.shape[0] * scale, size.height - y * scale), found.shape[1] * scale
+            width = min(width, size.width - x * scale)
+            height, width = height // scale * scale, width // scale * scale
+            if height <= 0 or width <= 0:
+                continue
+            out = np.empty((height, width, described.info.samples), described.info.dtype)
+            wanted = np.ascontiguousarray(reader.read(y * scale, x * scale, height, width, out))
+            wanted = halve("mean", wanted) if level else wanted
+            found = found[: wanted.shape[0], : wanted.shape[1]].reshape(wanted.shape)
+            total += float(np.square(found.astype(np.float32) - wanted).sum(dtype=np.float64))
+            count += wanted.size
+    finally:
+        reader.close()
+    peak = float(np.iinfo(described.info.dtype).max)
+    return None if total == 0 else psnr(total / max(1, count), peak)
+
+
+def _tile(page: Any, index: int) -> tuple[Any, tuple[int, int]]:
+    """(pixels, top left corner) of a tile."""
+    handle = page.parent.filehandle
+    handle.seek(page.dataoffsets[index])
+    data = handle.read(page.databytecounts[index])
+    pixels, place, shape = page.decode(data, index, jpegtables=page.jpegtables)
+    _, _, y, x, _ = place
+    return pixels[0, : shape[1], : shape[2]], (y, x)
+
+
+def differences(found: Output, reference: Output) -> tuple[str, ...]:
+    """Where a file is not the same work as the reference; empty when it is."""
+    said = []
+    if len(found.levels) != len(reference.levels):
+        said.append(f"{len(found.levels)} levels instead of {len(reference.levels)}")
+    wrong = [
+        f"{a[0]} x {a[1]} instead of {b[0]} x {b[1]}"
+        for a, b in zip(found.levels, reference.levels, strict=False)
+        if a != b
+    ]
+    if wrong:
+        said.append(f"a level is {wrong[0]}")
+    for name in ("tile", "compression", "photometric", "subsampling"):
+        one, other = getattr(found, name), getattr(reference, name)
+        if one != other:
+            said.append(f"{name} {one} instead of {other}")
+    if abs(found.bytes / reference.bytes - 1) > SIZE_TOLERANCE:
+        said.append(f"{found.bytes / reference.bytes:.2f} of the bytes")
+    for level, (one, other) in enumerate(zip(found.psnr, reference.psnr, strict=False)):
+        if _apart(one, other, PSNR_TOLERANCE[level]):
+            said.append(f"level {level} has {_decibels(one)} instead of {_decibels(other)}")
+    return tuple(said)
+
+
+def _apart(one: float | None, other: float | None, tolerance: float) -> bool:
+    if one is None or other is None:
+        return one is not other
+    return abs(one - other) > tolerance
+
+
+def _decibels(value: float | None) -> str:
+    return "equal pixels" if value is None else f"{value:.1f} dB"

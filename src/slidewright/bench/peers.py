@@ -1,0 +1,200 @@
+"""The other programs: what each is, which Python runs it, and what it is asked to do.
+
+Each has an environment of its own, since their pins contradict one another and ours; `environments` makes them. What a
+peer does is a file in `programs/`, run by the Python of its environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from slidewright.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What every peer is asked to do."""
+
+    source: str
+    workers: int
+    tile_size: int
+    levels: int
+    compression: str
+    quality: int | None
+    level: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerKind:
+    """A program that can be compared with, whether it is here or not."""
+
+    name: str
+    program: str
+    """A file in `programs/`, or the name of a command."""
+    python: str | None
+    """The Python that its environment needs; None for a command."""
+    packages: tuple[str, ...]
+    """What pip installs into its environment; the first is the peer itself."""
+    compressions: tuple[str, ...]
+    parallel: bool
+    """Whether it uses more than one core when asked to."""
+    suffix: str = ".tif"
+
+    @property
+    def distribution(self) -> str:
+        """The name of the peer's own package, without its version."""
+        return self.packages[0].split("=")[0].split("[")[0]
+
+
+_LOSSLESS = ("none", "deflate", "lzw", "zstd")
+_OLD_DLUP = ("numpy<2", "tifffile==2023.8.12", "imagecodecs==2023.3.16", "openslide-bin", "pyvips-binary")
+_OLD_WSIC = ("tifffile==2023.4.12", "imagecodecs==2023.3.16", "zarr==2.14", "numpy<2", "dask[distributed]")
+KINDS = {
+    kind.name: kind
+    for kind in (
+        PeerKind("libvips", "vips.py", "3.12", ("pyvips-binary", "pyvips"), ("jpeg", *_LOSSLESS, "webp"), True),
+        PeerKind("dlup-0.9", "dlup_0_9.py", "3.11", ("dlup[openslide]==0.9.4",), ("jpeg", *_LOSSLESS[:3]), False),
+        PeerKind("dlup-0.3", "dlup_0_3.py", "3.10", ("dlup==0.3.38", *_OLD_DLUP), ("jpeg", *_LOSSLESS), False),
+        PeerKind(
+            "wsic",
+            "wsic_0_9.py",
+            "3.10",
+            # xarray is imported but not declared; without tqdm its iterator starts over at the second tile
+            ("wsic[cli]==0.9.0", *_OLD_WSIC, "xarray", "tqdm"),
+            ("jpeg", "deflate", "lzw", "zstd"),
+            True,
+        ),
+        PeerKind("tifffile", "tifffile_alone.py", "3.12", ("tifffile", "imagecodecs"), ("jpeg", *_LOSSLESS), True),
+        PeerKind("bfconvert", "bfconvert", None, (), ("jpeg", "none", "lzw", "deflate"), True, ".ome.tif"),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A peer that is here."""
+
+    kind: PeerKind
+    executable: str
+    version: str
+
+    @property
+    def name(self) -> str:
+        """The name in tables."""
+        return self.kind.name
+
+    @property
+    def parallel(self) -> bool:
+        """Whether it uses more than one core when asked to."""
+        return self.kind.parallel
+
+    def start(self, task: Task, dest: str) -> tuple[tuple[str, ...], dict[str, str]]:
+        """The command and the environment variables that make it do a task."""
+        if self.kind.python is None:
+            return _bfconvert(self.executable, task, dest), {}
+        given: dict[str, Any] = asdict(task) | {"dest": dest}
+        environment = {"PYTHONPATH": ""}  # ours may hold modules of another version of Python
+        if self.name == "libvips":
+            given["arguments"] = vips_arguments(task)
+            environment["VIPS_CONCURRENCY"] = str(task.workers)
+        program = str(Path(__file__).parent / "programs" / self.kind.program)
+        return (self.executable, program, json.dumps(given)), environment
+
+
+def vips_arguments(task: Task) -> dict[str, Any]:
+    """What makes libvips write the same: it halves chroma only below quality 90, so 90 is compared with its 89."""
+    arguments: dict[str, Any] = {
+        "tile": True,
+        "pyramid": True,
+        "bigtiff": True,
+        "compression": task.compression,
+        "tile_width": task.tile_size,
+        "tile_height": task.tile_size,
+    }
+    if task.quality is not None:
+        arguments["Q"] = min(task.quality, 89) if task.compression == "jpeg" else task.quality
+    if task.level is not None:
+        arguments["level"] = task.level
+    if task.compression in ("deflate", "lzw", "zstd"):
+        arguments["predictor"] = "none"
+    return arguments
+
+
+_BIOFORMATS = {"jpeg": "JPEG", "none": "Uncompressed", "lzw": "LZW", "deflate": "zlib"}
+
+
+def _bfconvert(executable: str, task: Task, dest: str) -> tuple[str, ...]:
+    size = str(task.tile_size)
+    scaled = ("-pyramid-resolutions", str(task.levels), "-pyramid-scale", "2")
+    quality = () if task.quality is None else ("-quality", str(task.quality / 100))
+    tiles = ("-tilex", size, "-tiley", size, "-series", "0", "-noflat", "-bigtiff", "-overwrite")
+    return (executable, *tiles, *scaled, "-compression", _BIOFORMATS[task.compression], *quality, task.source, dest)
+
+
+def default_environments() -> Path:
+    """Where environments are when nobody says: SLIDEWRIGHT_PEERS, or the user's cache folder."""
+    chosen = os.environ.get("SLIDEWRIGHT_PEERS")
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(chosen) if chosen else Path(cache) / "slidewright" / "peers"
+
+
+def find_peers(
+    names: Sequence[str] | None, environments: str | None, compression: str
+) -> tuple[list[Peer], dict[str, str]]:
+    """The peers that are here and have a compression, and the reason for each that does not take part.
+
+    Raises
+    ------
+    OptionError
+        When a peer is asked for by name and is unknown, not installed or can't do it.
+    """
+    peers, skipped = [], {}
+    for name in KINDS if names is None else names:
+        if name not in KINDS:
+            raise OptionError(f"peer {name!r} is not known; known are {', '.join(KINDS)}")
+        kind = KINDS[name]
+        found = _find(kind, environments)
+        if compression not in kind.compressions:
+            reason = f"it is not asked to write {compression}"
+        elif found is None:
+            remedy = "make its environment with: slidewright bench environments"
+            reason = f"it is not installed; {remedy if kind.python else 'put it on the PATH'}"
+        else:
+            peers.append(found)
+            continue
+        if names is not None:
+            raise OptionError(f"{name} can't be compared with: {reason}")
+        skipped[name] = reason
+    return peers, skipped
+
+
+def _find(kind: PeerKind, environments: str | None) -> Peer | None:
+    """A peer in its own environment, on the PATH, or (where any version does) beside us."""
+    if kind.python is None:
+        command = shutil.which(kind.program)
+        return None if command is None else Peer(kind, command, "unknown")
+    folder = default_environments() if environments is None else Path(environments)
+    for executable in (str(folder / kind.name / "bin" / "python"), sys.executable):
+        pinned = "==" in kind.packages[0]
+        if (executable != sys.executable or not pinned) and os.path.exists(executable):
+            version = _version(kind, executable)
+            if version is not None:
+                return Peer(kind, executable, version)
+    return None
+
+
+def _version(kind: PeerKind, executable: str) -> str | None:
+    """The version of a peer in an environment, None where it is not installed."""
+    code = f"from importlib.metadata import version; print(version({kind.distribution!r}))"
+    done = subprocess.run(
+        [executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}
+    )
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,246 @@
+"""The compression table: a row says all that is known of a compression, and validation, messages, help, documentation
+and the test matrix are made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slidewright.codecs import bilevel, image, jpeg, plain
+
+if TYPE_CHECKING:
+    from slidewright.codecs.encoding import Encoder, Encoding
+    from slidewright.kinds import PixelFormat
+
+KINDS = ("rgb", "rgba", "grey", "multichannel", "labels", "binary")
+MASKS = ("labels", "binary")
+BYTES = ("uint8",)
+WORDS = ("uint8", "uint16")
+NUMBERS = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """The one number that a codec takes: `quality` if it is lossy, `level` if it is not."""
+
+    name: str
+    low: int
+    high: int
+    default: int
+    meaning: str
+    """What it maps to, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """One row of the compression table."""
+
+    name: str
+    tag: int
+    """TIFF's Compression (259)."""
+    title: str
+    """What it is, in a few words."""
+    lossy: bool
+    accepts: Mapping[str, tuple[str, ...]]
+    """Dtypes by kind of pixels."""
+    limits: str
+    """Why it accepts no more, as a clause of a message; empty if it takes everything."""
+    make: Callable[[Encoding], Encoder]
+    effort: Effort | None = None
+    predictor: bool = False
+    """Whether differencing may precede it."""
+    bits: tuple[int, ...] = (8,)
+    """Bits a pixel of the binary masks that it takes; the first one is the default."""
+
+    def refusal(self, pixels: PixelFormat, bits: int | None = None) -> str | None:
+        """Why it can't encode such pixels, as a clause of a message; None if it can."""
+        if self.lossy and pixels.kind in MASKS:
+            return "it is lossy and would make values that were not there"
+        if pixels.dtype not in self.accepts.get(pixels.kind, ()):
+            return self.limits
+        if pixels.kind == "binary" and bits is not None and bits not in self.bits:
+            return f"it holds masks of {self.bits[0]} bit{'s' * (self.bits[0] > 1)} a pixel only"
+        return None
+
+
+def _all(
+    images: tuple[str, ...], colors: tuple[str, ...] = WORDS, masks: tuple[str, ...] = ()
+) -> dict[str, tuple[str, ...]]:
+    """Dtypes by kind: of grey and multichannel images, of colour images, of masks."""
+    kinds = {"rgb": colors, "rgba": colors, "grey": images, "multichannel": images, "labels": masks}
+    return {kind: dtypes for kind, dtypes in {**kinds, "binary": BYTES if masks else ()}.items() if dtypes}
+
+
+_EVERYTHING = _all(NUMBERS, WORDS, NUMBERS[:-1])
+_QUALITY = 1, 100, 90
+
+CODECS: dict[str, Codec] = {
+    codec.name: codec
+    for codec in (
+        Codec("none", 1, "uncompressed", False, _EVERYTHING, "", plain.make_none, bits=(8, 1)),
+        Codec(
+            name="jpeg",
+            tag=7,
+            title="JPEG, by libjpeg-turbo",
+            lossy=True,
+            accepts={"rgb": BYTES, "grey": BYTES, "multichannel": BYTES},
+            limits="JPEG holds uint8 RGB and grey (each channel by itself), no alpha",
+            make=jpeg.make_jpeg,
+            effort=Effort("quality", *_QUALITY, "libjpeg's quality; chroma is halved unless `subsampling` is 444"),
+        ),
+        Codec(
+            name="jpeg2000",
+            tag=34712,
+            title="JPEG 2000, lossless",
+            lossy=False,
+            accepts=_all(("uint8", "uint16", "int8", "int16"), WORDS, ("uint8", "uint16", "int8", "int16")),
+            limits="JPEG 2000 holds integers of 8 and 16 bits",
+            make=image.make_jpeg2000,
+        ),
+        Codec(
+            name="jpeg2000-lossy",
+            tag=34712,
+            title="JPEG 2000, lossy",
+            lossy=True,
+            accepts={"rgb": WORDS, "grey": WORDS, "multichannel": WORDS},
+            limits="lossy JPEG 2000 holds uint8 and uint16 RGB and grey (each channel by itself), no alpha",
+            make=image.make_jpeg2000_lossy,
+            effort=Effort(
+                "quality",
+                *_QUALITY,
+                "the PSNR asked of OpenJPEG, 20 + quality / 5 dB: 38 at 90; uint16 24 dB more, as if 4095 were white",
+            ),
+        ),
+        Codec(
+            name="webp",
+            tag=50001,
+            title="WebP, lossy",
+            lossy=True,
+            accepts={"rgb": BYTES, "rgba": BYTES},
+            limits="WebP holds uint8 RGB and RGBA",
+            make=image.make_webp,
+            effort=Effort("quality", *_QUALITY, "libwebp's quality (method 2); alpha stays exact"),
+        ),
+        Codec(
+            name="webp-lossless",
+            tag=50001,
+            title="WebP, lossless",
+            lossy=False,
+            accepts={"rgb": BYTES, "rgba": BYTES},
+            limits="WebP holds uint8 RGB and RGBA",
+            make=image.make_webp_lossless,
+            effort=Effort("level", 0, 6, 0, "libwebp's method, from fast to small"),
+        ),
+        Codec(
+            name="zstd",
+            tag=50000,
+            title="Zstandard",
+            lossy=False,
+            accepts=_EVERYTHING,
+            limits="",
+            make=plain.make_zstd,
+            effort=Effort("level", 1, 22, 3, "Zstandard's level"),
+            predictor=True,
+            bits=(8, 1),
+        ),
+        Codec(
+            name="deflate",
+            tag=8,
+            title="zlib's deflate, by libdeflate",
+            lossy=False,
+            accepts=_EVERYTHING,
+            limits="",
+            make=plain.make_deflate,
+            effort=Effort("level", 1, 12, 6, "libdeflate's level"),
+            predictor=True,
+            bits=(8, 1),
+        ),
+        Codec("lzw", 5, "LZW", False, _EVERYTHING, "", plain.make_lzw, predictor=True, bits=(8, 1)),
+        Codec("packbits", 32773, "PackBits, run lengths", False, _EVERYTHING, "", plain.make_packbits, bits=(8, 1)),
+        Codec(
+            name="png",
+            tag=34933,
+            title="PNG",
+            lossy=False,
+            accepts=_all(WORDS, WORDS, WORDS),
+            limits="PNG holds uint8 and uint16",
+            make=image.make_png,
+            effort=Effort("level", 1, 9, 6, "zlib's level; rows are filtered by Paeth, but for masks"),
+        ),
+        Codec(
+            name="ccitt-t4",
+            tag=3,
+            title="CCITT T.4, fax group 3, one-dimensional",
+            lossy=False,
+            accepts={"binary": BYTES},
+            limits="CCITT codes runs of single bits: binary masks (kind 'binary')",
+            make=bilevel.make_ccitt_t4,
+            bits=(1,),
+        ),
+        Codec(
+            name="ccitt-t6",
+            tag=4,
+            title="CCITT T.6, fax group 4",
+            lossy=False,
+            accepts={"binary": BYTES},
+            limits="CCITT codes runs of single bits: binary masks (kind 'binary')",
+            make=bilevel.make_ccitt_t6,
+            bits=(1,),
+        ),
+        Codec(
+            name="jpegxl",
+            tag=50002,
+            title="JPEG XL, lossy",
+            lossy=True,
+            accepts=_all(BYTES, BYTES),
+            limits="lossy JPEG XL is for what an eye sees: uint8 pixels",
+            make=image.make_jpegxl,
+            effort=Effort(
+                "quality",
+                *_QUALITY,
+                "a Butteraugli distance as libjxl maps it, so 1.0 at 90 (effort 3); alpha stays exact",
+            ),
+        ),
+        Codec(
+            name="jpegxl-lossless",
+            tag=50002,
+            title="JPEG XL, lossless",
+            lossy=False,
+            accepts=_all(WORDS, WORDS, WORDS),
+            limits="JPEG XL holds uint8 and uint16 (and float32, of which libjxl's encoder refuses some)",
+            make=image.make_jpegxl_lossless,
+            effort=Effort("level", 1, 9, 3, "libjxl's effort, from fast to small"),
+        ),
+    )
+}
+
+DEFAULT_IMAGE = "jpeg"  # of RGB and grey of uint8
+DEFAULT = "deflate"
+
+ALIASES = {
+    "adobe-deflate": "deflate",
+    "ccittfax3": "ccitt-t4",
+    "ccittfax4": "ccitt-t6",
+    "group3": "ccitt-t4",
+    "group4": "ccitt-t6",
+    "j2k": "jpeg2000",
+    "jp2k": "jpeg2000",
+    "jp2k-lossy": "jpeg2000-lossy",
+    "jpeg-2000": "jpeg2000",
+    "jpeg-2000-lossy": "jpeg2000-lossy",
+    "jpg": "jpeg",
+    "jxl": "jpegxl",
+    "jxl-lossless": "jpegxl-lossless",
+    "zip": "deflate",
+    "zlib": "deflate",
+}
+"""Other names: dlup's, where `CCITTFAX4` is what libtiff and libvips mean by it (T.6), tifffile's and libvips'."""
+
+
+def canonical(name: str) -> str | None:
+    """The table's name for a name or alias, in capitals or not, with "_" or "-"; None if there is none."""
+    plain_name = name.strip().lower().replace("_", "-")
+    plain_name = ALIASES.get(plain_name, plain_name)
+    return plain_name if plain_name in CODECS else None

@@ -1,0 +1,52 @@
+"""Colours as users write them: names, "#rrggbb" and tuples, one at a time or as the palette of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from slidewright.errors import OptionError
+from slidewright.options import Color
+
+Colormap = tuple[tuple[int, int, int], ...]
+"""(red, green, blue) of 0 to 65535 by index, as TIFF 6.0 section 5 stores a palette."""
+
+
+def parse_color(color: Color, option: str) -> tuple[int, int, int]:
+    """(red, green, blue) of 0 to 255; raises OptionError, naming the option that the colour is for."""
+    if isinstance(color, str):
+        from PIL import ImageColor
+
+        try:
+            return ImageColor.getrgb(color)[:3]
+        except ValueError:
+            raise OptionError(
+                f"{option} {color!r} is not a colour; write a name such as 'tomato', '#rrggbb' or (red, green, blue)"
+            ) from None
+    values: tuple[Any, ...] = tuple(color) if isinstance(color, Sequence) else ()
+    if len(values) != 3 or not all(_is_whole(value) and 0 <= value <= 255 for value in values):
+        raise OptionError(f"{option} {color!r} is not (red, green, blue) of 0 to 255, nor the name of a colour")
+    return (int(values[0]), int(values[1]), int(values[2]))
+
+
+def parse_colormap(colormap: Mapping[int, Color] | Sequence[Color]) -> Colormap:
+    """The palette from index 0 to the highest index given; indices in between that are not given are black.
+
+    Raises
+    ------
+    OptionError
+        When it is empty, an index is not a whole number from 0 to 65535, or a colour is none.
+    """
+    items = dict(colormap) if isinstance(colormap, Mapping) else dict(enumerate(colormap))
+    if not items:
+        raise OptionError("colormap is empty; give a colour for each label, such as {0: 'white', 1: 'red'}")
+    for index in items:
+        if not _is_whole(index) or not 0 <= index <= 65535:
+            raise OptionError(f"colormap has the index {index!r}; labels are whole numbers from 0 to 65535")
+    colors = {int(index): parse_color(color, f"colormap[{index}]") for index, color in items.items()}
+    wide = {index: (red * 257, green * 257, blue * 257) for index, (red, green, blue) in colors.items()}
+    return tuple(wide.get(index, (0, 0, 0)) for index in range(max(wide) + 1))
+
+
+def _is_whole(value: object) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)

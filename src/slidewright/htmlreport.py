@@ -1,0 +1,220 @@
+"""The report of a conversion as one HTML page that needs nothing else: what was written, and where the time went.
+
+It is made after the run, from the recorder, the report and the finished file, whose tables know every tile's bytes.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from html import escape
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidewright import htmlcharts
+from slidewright.errors import OutputError
+from slidewright.options import ConvertOptions
+from slidewright.recorder import Recorder
+from slidewright.report import Report
+from slidewright.sources.base import SourceInfo
+
+_PACKAGES = ("slidewright", "numpy", "tifffile", "imagecodecs", "opencv-python-headless", "zarr", "openslide-bin")
+_THUMBNAIL = 560
+_STYLE = Path(__file__).with_suffix(".css")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a page is about."""
+
+    report: Report
+    recorder: Recorder
+    source: SourceInfo
+    options: ConvertOptions
+
+
+def write_report(path: Path, subject: Subject) -> None:
+    """Write the page; raises OutputError when it can't be written, which leaves the slide as it is."""
+    text = make_page(subject)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        done = f"{subject.report.destination} is complete"
+        raise OutputError(f"{done}, but its report {str(path)!r} can't be written: {error.strerror}") from error
+
+
+def make_page(subject: Subject) -> str:
+    """The whole page."""
+    report, recorder = subject.report, subject.recorder
+    name = escape(Path(report.destination).name)
+    look = _look(report.destination)
+    total = report.seconds
+    sections = [
+        f"<header><h1>{name}</h1><p>{_summary(subject)}</p></header>",
+        f'<div class="pair"><section><h2>Slide</h2>{htmlcharts.picture(look.thumbnail, "thumbnail", "slide")}</section>'
+        f"<section><h2>Compression over the slide</h2>{_heat(look.ratios)}</section></div>",
+        f"<section><h2>Levels</h2>{_levels(report, look)}</section>",
+        f"<section><h2>What each worker did</h2>{_legend()}"
+        f"{htmlcharts.timeline(recorder.blocks, recorder.deaths, total)}</section>",
+        f"<section><h2>Throughput</h2>{htmlcharts.throughput(recorder.blocks, total)}"
+        "<p class='note'>Blue: pixels of level 0 read. Orange: bytes encoded. Each on its own scale.</p></section>",
+        f"<section><h2>Where the time went</h2>{_stages(report)}</section>",
+        f'<div class="pair"><section><h2>Settings</h2>{_settings(subject.options)}</section>'
+        f"<section><h2>Made with</h2>{_made_with()}</section></div>",
+    ]
+    if report.warnings or recorder.deaths:
+        said = [*report.warnings, *(f"worker {death.worker} died: {death.reason}" for death in recorder.deaths)]
+        sections.insert(
+            1, f"<section><h2>Warnings</h2><ul>{''.join(f'<li>{escape(text)}' for text in said)}</ul></section>"
+        )
+    body = "\n".join(sections)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}: how it was made</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{_STYLE.read_text(encoding='utf-8')}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _summary(subject: Subject) -> str:
+    report = subject.report
+    workers = "no worker process" if report.n_workers == 0 else f"{report.n_workers} workers"
+    parts = [
+        f"from {subject.source.name}",
+        f"{report.levels[0].size} pixels in {len(report.levels)} levels",
+        f"{_megabytes(report.bytes)} in {report.seconds:.2f} s",
+        f"{report.megapixels_per_second:.0f} Mpx/s with {workers}",
+    ]
+    if report.peak_memory is not None:
+        parts.append(f"at most {_megabytes(report.peak_memory)} of memory")
+    if report.retries:
+        parts.append(f"{report.retries} blocks done again")
+    return escape(", ".join(parts))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Look:
+    """What the finished file shows: the writer alone knows the bytes of every tile, and has written them down."""
+
+    thumbnail: NDArray[np.uint8]
+    ratios: NDArray[np.float64]
+    """Of every tile of level 0."""
+    unencoded: tuple[int, ...]
+    """Bytes of all tiles of each level before they were encoded."""
+
+
+def _look(path: str) -> _Look:
+    from tifffile import TiffFile
+
+    with TiffFile(path) as tiff:
+        first: Any = tiff.pages[0]
+        pages = [first, *(first.pages or ())] if first.subifds else list[Any](tiff.pages)
+        grids = [(-(-page.imagelength // page.tilelength), -(-page.imagewidth // page.tilewidth)) for page in pages]
+        tile = first.tilelength * first.tilewidth * first.samplesperpixel * first.bitspersample // 8
+        counts = np.array(first.databytecounts, np.float64).reshape(-1, *grids[0]).sum(axis=0)  # over planes
+        small = next(page for page in [*pages[:-1], None] if page is None or max(page.shape) <= 2 * _THUMBNAIL)
+        return _Look(
+            _thumbnail(small or pages[-1]),
+            tile / np.maximum(counts, 1),
+            tuple(rows * columns * tile for rows, columns in grids),
+        )
+
+
+def _thumbnail(page: Any) -> NDArray[np.uint8]:
+    """A page as a small uint8 picture, grey or RGB."""
+    import cv2
+
+    pixels = np.asarray(page.asarray())
+    if page.photometric.name == "PALETTE":
+        pixels = (np.asarray(page.colormap).T[pixels] >> 8).astype(np.uint8)
+    if pixels.ndim == 3 and pixels.shape[0] == page.samplesperpixel < pixels.shape[2]:  # one plane a sample
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.ndim == 3:
+        pixels = pixels[:, :, :3] if pixels.shape[2] >= 3 else pixels[:, :, 0]
+    if pixels.dtype != np.uint8:
+        low, high = float(pixels.min()), float(pixels.max())
+        pixels = ((pixels.astype(np.float64) - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
+    scale = min(1.0, _THUMBNAIL / max(pixels.shape[:2]))
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _heat(ratios: NDArray[np.float64]) -> str:
+    low, middle, high = float(ratios.min()), float(np.median(ratios)), float(ratios.max())
+    image = htmlcharts.picture(htmlcharts.heat(ratios), "compression ratio of every tile of level 0", "slide heat")
+    scale = f'<p class="note"><span>{low:.1f} : 1</span><span class="viridis"></span><span>{high:.1f} : 1</span></p>'
+    return f"{image}{scale}<p class='note'>Unencoded over encoded bytes, a dot a tile; the median is {middle:.1f}.</p>"
+
+
+def _levels(report: Report, look: _Look) -> str:
+    rows = [
+        (
+            str(number),
+            str(level.size),
+            f"{level.tiles:,}",
+            _megabytes(level.bytes),
+            f"{unencoded / max(1, level.bytes):.1f} : 1",
+        )
+        for number, (level, unencoded) in enumerate(zip(report.levels, look.unencoded, strict=True))
+    ]
+    return _table(("level", "pixels", "tiles", "encoded", "compression"), rows)
+
+
+def _stages(report: Report) -> str:
+    """Seconds by stage with a bar each; the workers' are summed over them."""
+    longest = max(report.stages.values(), default=0.0) or 1.0
+    rows = []
+    for name, seconds in report.stages.items():
+        whose = "workers" if name in htmlcharts.STAGES else "writer" if name == "write" else "run"
+        bar = f'<span class="bar" style="width:{100 * seconds / longest:.1f}%"></span>'
+        rows.append(f"<tr><th>{escape(name)}<td>{whose}<td>{seconds:.2f} s<td class='wide'>{bar}")
+    note = "<p class='note'>The workers' seconds are summed over them; the writer works beside them.</p>"
+    return f"<table>{''.join(rows)}</table>{note}"
+
+
+def _settings(options: ConvertOptions) -> str:
+    rows = []
+    for option in fields(options):
+        value = getattr(options, option.name)
+        words = "default" if value is None else str(value)
+        changed = ' class="changed"' if value != option.default else ""
+        rows.append(f"<tr{changed}><th>{escape(option.name)}<td>{escape(words)}")
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _made_with() -> str:
+    rows = [
+        ("date", datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")),
+        ("host", platform.node()),
+        ("system", platform.platform()),
+        ("Python", platform.python_version()),
+    ]
+    for name in _PACKAGES:
+        try:
+            rows.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return _table((), rows)
+
+
+def _legend() -> str:
+    return (
+        "<p class='note'>"
+        + " ".join(f'<span class="key {stage}"></span>{stage}' for stage in htmlcharts.STAGES)
+        + "</p>"
+    )
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = f"<tr>{''.join(f'<th>{escape(cell)}' for cell in header)}" if header else ""
+    lines = [f"<tr><th>{escape(row[0])}" + "".join(f"<td>{escape(cell)}" for cell in row[1:]) for row in rows]
+    return f"<table>{head}{''.join(lines)}</table>"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"

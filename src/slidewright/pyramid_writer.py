@@ -1,0 +1,394 @@
+"""PyramidWriter: a pyramid of pixels that the caller produces, tile by tile, while worker processes encode them.
+
+Two ways in: whole tiles go straight to the workers; regions that are no tiles, and overlaps, wait on a canvas on disk
+(canvas.py) and are converted at the end. Which way is settled by the first call and by `overlap`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from slidewright.errors import OptionError, SourceError
+from slidewright.geometry import Size
+from slidewright.report import Report
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from slidewright.api import ProgressOption
+    from slidewright.canvas import Canvas
+    from slidewright.conversion import Conversion
+    from slidewright.feeding import Feeder
+    from slidewright.kinds import PixelFormat
+    from slidewright.sources.base import SourceInfo
+    from slidewright.sources.pushed import Inbox
+
+OVERLAPS = ("refuse", "replace", "blend")
+
+
+class PyramidWriter:
+    """Writes an image that the caller produces as a pyramidal TIFF; a context manager.
+
+    Parameters
+    ----------
+    dest
+        The file to write. It appears under this name when the block ends without an exception, complete; an exception
+        leaves no file.
+    shape
+        (height, width) or (height, width, samples) of the image in pixels.
+    dtype
+        Of the pixels: anything that NumPy takes for "bool", "uint8", "uint16", "uint32", "int8", "int16", "int32" or
+        "float32".
+    overlap
+        What happens to pixels written twice: "refuse" them with an error, "replace" the earlier ones, or "blend": the
+        mean of all that was written there, weighted, rounded half up. "replace" and "blend" keep the whole image on
+        disk (`scratch`) until the end; so does `write_region`.
+    progress
+        True shows a bar on a terminal and plain lines elsewhere; a callable gets a `Progress` a few times a second.
+    **options
+        The fields of `ConvertOptions`. `background` is the colour (or value) of pixels that are never written.
+
+    Raises
+    ------
+    OptionError
+        For options that make no sense for such pixels.
+    DestinationError
+        When the destination exists and `overwrite` is not set, or its folder is missing: on entering the block, before
+        anything is computed.
+
+    Examples
+    --------
+    >>> with PyramidWriter("out.tif", (4096, 6144, 3), overwrite=True) as writer:  # doctest: +SKIP
+    ...     writer.write_tile(tile, row=2, column=5)
+    >>> writer.report.bytes  # doctest: +SKIP
+    """
+
+    report: Report | None
+    """What was written, once the block has ended."""
+
+    def __init__(
+        self,
+        dest: str | os.PathLike[str],
+        shape: tuple[int, ...],
+        *,
+        dtype: Any = "uint8",
+        overlap: str = "refuse",
+        progress: ProgressOption = False,
+        **options: Any,
+    ) -> None:
+        from slidewright.api import make_options
+
+        if overlap not in OVERLAPS:
+            raise OptionError(f"overlap {overlap!r} is not known; choose one of {', '.join(OVERLAPS)}")
+        self._dest, self._overlap, self._progress = dest, overlap, progress
+        self._options = make_options(options)
+        if self._options.resume or self._options.engine != "processes":
+            given = "resume" if self._options.resume else f'engine="{self._options.engine}"'
+            raise OptionError(
+                f"{given} needs pixels that can be read again; a PyramidWriter has them once: leave it out, or save "
+                "them to a file and use convert"
+            )
+        self._shape = _check_shape(shape)
+        self._dtype = _check_dtype(dtype)
+        self._stack: contextlib.ExitStack | None = None
+        self._way: _Tiles | _Regions | None = None
+        self.report = None
+
+    def __enter__(self) -> PyramidWriter:
+        from slidewright.api import make_launcher
+        from slidewright.progress import make_callback
+
+        if self._stack is not None:
+            raise OptionError("a PyramidWriter writes one file; make another for another")
+        with contextlib.ExitStack() as stack:
+            self._started = monotonic()
+            self._launcher = stack.enter_context(make_launcher(self._options))
+            self._callback = stack.enter_context(make_callback(self._progress))
+            self._conversion = stack.enter_context(self._make_conversion())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        assert self._stack is not None
+        with self._stack:
+            if kind is None:
+                self._begin(tiles=self._overlap == "refuse")
+                assert self._way is not None
+                self.report = self._way.finish()
+        self._way = None
+
+    def write(self, tiles: Iterable[Any]) -> None:
+        """Write the whole image from an iterable of its tiles in row-major order.
+
+        Parameters
+        ----------
+        tiles
+            Arrays of shape (tile, tile[, samples]), where tile is the option `tile_size`; those of the last row and
+            column may be just as large as what is left of the image, or whole tiles, of which the rest is cut off.
+
+        Raises
+        ------
+        SourceError
+            For a tile of the wrong shape or dtype, and when there are fewer or more tiles than the image has.
+        """
+        tile = self._options.tile_size
+        rows, columns = Size(*self._shape[:2]).grid(tile)
+        written, due = 0, rows * columns
+        with contextlib.closing(_closable(tiles)) as items:
+            for number, array in enumerate(items):
+                if number == due:
+                    raise SourceError(
+                        f"there are more than the {due} tiles ({rows} rows of {columns}) that an image of "
+                        f"{Size(*self._shape[:2])} pixels has; check shape and tile_size ({tile})"
+                    )
+                self.write_tile(array, *divmod(number, columns))
+                written += 1
+        if written < due:
+            raise SourceError(
+                f"the tiles ended after {written} of {due} ({rows} rows of {columns}); the next would have been at "
+                f"row {written // columns}, column {written % columns}"
+            )
+
+    def write_tile(self, array: Any, row: int, column: int) -> None:
+        """Write one tile, in any order.
+
+        Parameters
+        ----------
+        array
+            (tile, tile[, samples]); in the last row and column as large as what is left of the image, or whole.
+        row, column
+            Its place in the grid of tiles; pixels begin at (row * tile, column * tile).
+
+        Raises
+        ------
+        SourceError
+            When shape or dtype are not what is expected there, the place is outside the image, or the tile has been
+            written before and overlap is refused. Bad values (NaN, labels beyond the palette) may be noticed one
+            of the next calls later.
+        """
+        tile = self._options.tile_size
+        grid = Size(*self._shape[:2]).grid(tile)
+        for name, value, count in (("row", row, grid.height), ("column", column, grid.width)):
+            if not hasattr(value, "__index__") or not 0 <= value < count:
+                raise SourceError(f"there is no tile at {name} {value!r}; the image has {count} {name}s of tiles")
+        left = Size(min(tile, self._shape[0] - row * tile), min(tile, self._shape[1] - column * tile))
+        pixels = self._pixels(array, f"the tile at row {row}, column {column}", left, tile)
+        self._begin(tiles=self._overlap == "refuse")
+        assert self._way is not None
+        self._way.put_tile(pixels, int(row), int(column))
+
+    def write_region(self, array: Any, y: int, x: int, *, weights: NDArray[np.float64] | None = None) -> None:
+        """Write pixels anywhere, of any size: the whole image then waits on disk until the end.
+
+        Parameters
+        ----------
+        array
+            (height, width[, samples]).
+        y, x
+            Where its first pixel is. What lies outside the image is cut off.
+        weights
+            For overlap "blend": how much each pixel counts, (height, width), above 0; 1 by default. A window that
+            falls off towards the border hides the seams of a model's output.
+
+        Raises
+        ------
+        SourceError
+            As for `write_tile`; and after `write_tile` under overlap "refuse", whose tiles are encoded already.
+        """
+        pixels = self._pixels(array, f"the region at x={x}, y={y}", None, 0)
+        weights = _check_weights(weights, pixels.shape[:2], self._overlap)
+        top, left = max(0, -y), max(0, -x)
+        bottom, right = min(pixels.shape[0], self._shape[0] - y), min(pixels.shape[1], self._shape[1] - x)
+        if top >= bottom or left >= right:
+            raise SourceError(
+                f"the region at x={x}, y={y} lies outside the image of {Size(*self._shape[:2])} pixels; y comes first"
+            )
+        self._begin(tiles=False)
+        if not isinstance(self._way, _Regions):
+            raise SourceError(
+                "write_region after write_tile: those tiles are encoded already; open the PyramidWriter with "
+                "overlap='replace' or 'blend', or write regions only"
+            )
+        weights = weights if weights is None else weights[top:bottom, left:right]
+        self._way.canvas.put(pixels[top:bottom, left:right], y + top, x + left, weights)
+
+    def _make_conversion(self) -> Conversion:
+        """Everything decided as for tiles, which may still become regions."""
+        from slidewright.conversion import Conversion
+        from slidewright.sources.base import SourceInfo
+
+        height, width, samples = self._shape
+        info = SourceInfo(
+            name="PyramidWriter",
+            format="array",
+            size=Size(height, width),
+            samples=samples,
+            dtype=self._dtype,
+        )
+        options = replace(self._options, block_tiles=1)
+        conversion = Conversion(_Undecided(info), self._dest, options, None, self._started)
+        kind = conversion.decided.encoding.pixels.kind
+        if self._overlap == "blend" and kind in ("labels", "binary"):
+            raise OptionError(f"overlap 'blend' would mix {kind}; choose 'replace' or 'refuse'")
+        return conversion
+
+    def _given(self) -> tuple[SourceInfo, PixelFormat]:
+        """The pixels as the caller gives them: alpha is not composed yet."""
+        from slidewright.kinds import resolve_pixels
+
+        info = self._conversion.source.info
+        pixels = resolve_pixels(replace(self._options, alpha="keep"), info)
+        return replace(info, dtype=pixels.dtype, kind=pixels.kind), pixels
+
+    def _begin(self, *, tiles: bool) -> None:
+        if self._stack is None:
+            raise OptionError("use the PyramidWriter in a with statement: with PyramidWriter(...) as writer")
+        if self._way is None:
+            make = _Tiles if tiles else _Regions
+            self._way = make(self, self._stack)
+
+    def _pixels(self, array: Any, what: str, exact: Size | None, tile: int) -> NDArray[Any]:
+        """The array as (height, width, samples), checked and cut."""
+        import numpy as np
+
+        pixels: NDArray[Any] = np.asarray(array)
+        pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+        samples = self._shape[2]
+        fits = pixels.ndim == 3 and pixels.shape[2] == samples
+        if fits and exact is not None:
+            fits = pixels.shape[:2] in (tuple(exact), (tile, tile))
+        if not fits or pixels.dtype.name != self._dtype or 0 in pixels.shape:
+            wanted = "x".join(str(number) for number in (*(exact or ("any", "any")), samples))
+            got = "x".join(str(number) for number in np.shape(array)) or "a single value"
+            raise SourceError(
+                f"{what} is {got} of {pixels.dtype.name}; expected {wanted} of {self._dtype} (height x width x samples)"
+            )
+        return pixels if exact is None else pixels[: exact.height, : exact.width]
+
+
+class _Tiles:
+    """Whole tiles, straight to the workers."""
+
+    def __init__(self, writer: PyramidWriter, stack: contextlib.ExitStack) -> None:
+        import numpy as np
+
+        from slidewright.feeding import SLOTS_PER_WORKER, FedCoordinator, InlineFeeder
+        from slidewright.sources.pushed import Inbox, PushedSource
+
+        self._conversion, self._callback = writer._conversion, writer._callback
+        decided = self._conversion.decided
+        self._plan = decided.plan
+        tile = self._plan.tile
+        slots = SLOTS_PER_WORKER * decided.memory.n_workers + 1
+        source = PushedSource.allocate(*writer._given(), tile, slots, writer._options.scratch)
+        stack.callback(source.close)
+        self._conversion.source = source
+        self._run = self._conversion.prepare(writer._launcher)
+        self._inbox: Inbox = Inbox(source)
+        self._feeder: Feeder
+        if writer._launcher is None:
+            self._feeder = InlineFeeder(self._run, self._callback, self._inbox, tile)
+        else:
+            self._feeder = FedCoordinator(self._run, writer._launcher, self._callback, self._inbox, tile)
+        stack.callback(self._feeder.close)
+        self._seen = np.zeros(self._plan.levels[0].tiles, dtype=bool)
+
+    def put_tile(self, pixels: NDArray[Any], row: int, column: int) -> None:
+        if self._seen[row, column]:
+            raise SourceError(
+                f"the tile at row {row}, column {column} was written before; write each tile once, "
+                "or choose overlap 'replace' or 'blend'"
+            )
+        from slidewright.plan import Block
+
+        self._seen[row, column] = True
+        self._feeder.make_room()
+        self._inbox.put(row * self._plan.tile, column * self._plan.tile, pixels)
+        self._feeder.feed(Block(0, row, column))
+
+    def finish(self) -> Report:
+        import numpy as np
+
+        from slidewright.plan import Block
+
+        self._inbox.rest_is_background()
+        missing = (Block(0, int(row), int(column)) for row, column in np.argwhere(~self._seen))
+        outcome = self._feeder.finish(missing)
+        return self._conversion.finish(outcome, self._run, self._callback)
+
+
+class _Regions:
+    """Regions on a canvas, converted at the end."""
+
+    def __init__(self, writer: PyramidWriter, stack: contextlib.ExitStack) -> None:
+        from slidewright.canvas import Canvas, CanvasSource
+        from slidewright.scratch import ScratchFolder
+
+        self._writer = writer
+        conversion = writer._conversion
+        folder = ScratchFolder(writer._options.scratch)
+        stack.callback(folder.remove)
+        if writer._launcher is not None:
+            writer._launcher.own(folder.path)
+        source = CanvasSource(*writer._given(), writer._options.tile_size, writer._overlap, folder.path)
+        self.canvas: Canvas = Canvas(source)
+        conversion.change(source, writer._options)
+
+    def put_tile(self, pixels: NDArray[Any], row: int, column: int) -> None:
+        tile = self._writer._options.tile_size
+        self.canvas.put(pixels, row * tile, column * tile)
+
+    def finish(self) -> Report:
+        self.canvas.flush()
+        writer = self._writer
+        return writer._conversion.run(writer._launcher, writer._callback)
+
+
+class _Undecided:
+    """Stands for the source until the first call says which it is."""
+
+    def __init__(self, info: Any) -> None:
+        self.info = info
+
+
+def _closable(tiles: Iterable[Any]) -> Any:
+    def pull() -> Iterator[Any]:
+        yield from tiles
+
+    return pull()
+
+
+def _check_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    values = tuple(shape)
+    if len(values) not in (2, 3) or not all(hasattr(value, "__index__") and value > 0 for value in values):
+        raise OptionError(f"shape {shape!r} must be (height, width) or (height, width, samples), all above 0")
+    height, width, samples = (*values, 1)[:3]
+    return int(height), int(width), int(samples)
+
+
+def _check_dtype(dtype: Any) -> str:
+    import numpy as np
+
+    try:
+        return str(np.dtype(dtype).name)
+    except TypeError:
+        raise OptionError(f"dtype {dtype!r} is none that NumPy knows") from None
+
+
+def _check_weights(weights: Any, shape: tuple[int, ...], overlap: str) -> NDArray[np.float64] | None:
+    if weights is None:
+        return None
+    import numpy as np
+
+    if overlap != "blend":
+        raise OptionError("weights are for overlap 'blend'; leave them out, or choose it")
+    values = np.asarray(weights, np.float64)
+    if values.shape != shape or not (values > 0).all() or not np.isfinite(values).all():
+        raise SourceError(f"weights must be {shape} finite numbers above 0, one a pixel; got shape {values.shape}")
+    return values

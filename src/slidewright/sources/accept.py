@@ -1,0 +1,74 @@
+"""Which shapes and dtypes of arrays are images, and what to do about the others: the same words for every source that
+is an array somewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from slidewright.errors import OptionError, SourceError
+
+DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
+MAX_CHANNELS = 100
+
+_ARRAYS = f"an image is (height, width) or (height, width, samples) with up to {MAX_CHANNELS} samples"
+_REMEDIES = {
+    "float16": "astype('float32')",
+    "float64": "astype('float32')",
+    "int64": "astype('int32'), if no value is too large",
+    "uint64": "astype('uint32'), if no value is too large",
+    "complex64": "np.abs() of it",
+    "complex128": "np.abs() of it, as float32",
+}
+
+
+def check_dtype(dtype: np.dtype[Any], name: str) -> str:
+    """The native name of a dtype that pixels can have; a SourceError names the remedy for another."""
+    if dtype.name in DTYPES:
+        return str(dtype.name)
+    remedy = _REMEDIES.get(dtype.name, "astype() to one of them")
+    raise SourceError(f"{name} has pixels of {dtype.name}; they can be {', '.join(DTYPES)}: use {remedy}")
+
+
+def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
+    """(height, width, samples) of an array's shape; a SourceError says how to turn another into an image.
+
+    Three axes of which the last is neither up to 4 nor shorter than the first are taken for channels first, because
+    read the other way round they would be a slide of a few rows.
+    """
+    if len(shape) == 2:
+        height, width, samples = shape[0], shape[1], 1
+    elif len(shape) == 3:
+        height, width, samples = shape
+        if samples > MAX_CHANNELS or (samples > 4 and height < samples):
+            hint = "keep some of the channels" if height > MAX_CHANNELS else "move them to the end, transpose(1, 2, 0)"
+            what = f"{samples} samples a pixel" if height > MAX_CHANNELS else "its channels first"
+            raise SourceError(f"{name} has shape {shape}, which looks like {what}; {_ARRAYS}: {hint}")
+    else:
+        hint = "index or reduce the others first" if len(shape) > 3 else "reshape it"
+        raise SourceError(f"{name} has shape {shape}; {_ARRAYS}: {hint}")
+    if 0 in shape:
+        raise SourceError(f"{name} has shape {shape}, which holds no pixel")
+    return height, width, samples
+
+
+def option_shape(shape: Any) -> tuple[int, ...]:
+    """The option `shape` as whole numbers above 0; OptionError for anything else."""
+    values = tuple(shape) if isinstance(shape, (tuple, list)) else ()
+    whole = all(hasattr(value, "__index__") and not isinstance(value, bool) and value > 0 for value in values)
+    if len(values) not in (2, 3) or not whole:
+        raise OptionError(f"shape {shape!r} must be (height, width) or (height, width, samples), all above 0")
+    return tuple(int(value) for value in values)
+
+
+def option_dtype(dtype: Any) -> str:
+    """The option `dtype` as a name; OptionError for what pixels can't be."""
+    try:
+        name = str(np.dtype(dtype).name)
+    except TypeError:
+        name = ""
+    if name not in DTYPES:
+        raise OptionError(f"dtype {dtype!r} must be one of {', '.join(DTYPES)}")
+    return name

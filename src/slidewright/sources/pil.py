@@ -1,0 +1,72 @@
+"""Pillow images as arrays: which mode is which kind of image.
+
+Modes whose samples are not those of a slide (CMYK, YCbCr, LAB and others) become RGB, as Pillow converts them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidewright.colors import Colormap
+from slidewright.errors import SourceError
+from slidewright.sources.array import ArraySource
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_KINDS = {"1": "binary", "L": "grey", "P": "labels", "RGB": "rgb", "RGBA": "rgba", "I": "grey", "F": "grey"}
+_SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
+_CONVERTED = {"LA": "RGBA", "La": "RGBA", "PA": "RGBA", "RGBa": "RGBA"}
+_PROFILED = ("RGB", "RGBA", "L", "LA")
+
+
+@dataclass(frozen=True, slots=True)
+class PilPixels:
+    """The pixels of a Pillow image, (height, width[, samples]), and what they are."""
+
+    pixels: NDArray[Any]
+    kind: str
+    colormap: Colormap | None
+    icc_profile: bytes | None
+
+
+def pil_source(image: Image) -> ArraySource:
+    """A Pillow image as a source, with its palette as the colours of labels (mode P) and its ICC profile.
+
+    Raises
+    ------
+    SourceError
+        When Pillow can't load it, or can't turn its mode into RGB.
+    """
+    name = f"Pillow image of mode {image.mode}"
+    found = pil_pixels(image, name)
+    return ArraySource(found.pixels, name, kind=found.kind, colormap=found.colormap, icc_profile=found.icc_profile)
+
+
+def pil_pixels(image: Image, name: str) -> PilPixels:
+    """Load an image and tell its kind by its mode; `name` is what a SourceError calls it."""
+    profile = image.info.get("icc_profile") if image.mode in _PROFILED else None
+    try:
+        if image.mode not in _KINDS and image.mode not in _SIXTEEN:
+            straight = image.convert("LA") if image.mode == "La" else image  # Pillow goes no further in one step
+            image = straight.convert(_CONVERTED.get(image.mode, "RGB"))
+        pixels = np.asarray(image)
+    except Exception as error:  # a damaged file that is only read now, or a conversion that Pillow does not have
+        raise SourceError(
+            f"{name} can't be read ({type(error).__name__}: {error}); check the file it is from, or convert it to RGB"
+        ) from error
+    colormap = _colormap(image) if image.mode == "P" else None
+    return PilPixels(pixels, _KINDS.get(image.mode, "grey"), colormap, profile)
+
+
+def _colormap(image: Image) -> Colormap | None:
+    """The palette, 8 bits a colour, as (red, green, blue) of 0 to 65535."""
+    values = image.getpalette("RGB")
+    if not values:
+        return None
+    colors = np.array(values, np.int64).reshape(-1, 3) * 257
+    return tuple((int(red), int(green), int(blue)) for red, green, blue in colors)

@@ -1,0 +1,121 @@
+"""Tiles that the caller hands over one at a time, as a source: they wait in slots of shared memory until a worker reads
+them.
+
+Apart from the arrays because it is alive: the caller's end fills slots and gets them back, while workers read others.
+A slot is named by its place in the image, so that a block carries no more than it does for any other source and can be
+read again by the successor of a killed worker.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidewright.errors import RunError
+from slidewright.kinds import PixelFormat
+from slidewright.sharing import SharedBuffer
+from slidewright.sources.base import Pixels, SourceInfo
+
+_EMPTY = -1
+
+
+@dataclass(frozen=True, slots=True)
+class PushedSource:
+    """The slots, as workers open them; pickles inside the engine only, where descriptors are passed on.
+
+    The buffer begins with (y, x) of the tile in each slot and, last, whether tiles that are in no slot are background.
+    """
+
+    info: SourceInfo
+    pixels: PixelFormat
+    tile: int
+    n_slots: int
+    buffer: SharedBuffer
+    sparse: ClassVar[bool] = True
+
+    @classmethod
+    def allocate(
+        cls, info: SourceInfo, pixels: PixelFormat, tile: int, n_slots: int, folder: str | os.PathLike[str] | None
+    ) -> PushedSource:
+        """Reserve the slots; raises OutputError where there is no room."""
+        nbytes = (n_slots + 1) * 16 + n_slots * tile * tile * info.samples * info.itemsize
+        return cls(info, pixels, tile, n_slots, SharedBuffer.allocate(nbytes, folder))
+
+    def open(self) -> PushedReader:
+        """Read the slots in this process."""
+        return PushedReader(self)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.buffer.close()
+
+    def places(self) -> NDArray[np.int64]:
+        """(y, x) by slot, and one row more."""
+        return np.frombuffer(self.buffer.view(), np.int64, 2 * (self.n_slots + 1)).reshape(-1, 2)
+
+    def tiles(self) -> Pixels:
+        """The pixels of all slots."""
+        data = np.frombuffer(self.buffer.view(), self.info.dtype, offset=(self.n_slots + 1) * 16)
+        return data.reshape(self.n_slots, self.tile, self.tile, self.info.samples)
+
+
+class PushedReader:
+    """Reads whole tiles: from the slot that holds one, or as background once the caller has no more."""
+
+    def __init__(self, source: PushedSource) -> None:
+        self._source = source
+        self._places, self._tiles = source.places(), source.tiles()
+        pixels = source.pixels
+        shape = (source.tile, source.tile, pixels.channels)
+        self.blank: Pixels = np.full(shape, np.array(pixels.background), pixels.dtype)
+
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
+        """The pixels of a tile, see `Reader.read`."""
+        found = np.flatnonzero((self._places[:-1, 0] == y) & (self._places[:-1, 1] == x))
+        if found.size:
+            return self._tiles[found[0], :height, :width, plane : plane + out.shape[2]]
+        if self._places[-1, 0] == _EMPTY:
+            raise RunError(f"the tile at x={x}, y={y} was taken out of its slot before it was encoded")
+        return self.blank if self.blank.shape[:2] == (height, width) else self.blank[:height, :width]
+
+    def close(self) -> None:
+        """Let go of the slots."""
+        self._tiles = self._tiles[:0]
+
+
+class Inbox:
+    """The caller's end of the slots."""
+
+    def __init__(self, source: PushedSource) -> None:
+        self._places, self._tiles = source.places(), source.tiles()
+        self._places[...] = _EMPTY
+        self._free = deque(range(source.n_slots))
+        self._held: dict[tuple[int, int], int] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether every slot waits for a worker."""
+        return not self._free
+
+    def put(self, y: int, x: int, pixels: Pixels) -> None:
+        """Fill a free slot with the tile at (y, x)."""
+        slot = self._free.popleft()
+        self._tiles[slot, : pixels.shape[0], : pixels.shape[1]] = pixels
+        self._places[slot] = (y, x)
+        self._held[y, x] = slot
+
+    def release(self, y: int, x: int) -> None:
+        """The tile at (y, x) is encoded; one that never had a slot is background."""
+        slot = self._held.pop((y, x), None)
+        if slot is not None:
+            self._places[slot] = _EMPTY
+            self._free.append(slot)
+
+    def rest_is_background(self) -> None:
+        """No tile comes any more."""
+        self._places[-1] = 0

@@ -1,0 +1,117 @@
+"""Room on disk: what a run will need of it, checked before it starts.
+
+Some of it is certain (uncompressed segments, the scratch of reduced levels), the rest a guess by codec; so too little
+for what is certain is an error, too little for the guess a warning.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from typing import Any
+
+from slidewright.errors import OutputError
+from slidewright.plan import Plan
+
+_RATIO_LOSSY, _RATIO_LOSSLESS = 8, 2
+_LEAST_SEGMENT = 10  # bytes of the two table entries of a tile: tifffile gives a small length two bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Bytes that a run will put on disk: at least, and probably."""
+
+    output_least: int
+    output_likely: int
+    scratch: int
+    """Reduced levels between passes; exact."""
+    waiting: int
+    """Segments that probably wait in temporary files for their turn."""
+
+    def with_shards(self, made: float, *, output: bool = True) -> Estimate:
+        """The same of a run that makes this part of the shards in the folder of the output, and takes the others; it
+        writes the `output` as well, or not. Reduced levels are in the shards' folder.
+        """
+        least = int(made * (self.output_least + self.scratch))
+        likely = int(made * (self.output_likely + self.scratch))
+        return replace(
+            self,
+            output_least=least + (self.output_least if output else 0),
+            output_likely=likely + (self.output_likely if output else 0),
+            scratch=0,
+            waiting=int(made * self.waiting) if output else 0,
+        )
+
+
+def estimate(plan: Plan, encoding: Any, store_bytes: int) -> Estimate:
+    """What a plan needs on disk."""
+    tile_bytes = encoding.tile_bytes
+    raw = plan.n_tiles * (tile_bytes // 8 if encoding.bits == 1 else tile_bytes)
+    exact = encoding.compression == "none"
+    likely = raw if exact else raw // (_RATIO_LOSSY if encoding.codec.lossy else _RATIO_LOSSLESS)
+    handed_on = [pas.scratch_level for pas in plan.passes if pas.scratch_level is not None]
+    half = plan.tile // 2
+    chunks = (plan.levels[level].size.grid(half) for level in handed_on)
+    scratch = sum(plan.planes * grid.height * grid.width * (tile_bytes // 4) for grid in chunks)
+    upper = 1 - plan.levels[0].n_tiles / plan.n_tiles
+    return Estimate(
+        output_least=(raw if exact else 0) + plan.n_tiles * _LEAST_SEGMENT,
+        output_likely=likely,
+        scratch=scratch,
+        waiting=max(0, int(likely * upper) - store_bytes),
+    )
+
+
+def check_space(need: Estimate, folder: str, temporary: str) -> tuple[str, ...]:
+    """Hold an estimate against the room in the destination's folder and in the temporary one.
+
+    Returns
+    -------
+    tuple[str, ...]
+        Warnings, where the room is less than is probably needed.
+
+    Raises
+    ------
+    OutputError
+        When there is less than is certainly needed.
+    """
+    shared = _device(folder) is not None and _device(folder) == _device(temporary)
+    parts: list[tuple[str, str, int, int]] = [
+        ("the output", folder, need.output_least, need.output_likely),
+        ("the temporary levels", temporary, need.scratch, need.scratch + need.waiting),
+    ]
+    if shared:
+        least, likely = sum(part[2] for part in parts), sum(part[3] for part in parts)
+        parts = [("the output and the temporary levels", folder, least, likely)]
+    warnings = []
+    for what, where, least, likely in parts:
+        free = _free(where)
+        if free is None or likely <= free:
+            continue
+        text = f"{os.path.abspath(where)} has {free / 1e6:.0f} MB free"
+        if least > free:
+            remedy = "choose another disk, or free some" + ("" if shared else _remedy(what))
+            raise OutputError(f"{text}, but {what} will take at least {least / 1e6:.0f} MB; {remedy}")
+        warnings.append(f"{text}, but {what} will take about {likely / 1e6:.0f} MB, by experience")
+    return tuple(warnings)
+
+
+def _remedy(what: str) -> str:
+    return "; TMPDIR and --scratch say where temporary levels go" if "temporary" in what else ""
+
+
+def _free(folder: str) -> int | None:
+    """Bytes free to this user, or None where the filesystem does not tell."""
+    try:
+        usage = shutil.disk_usage(folder or ".")
+    except OSError:
+        return None
+    return usage.free if usage.total else None
+
+
+def _device(folder: str) -> int | None:
+    try:
+        return os.stat(folder or ".").st_dev
+    except OSError:
+        return None

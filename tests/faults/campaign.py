@@ -1,0 +1,108 @@
+"""What the campaigns share: how many tries, from which seed, small real slides, and what must be true after a run."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import random
+import secrets
+import time
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+import slidewright
+
+OPTIONS = {"tile_size": 64, "compression": "deflate", "level": 1, "block_tiles": 2}
+
+
+class Campaign:
+    """`SLIDEWRIGHT_FAULTS=long` asks for the long form, a number for so many tries; `SLIDEWRIGHT_SEED` for a seed.
+
+    The short form has a fixed seed, since it runs with every change; the long one has a new seed each time.
+    """
+
+    def __init__(self, name: str, short: int, long: int) -> None:
+        asked = os.environ.get("SLIDEWRIGHT_FAULTS", "")
+        self.long = asked == "long" or asked.isdigit()
+        self.tries = long if asked == "long" else int(asked) if asked.isdigit() else short
+        self.seed = int(os.environ.get("SLIDEWRIGHT_SEED", secrets.randbits(32) if self.long else 1))
+        self.random = random.Random(f"{name} {self.seed}")
+        self.name = name
+        self.counts: dict[str, int] = {}
+        self._begin = time.monotonic()
+        print(f"\n{name}: {self.tries} tries, SLIDEWRIGHT_SEED={self.seed}", flush=True)
+
+    def count(self, what: str) -> None:
+        """One more of these."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+        done = sum(self.counts.values())
+        if self.long and done % 200 == 0:
+            print(f"{self.name}: {done} tried, {time.monotonic() - self._begin:.0f} s", flush=True)
+
+    def close(self) -> None:
+        """Print what was tried."""
+        parts = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
+        print(f"{self.name}: {parts}; {time.monotonic() - self._begin:.0f} s, seed {self.seed}", flush=True)
+
+
+def make_slide(path: Path, height: int = 500, width: int = 700, *, compression: str = "zlib", seed: int = 3) -> Path:
+    """A small tiled TIFF of smooth colours with some noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    wave = 60 * np.sin(x / 31) + 40 * np.cos(y / 23)
+    pixels = np.array([190, 130, 170]) + wave[..., None] + rng.normal(0, 4, (height, width, 3))
+    tifffile.imwrite(
+        path, pixels.clip(0, 255).astype(np.uint8), tile=(64, 64), compression=compression, photometric="rgb"
+    )
+    return path
+
+
+def digest(path: Path) -> str:
+    """What a file is, in one word."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@functools.cache
+def clean_digest(source: Path, folder: Path) -> str:
+    """The digest of an undisturbed conversion."""
+    path = folder / "clean.tif"
+    slidewright.convert(source, path, n_workers=0, overwrite=True, **OPTIONS)
+    found = digest(path)
+    path.unlink()
+    return found
+
+
+def session_members(session: int) -> list[int]:
+    """Processes of a session that are alive (not zombies)."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] not in "ZX":
+            found.append(int(name))
+    return found
+
+
+def role_of(pid: int) -> str:
+    """The name that a process of a run gave itself."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def wait_until(true, seconds: float) -> bool:
+    """Whether something becomes true within some seconds."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True

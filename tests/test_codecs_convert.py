@@ -1,0 +1,149 @@
+"""Every compression with every kind of pixels through `convert`: levels are right, info and verify know the codec."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pages
+import pytest
+import tifffile
+from test_codecs_matrix import ACCEPTED, CELLS, LOSSY, check_readers
+
+import slidewright
+from slidewright.codecs import CODECS
+from slidewright.errors import OptionError
+from slidewright.geometry import Size
+from slidewright.info import describe
+from slidewright.sources import open_source
+from slidewright.sources.base import SourceInfo
+from slidewright.verify import verify_file
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("compression", CODECS)
+def test_every_level_is_right_or_the_pixels_are_refused(compression: str, cell: str, tmp_path: Path) -> None:
+    pixels, options = CELLS[cell]
+    array = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
+    path = tmp_path / f"{compression}-{cell}.tif"  # libvips remembers files by name
+    try:
+        slidewright.convert(array, path, compression=compression, tile_size=64, n_workers=0, **options)
+    except OptionError:
+        if cell in ACCEPTED[compression]:
+            raise
+        assert not path.exists()
+        return
+    assert cell in ACCEPTED[compression]
+    method = "nearest" if options.get("kind") in ("labels", "binary") or "colormap" in options else "mean"
+    _check_levels(path, oracle.pyramid(pixels, 64, method), LOSSY.get(compression))
+    found = describe(path)
+    assert {level.compression for level in found.levels} == {compression}
+    check_readers(path, compression, cell, 1 if found.dtype == "bool" else 8)
+    report = verify_file(path, against=open_source(array), resampling=method, n_workers=1)
+    for level in report.levels:
+        assert level.exact is (compression not in LOSSY)
+        assert level.psnr is not None
+        assert level.psnr >= LOSSY.get(compression, math.inf) - 4
+
+
+def _check_levels(path: Path, wanted: list[np.ndarray], least: float | None) -> None:
+    with tifffile.TiffFile(path) as tiff:
+        levels = [np.asarray(page.asarray()) for page in tiff.pages]
+        separate = tiff.pages.first.planarconfig == 2
+    assert len(levels) == len(wanted)
+    for found, pixels in zip(levels, wanted, strict=True):
+        deep = np.moveaxis(found, 0, 2) if separate and found.ndim == 3 else found.reshape(pixels.shape)
+        if least is None:
+            np.testing.assert_array_equal(deep, pixels)
+        else:
+            error = ((deep.astype(float) - pixels) ** 2).mean()
+            # Small levels have more detail a pixel, so a lossy codec keeps less of them.
+            assert error <= np.iinfo(pixels.dtype).max ** 2 / 10 ** ((least - 4) / 10)
+
+
+@pytest.mark.parametrize("compression", ["ccitt-t4", "ccitt-t6", "none", "deflate", "zstd", "lzw", "packbits"])
+@pytest.mark.parametrize("size", [(64, 64), (150, 200)])
+def test_single_bits_through_processes_and_other_readers(
+    compression: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    mask = (np.indices(size).sum(0) // 9 % 3 == 0).astype(np.uint8)
+    path = tmp_path / f"{compression}-{size[0]}.tif"
+    slidewright.convert(mask, path, compression=compression, kind="binary", bits=1, tile_size=64, n_workers=2)
+    with tifffile.TiffFile(path) as tiff:
+        for page in tiff.pages:
+            assert (page.bitspersample, int(page.compression)) == (1, CODECS[compression].tag)
+    assert describe(path).dtype == "bool"
+    readers = [pages.by_tifffile, pages.by_pillow, *([pages.by_libtiff] if pages.LIBTIFF else [])]
+    if compression != "zstd":  # pyvips' binary has none
+        readers.append(pages.by_libvips)
+    for reader in readers:
+        np.testing.assert_array_equal(reader(path)[..., 0] > 0, mask > 0, err_msg=reader.__name__)
+
+
+def test_verify_finds_a_changed_pixel_of_single_bits(tmp_path: Path) -> None:
+    mask = np.zeros((100, 100), np.uint8)
+    mask[20:40, 30:60] = 1
+    slidewright.convert(mask, tmp_path / "mask.tif", compression="ccitt-t6", kind="binary", tile_size=64, n_workers=0)
+    mask[21, 33] = 0
+    with pytest.raises(slidewright.VerifyError, match=r"x=33, y=21: \[1\] instead of \[0\]"):
+        verify_file(tmp_path / "mask.tif", against=open_source(mask), resampling="nearest")
+
+
+class _Channels:
+    """A source of planes that needs nothing but an array."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._pixels = pixels
+        size = Size(*pixels.shape[:2])
+        self.info = SourceInfo("channels", "test", size, pixels.shape[2], pixels.dtype.name, kind="multichannel")
+
+    def open(self) -> _Channels:
+        return self
+
+    def read(self, y: int, x: int, height: int, width: int, out: np.ndarray, plane: int = 0) -> np.ndarray:
+        out[:] = self._pixels[y : y + height, x : x + width, plane : plane + out.shape[2]]
+        return out
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("compression", ["deflate", "jpeg"])
+def test_verify_compares_planes(compression: str, tmp_path: Path) -> None:
+    pixels = CELLS["channels"][0].copy()
+    pages.write_page(
+        tmp_path / "a.tif", pixels, pages.encoding_of(pixels, kind="multichannel", compression=compression)
+    )
+    (level,) = verify_file(tmp_path / "a.tif", against=_Channels(pixels)).levels
+    assert (level.tiles, level.decoded, level.exact) == (30, 30, compression == "deflate")
+    pixels[70, 80, 3] ^= 255
+    if compression == "deflate":
+        with pytest.raises(slidewright.VerifyError, match=r"channel 3, tile at row 1, column 1 differs .*x=80, y=70"):
+            verify_file(tmp_path / "a.tif", against=_Channels(pixels))
+
+
+@pytest.mark.parametrize("compression", ["webp-lossless", "jpegxl-lossless", "jpeg2000", "png"])
+def test_verify_holds_lossless_streams_to_every_bit(compression: str, tmp_path: Path) -> None:
+    pixels = CELLS["rgb"][0].copy()
+    slidewright.convert(pixels, tmp_path / "a.tif", compression=compression, tile_size=64, n_workers=0)
+    pixels[3, 4, 1] ^= 1
+    with pytest.raises(slidewright.VerifyError, match="x=4, y=3"):
+        verify_file(tmp_path / "a.tif", against=open_source(pixels))
+
+
+@pytest.mark.parametrize("compression", ["webp", "jpeg2000", "png", "jpegxl"])
+def test_image_far_larger_than_its_tile_is_refused(compression: str, tmp_path: Path) -> None:
+    pixels = CELLS["rgb"][0]
+    slidewright.convert(pixels, tmp_path / "a.tif", compression=compression, tile_size=64, n_workers=0)
+    large = np.zeros((512, 512, 3), np.uint8)
+    segment = pages.encoding_of(large, compression=compression, tile_size=512).encoder()(large)
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        offset, count = tiff.pages.first.dataoffsets[1], tiff.pages.first.databytecounts[1]
+    assert len(segment) <= count
+    data[offset : offset + len(segment)] = segment
+    (tmp_path / "b.tif").write_bytes(data)
+    with pytest.raises(slidewright.VerifyError, match=rf"row 0, column 1 holds a {compression.upper()} of 512 x 512"):
+        verify_file(tmp_path / "b.tif")

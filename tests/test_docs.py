@@ -1,0 +1,175 @@
+"""What README and documentation show is true: their code runs, and the tests and messages that they name exist."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# Installing and checking is what CI itself does; making environments downloads other programs.
+NOT_OURS = (
+    "python3 -m venv",
+    ".venv/bin/pip",
+    "pip ",
+    "source ",
+    "pytest",
+    "SLIDEWRIGHT_",
+    "ruff",
+    "mkdocs",
+    ".ci/run",
+    ".venv/bin/python",
+)
+NOT_RUN = ("slidewright bench environments", "slidewright bench peers slide.tif --environments")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    found = [text for name, text in FENCE.findall(page.read_text(encoding="utf-8")) if name == language]
+    return [re.sub(r'^--8<-- "(.*?)"$', _included, text, flags=re.MULTILINE) for text in found]
+
+
+def _included(match: re.Match[str]) -> str:
+    return (ROOT / match[1]).read_text(encoding="utf-8")
+
+
+def commands(page: Path) -> list[str]:
+    lines = [line.strip() for block in blocks(page, "console") for line in block.splitlines() if line.strip()]
+    return [line.removeprefix(".venv/bin/") if "bin/slidewright" in line else line for line in lines]
+
+
+@functools.cache
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")])}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the pages take for granted."""
+    home = tmp_path_factory.mktemp("docs")
+    y, x = np.mgrid[:1200, :1600]
+    pixels = np.stack([220 - 60 * (np.sin(x / 40) > 0), 200 - 80 * (np.cos(y / 50) > 0), 210 - 0 * x], 2)
+    pixels = (pixels + np.random.default_rng(7).normal(0, 4, pixels.shape)).clip(0, 255).astype(np.uint8)
+    tiles = {"tile": (256, 256), "photometric": "rgb", "compression": "jpeg"}
+    for name in ("slide.svs", "slide.tif", "big.tif"):
+        tifffile.imwrite(home / name, pixels, **tiles, metadata=None)
+    np.save(home / "labels.npy", (y // 400 + x // 800).astype(np.uint8) % 3)
+    (home / "colours.json").write_text('{"0": "white", "1": "red", "2": "#1f77b4"}')
+    zarr.create_array(home / "scan.zarr", data=pixels, chunks=(256, 256, 3))
+    with tifffile.TiffWriter(home / "many.ome.tif", ome=True) as tiff:
+        for image in (pixels, pixels[:700, :900]):
+            tiff.write(image, subifds=1, **tiles)
+            tiff.write(image[::2, ::2], subfiletype=1, **tiles)
+    (home / "slides").mkdir()
+    for name in ("a.svs", "b.svs"):
+        (home / "slides" / name).write_bytes((home / "slide.svs").read_bytes())
+    (home / "manifest.csv").write_text(
+        "source,destination,quality\nslides/a.svs,a-90.tif,90\nslides/b.svs,b-80.tif,80\n"
+    )
+    return home
+
+
+# test_bench and test_scaling have the same verbs on less
+LONG = {"benchmarks": [pytest.mark.slow], "scaling": [pytest.mark.slow]}
+WITH_COMMANDS = [pytest.param(page, marks=LONG.get(page.stem, ()), id=page.stem) for page in PAGES if commands(page)]
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_commands_run(page: Path, folder: Path) -> None:
+    for line in commands(page):
+        if line.startswith((*NOT_OURS, *NOT_RUN)):
+            continue
+        assert line.startswith("slidewright "), f"{page.name}: what is {line!r}?"
+        verb = shlex.split(line)[1:]
+        arguments = [*verb, "--overwrite"] if verb[0] == "convert" and "--overwrite" not in verb else verb
+        if verb[0] == "demo":
+            arguments = [*verb, "--side", "1024", "--overwrite"]
+
+        done = subprocess.run(
+            [sys.executable, "-m", "slidewright", *arguments],
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+
+        assert done.returncode == 0, (line, done.stderr)
+
+
+SCRIPTS = [(page, number) for page in PAGES for number in range(len(blocks(page, "python")))]
+
+
+@pytest.mark.parametrize(("page", "number"), SCRIPTS, ids=lambda value: getattr(value, "stem", value))
+def test_python_block_runs(page: Path, number: int, folder: Path) -> None:
+    script = folder / "block.py"
+    script.write_text(blocks(page, "python")[number], encoding="utf-8")
+    for left in folder.glob("*.tif"):  # of another block or page
+        if left.name not in ("slide.tif", "big.tif", "many.ome.tif"):
+            left.unlink()
+    (folder / "pyramid5.html").unlink(missing_ok=True)
+
+    done = subprocess.run(
+        [sys.executable, script.name], cwd=folder, env=environment(), capture_output=True, text=True, timeout=100
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_tests_that_are_named_exist(page: Path) -> None:
+    for name, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text(encoding="utf-8")):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert f"def {test}(" in text or not test, f"{name} has no {test}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_extras_that_are_named_exist(page: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for names in re.findall(r"(?:slidewright|'\.)\[([\w,]+)\]", page.read_text(encoding="utf-8")):
+        assert set(names.split(",")) <= set(project["optional-dependencies"])
+
+
+def test_every_message_in_troubleshooting_is_one_that_we_raise() -> None:
+    raised = "\n".join(_messages())
+    headings = re.findall(
+        r"^### `(.*)`$", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+
+    assert len(headings) > 15
+    for heading in headings:
+        pattern = ".*".join(re.escape(part.strip()) for part in heading.split("…"))
+        assert re.search(pattern, raised), f"nothing says {heading!r}"
+
+
+def _messages() -> list[str]:
+    """Every text of the code on a line of its own, with … where something is put in."""
+    found = []
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                found.append("".join(map(str, parts)).replace("\n", " "))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value.replace("\n", " "))
+    return found
+
+
+def test_every_page_is_in_the_navigation_and_links_lead_somewhere() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in PAGES[1:]:
+        assert f" {page.name}\n" in navigation
+        for target in re.findall(r"\]\(([\w./-]+\.(?:md|svg|png))", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"

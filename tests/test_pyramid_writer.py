@@ -1,0 +1,272 @@
+"""PyramidWriter: the same file as a conversion of the same pixels, whichever way they come in."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import tifffile
+from test_engine import assert_levels_equal_oracle, digest, image
+
+import slidewright
+from slidewright import DestinationError, OptionError, PyramidWriter, SourceError
+
+TILE = 32
+OPTIONS = {"tile_size": TILE, "compression": "zstd"}
+pytestmark = pytest.mark.timeout(60)
+workers = pytest.mark.parametrize("n_workers", [0, 2])
+
+
+def tiles_of(pixels, tile=TILE):
+    for y in range(0, pixels.shape[0], tile):
+        for x in range(0, pixels.shape[1], tile):
+            yield pixels[y : y + tile, x : x + tile]
+
+
+def places_of(pixels, tile=TILE):
+    rows, columns = -(-pixels.shape[0] // tile), -(-pixels.shape[1] // tile)
+    return [(row, column) for row in range(rows) for column in range(columns)]
+
+
+def tile_at(pixels, row, column, tile=TILE):
+    return pixels[row * tile : (row + 1) * tile, column * tile : (column + 1) * tile]
+
+
+def converted(pixels, folder, **options):
+    path = folder / "converted.tif"
+    slidewright.convert(pixels, path, n_workers=0, **{**OPTIONS, **options})
+    return digest(path)
+
+
+@workers
+@pytest.mark.parametrize("shape", [(1, 1, 3), (300, 410, 3), (97, 500), (500, 31, 3)])
+def test_tiles_in_row_major_order_give_the_file_that_convert_gives(tmp_path, shape, n_workers):
+    pixels = image(*shape)[:, :, : shape[2] if len(shape) == 3 else 1]
+    pixels = pixels.reshape(shape)
+    out = tmp_path / "out.tif"
+    with PyramidWriter(out, shape, n_workers=n_workers, **OPTIONS) as writer:
+        writer.write(tiles_of(pixels))
+        assert not out.exists()
+    assert_levels_equal_oracle(out, pixels, TILE)
+    assert digest(out) == converted(pixels, tmp_path)
+    assert writer.report.destination == str(out)
+    assert sorted(os.listdir(tmp_path)) == ["converted.tif", "out.tif"]
+
+
+@workers
+def test_tiles_in_any_order_give_the_same_file(tmp_path, n_workers):
+    pixels = image(300, 410)
+    places = places_of(pixels)
+    random.Random(1).shuffle(places)
+    with PyramidWriter(tmp_path / "out.tif", pixels.shape, n_workers=n_workers, **OPTIONS) as writer:
+        for row, column in places:
+            writer.write_tile(tile_at(pixels, row, column), row, column)
+    assert digest(tmp_path / "out.tif") == converted(pixels, tmp_path)
+
+
+@workers
+@pytest.mark.parametrize("background", [None, "tomato", (1, 2, 3)])
+def test_tiles_never_written_are_background_on_every_level(tmp_path, n_workers, background):
+    pixels = image(700, 410)
+    expected = np.empty_like(pixels)
+    expected[...] = {None: (255, 255, 255), "tomato": (255, 99, 71)}.get(background, background)
+    with PyramidWriter(
+        tmp_path / "out.tif", pixels.shape, n_workers=n_workers, background=background, **OPTIONS
+    ) as writer:
+        for row, column in places_of(pixels)[40:90:3]:
+            writer.write_tile(tile_at(pixels, row, column), row, column)
+            tile_at(expected, row, column)[...] = tile_at(pixels, row, column)
+    assert_levels_equal_oracle(tmp_path / "out.tif", expected, TILE)
+    assert digest(tmp_path / "out.tif") == converted(expected, tmp_path)
+
+
+def test_nothing_written_is_a_blank_image(tmp_path):
+    with PyramidWriter(tmp_path / "out.tif", (100, 300, 3), n_workers=1, background="navy", **OPTIONS):
+        pass
+    assert (tifffile.imread(tmp_path / "out.tif") == (0, 0, 128)).all()
+
+
+@workers
+def test_regions_anywhere_become_the_image_and_the_rest_is_background(tmp_path, n_workers):
+    pixels = image(300, 410)
+    expected = np.full_like(pixels, 255)
+    with PyramidWriter(tmp_path / "out.tif", pixels.shape, n_workers=n_workers, **OPTIONS) as writer:
+        for y, x, height, width in [(5, 7, 100, 200), (150, 300, 150, 110), (290, 0, 50, 50), (120, 7, 3, 400)]:
+            region = pixels[y : y + height, x : x + width]
+            writer.write_region(region, y, x)
+            expected[y : y + height, x : x + width] = region
+        writer.write_region(np.zeros((20, 30, 3), np.uint8), -10, 390)  # sticks out at two sides
+        expected[:10, 390:] = 0
+    assert digest(tmp_path / "out.tif") == converted(expected, tmp_path)
+
+
+def test_overlap_is_refused_replaced_or_blended(tmp_path):
+    first, second = np.full((40, 40), 10, np.uint8), np.full((40, 40), 21, np.uint8)
+
+    def both_regions(writer):
+        writer.write_region(first, 0, 0)
+        writer.write_region(second, 30, 20)
+
+    fails(tmp_path, SourceError, "overlaps pixels written before, first at x=20, y=30", both_regions, shape=(100, 100))
+    both = (slice(30, 40), slice(20, 40))
+    for overlap, value in (("replace", 21), ("blend", 16)):
+        path = tmp_path / f"{overlap}.tif"
+        with PyramidWriter(path, (100, 100), overlap=overlap, n_workers=0, **OPTIONS) as writer:
+            both_regions(writer)
+        pixels = tifffile.imread(path)
+        assert (pixels[both] == value).all()
+        assert (pixels[:30, :40] == 10).all()
+        assert (pixels[60, 40:] == 21).sum() == 20
+        assert pixels[99, 99] == 0
+
+
+def test_blend_weighs_and_rounds_half_up(tmp_path):
+    with PyramidWriter(tmp_path / "out.tif", (40, 40), overlap="blend", n_workers=0, **OPTIONS) as writer:
+        writer.write_region(np.full((40, 40), 10, np.uint8), 0, 0, weights=np.full((40, 40), 3.0))
+        writer.write_region(np.full((40, 40), 20, np.uint8), 0, 0)
+        writer.write_region(np.full((40, 40), 20, np.uint8), 0, 20, weights=np.full((40, 40), 2.0))
+    pixels = tifffile.imread(tmp_path / "out.tif")
+    assert (pixels[:, :20] == 13).all()  # (30 + 20) / 4 = 12.5
+    assert (pixels[:, 20:] == 15).all()  # (30 + 20 + 40) / 6
+
+
+def test_canvas_gives_chunks_back_from_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr("slidewright.canvas.CACHE_BYTES", 1)
+    pixels = image(200, 300)
+    with PyramidWriter(tmp_path / "out.tif", pixels.shape, overlap="replace", n_workers=0, **OPTIONS) as writer:
+        for y in range(0, 200, 50):
+            for x in range(0, 300, 50):
+                writer.write_region(pixels[y : y + 50, x : x + 50], y, x)
+    assert digest(tmp_path / "out.tif") == converted(pixels, tmp_path)
+
+
+def test_whole_tiles_at_the_border_are_cut(tmp_path):
+    pixels = image(100, 70)
+    padded = np.pad(pixels, ((0, 28), (0, 26), (0, 0)))
+    with PyramidWriter(tmp_path / "out.tif", pixels.shape, n_workers=0, **OPTIONS) as writer:
+        writer.write(tiles_of(padded))
+    assert digest(tmp_path / "out.tif") == converted(pixels, tmp_path)
+
+
+def fails(tmp_path, exception, match, act, shape=(100, 70, 3), **options):
+    with (
+        pytest.raises(exception, match=match),
+        PyramidWriter(tmp_path / "out.tif", shape, **{**OPTIONS, "n_workers": 1, **options}) as writer,
+    ):
+        act(writer)
+    assert os.listdir(tmp_path) == []
+
+
+def test_wrong_tiles_are_refused_with_their_place(tmp_path):
+    good = np.zeros((TILE, TILE, 3), np.uint8)
+    expected = "expected 32x32x3 of uint8"
+    for bad in (good[:31], good[:, :, :2], good[:, :, 0], good.astype(float)):
+        fails(
+            tmp_path,
+            SourceError,
+            f"the tile at row 1, column 0 is .*{expected}",
+            lambda w, b=bad: w.write_tile(b, 1, 0),
+        )
+    fails(tmp_path, SourceError, "expected 4x6x3", lambda w: w.write_tile(good[:5], 3, 2))
+    fails(tmp_path, SourceError, "no tile at row 4; the image has 4 rows", lambda w: w.write_tile(good, 4, 0))
+    fails(tmp_path, SourceError, "no tile at column -1", lambda w: w.write_tile(good, 0, -1))
+
+    def twice(writer):
+        writer.write_tile(good, 0, 0)
+        writer.write_tile(good, 0, 0)
+
+    fails(tmp_path, SourceError, "row 0, column 0 was written before", twice)
+
+
+def test_too_few_or_too_many_tiles_say_how_many_were_due(tmp_path):
+    pixels = image(100, 70)
+    tiles = list(tiles_of(pixels))
+    fails(tmp_path, SourceError, r"ended after 11 of 12 .*row 3, column 2", lambda w: w.write(tiles[:-1]))
+    fails(tmp_path, SourceError, r"more than the 12 tiles \(4 rows of 3\)", lambda w: w.write([*tiles, tiles[0]]))
+
+
+def test_exception_of_the_caller_leaves_no_file_and_is_the_callers(tmp_path):
+    def act(writer):
+        writer.write_tile(np.zeros((TILE, TILE, 3), np.uint8), 0, 0)
+        raise KeyError("the model failed")
+
+    fails(tmp_path, KeyError, "the model failed", act)
+
+
+def test_bad_arguments_are_refused_before_anything_is_computed(tmp_path):
+    (tmp_path / "there.tif").touch()
+    with pytest.raises(DestinationError, match="exists"), PyramidWriter(tmp_path / "there.tif", (10, 10)):
+        raise AssertionError("the block must not begin")
+    for arguments, match in [
+        ({"shape": (0, 10)}, "shape"),
+        ({"shape": (10,)}, "shape"),
+        ({"dtype": "no"}, "dtype"),
+        ({"overlap": "maybe"}, "overlap"),
+        ({"colour": 1}, "colour"),
+    ]:
+        with pytest.raises(OptionError, match=match):
+            PyramidWriter(tmp_path / "x.tif", **{"shape": (10, 10), **arguments})
+    writer = PyramidWriter(tmp_path / "x.tif", (10, 10))
+    with pytest.raises(OptionError, match="with statement"):
+        writer.write_tile(np.zeros((10, 10), np.uint8), 0, 0)
+
+
+def test_region_after_tiles_is_refused(tmp_path):
+    def act(writer):
+        writer.write_tile(np.zeros((TILE, TILE, 3), np.uint8), 0, 0)
+        writer.write_region(np.zeros((5, 5, 3), np.uint8), 50, 50)
+
+    fails(tmp_path, SourceError, "write_region after write_tile", act)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are threads where there is no fork")
+def test_killed_workers_do_not_lose_a_tile(tmp_path):
+    from test_deaths import named
+
+    pixels = image(900, 900)
+
+    def slowly():
+        for number, tile in enumerate(tiles_of(pixels)):
+            if number in (100, 300, 500):
+                for process in named("slidewright-w")[:2]:
+                    if process.name() != "slidewright-wri":
+                        process.send_signal(signal.SIGKILL)
+            yield tile
+
+    with PyramidWriter(tmp_path / "out.tif", pixels.shape, n_workers=2, **OPTIONS) as writer:
+        writer.write(slowly())
+    assert_levels_equal_oracle(tmp_path / "out.tif", pixels, TILE)
+    assert writer.report.retries >= 1
+
+
+def test_progress_is_told_while_the_caller_produces(tmp_path):
+    seen = []
+    pixels = image(300, 300)
+
+    def slowly():
+        for tile in tiles_of(pixels):
+            time.sleep(0.01)
+            yield tile
+
+    with PyramidWriter(tmp_path / "out.tif", pixels.shape, n_workers=1, progress=seen.append, **OPTIONS) as writer:
+        writer.write(slowly())
+    assert 0 < seen[1].tiles_done < seen[1].tiles_total
+    assert seen[-1].stage == "done"
+
+
+def test_workers_run_while_the_caller_is_in_a_thread(tmp_path):
+    pixels = image(200, 200)
+
+    def work():
+        with PyramidWriter(tmp_path / "out.tif", pixels.shape, n_workers=2, **OPTIONS) as writer:
+            writer.write(tiles_of(pixels))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert digest(tmp_path / "out.tif") == converted(pixels, tmp_path)
