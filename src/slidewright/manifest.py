@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from slidewright.colors import read_colormap
 from slidewright.errors import OptionError
 from slidewright.options import ConvertOptions
 
@@ -136,7 +137,9 @@ def split_options(given: Mapping[str, Any]) -> tuple[dict[str, int | None], Conv
 
 
 def parse_cell(name: str, text: str) -> Any:
-    """A cell of an option's column as the option's type: a number, yes or no, "x,y", or the text itself."""
+    """A cell of an option's column as the option's type: a number, yes or no, "x,y", a palette, or the text itself."""
+    if name == "colormap":
+        return read_colormap(text)
     kind = _TYPES.get(name, "int")
     if kind.startswith("bool"):
         if text.lower() not in _WORDS:

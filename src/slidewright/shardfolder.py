@@ -86,6 +86,8 @@ def _as_flag(name: str, value: Any) -> list[str]:
     flag = "--" + {"level_index": "source-level"}.get(name, name.replace("_", "-"))
     if isinstance(value, bool):
         return [flag if value else flag.replace("--", "--no-", 1)]
+    if isinstance(value, dict):
+        return [flag, ",".join(f"{index}={color}" for index, color in value["mapping"])]
     return [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
 
 
