@@ -180,8 +180,11 @@ def test_filled_tiles_are_reported_by_assemble_and_resume(tmp_path, workers):
     source = damaged_tiff(tmp_path)
     options = {**RUN, "on_corrupt": "fill", "compression": "deflate", "n_workers": workers}
     whole = slidewright.convert(source, tmp_path / "whole.tif", **options)
-    for index in range(5):  # tiles of the source that two shards touch count once
-        slidewright.shard(source, tmp_path / "shards", index=index, count=5, **options)
+    shards = [slidewright.shard(source, tmp_path / "shards", index=index, count=5, **options) for index in range(5)]
+    assert sum(shard.corrupt_tiles for shard in shards) >= 3  # one that two shards touch is one of each
+    assert all(
+        bool(shard.corrupt_tiles) == any("did not decode" in text for text in shard.warnings) for shard in shards
+    )
     assembled = slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", n_workers=workers)
     with pytest.raises(StopError):
         slidewright.convert(source, tmp_path / "resumed.tif", resume=True, progress=stop, **{**options, "n_workers": 0})

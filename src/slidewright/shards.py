@@ -34,6 +34,7 @@ from slidewright.report import Progress, Report
 from slidewright.scratch import Scratch
 from slidewright.shardfolder import JOB_FILE, Job, ShardFolder, shard_name, sweep_partials
 from slidewright.shelf import ShardPlan
+from slidewright.sources.filling import describe_corrupt
 
 LOCAL_SHARDS = 64  # at least, of a resumed conversion: what a kill costs is at most about a part in so many
 _PLANNED = 4  # workers a shard that blocks are balanced for, and shards a worker
@@ -55,6 +56,9 @@ class ShardReport:
     seconds: float
     done_before: bool
     """Whether it was there already."""
+    corrupt_tiles: int = 0
+    """Tiles, strips or chunks of the source in this share that were filled with the background (`on_corrupt`)."""
+    warnings: tuple[str, ...] = ()
 
 
 def shard(
@@ -104,16 +108,18 @@ def shard(
     opened, path = open_chosen(source, chosen)
     folder, decided = open_job(shards, opened, path, chosen, checked, count, _PLANNED * count)
     plan = shard_plan(folder, opened, decided, (), (index,), tiff=False, sync=True)
+    warnings: list[str] = []
     before = folder.problem(index, decided.plan, plan.scratch, deep=False) is None
     if not before:
         try:
             with make_launcher(checked) as launcher, make_callback(progress) as callback:
                 if launcher is not None:
                     launcher.own(plan.partial(index))
-                _make_shard(launcher, opened, checked, decided, plan, started, callback)
+                warnings = _make_shard(launcher, opened, checked, decided, plan, started, callback)
         finally:  # a writer that was ended could not do it
             remove_tree(plan.partial(index))
     numbers = plan.blocks(index)
+    corrupt = replace(plan, found=(index,)).found_corrupt()
     return ShardReport(
         folder.shard_path(index),
         index,
@@ -123,6 +129,8 @@ def shard(
         os.path.getsize(folder.shard_path(index)),
         monotonic() - started,
         before,
+        len(corrupt),
+        (*warnings, *([describe_corrupt(corrupt)] if corrupt else ())),
     )
 
 
@@ -134,7 +142,8 @@ def _make_shard(
     plan: ShardPlan,
     started: float,
     callback: Callback,
-) -> None:
+) -> list[str]:
+    """Make the one shard of a plan; warnings."""
     (index,) = plan.to_make
     tiles, first = plan.n_tiles(plan.to_make), decided.plan.passes[0]
     regions = [decided.plan.region(first.block(number)) for number in plan.blocks(index)]
@@ -143,7 +152,7 @@ def _make_shard(
     def share_of(snapshot: Progress) -> Progress:
         return replace(snapshot, tiles_total=tiles, pixels_total=pixels)
 
-    _check_space(options, decided, plan)
+    warnings = [*decided.memory.warnings, *_check_space(options, decided, plan)]
     source, filled = fillable(source, options)
     with contextlib.ExitStack() as stack:
         shared = shared_source(stack, source, options, decided, travels=launcher is not None)
@@ -159,18 +168,19 @@ def _make_shard(
             started=started,
             shards=replace(plan, corrupt=dict(filled)),
         )
-        execute(run, launcher, None if callback is None else lambda snapshot: callback(share_of(snapshot)))
+        outcome = execute(run, launcher, None if callback is None else lambda snapshot: callback(share_of(snapshot)))
     sweep_partials(plan.folder, shard_name(index, plan.count))
     if callback is not None:
         callback(Progress(tiles, tiles, pixels, pixels, 0, monotonic() - started, 0, 0, "done"))
+    return warnings + outcome.warnings
 
 
-def _check_space(options: ConvertOptions, decided: Decided, plan: ShardPlan) -> None:
-    """Room in the folder for this share; the shards of others come on top."""
+def _check_space(options: ConvertOptions, decided: Decided, plan: ShardPlan) -> tuple[str, ...]:
+    """Hold the room in the folder against this share; the shards of others come on top."""
     from slidewright.space import check_space, estimate
 
     need = estimate(decided.plan, decided.encoding, decided.memory.store_bytes)
-    check_space(need.with_shards(plan.part_to_make, output=False), plan.folder, temporary_folder(options))
+    return check_space(need.with_shards(plan.part_to_make, output=False), plan.folder, temporary_folder(options))
 
 
 def assemble(

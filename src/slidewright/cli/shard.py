@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from slidewright.cli.common import human_bytes, hush_libraries, plural, say
+from slidewright.cli.common import human_bytes, hush_libraries, plural, say, warn
 from slidewright.cli.convert import collected, pixel_options, running_options, source_options
 from slidewright.cli.kinds import kind_options
 
@@ -52,6 +52,8 @@ def shard(
         what = f"{plural(report.tiles, 'tile')}, {human_bytes(report.bytes)}"
         how = "is there already" if report.done_before else f"in {report.seconds:.1f} s"
         say(f"shard {index} of {count}: {plural(report.blocks, 'block')}, {what}, {how}")
+        for text in report.warnings:
+            warn(text)
 
 
 def _which(index: int | None, count: int | None, array: bool) -> tuple[int, int]:
