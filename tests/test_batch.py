@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -9,11 +10,14 @@ import numpy as np
 import psutil
 import pytest
 import tifffile
+from fake_sources import SlowSource
 from test_engine import digest
 
 import slidewright
+from slidewright.api import make_launcher, make_options
 from slidewright.cli.main import main
-from slidewright.errors import OptionError
+from slidewright.conversion import Conversion
+from slidewright.errors import CorruptTileError, OptionError
 from slidewright.manifest import parse_cell
 
 OPTIONS = {"n_workers": 0, "tile_size": 64}
@@ -205,3 +209,34 @@ def test_command_ends_with_a_summary_and_exit_code_1_if_any_failed(tmp_path, sli
     assert main([*arguments, "--array"]) == 0
     assert "slide1.tif" in capsys.readouterr().out
     assert main([*arguments, "--count", "3"]) == 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_launcher_outlives_a_conversion_unless_it_failed(tmp_path, fails):
+    """A failed run may have children that still write: they end before their files are removed."""
+
+    class Watched:
+        closed = False
+
+        def __init__(self, launcher):
+            self._launcher = launcher
+
+        def __getattr__(self, name):
+            return getattr(self._launcher, name)
+
+        def close(self):
+            self.closed = True
+            assert list(tmp_path.glob(".out.tif.*.lock"))  # what is removed last is still there
+            self._launcher.close()
+
+    source = SlowSource(200, 200, fault="corrupt" if fails else "")
+    options = make_options({**OPTIONS, "n_workers": 1})
+    with make_launcher(options) as launcher:
+        watched = Watched(launcher)
+        with (
+            pytest.raises(CorruptTileError) if fails else contextlib.nullcontext(),
+            Conversion(source, tmp_path / "out.tif", options, None, 0.0) as conversion,
+        ):
+            conversion.run(watched, None)
+    assert watched.closed == fails
+    assert [path.name for path in tmp_path.iterdir()] == ([] if fails else ["out.tif"])
