@@ -248,6 +248,20 @@ def test_pixels_that_are_no_file_are_refused_for_resume_and_shards(tmp_path, kin
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["array", "source"])
+def test_object_that_describes_a_file_is_known_by_the_file(tmp_path, kind):
+    source, options = make_source(tmp_path, "planar")
+
+    def opened():
+        return zarr.open_array(source, mode="r+") if kind == "array" else open_source(source)
+
+    slidewright.shard(opened(), tmp_path / "shards", index=0, count=2, n_workers=0, **options)
+    slidewright.shard(opened(), tmp_path / "shards", index=1, count=2, n_workers=0, **options)
+    zarr.open_array(source, mode="r+")[0, 5, 5] = 12_345
+    with pytest.raises(slidewright.ShardError, match=r"source\.files"):
+        slidewright.shard(opened(), tmp_path / "shards", index=1, count=2, n_workers=0, **options)
+
+
 def test_pyramid_writer_refuses_to_resume_and_a_cluster(tmp_path):
     for options in ({"resume": True}, {"engine": "dask"}):
         with pytest.raises(OptionError, match="needs pixels that can be read again"):

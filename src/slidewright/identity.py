@@ -42,8 +42,8 @@ _LIBRARIES = ("imagecodecs", "opencv-python-headless", "tifffile")
 def fingerprint(source: Any, path: str | None) -> dict[str, Any]:
     """What tells one source from another without reading its pixels.
 
-    A file is known by its size and time of change, a folder by those of the files in it (the first 20,000), anything
-    else by its pickle.
+    A file is known by its size and time of change, a folder by those of the files in it (the first 20,000), an
+    object that describes one by its pickle as well, any other by its pickle alone.
 
     Raises
     ------
@@ -52,18 +52,28 @@ def fingerprint(source: Any, path: str | None) -> dict[str, Any]:
     """
     info = source.info
     seen: dict[str, Any] = {"size": str(info.size), "samples": info.samples, "dtype": info.dtype}
-    if path is None:
-        if hasattr(source, "prepare"):  # an array, an image, a dataset, a function, or what only this script knows
-            raise _unknown(info.name)
-        try:
-            seen["pickle"] = hashlib.sha256(pickle.dumps(source, 4)).hexdigest()[:16]
-        except Exception as error:
-            raise _unknown(info.name) from error
-        return seen
+    return {**seen, **(_object(source) if path is None else _on_disk(path))}
+
+
+def _object(source: Any) -> dict[str, Any]:
+    """Of a source that is given as an object: its pickle, and the file that it describes, where it does."""
+    described = getattr(source, "source", source)  # of one that unpacks strips first, the TIFF
+    path = getattr(described, "path", None) or getattr(described, "store", None)
+    known = isinstance(path, str) and os.path.exists(path)
+    if hasattr(source, "prepare") and not known:  # an array, an image, a dataset, a function, a class of this script
+        raise _unknown(source.info.name)
+    try:
+        seen = {"pickle": hashlib.sha256(pickle.dumps(described, 4)).hexdigest()[:16]}
+    except Exception as error:
+        raise _unknown(source.info.name) from error
+    return {**seen, **_on_disk(path)} if isinstance(path, str) and known else seen
+
+
+def _on_disk(path: str) -> dict[str, Any]:
     path = os.path.abspath(path)
     if os.path.isdir(path):
-        return {**seen, "files": _folder(path)}
-    seen.update(_stat(path))
+        return {"files": _folder(path)}
+    seen: dict[str, Any] = dict(_stat(path))
     companion = os.path.splitext(path)[0]
     if companion != path and os.path.isdir(companion):  # MIRAX keeps its pixels there
         seen["files"] = _folder(companion)
