@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any
 
 from slidewright.conversion import Conversion, Decided
-from slidewright.errors import DestinationError, OptionError
+from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.geometry import Size
 from slidewright.nursery import remove as remove_tree
 from slidewright.options import ConvertOptions
@@ -114,11 +114,14 @@ def _lock(path: str) -> FileLock:
 
 def _note_finished(path: str, partial: str) -> None:
     """Record which file is about to get the final name, for a run that is killed right after."""
-    status = os.stat(partial)
-    with open(os.path.join(path, _FINISHED), "w", encoding="ascii") as file:
-        json.dump([status.st_ino, status.st_size], file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        status = os.stat(partial)
+        with open(os.path.join(path, _FINISHED), "w", encoding="ascii") as file:
+            json.dump([status.st_ino, status.st_size], file)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OutputError(f"can't write into {path!r}: {error.strerror or error}; check that disk") from error
 
 
 def _finished_before(path: str, dest: str | os.PathLike[str], started: float) -> Report | None:
