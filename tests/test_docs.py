@@ -72,10 +72,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for image in (pixels, pixels[:700, :900]):
             tiff.write(image, subifds=1, **tiles)
             tiff.write(image[::2, ::2], subfiletype=1, **tiles)
+    (home / "slides").mkdir()
+    for name in ("a.svs", "b.svs"):
+        (home / "slides" / name).write_bytes((home / "slide.svs").read_bytes())
+    (home / "manifest.csv").write_text(
+        "source,destination,quality\nslides/a.svs,a-90.tif,90\nslides/b.svs,b-80.tif,80\n"
+    )
     return home
 
 
-LONG = {"benchmarks": [pytest.mark.slow]}  # test_bench has the same verbs on less
+# test_bench and test_scaling have the same verbs on less
+LONG = {"benchmarks": [pytest.mark.slow], "scaling": [pytest.mark.slow]}
 WITH_COMMANDS = [pytest.param(page, marks=LONG.get(page.stem, ()), id=page.stem) for page in PAGES if commands(page)]
 
 

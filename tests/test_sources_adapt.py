@@ -158,10 +158,11 @@ def test_bad_value_is_named_with_its_place_and_remedy(pixels: Any, options: Any,
             reader.read(16, 32, 16, 16, single, 4)
 
 
-def test_adapted_source_travels_with_what_it_prepares(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [{}, {"on_disk": True}])
+def test_adapted_source_travels_with_what_it_prepares(tmp_path: Path, how: Any) -> None:
     mask = RNG.random((60, 70)) > 0.5
     source: Any = adapt(mask)
-    with contextlib.closing(source.prepare(str(tmp_path))) as shared:
+    with contextlib.closing(source.prepare(str(tmp_path), **how)) as shared:
         assert shared.info == source.info
         assert_reads_like(shared, mask.astype(np.uint8), travels=False)
     np.save(tmp_path / "a.npy", mask)

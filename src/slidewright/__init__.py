@@ -13,12 +13,14 @@ from slidewright._version import __version__
 
 if TYPE_CHECKING:
     from slidewright.api import convert
+    from slidewright.batches import BatchItem, BatchReport, batch
     from slidewright.errors import (
         CorruptTileError,
         DestinationError,
         OptionError,
         OutputError,
         RunError,
+        ShardError,
         SlidewrightError,
         SourceError,
         VerifyError,
@@ -26,13 +28,20 @@ if TYPE_CHECKING:
     from slidewright.options import ConvertOptions
     from slidewright.pyramid_writer import PyramidWriter
     from slidewright.report import LevelReport, Progress, Report
+    from slidewright.shards import ShardReport, assemble, shard
     from slidewright.sources import open_source
     from slidewright.verify import verify_file
 
 _HOMES = {
     "PyramidWriter": "pyramid_writer",
     "convert": "api",
+    "BatchItem": "batches",
+    "BatchReport": "batches",
+    "assemble": "shards",
+    "batch": "batches",
     "open_source": "sources",
+    "shard": "shards",
+    "ShardReport": "shards",
     "verify_file": "verify",
     "ConvertOptions": "options",
     "LevelReport": "report",
@@ -45,6 +54,7 @@ _HOMES = {
             "OptionError",
             "OutputError",
             "RunError",
+            "ShardError",
             "SlidewrightError",
             "SourceError",
             "VerifyError",
@@ -54,6 +64,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "BatchItem",
+    "BatchReport",
     "ConvertOptions",
     "CorruptTileError",
     "DestinationError",
@@ -64,12 +76,17 @@ __all__ = [
     "PyramidWriter",
     "Report",
     "RunError",
+    "ShardError",
+    "ShardReport",
     "SlidewrightError",
     "SourceError",
     "VerifyError",
     "__version__",
+    "assemble",
+    "batch",
     "convert",
     "open_source",
+    "shard",
     "verify_file",
 ]
 

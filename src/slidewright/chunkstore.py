@@ -9,6 +9,7 @@ that several machines write into, where two may not share a file.
 from __future__ import annotations
 
 import os
+import secrets
 import struct
 from typing import IO, Any, Protocol
 
@@ -17,6 +18,11 @@ Place = tuple[int, int, int]
 
 _ENTRY = struct.Struct("<QQ")
 _MISSING = b"\xff" * _ENTRY.size
+
+
+def partial_name(path: str) -> str:
+    """A name for a file until it is whole, of this call alone: tasks on two machines may redo the same block."""
+    return f"{path}.{secrets.token_hex(4)}.partial"
 
 
 class ChunkStore(Protocol):
@@ -63,9 +69,10 @@ class ChunkFiles:
         """See `ChunkStore`."""
         path = self._path(place)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path + ".partial", "wb", buffering=0) as file:
+        partial = partial_name(path)
+        with open(partial, "wb", buffering=0) as file:
             _write_all(file, data)
-        os.replace(path + ".partial", path)
+        os.replace(partial, path)
 
     def read(self, place: Place, out: memoryview) -> int | None:
         """See `ChunkStore`."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from time import monotonic, perf_counter
@@ -29,6 +29,7 @@ from slidewright.resources import count_memory_kills, proportional_memory
 from slidewright.ring import SLOT_BYTES, SLOTS_PER_WORKER
 from slidewright.scratch import Scratch
 from slidewright.sharing import SharedBuffer
+from slidewright.shelf import ShardPlan
 from slidewright.sources.filling import CorruptPlace
 from slidewright.tiff import Layout
 from slidewright.worker import BlockWork, WorkerJob
@@ -62,6 +63,16 @@ class Run:
     """Seconds that a worker may take for one block."""
     recorder: Recorder | None = None
     """Is told of every block and every death, for a report."""
+    shards: ShardPlan | None = None
+    """Shards to find and to make; None for a run without any."""
+
+    def sweeps(self) -> Iterator[tuple[Pass, Sequence[int]]]:
+        """Each pass with the numbers of the blocks to do in it, in order."""
+        first, *others = self.layout.plan.passes
+        yield first, range(first.n_blocks) if self.shards is None else self.shards.numbers()
+        if self.shards is None or self.shards.tiff:
+            for pas in others:
+                yield pas, range(pas.n_blocks)
 
 
 @dataclass(slots=True)
@@ -149,8 +160,8 @@ class Coordinator:
         """
         try:
             self._start()
-            for pas in self._run.layout.plan.passes:
-                self._sweep(pas)
+            for pas, numbers in self._run.sweeps():
+                self._sweep(pas, numbers)
             return self._conclude()
         finally:
             self._ring.close()
@@ -169,7 +180,7 @@ class Coordinator:
             run.scratch.create()
         for number in range(run.n_workers):
             self._hire(number)
-        job = WriterJob(run.layout, run.partial, self._ring, run.store_bytes, run.temporary)
+        job = WriterJob(run.layout, run.partial, self._ring, run.store_bytes, run.temporary, run.shards)
         self._writer = self._launcher.spawn("writer", "slidewright-wri", job)
         self.outcome.seconds["start"] = perf_counter() - begin
 
@@ -183,12 +194,13 @@ class Coordinator:
         child = self._launcher.spawn("worker", f"slidewright-w{number}", job)
         self._seats[child.connection] = _Seat(number, child, self._senders, away)
 
-    def _sweep(self, pas: Pass) -> None:
-        """One pass: give out its blocks in raster order until the last is done.
+    def _sweep(self, pas: Pass, numbers: Sequence[int] | None = None) -> None:
+        """One pass: give out these of its blocks, by default all, in order, until the last is done.
 
         Blocks run ahead of the first unfinished one by at most a row of blocks and a few more, which bounds what the
         writer has to hold.
         """
+        numbers = range(pas.n_blocks) if numbers is None else numbers
         self._queue.clear()
         following, finished, oldest = 0, set[int](), 0
         window = pas.blocks.width + 2 * self._run.n_workers
@@ -196,15 +208,15 @@ class Coordinator:
         def done(block: Block) -> None:
             nonlocal oldest
             finished.add(pas.number(block))
-            while oldest in finished:
-                finished.remove(oldest)
+            while oldest < len(numbers) and numbers[oldest] in finished:
+                finished.remove(numbers[oldest])
                 oldest += 1
 
-        while oldest < pas.n_blocks:
-            while len(self._queue) < 2 * len(self._seats) and following < min(pas.n_blocks, oldest + window):
-                self._queue.append(pas.block(following))
+        while oldest < len(numbers):
+            while len(self._queue) < 2 * len(self._seats) and following < min(len(numbers), oldest + window):
+                self._queue.append(pas.block(numbers[following]))
                 following += 1
-            self._give_out(pas.n_blocks - following)
+            self._give_out(len(numbers) - following)
             self._turn("encoding", done)
 
     def _give_out(self, remaining: int) -> None:
@@ -284,6 +296,8 @@ class Coordinator:
             seat.since = monotonic()
         elif message[0] == "corrupt":
             self.outcome.corrupt.update(message[1])
+            if self._run.shards is not None and seat.block is not None:
+                self._tell_writer(("corrupt", seat.block, message[1]))
         elif message[0] == "no memory":
             seat.fate = OUT_OF_MEMORY
         else:
@@ -327,7 +341,9 @@ class Coordinator:
             self._last_words()
             if not self._written:
                 raise self._writer_died() from None
-        if self._written:  # a slot of segments sent twice, by a worker that died late and by its successor
+        if (
+            self._written and message[0] == "slot"
+        ):  # a slot of segments sent twice, by a worker that died late and by its successor
             self._return_slot(message[1])
 
     def _last_words(self) -> None:

@@ -43,5 +43,9 @@ class VerifyError(SlidewrightError):
     """A written file is not what it should be."""
 
 
+class ShardError(SlidewrightError):
+    """Shards are missing, damaged, or of another source, other options or another version."""
+
+
 class RunError(SlidewrightError):
     """A process of the run died or misbehaved and the run could not go on."""

@@ -9,53 +9,99 @@ from slidewright.coordinator import Outcome, Run
 from slidewright.plan import Block, Key
 from slidewright.report import Progress
 from slidewright.segments import SegmentStore
-from slidewright.sources.filling import drain
+from slidewright.shelf import Shelf
+from slidewright.sources.filling import CorruptPlace, drain
 from slidewright.tiff import write_pyramid
 from slidewright.worker import BlockRunner
+from slidewright.writer import collect
 
 
 def execute_inline(run: Run, report: Callable[[Progress], None] | None) -> Outcome:
     """Encode a block whenever the writer asks for a segment that is not there yet."""
-    outcome, plan = Outcome(), run.layout.plan
     if run.scratch is not None:
         run.scratch.create()
-    store = SegmentStore(plan, run.store_bytes, run.temporary)
-    runner = BlockRunner(run.work)
-    blocks = _blocks(run)
-
-    def emit(key: Key, segment: bytes) -> None:
-        store.add(key, segment)
-        outcome.tiles_done += 1
-
-    def take(key: Key) -> bytes:
-        while (segment := store.take(key)) is None:
-            block = next(blocks)
-            before, received = runner.seconds, store.received_bytes
-            runner.run(block, emit)
-            region = plan.region(block)
-            pixels = 0 if block.pass_index else region.height * region.width
-            outcome.pixels_done += pixels
-            if run.recorder is not None:
-                seconds = {name: value - before[name] for name, value in runner.seconds.items()}
-                run.recorder.block(0, block, seconds, store.received_bytes - received, pixels)
-            if report is not None:
-                outcome.bytes_received = store.received_bytes
-                report(outcome.progress(run, "encoding", 0))
-        return segment
-
-    begin = perf_counter()
+    engine = _Inline(run, report)
     try:
-        outcome.level_bytes = write_pyramid(run.partial, run.layout, take)
-        outcome.seconds.update(runner.seconds)
-        outcome.seconds["write"] = perf_counter() - begin - sum(runner.seconds.values())
+        engine.write()
     finally:
-        runner.close()
-        store.close()
-        outcome.corrupt.update(drain(getattr(run.work.source, "found", {})))
-    return outcome
+        engine.close()
+    return engine.outcome
+
+
+class _Inline:
+    """Worker and writer in one."""
+
+    def __init__(self, run: Run, report: Callable[[Progress], None] | None) -> None:
+        self._run, self._report = run, report
+        self.outcome = Outcome()
+        self._shelf = Shelf(run.shards) if run.shards is not None else None
+        log = None if self._shelf is None else self._shelf.add
+        self._store = SegmentStore(run.layout.plan, run.store_bytes, run.temporary, log)
+        self._runner = BlockRunner(run.work)
+        self._found: dict[CorruptPlace, str] = getattr(run.work.source, "found", {})
+        self._blocks = _blocks(run)
+
+    def write(self) -> None:
+        """Write the file, or the shards."""
+        run, begin = self._run, perf_counter()
+        if run.shards is None or run.shards.tiff:
+            self.outcome.level_bytes = write_pyramid(run.partial, run.layout, self._take)
+        else:
+            assert self._shelf is not None
+            self.outcome.level_bytes = collect(self._shelf, self._store, self._encode_next)
+        self.outcome.seconds.update(self._runner.seconds)
+        self.outcome.seconds["write"] = perf_counter() - begin - sum(self._runner.seconds.values())
+
+    def close(self) -> None:
+        """Close everything."""
+        self._runner.close()
+        self._store.close()
+        if self._shelf is not None:
+            self._shelf.close()
+        self.outcome.corrupt.update(drain(self._found))
+
+    def _take(self, key: Key) -> bytes:
+        while True:
+            segment = self._store.take(key)
+            if segment is None and self._shelf is not None:
+                segment = self._shelf.take(key)
+            if segment is not None:
+                return segment
+            self._encode_next()
+
+    def _encode_next(self) -> None:
+        block, outcome, store = next(self._blocks), self.outcome, self._store
+        before, received = self._runner.seconds, store.received_bytes
+        if self._shelf is None:
+            self._runner.run(block, store.add)
+        else:
+            self._encode_for(self._shelf, block)
+        plan = self._run.layout.plan
+        region = plan.region(block)
+        pixels = 0 if block.pass_index else region.height * region.width
+        outcome.pixels_done += pixels
+        outcome.tiles_done += sum(1 for _ in plan.tiles_of(block))
+        if self._run.recorder is not None:
+            seconds = {name: value - before[name] for name, value in self._runner.seconds.items()}
+            self._run.recorder.block(0, block, seconds, store.received_bytes - received, pixels)
+        if self._report is not None:
+            outcome.bytes_received = store.received_bytes
+            self._report(outcome.progress(self._run, "encoding", 0))
+
+    def _encode_for(self, shelf: Shelf, block: Block) -> None:
+        """Encode a block for a shard, which its last segment may complete: what the shard says of the block's chunk and
+        of corrupt tiles must be known by then.
+        """
+        segments: list[tuple[Key, bytes]] = []
+        self._runner.run(block, lambda key, segment: segments.append((key, segment)))
+        found = drain(self._found)
+        self.outcome.corrupt.update(found)
+        shelf.note_corrupt(block, found)
+        for key, segment in segments:
+            self._store.add(key, segment)
 
 
 def _blocks(run: Run) -> Iterator[Block]:
-    for pas in run.layout.plan.passes:
-        for number in range(pas.n_blocks):
+    for pas, numbers in run.sweeps():
+        for number in numbers:
             yield pas.block(number)

@@ -18,6 +18,7 @@ KINDS = ("rgb", "rgba", "grey", "multichannel", "labels", "binary")
 RESAMPLINGS = ("mean", "median", "nearest", "mode", "max", "min")
 MASK_RESAMPLINGS = ("nearest", "mode", "max", "min")  # never make a value that was not there
 SUBSAMPLINGS = ("420", "422", "444")
+ENGINES = ("processes", "dask")
 ON_CORRUPT = ("error", "fill")
 MAX_TILE = 4096
 
@@ -110,6 +111,13 @@ class ConvertOptions:
     background.
     """
 
+    resume: bool = False
+    """Keep finished parts in the folder DST.shards until the file is complete, and go on from those that are there."""
+    engine: str = "processes"
+    """Who encodes: "processes" of this machine, or "dask", the workers of a Dask cluster."""
+    dask: object = None
+    """The scheduler's address, or a `distributed.Client`; None lets Dask's configuration decide."""
+
     def __post_init__(self) -> None:
         self._check_integer("tile_size", self.tile_size, 16, MAX_TILE)
         if self.tile_size % 16:
@@ -128,6 +136,9 @@ class ConvertOptions:
                 raise OptionError(f"block_tiles {self.block_tiles} is not a power of two")
         if self.resampling is not None:
             self._check_choice("resampling", self.resampling, RESAMPLINGS)
+        self._check_choice("engine", self.engine, ENGINES)
+        if self.dask is not None and self.engine != "dask":
+            raise OptionError('dask names a cluster; give engine="dask" with it')
         if self.kind is not None:
             self._check_choice("kind", self.kind, KINDS)
         self._check_choice("alpha", self.alpha, ("keep", "compose"))

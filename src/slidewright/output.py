@@ -23,15 +23,23 @@ except ImportError:  # Windows, where an open file can't be removed anyway
 
 
 class FileLock:
-    """An exclusive lock that ends with its process."""
+    """An exclusive lock that ends with its process.
 
-    def __init__(self, path: str) -> None:
+    Raises BlockingIOError if another process has it and this one is not to `wait`.
+    """
+
+    def __init__(self, path: str, *, wait: bool = True) -> None:
         self._fd: int | None = None
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
             if fcntl is not None:
-                with contextlib.suppress(OSError):  # a filesystem without locks
-                    fcntl.flock(fd, fcntl.LOCK_EX)  # another run may be looking at it, which takes no time
+                try:  # to wait takes no time where another run may only be looking at it
+                    fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(fd)
+                    raise
+                except OSError:  # a filesystem without locks
+                    pass
             if _is_same(path, fd):
                 self._fd = fd
                 return

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from slidewright.api import Conversion, ProgressOption
+    from slidewright.api import ProgressOption
     from slidewright.canvas import Canvas
+    from slidewright.conversion import Conversion
     from slidewright.feeding import Feeder
     from slidewright.kinds import PixelFormat
     from slidewright.sources.base import SourceInfo
@@ -87,6 +88,12 @@ class PyramidWriter:
             raise OptionError(f"overlap {overlap!r} is not known; choose one of {', '.join(OVERLAPS)}")
         self._dest, self._overlap, self._progress = dest, overlap, progress
         self._options = make_options(options)
+        if self._options.resume or self._options.engine != "processes":
+            given = "resume" if self._options.resume else f'engine="{self._options.engine}"'
+            raise OptionError(
+                f"{given} needs pixels that can be read again; a PyramidWriter has them once: leave it out, or save "
+                "them to a file and use convert"
+            )
         self._shape = _check_shape(shape)
         self._dtype = _check_dtype(dtype)
         self._stack: contextlib.ExitStack | None = None
@@ -213,7 +220,7 @@ class PyramidWriter:
 
     def _make_conversion(self) -> Conversion:
         """Everything decided as for tiles, which may still become regions."""
-        from slidewright.api import Conversion
+        from slidewright.conversion import Conversion
         from slidewright.sources.base import SourceInfo
 
         height, width, samples = self._shape

@@ -17,6 +17,7 @@ import os
 import secrets
 import stat
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +25,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.chunkstore import ChunkFiles, ChunkShard, ChunkStore
+from slidewright.chunkstore import ChunkFiles, ChunkShard, ChunkStore, partial_name
 from slidewright.errors import OutputError
 from slidewright.geometry import Region, Size
 from slidewright.kinds import PixelFormat
 from slidewright.nursery import remove
 from slidewright.output import FileLock, remove_abandoned
-from slidewright.plan import Plan
+from slidewright.plan import Block, Plan
 
 _PREFIX = "slidewright-scratch-"
 _LOCK = ".lock"
@@ -66,6 +67,11 @@ class Scratch:
         if fill is not None and channels == self.pixels.channels:
             opened.blank = np.full((self.plan.tile, self.plan.tile, channels), np.array(fill), self.pixels.dtype)
         return opened
+
+    def chunk_crc(self, block: Block) -> int | None:
+        """The CRC-32 of the chunk that a block handed on; None where it hands nothing on, or the chunk is not there."""
+        level = self.plan.passes[block.pass_index].scratch_level
+        return None if level is None else self.level(level).chunk_crc(block)
 
 
 class ScratchLevel:
@@ -108,8 +114,11 @@ class ScratchLevel:
         }
         try:
             os.makedirs(self.path, exist_ok=True)
-            with open(os.path.join(self.path, "zarr.json"), "w", encoding="ascii") as file:
+            path = os.path.join(self.path, "zarr.json")
+            partial = partial_name(path)
+            with open(partial, "w", encoding="ascii") as file:
                 json.dump(metadata, file)
+            os.replace(partial, path)
             self._store.create()
         except OSError as error:
             raise _scratch_error(self.path, error) from error
@@ -117,6 +126,8 @@ class ScratchLevel:
     def write(self, region: Region, pixels: NDArray[Any], band: int = 0) -> None:
         """Write a piece that begins at a chunk's corner and fills the chunk as far as the image goes."""
         self._chunk[: region.height, : region.width] = pixels
+        self._chunk[region.height :] = 0  # not what came before: a block that is done again gives the same bytes
+        self._chunk[:, region.width :] = 0
         try:
             self._store.write((region.y // self._side, region.x // self._side, band), memoryview(self._chunk).cast("B"))
         except OSError as error:
@@ -134,6 +145,12 @@ class ScratchLevel:
                 self._load((y + top) // side, (x + left) // side, band)
                 piece[...] = self._chunk[: piece.shape[0], : piece.shape[1]]
         return target
+
+    def chunk_crc(self, block: Block) -> int | None:
+        """The CRC-32 of a block's chunk; None when it is not there. Raises OSError."""
+        chunk = memoryview(self._chunk).cast("B")
+        got = self._store.read((block.row, block.column, block.band), chunk)
+        return None if got is None else zlib.crc32(chunk[:got])
 
     def _any(self, y: int, x: int) -> bool:
         """Whether any chunk of the tile at (y, x) has been written."""

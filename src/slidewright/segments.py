@@ -8,7 +8,7 @@ the dispatch window. Files have no name, so a kill leaves none behind.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -40,9 +40,18 @@ class _Partial(NamedTuple):
 
 
 class SegmentStore:
-    """Segments by key; each is taken once, and a segment that comes again (from a redone block) is ignored."""
+    """Segments by key; each is taken once, and a segment that comes again (from a redone block) is ignored. `log` is
+    called with each as it comes.
+    """
 
-    def __init__(self, plan: Plan, memory: int, folder: str | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        memory: int,
+        folder: str | None = None,
+        log: Callable[[Key, bytes], None] | None = None,
+    ) -> None:
+        self._log = log
         self._memory = memory
         self._folder = folder
         first = plan.passes[0]
@@ -83,7 +92,12 @@ class SegmentStore:
             return
         seen[key[1:]] = True
         self.received_bytes += len(segment)
-        if self.held_bytes + len(segment) <= self._memory:
+        if self._log is not None:
+            self._log(key, segment)
+        # Upper levels wait to the end of the run: left alone, they would fill the memory and send all of level 0, which
+        # waits for a moment, to the disk and back.
+        room = self._memory // 2 if self._bucket(key) < 0 else self._memory
+        if self.held_bytes + len(segment) <= room:
             self._held[key] = segment
             self.held_bytes += len(segment)
         else:
@@ -108,6 +122,11 @@ class SegmentStore:
             spill.file.close()
             del self._spills[place.bucket]
         return data
+
+    def drop_held(self) -> None:
+        """Forget what is held in memory: it went to the log, and nobody will take it."""
+        self._held.clear()
+        self.held_bytes = 0
 
     def close(self) -> None:
         """Drop everything."""

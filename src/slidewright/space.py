@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from slidewright.errors import OutputError
@@ -28,6 +28,20 @@ class Estimate:
     """Reduced levels between passes; exact."""
     waiting: int
     """Segments that probably wait in temporary files for their turn."""
+
+    def with_shards(self, made: float, *, output: bool = True) -> Estimate:
+        """The same of a run that makes this part of the shards in the folder of the output, and takes the others; it
+        writes the `output` as well, or not. Reduced levels are in the shards' folder.
+        """
+        least = int(made * (self.output_least + self.scratch))
+        likely = int(made * (self.output_likely + self.scratch))
+        return replace(
+            self,
+            output_least=least + (self.output_least if output else 0),
+            output_likely=likely + (self.output_likely if output else 0),
+            scratch=0,
+            waiting=int(made * self.waiting) if output else 0,
+        )
 
 
 def estimate(plan: Plan, encoding: Any, store_bytes: int) -> Estimate:

@@ -160,9 +160,9 @@ class _Worker:
             self._slots.put(key, segment)
 
         self._runner.run(block, emit)
-        self._slots.flush()
         if found := drain(self._found):
-            self._connection.send(("corrupt", found))
+            self._connection.send(("corrupt", found))  # before the last slot, which may complete a shard
+        self._slots.flush()
         after = {**self._runner.seconds, "wait": self._waited}
         self._connection.send(("done", block, nbytes, {name: after[name] - before[name] for name in after}))
 

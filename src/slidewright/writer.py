@@ -2,12 +2,13 @@
 
 It pulls: tifffile asks for the next segment, and as long as that has not come, messages are taken in. Slots are
 emptied at once into the segment store, so that a worker never waits for the order. Messages in: ("slot", slot,
-entries, sender); out: ("free", slot), ("written", bytes by level, spilled bytes, seconds) and ("failed",
-...).
+entries, sender) and ("corrupt", block, places); out: ("free", slot), ("written", bytes by level, spilled bytes,
+seconds) and ("failed", ...).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from time import perf_counter
@@ -17,6 +18,7 @@ from slidewright.plan import Key
 from slidewright.ring import read_slot
 from slidewright.segments import SegmentStore
 from slidewright.sharing import SharedBuffer
+from slidewright.shelf import ShardPlan, Shelf
 from slidewright.tiff import Layout, write_pyramid
 from slidewright.worker import failure
 
@@ -30,6 +32,7 @@ class WriterJob:
     ring: SharedBuffer
     store_bytes: int
     temporary: str | None
+    shards: ShardPlan | None = None
 
 
 def main(connection: Connection[Any, Any], job: WriterJob) -> None:
@@ -43,23 +46,46 @@ def main(connection: Connection[Any, Any], job: WriterJob) -> None:
 
 
 def _write(connection: Connection[Any, Any], job: WriterJob) -> None:
-    store = SegmentStore(job.layout.plan, job.store_bytes, job.temporary)
+    shelf = Shelf(job.shards) if job.shards is not None else None
+    store = SegmentStore(job.layout.plan, job.store_bytes, job.temporary, None if shelf is None else shelf.add)
     view = job.ring.view()
     waited = 0.0
 
-    def take(key: Key) -> bytes:
+    def receive() -> None:
         nonlocal waited
-        while (segment := store.take(key)) is None:
-            start = perf_counter()
-            _, slot, entries, sender = connection.recv()
-            waited += perf_counter() - start
-            store.add_parts(sender, read_slot(view, slot, entries))
-            connection.send(("free", slot))
+        start = perf_counter()
+        message = connection.recv()
+        waited += perf_counter() - start
+        if message[0] == "corrupt":
+            assert shelf is not None
+            shelf.note_corrupt(*message[1:])
+            return
+        _, slot, entries, sender = message
+        store.add_parts(sender, read_slot(view, slot, entries))
+        connection.send(("free", slot))
+
+    def take(key: Key) -> bytes:
+        while (segment := store.take(key)) is None and (shelf is None or (segment := shelf.take(key)) is None):
+            receive()
         return segment
 
     begin = perf_counter()
     try:
-        sizes = write_pyramid(job.path, job.layout, take)
+        if job.shards is None or job.shards.tiff:
+            sizes = write_pyramid(job.path, job.layout, take)
+        else:
+            assert shelf is not None
+            sizes = collect(shelf, store, receive)
     finally:
         store.close()
+        if shelf is not None:
+            shelf.close()
     connection.send(("written", sizes, store.spilled_bytes, perf_counter() - begin - waited))
+
+
+def collect(shelf: Shelf, store: SegmentStore, receive: Callable[[], None]) -> list[int]:
+    """Let segments go to the shelf alone, until its shards are complete; returns the bytes of each level."""
+    while not shelf.complete:
+        receive()
+        store.drop_held()
+    return shelf.level_bytes

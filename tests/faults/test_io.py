@@ -73,7 +73,7 @@ def test_every_call_failing_once(places, kind, monkeypatch):
     from slidewright import segments
 
     real = segments.SegmentStore
-    monkeypatch.setattr("slidewright.inline.SegmentStore", lambda plan, _, folder: real(plan, 4096, folder))
+    monkeypatch.setattr("slidewright.inline.SegmentStore", lambda plan, _, *more: real(plan, 4096, *more))
     campaign = Campaign(f"input and output: {kind}", short=0, long=0)
     with Injector(places, kind, 0, SHORT) as counter:
         convert(places, n_workers=0)
@@ -89,6 +89,32 @@ def test_every_call_failing_once(places, kind, monkeypatch):
                 except BaseException as caught:
                     error = caught.with_traceback(None)  # which would keep the frames, and the files in them
             campaign.count(judge(places, f"{name} at {kind} {k} of {counter.calls}", error))
+    campaign.close()
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_call_failing_once_leaves_a_run_that_can_go_on(places, kind):
+    """The same of a resumable run: what a failed one leaves is good for another, which makes the right file."""
+    campaign = Campaign(f"input and output of a resumable run: {kind}", short=0, long=0)
+    with Injector(places, kind, 0, SHORT) as counter:
+        convert(places, n_workers=0, resume=True)
+    (places / "work" / "out.tif").unlink()
+    errors = KINDS[kind]
+    for k in range(1, counter.calls + 1, 1 if campaign.long else 3):
+        for name in errors if campaign.long else [errors[k % len(errors)]]:
+            story, ended = f"{name} at {kind} {k} of {counter.calls}", "harmless"
+            try:
+                with Injector(places, kind, k, name):
+                    convert(places, n_workers=0, resume=True)
+            except BaseException as error:
+                assert isinstance(error, SlidewrightError), f"{type(error).__name__}: {error}: {story}"
+                assert set(left(places)) <= {"work/out.tif.shards", "work/out.tif"}, story
+                if "work/out.tif" not in left(places) or "work/out.tif.shards" in left(places):
+                    convert(places, n_workers=0, resume=True)
+                ended = "one clear error"
+            judge(places, story, None)
+            campaign.count(ended)
     campaign.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -51,7 +52,7 @@ def _effort_help(name: str, intro: str) -> str:
     return f"{intro}: {'; '.join(', '.join(names) + ' ' + words for words, names in ranges.items())}."
 
 
-def _pixels(function: Any) -> Any:
+def pixel_options(function: Any) -> Any:
     """The options about pixels and compression."""
     for option in reversed(
         (
@@ -106,7 +107,7 @@ def _pixels(function: Any) -> Any:
     return function
 
 
-def _source(function: Any) -> Any:
+def source_options(function: Any) -> Any:
     """The options about which image of the source to read."""
     for option in reversed(
         (
@@ -160,6 +161,12 @@ def _running(function: Any) -> Any:
             click.option("--overwrite", is_flag=True, help="Replace DST if it exists, at the very end."),
             click.option("--report", metavar="HTML", help="Write a page about the run: levels, compression, timeline."),
             click.option("--verify", is_flag=True, help="Decode every tile before DST gets its name."),
+            click.option(
+                "--resume", is_flag=True, help="Keep finished parts in DST.shards; run again to go on after a kill."
+            ),
+            click.option(
+                "--dask", metavar="ADDRESS", help="Encode on the workers of the Dask cluster with this scheduler."
+            ),
             click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors."),
         )
     ):
@@ -167,32 +174,54 @@ def _running(function: Any) -> Any:
     return debug_option(function)
 
 
+def running_options(*names: str) -> Callable[[Any], Any]:
+    """Those of the options about the run that have these names."""
+
+    def decorate(function: Any) -> Any:
+        before = len(getattr(function, "__click_params__", []))
+        function = _running(function)
+        options = function.__click_params__
+        function.__click_params__ = options[:before] + [
+            option for option in options[before:] if option.name in ("debug", *names)
+        ]
+        return function
+
+    return decorate
+
+
 @click.command(short_help="Convert a slide to a pyramidal TIFF.")
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
-@_pixels
+@pixel_options
 @kind_options
-@_source
+@source_options
 @_running
 @click.pass_context
-def convert(context: click.Context, /, source: str, destination: str, classic: bool, quiet: bool, **given: Any) -> None:
+def convert(context: click.Context, /, source: str, destination: str, quiet: bool, **given: Any) -> None:
     """Convert the slide SRC to the pyramidal TIFF DST.
 
     SRC is a TIFF or SVS, a zarr array or OME-NGFF group, a .npy file, or any slide that OpenSlide reads.
     """
     hush_libraries(context)
-    options = {name: value for name, value in given.items() if value is not None and value is not False}
-    if given["predictor"] is False:
-        options["predictor"] = False
-    if classic:
-        options["bigtiff"] = False
     import slidewright
 
-    report = slidewright.convert(source, destination, progress=not quiet, **options)
+    report = slidewright.convert(source, destination, progress=not quiet, **collected(given))
     if not quiet:
         say(summary(report))
         for text in report.warnings:
             warn(text)
+
+
+def collected(given: dict[str, Any]) -> dict[str, Any]:
+    """What was given on the command line, as keyword arguments of the library."""
+    options = {name: value for name, value in given.items() if value is not None and value is not False}
+    if given.get("predictor") is False:
+        options["predictor"] = False
+    if options.pop("classic", False):
+        options["bigtiff"] = False
+    if "dask" in options:
+        options["engine"] = "dask"
+    return options
 
 
 def summary(report: Report) -> str:

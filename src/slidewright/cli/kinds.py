@@ -5,37 +5,21 @@ Apart from the command because others that convert take the same.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
+from slidewright.errors import OptionError
 from slidewright.options import KINDS
 
 
 def _read_colormap(_: click.Context, __: click.Parameter, value: str | None) -> dict[int, str] | None:
-    """ "0=white,1=red", or the path of a JSON file of the same: {"0": "white", "1": "red"}."""
-    if value is None:
-        return None
-    if "=" not in value:
-        return _from_json(value)
-    pairs = [part.split("=", 1) for part in value.split(",") if part.strip()]
-    try:
-        return {int(index): color.strip() for index, color in pairs}
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a list such as 0=white,1=red,2=#00ff00") from None
+    from slidewright.colors import read_colormap
 
-
-def _from_json(path: str) -> dict[int, str]:
     try:
-        with open(path, encoding="utf-8") as file:
-            return {int(index): color for index, color in json.load(file).items()}
-    except OSError as error:
-        raise click.BadParameter(
-            f"{path!r} can't be read ({error.strerror}); give a list such as 0=white,1=red, or a JSON file of it"
-        ) from error
-    except (ValueError, AttributeError) as error:
-        raise click.BadParameter(f'{path!r} is not JSON such as {{"0": "white", "1": "red"}}') from error
+        return None if value is None else read_colormap(value)
+    except OptionError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _read_background(_: click.Context, __: click.Parameter, value: str | None) -> str | int | float | None:

@@ -22,6 +22,9 @@ from slidewright.errors import SlidewrightError
 
 _VERBS = {
     "convert": "Convert a slide to a pyramidal TIFF.",
+    "shard": "Encode one share of a slide, for assemble.",
+    "assemble": "Put shards together to a pyramidal TIFF.",
+    "batch": "Convert many slides; skip what is done, go on after a failure.",
     "info": "Show what a slide is: size, levels, tiles, compression, mpp.",
     "verify": "Check a pyramidal TIFF, and its pixels against a source.",
     "bench": "Measure conversions on this machine.",

@@ -79,10 +79,10 @@ class AdaptedSource:
         """See `Source`."""
         return bool(getattr(self.source, "sparse", False))
 
-    def prepare(self, folder: str | None = None) -> AdaptedSource:
+    def prepare(self, folder: str | None = None, **how: Any) -> AdaptedSource:
         """The same of a source that other processes can open, see its own `prepare`; to be closed by the caller."""
         prepare = getattr(self.source, "prepare", None)
-        return self if prepare is None else replace(self, source=prepare(folder), prepared=True)
+        return self if prepare is None else replace(self, source=prepare(folder, **how), prepared=True)
 
     def close(self) -> None:
         """Give back what `prepare` took."""

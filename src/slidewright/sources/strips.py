@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,12 @@ class WideStripsSource:
     def info(self) -> SourceInfo:
         """What is known of the TIFF."""
         return self.source.info
+
+    @property
+    def found(self) -> dict[Any, str]:
+        """See `filling.FillingSource`."""
+        found: dict[Any, str] = getattr(self.source, "found", {})
+        return found
 
     def open(self) -> Reader:
         """Read the strips where they are."""

@@ -11,6 +11,7 @@ _VERBS = {
     "convert": "Time conversions at several numbers of workers, by stage.",
     "peers": "Time conversions next to other programs, in turns.",
     "codecs": "Time every compressor on the image, annotations and a mask.",
+    "scaling": "Measure what each stage costs, and predict other machines and clusters.",
     "environments": "Make the environments of the peers.",
     "plot": "Draw results that were kept as JSON.",
 }

@@ -1,0 +1,263 @@
+"""Many slides: one after the other on all cores, or each a task of an array job; what is done is not done again.
+
+A batch keeps a report of JSON lines, which is also its memory: a line says what was made of what. Helper processes stay
+warm from slide to slide, so a small slide does not pay for the start of Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from time import monotonic
+from typing import Any
+
+from slidewright import identity
+from slidewright.api import ProgressOption, convert_opened, make_launcher, make_options, open_chosen
+from slidewright.errors import OptionError
+from slidewright.manifest import Entry, read_entries
+from slidewright.options import ConvertOptions
+
+_FRESH_EVERY = 100  # slides that one helper serves: bounds what any library may leak
+
+
+@dataclass(frozen=True, slots=True)
+class BatchItem:
+    """What became of one slide."""
+
+    source: str
+    destination: str
+    status: str
+    """"done", "skipped" (it was done before and nothing has changed) or "failed"."""
+    seconds: float
+    bytes: int = 0
+    megapixels: float = 0.0
+    retries: int = 0
+    error: str | None = None
+    """The class and the message of what went wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What became of a batch."""
+
+    items: tuple[BatchItem, ...]
+    report: str
+    """The file of JSON lines."""
+    seconds: float
+
+    @property
+    def failed(self) -> tuple[BatchItem, ...]:
+        """The slides that failed."""
+        return tuple(item for item in self.items if item.status == "failed")
+
+
+def batch(
+    manifest: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    suffix: str = ".tif",
+    task: tuple[int, int] | None = None,
+    report: str | os.PathLike[str] | None = None,
+    tell: Callable[[BatchItem], None] | None = None,
+    progress: ProgressOption = False,
+    **options: Any,
+) -> BatchReport:
+    """Convert many slides.
+
+    Parameters
+    ----------
+    manifest
+        A CSV file with the columns source and destination, and any of page, series, level_index and the fields of
+        `ConvertOptions`; its relative paths begin at its folder. Or a folder of slides, or a pattern such as
+        "slides/*.svs".
+    out, suffix
+        For a folder or pattern: where the files go, and what their names end with.
+    task
+        (index, count): do only the slides index, index + count, ... as a task of an array job.
+    report
+        The file of JSON lines to append to; default beside the manifest, or in `out`. Slides that it says are done, of
+        the same source with the same options, are skipped.
+    tell
+        Called with each slide when it is done, skipped or failed.
+    progress
+        As for `slidewright.convert`, for each slide.
+    **options
+        The fields of `ConvertOptions`, for every slide that does not say otherwise.
+
+    Returns
+    -------
+    BatchReport
+        Also when slides failed.
+
+    Raises
+    ------
+    OptionError
+        When the manifest can't be used; no slide has been touched then.
+    """
+    started = monotonic()
+    entries = read_entries(manifest, out, options, suffix)
+    path = os.fspath(report) if report is not None else _default_report(manifest, out)
+    done = read_done(_siblings(path))
+    if task is not None:
+        index, count = task
+        if not 0 <= index < count:
+            raise OptionError(f"task {index} of {count} does not exist; tasks are numbered from 0 to {count - 1}")
+        entries = entries[index::count]
+        path = f"{os.path.splitext(path)[0]}.task-{index:05}{os.path.splitext(path)[1]}"
+    if out is not None:
+        os.makedirs(out, exist_ok=True)
+    running = make_options({name: value for name, value in options.items() if name in ConvertOptions.__slots__})
+    items = []
+    with _Helpers(running) as helpers, _append(path) as write:
+        for entry in entries:
+            item, line = _convert_one(entry, done, helpers, progress)
+            items.append(item)
+            if line is not None:
+                write(line)
+            if tell is not None:
+                tell(item)
+    return BatchReport(tuple(items), path, monotonic() - started)
+
+
+def _default_report(manifest: str | os.PathLike[str], out: str | os.PathLike[str] | None) -> str:
+    if out is not None:
+        return os.path.join(out, "slidewright-batch.jsonl")
+    return os.path.splitext(os.fspath(manifest))[0] + ".report.jsonl"
+
+
+def _siblings(path: str) -> list[str]:
+    """The report and those of the tasks of an array."""
+    stem, extension = os.path.splitext(path)
+    return [path, *sorted(glob.glob(f"{glob.escape(stem)}.task-*{extension}"))]
+
+
+def read_done(paths: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The newest line about each destination that was made, by its absolute path; half lines of a kill are left out."""
+    newest: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
+            for text in file:
+                try:
+                    line = json.loads(text)
+                    if line["status"] == "done" and line["made"] is not None:
+                        old = newest.get(line["destination"])
+                        if old is None or line["made"][1] >= old["made"][1]:
+                            newest[line["destination"]] = line
+                except (ValueError, KeyError, TypeError):
+                    continue
+    return newest
+
+
+class _Helpers:
+    """A launcher that is kept from slide to slide; one that saw a failure is replaced, with whatever it still runs."""
+
+    def __init__(self, options: ConvertOptions) -> None:
+        self._options = options
+        self._stack = contextlib.ExitStack()
+        self._served = 0
+        self._launcher: Any = None
+
+    def __enter__(self) -> _Helpers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.drop()
+
+    def get(self) -> Any:
+        """A launcher; None for a run in this process."""
+        if self._served >= _FRESH_EVERY:
+            self.drop()
+        if not self._served:
+            self._launcher = self._stack.enter_context(make_launcher(self._options))
+        self._served += 1
+        return self._launcher
+
+    def drop(self) -> None:
+        """End it, and all that it runs."""
+        self._stack.close()
+        self._served = 0
+
+
+def _convert_one(
+    entry: Entry, done: Mapping[str, dict[str, Any]], helpers: _Helpers, progress: ProgressOption
+) -> tuple[BatchItem, dict[str, Any] | None]:
+    """Convert a slide if need be; the line for the report, or None when there is nothing new."""
+    from slidewright.progress import make_callback
+
+    started = monotonic()
+    destination = os.path.abspath(entry.destination)
+    try:
+        made_of, before = _identity(entry), done.get(destination)
+        untouched = before is not None and before["made"] == _status(destination)
+        if before is not None and untouched and before["identity"] == made_of:
+            return BatchItem(entry.source, entry.destination, "skipped", monotonic() - started), None
+        # What this batch made and nobody has touched since may be made again when source or options have changed.
+        options = replace(entry.options, overwrite=True) if untouched else entry.options
+        launcher = helpers.get()
+        with make_callback(progress) as callback:
+            opened, path = open_chosen(entry.source, entry.chosen)
+            report = convert_opened(launcher, opened, path, destination, entry.chosen, options, callback, started)
+    except Exception as error:  # whatever it is, the next slide may be fine
+        helpers.drop()
+        text = f"{type(error).__name__}: {error}"
+        item = BatchItem(entry.source, entry.destination, "failed", monotonic() - started, error=text)
+        return item, {**asdict(item), "destination": destination, "identity": None, "made": None}
+    size = report.levels[0].size
+    item = BatchItem(
+        entry.source,
+        entry.destination,
+        "done",
+        monotonic() - started,
+        report.bytes,
+        size.height * size.width / 1e6,
+        report.retries,
+    )
+    line = {**asdict(item), "destination": destination, "identity": made_of, "made": _status(destination)}
+    return item, line
+
+
+def _identity(entry: Entry) -> dict[str, Any]:
+    opened, path = open_chosen(entry.source, entry.chosen)
+    found: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                "source": identity.fingerprint(opened, path),
+                "selection": {name: value for name, value in entry.chosen.items() if value is not None},
+                "options": identity.made_options(entry.options),
+                "versions": identity.versions(),
+            }
+        )
+    )
+    return found
+
+
+def _status(path: str) -> list[int] | None:
+    """Size and time of change of a file, or None."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+@contextlib.contextmanager
+def _append(path: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Append lines to a report, each in one piece; a half line that a kill left is ended first."""
+    try:
+        file = open(path, "ab+", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        raise OptionError(f"can't write the report {path!r}: {error.strerror}; give another with --report") from error
+    with file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        yield lambda line: _write_line(file, line)
+
+
+def _write_line(file: Any, line: dict[str, Any]) -> None:
+    file.write(json.dumps(line).encode() + b"\n")

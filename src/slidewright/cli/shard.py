@@ -1,0 +1,68 @@
+"""`slidewright shard`: one share of a slide, as a task of an array job runs it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from slidewright.cli.common import human_bytes, hush_libraries, plural, say, warn
+from slidewright.cli.convert import collected, pixel_options, running_options, source_options
+from slidewright.cli.kinds import kind_options
+
+
+@click.command(short_help="Encode one share of a slide, for assemble.")
+@click.argument("source", metavar="SRC")
+@click.argument("shards", metavar="SHARDS")
+@click.option("--index", type=int, metavar="I", help="Which share, from 0.")
+@click.option("--count", type=int, metavar="N", help="How many shares there are; may exceed the number of blocks.")
+@click.option(
+    "--array",
+    is_flag=True,
+    help="Take both from the scheduler (Slurm, PBS, Grid Engine, LSF); with --count, the task's id is the index.",
+)
+@pixel_options
+@kind_options
+@source_options
+@running_options("n_workers", "memory", "block_tiles", "scratch", "on_corrupt", "timeout", "quiet")
+@click.pass_context
+def shard(
+    context: click.Context,
+    /,
+    source: str,
+    shards: str,
+    index: int | None,
+    count: int | None,
+    array: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Encode share I of N of the slide SRC into the folder SHARDS, which all tasks see.
+
+    It may run again at any time: what is there is not made again. `slidewright assemble SHARDS DST` puts the shards
+    together.
+    """
+    hush_libraries(context)
+    index, count = _which(index, count, array)
+    import slidewright
+
+    report = slidewright.shard(source, shards, index=index, count=count, progress=not quiet, **collected(given))
+    if not quiet:
+        what = f"{plural(report.tiles, 'tile')}, {human_bytes(report.bytes)}"
+        how = "is there already" if report.done_before else f"in {report.seconds:.1f} s"
+        say(f"shard {index} of {count}: {plural(report.blocks, 'block')}, {what}, {how}")
+        for text in report.warnings:
+            warn(text)
+
+
+def _which(index: int | None, count: int | None, array: bool) -> tuple[int, int]:
+    if array:
+        if index is not None:
+            raise click.UsageError("--array takes the index from the scheduler; leave out --index")
+        from slidewright.arrayjobs import read_array
+
+        return read_array(os.environ, count)
+    if index is None or count is None:
+        raise click.UsageError("give --index and --count, or --array in an array job")
+    return index, count

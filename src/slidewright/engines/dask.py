@@ -1,0 +1,186 @@
+"""Shards on the workers of a Dask cluster; apart because Dask is an extra.
+
+A task is one call of `slidewright.shard` in the worker's own process. Dask decides where tasks run, and runs those of
+lost workers again, which does no harm: a shard is there whole or not at all. What all workers share is a filesystem.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from slidewright import identity
+from slidewright.errors import OptionError, RunError, SlidewrightError, SourceError
+from slidewright.options import ConvertOptions
+from slidewright.report import Progress
+from slidewright.shardfolder import ShardFolder
+from slidewright.shelf import ShardPlan
+
+_CONNECT_SECONDS = 15
+_SHARED = "source and destination must lie on a filesystem that every Dask worker sees under the same path"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A Dask cluster that this process is a client of."""
+
+    client: Any
+
+    @property
+    def n_threads(self) -> int:
+        """Tasks that the workers there are now run at a time; at least 1."""
+        return max(1, sum(int(n) for n in self.client.nthreads().values()))
+
+    def make_shards(
+        self,
+        folder: ShardFolder,
+        plan: ShardPlan,
+        source: str,
+        chosen: dict[str, int | None],
+        options: ConvertOptions,
+        callback: Callable[[Progress], None] | None,
+        started: float,
+    ) -> None:
+        """Have the cluster make the shards of `plan.to_make`, and wait for them.
+
+        Raises
+        ------
+        RunError
+            When workers don't see source or shards, or die over and over on one shard.
+        SlidewrightError
+            What failed in a task.
+        """
+        source = os.path.abspath(source)
+        self._probe(source, folder.path)
+        made = identity.made_options(options)
+        futures = {
+            self.client.submit(
+                _make_shard, source, folder.path, index, plan.count, chosen, made,
+                key=f"slidewright-shard-{index}-{secrets.token_hex(4)}", pure=False,
+            ): index
+            for index in plan.to_make
+        }  # fmt: skip
+        try:
+            self._follow(futures, plan, callback, started)
+        finally:
+            self.client.cancel(list(futures), force=True)
+
+    def _follow(
+        self,
+        futures: dict[Any, int],
+        plan: ShardPlan,
+        callback: Callable[[Progress], None] | None,
+        started: float,
+    ) -> None:
+        from distributed import KilledWorker, as_completed
+
+        tiles, nbytes = plan.n_tiles(plan.found), 0
+        for future in as_completed(futures, loop=self.client.loop):
+            try:
+                done = future.result()
+            except KilledWorker as error:
+                raise RunError(
+                    f"Dask workers died over and over on shard {futures[future]} of {plan.count}: {error}; "
+                    "look at their logs, and give them more memory"
+                ) from error
+            except SlidewrightError:
+                raise
+            except Exception as error:
+                raise RunError(
+                    f"shard {futures[future]} failed on the cluster: {type(error).__name__}: {error}"
+                ) from error
+            tiles, nbytes = tiles + done[0], nbytes + done[1]
+            if callback is not None:
+                total = plan.plan.n_tiles
+                pixels = plan.plan.n_pixels
+                share = round(pixels * tiles / total)
+                seconds, workers = monotonic() - started, self.n_threads
+                callback(Progress(tiles, total, share, pixels, nbytes, seconds, workers, 0, "encoding"))
+
+    def _probe(self, source: str, folder: str) -> None:
+        """Ask the workers there are now whether they see what they need; those that come later find out themselves."""
+        probe = os.path.join(folder, f"probe-{secrets.token_hex(4)}")
+        with open(probe, "x", encoding="ascii"):
+            pass
+        try:
+            answers = self.client.run(_look, source, os.path.getsize(source), probe)
+        except ModuleNotFoundError as error:
+            raise RunError(
+                f"the Dask workers lack {error.name!r}; install slidewright there, of the same version"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(probe)
+        blind = [f"{worker} {problem}" for worker, problem in answers.items() if problem is not None]
+        if blind:
+            raise RunError(
+                f"{len(blind)} of {len(answers)} Dask workers can't take part: {'; '.join(blind[:4])}; {_SHARED}"
+            )
+
+
+@contextlib.contextmanager
+def connect(where: object) -> Iterator[Cluster]:
+    """A cluster, by its scheduler's address, a `distributed.Client` or Dask's configuration.
+
+    Raises
+    ------
+    OptionError
+        When Dask is not installed, or nothing says where the scheduler is.
+    RunError
+        When the scheduler does not answer.
+    """
+    try:
+        import dask
+        import distributed
+    except ImportError as error:
+        raise OptionError('engine="dask" needs Dask; install it with: pip install "slidewright[dask]"') from error
+    if isinstance(where, distributed.Client):
+        yield Cluster(where)
+        return
+    address = where or dask.config.get("scheduler-address", None)
+    if not isinstance(address, str):
+        raise OptionError(
+            'engine="dask" needs the address of a scheduler: dask="tcp://HOST:8786" (--dask), or a Client'
+        )
+    try:
+        client = distributed.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise RunError(f"no Dask scheduler answers at {address!r} ({error}); check the address") from error
+    with client:
+        yield Cluster(client)
+
+
+def _look(source: str, size: int, probe: str) -> str | None:
+    """In a worker: what it does not see, or None."""
+    if not os.path.exists(source):
+        return f"does not see the source {source}"
+    if os.path.getsize(source) != size and not os.path.isdir(source):
+        return f"sees another file as the source {source}"
+    if not os.path.exists(probe):
+        return f"does not see the folder {os.path.dirname(probe)}"
+    if not os.access(os.path.dirname(probe), os.W_OK):
+        return f"may not write into {os.path.dirname(probe)}"
+    return None
+
+
+def _make_shard(
+    source: str, folder: str, index: int, count: int, chosen: dict[str, int | None], made: dict[str, Any]
+) -> tuple[int, int]:
+    """In a worker: one shard, in this very process; its tiles and bytes."""
+    import cv2
+
+    from slidewright.shards import shard
+
+    cv2.setNumThreads(1)
+    for path in (source, folder):
+        if not os.path.exists(path):
+            raise SourceError(f"the Dask worker on {socket.gethostname()} does not see {path}; {_SHARED}")
+    given: dict[str, Any] = {**chosen, **identity.options_from(made), "n_workers": 0}
+    report = shard(source, folder, index=index, count=count, **given)
+    return report.tiles, report.bytes

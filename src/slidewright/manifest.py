@@ -1,0 +1,165 @@
+"""What a batch is to do: rows of a CSV file, or the slides in a folder or behind a pattern, as checked entries.
+
+Everything that can be judged without opening a slide is judged here, for all rows, before the first conversion.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import glob
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from slidewright.colors import read_colormap
+from slidewright.errors import OptionError
+from slidewright.options import ConvertOptions
+
+CHOSEN = ("page", "series", "level_index")
+SUFFIXES = (
+    *(".tif", ".tiff", ".svs", ".npy", ".zarr", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"),
+    *(".qptiff", ".zip"),
+)
+_REFUSED = {"n_workers": "--workers", "engine": "--dask", "dask": "--dask"}
+_WORDS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+_TYPES = {field.name: str(field.type) for field in dataclasses.fields(ConvertOptions)}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One conversion of a batch."""
+
+    source: str
+    destination: str
+    options: ConvertOptions
+    chosen: dict[str, int | None]
+    """page, series and level_index."""
+
+
+def read_entries(
+    manifest: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    options: Mapping[str, Any],
+    suffix: str = ".tif",
+) -> list[Entry]:
+    """The entries of a CSV file, or of a folder or pattern whose results go to the folder `out`.
+
+    Raises
+    ------
+    OptionError
+        Naming the row and the column, when something can't be used; also when two rows have the same destination.
+    """
+    path = os.fspath(manifest)
+    if os.path.isfile(path):
+        if out is not None:
+            raise OptionError(f"{path!r} names its destinations itself; leave out the output folder")
+        entries = _from_csv(path, options)
+    else:
+        entries = _from_files(path, out, options, suffix)
+    seen: dict[str, str] = {}
+    for entry in entries:
+        other = seen.setdefault(os.path.abspath(entry.destination), entry.source)
+        if other != entry.source:
+            raise OptionError(f"{other!r} and {entry.source!r} would both become {entry.destination!r}; rename one")
+    return entries
+
+
+def _from_files(path: str, out: str | os.PathLike[str] | None, options: Mapping[str, Any], suffix: str) -> list[Entry]:
+    if out is None:
+        raise OptionError(f"results of {path!r} need a folder: give --out")
+    if os.path.isdir(path):
+        found = [os.path.join(path, name) for name in sorted(os.listdir(path)) if name.lower().endswith(SUFFIXES)]
+    else:
+        found = sorted(glob.glob(path, recursive=True))
+    if not found:
+        raise OptionError(f"{path!r} is no file, and no slide is in it; quote a pattern, so that the shell leaves it")
+    chosen, checked = split_options(options)
+    return [
+        Entry(source, os.path.join(out, os.path.splitext(os.path.basename(source))[0] + suffix), checked, chosen)
+        for source in found
+    ]
+
+
+def _from_csv(path: str, options: Mapping[str, Any]) -> list[Entry]:
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            _check_columns(path, reader.fieldnames or ())
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise OptionError(f"{path!r} is not a CSV file: {error}") from error
+    if not rows:
+        raise OptionError(f"{path!r} has no row below its header")
+    entries = []
+    for number, row in enumerate(rows, 2):
+        try:
+            entries.append(_entry(row, folder, options))
+        except OptionError as error:
+            raise OptionError(f"{path!r}, row {number}: {error}") from error
+    return entries
+
+
+def _check_columns(path: str, names: Any) -> None:
+    for needed in ("source", "destination"):
+        if needed not in names:
+            raise OptionError(f"{path!r} has no column {needed!r}; its first line must name the columns")
+    for name in names:
+        if name in _REFUSED:
+            raise OptionError(f"{path!r}: {name!r} is for the whole batch; give it as {_REFUSED[name]}")
+        if name not in ("source", "destination", *CHOSEN, *_TYPES):
+            raise OptionError(f"{path!r}: column {name!r} is not known; known are {', '.join((*CHOSEN, *_TYPES))}")
+
+
+def _entry(row: Mapping[str, Any], folder: str, options: Mapping[str, Any]) -> Entry:
+    if None in row or None in row.values():
+        raise OptionError("it has not as many cells as the header")
+    given = dict(options)
+    for name, text in row.items():
+        if name not in ("source", "destination") and text.strip():
+            given[name] = parse_cell(name, text.strip())
+    for needed in ("source", "destination"):
+        if not row[needed].strip():
+            raise OptionError(f"its {needed} is empty")
+    chosen, checked = split_options(given)
+    source, destination = (os.path.join(folder, row[name].strip()) for name in ("source", "destination"))
+    return Entry(source, destination, checked, chosen)
+
+
+def split_options(given: Mapping[str, Any]) -> tuple[dict[str, int | None], ConvertOptions]:
+    """Which image of the source, and the validated options."""
+    from slidewright.api import make_options
+
+    chosen: dict[str, int | None] = {name: given.get(name) for name in CHOSEN}
+    return chosen, make_options({name: value for name, value in given.items() if name not in CHOSEN})
+
+
+def parse_cell(name: str, text: str) -> Any:
+    """A cell of an option's column as the option's type: a number, yes or no, "x,y", a palette, or the text itself."""
+    if name == "colormap":
+        return read_colormap(text)
+    kind = _TYPES.get(name, "int")
+    if kind.startswith("bool"):
+        if text.lower() not in _WORDS:
+            raise OptionError(f"{name} {text!r} must be yes or no")
+        return _WORDS[text.lower()]
+    if "float" in kind:
+        numbers = [_number(part) for part in text.split(",")]
+        if None not in numbers:
+            return numbers[0] if len(numbers) == 1 else tuple(numbers)
+        return text
+    if "str" in kind or "int" not in kind:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise OptionError(f"{name} {text!r} must be a whole number") from None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

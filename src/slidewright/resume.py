@@ -1,0 +1,151 @@
+"""A conversion that a kill at any moment can't undo: it keeps shards beside its destination until that is complete.
+
+One run of the engine: its writer logs segments into shards while it writes the file, and takes them from shards that an
+earlier try left. With a Dask cluster the shards are made there first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from slidewright.conversion import Conversion, Decided
+from slidewright.errors import DestinationError, OptionError, OutputError
+from slidewright.geometry import Size
+from slidewright.nursery import remove as remove_tree
+from slidewright.options import ConvertOptions
+from slidewright.output import Destination, FileLock
+from slidewright.recorder import Recorder
+from slidewright.report import LevelReport, Progress, Report
+from slidewright.resources import usable_cpus
+from slidewright.shardfolder import JOB_FILE, ShardFolder, sweep_partials
+from slidewright.shards import counting_from, open_job, remove_folder, shard_plan, trash_name
+from slidewright.shelf import ShardPlan
+
+_LOCK, _FINISHED = "lock", "finished.json"
+
+Callback = Callable[[Progress], None] | None
+
+
+def convert_resumably(
+    launcher: Any,
+    source: Any,
+    source_path: str | None,
+    dest: str | os.PathLike[str],
+    chosen: dict[str, int | None],
+    options: ConvertOptions,
+    callback: Callback,
+    started: float,
+    recorder: Recorder | None = None,
+) -> Report:
+    """Convert, keeping finished shards beside the destination until it is complete; with engine="dask" the cluster's
+    workers make them.
+    """
+    path = f"{os.path.abspath(os.fspath(dest))}.shards"
+    _sweep_trash(dest)
+    with contextlib.ExitStack() as stack:
+        fresh = not os.path.exists(os.path.join(path, JOB_FILE))
+        if fresh:  # a destination that is refused must not leave a folder
+            Destination(dest, overwrite=options.overwrite, source=source_path).close()
+        cluster = _connect(stack, options, source_path)
+        planned = None if cluster is None else cluster.n_threads
+        folder, decided = open_job(path, source, source_path, chosen, options, planned_workers=planned)
+        stack.callback(_lock(path).release)
+        finished = None if fresh else _finished_before(path, dest, started)
+        if finished is None:
+            sweep_partials(path)
+            with Conversion(source, dest, options, source_path, started, decided) as conversion:
+                plan = _survey(folder, source, decided, fresh=fresh)
+                if cluster is not None and source_path is not None and plan.to_make:
+                    cluster.make_shards(folder, plan, source_path, chosen, options, callback, started)
+                    plan = _survey(folder, source, decided, fresh=False)
+                finished = conversion.run(
+                    launcher,
+                    counting_from(plan, callback),
+                    recorder,
+                    plan,
+                    lambda partial: _note_finished(path, partial),
+                )
+        remove_folder(path, dest)
+    return finished
+
+
+def _connect(stack: contextlib.ExitStack, options: ConvertOptions, source_path: str | None) -> Any:
+    """The Dask cluster that was asked for, or None."""
+    if options.engine != "dask":
+        return None
+    if source_path is None:
+        raise OptionError(
+            "a Dask cluster reads files, not objects of this process; save them to a file all workers see"
+        )
+    from slidewright.engines.dask import connect
+
+    return stack.enter_context(connect(options.dask))
+
+
+def _survey(folder: ShardFolder, source: Any, decided: Decided, *, fresh: bool) -> ShardPlan:
+    """Which shards are there and whole, to the last byte, and which are to be made."""
+    indices = range(folder.job.count)
+    plan = shard_plan(folder, source, decided, (), tuple(indices))
+    if fresh:
+        return plan
+    with ThreadPoolExecutor(min(8, usable_cpus())) as pool:
+        check = pool.map(lambda index: folder.problem(index, decided.plan, plan.scratch, deep=True), indices)
+        whole = [problem is None for problem in check]
+    found = tuple(index for index in indices if whole[index])
+    return replace(plan, found=found, to_make=tuple(index for index in indices if not whole[index]))
+
+
+def _lock(path: str) -> FileLock:
+    """The lock of a resumable conversion; raises DestinationError when another process has it."""
+    try:
+        return FileLock(os.path.join(path, _LOCK), wait=False)
+    except BlockingIOError:
+        raise DestinationError(f"another process is at work in {path!r}; wait for it, or end it") from None
+
+
+def _note_finished(path: str, partial: str) -> None:
+    """Record which file is about to get the final name, for a run that is killed right after."""
+    try:
+        status = os.stat(partial)
+        with open(os.path.join(path, _FINISHED), "w", encoding="ascii") as file:
+            json.dump([status.st_ino, status.st_size], file)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OutputError(f"can't write into {path!r}: {error.strerror or error}; check that disk") from error
+
+
+def _finished_before(path: str, dest: str | os.PathLike[str], started: float) -> Report | None:
+    """The report of a file that was complete when its run was killed; None when it was not."""
+    try:
+        with open(os.path.join(path, _FINISHED), encoding="ascii") as file:
+            noted = json.load(file)
+        status = os.stat(dest)
+    except (OSError, ValueError):
+        return None
+    if noted != [status.st_ino, status.st_size]:
+        return None
+    import tifffile
+
+    with tifffile.TiffFile(dest) as tiff:
+        levels = tuple(
+            LevelReport(Size(page.imagelength, page.imagewidth), len(page.databytecounts), sum(page.databytecounts))
+            for page in (one.aspage() for one in tiff.pages)
+        )
+    return Report(str(Path(dest)), levels, status.st_size, monotonic() - started, 0, 0, 0, None)
+
+
+def _sweep_trash(dest: str | os.PathLike[str]) -> None:
+    folder, name = os.path.split(trash_name(dest, ""))
+    stem = name.removesuffix("..trash")
+    for found in glob.glob(f"{glob.escape(stem)}.????????.trash", root_dir=folder, include_hidden=True):
+        remove_tree(os.path.join(folder, found))

@@ -1,0 +1,245 @@
+"""A folder of shards: what job they belong to, where each lies, which are there and whole.
+
+The folder is all that the processes of an array job, a resumed run or a Dask cluster share. The first of them writes
+`job.json`; every other compares itself with that, so shards of different sources or options never meet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from slidewright import identity
+from slidewright.errors import OptionError, ShardError
+from slidewright.plan import Plan
+from slidewright.shardfile import ShardDamageError, ShardIndex, check_segments, read_index
+
+JOB_FILE = "job.json"
+_VERSION = 1
+_COMPARED = ("selection", "source", "options", "versions", "count", "block_tiles")
+
+
+def share(n_blocks: int, index: int, count: int) -> range:
+    """The numbers of the blocks in shard `index` of `count`: equal shares, but for one block; empty when there are
+    more shards than blocks.
+    """
+    return range(n_blocks * index // count, n_blocks * (index + 1) // count)
+
+
+def share_of(n_blocks: int, number: int, count: int) -> int:
+    """The shard, of `count`, that a block is in: the inverse of `share`."""
+    return ((number + 1) * count - 1) // n_blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all shards of a folder have in common, as JSON holds it."""
+
+    path: str | None
+    """The source's path where the folder was made; None for a source without one. Not compared."""
+    selection: dict[str, Any]
+    """page, series, level_index: those that were given."""
+    source: dict[str, Any]
+    """`identity.fingerprint` of the source."""
+    options: dict[str, Any]
+    versions: dict[str, str]
+    count: int
+    """Number of shards."""
+    planned_workers: int
+    """What the plan's block size was balanced for."""
+    block_tiles: int
+    """The resulting block side of the first pass."""
+    block_tiles_given: int | None
+    """The block side that was asked for, if any."""
+
+    @property
+    def id(self) -> str:
+        """A name that differs when anything does that matters."""
+        compared = {name: getattr(self, name) for name in _COMPARED}
+        return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:16]
+
+    def differences(self, other: Job) -> list[str]:
+        """What this job (there) and another (here) do not agree on."""
+        there, here = ({name: getattr(job, name) for name in _COMPARED} for job in (self, other))
+        return identity.differences(there, here)
+
+    def command(self, folder: str, index: int) -> str:
+        """The command that makes one shard."""
+        words = ["slidewright", "shard", self.path or "SRC", folder, "--index", str(index), "--count", str(self.count)]
+        for name, value in {**self.selection, **self.options}.items():
+            words += _as_flag(name, value)
+        return shlex.join(words)
+
+
+def _as_flag(name: str, value: Any) -> list[str]:
+    """An option as the command line has it."""
+    if name == "bigtiff":
+        return ["--classic"]
+    flag = "--" + {"level_index": "source-level"}.get(name, name.replace("_", "-"))
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    if isinstance(value, dict):
+        return [flag, ",".join(f"{index}={color}" for index, color in value["mapping"])]
+    return [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+
+
+class ShardFolder:
+    """A folder that belongs to one job."""
+
+    def __init__(self, path: str, job: Job) -> None:
+        self.path, self.job = path, job
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> ShardFolder:
+        """An existing folder; raises ShardError when it is none."""
+        path = os.path.abspath(os.fspath(path))
+        try:
+            with open(os.path.join(path, JOB_FILE), encoding="utf-8") as file:
+                data = json.load(file)
+            if data.pop("version") != _VERSION:
+                raise ShardError(f"{path!r} was made by another version of slidewright; make the shards again")
+            return cls(path, Job(**data))
+        except FileNotFoundError:
+            raise ShardError(f"{path!r} is not a folder of shards (it has no {JOB_FILE}); check the path") from None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ShardError(
+                f"{os.path.join(path, JOB_FILE)!r} can't be read ({error}); make the shards again"
+            ) from error
+
+    @classmethod
+    def claim(cls, path: str | os.PathLike[str], job: Job) -> ShardFolder:
+        """The folder for a job: made if it is not there, compared if it is.
+
+        Raises
+        ------
+        ShardError
+            When it belongs to another job; the message says what differs.
+        OptionError
+            When it can't be made.
+        """
+        path = os.path.abspath(os.fspath(path))
+        file = os.path.join(path, JOB_FILE)
+        try:
+            os.makedirs(path, exist_ok=True)
+            if not os.path.exists(file):
+                _write_once(file, json.dumps({"version": _VERSION, **dataclasses.asdict(job)}, indent=1))
+        except OSError as error:
+            raise OptionError(f"can't make the folder of shards {path!r}: {error.strerror or error}") from error
+        there = cls.open(path)
+        different = there.job.differences(job)
+        if different:
+            raise ShardError(
+                f"the shards in {path!r} are of another job: {'; '.join(different)}. "
+                "Give the same source and options, or remove the folder to start again"
+            )
+        return there
+
+    def shard_path(self, index: int) -> str:
+        """Where a shard lies."""
+        return os.path.join(self.path, shard_name(index, self.job.count))
+
+    def index_of(self, index: int, plan: Plan) -> ShardIndex:
+        """The index of a shard, after checks that it is this job's and complete; raises ShardDamageError or
+        FileNotFoundError.
+        """
+        found = read_index(self.shard_path(index))
+        footer = found.footer
+        if (footer["job"], footer["index"], footer["count"]) != (self.job.id, index, self.job.count):
+            raise ShardDamageError("it is of another job")
+        first = plan.passes[0]
+        numbers = share(first.n_blocks, index, self.job.count)
+        if len(found.keys) != sum(1 for number in numbers for _ in plan.tiles_of(first.block(number))):
+            raise ShardDamageError("segments are missing in it")
+        return found
+
+    def problem(self, index: int, plan: Plan, scratch: Any, *, deep: bool) -> str | None:
+        """What is wrong with a shard and its scratch chunks, or None; `deep` reads every segment."""
+        try:
+            found = self.index_of(index, plan)
+            for number, crc in found.chunks.items():
+                if scratch.chunk_crc(plan.passes[0].block(number)) != crc:
+                    return "a chunk of its reduced level is missing or damaged"
+            if deep:
+                check_segments(self.shard_path(index), found)
+        except FileNotFoundError:
+            return "missing"
+        except ShardDamageError as error:
+            return f"damaged: {error}"
+        except OSError as error:
+            return f"can't be read: {error.strerror or error}"
+        return None
+
+    def require(self, plan: Plan, scratch: Any, *, deep: bool = False) -> None:
+        """Raise a ShardError that names every shard that is not there and whole, and the command that makes it."""
+        problems = {}
+        for index in range(self.job.count):
+            problem = self.problem(index, plan, scratch, deep=deep)
+            if problem is not None:
+                problems[index] = problem
+        if problems:
+            raise self.incomplete(problems)
+
+    def incomplete(self, problems: dict[int, str]) -> ShardError:
+        """The error about missing or damaged shards."""
+        missing = [index for index, problem in problems.items() if problem == "missing"]
+        parts = [f"missing: {_ranges(missing)}"] if missing else []
+        parts += [f"shard {index}: {problem}" for index, problem in problems.items() if problem != "missing"][:8]
+        first, *others = problems
+        more = f" and so on for --index {_ranges(others)}" if others else ""
+        return ShardError(
+            f"{len(problems)} of {self.job.count} shards in {self.path!r} can't be used ({'; '.join(parts)}). "
+            f"Make them: {self.job.command(self.path, first)}{more}; "
+            f"in an array job with --array --count {self.job.count}: the tasks {_ranges(sorted(problems))}"
+        )
+
+
+def shard_name(index: int, count: int) -> str:
+    """The file name of a shard."""
+    return f"shard-{index:05}-of-{count:05}"
+
+
+def sweep_partials(folder: str, name: str = "") -> None:
+    """Remove what killed tasks left of shards whose name begins with `name`."""
+    with contextlib.suppress(OSError):
+        for found in os.listdir(folder):
+            if found.startswith(name) and found.endswith(".partial"):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(folder, found))
+
+
+def _write_once(path: str, text: str) -> None:
+    """Write a file that appears whole, unless another process was first."""
+    own = f"{path}.{secrets.token_hex(4)}.partial"
+    try:
+        with open(own, "x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # a power cut must not take the one file that all shards depend on
+        try:
+            os.link(own, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a filesystem without hard links: the last of several equal ones wins
+            os.replace(own, path)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(own)
+
+
+def _ranges(numbers: Sequence[int] | Iterable[int]) -> str:
+    """Numbers as array jobs take them: "3,7-9"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

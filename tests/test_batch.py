@@ -1,0 +1,242 @@
+"""Many slides: what is done is skipped, a failure stops nobody, the report says it all, the helpers stay warm."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+
+import numpy as np
+import psutil
+import pytest
+import tifffile
+from fake_sources import SlowSource
+from test_engine import digest
+
+import slidewright
+from slidewright.api import make_launcher, make_options
+from slidewright.cli.main import main
+from slidewright.conversion import Conversion
+from slidewright.errors import CorruptTileError, OptionError
+from slidewright.manifest import parse_cell
+
+OPTIONS = {"n_workers": 0, "tile_size": 64}
+
+
+@pytest.fixture
+def slides(tmp_path):
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 255, (200 + 50 * number, 300), np.uint8)
+        tifffile.imwrite(folder / f"slide{number}.tif", pixels, tile=(64, 64))
+    return folder
+
+
+def manifest_of(tmp_path, text):
+    path = tmp_path / "manifest.csv"
+    path.write_text(text)
+    return path
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def statuses(report):
+    return [item.status for item in report.items]
+
+
+def test_folder_becomes_files_equal_to_those_of_convert(tmp_path, slides):
+    report = slidewright.batch(slides, tmp_path / "out", **OPTIONS)
+    assert statuses(report) == ["done"] * 3
+    for number in range(3):
+        slidewright.convert(slides / f"slide{number}.tif", tmp_path / "one.tif", overwrite=True, **OPTIONS)
+        assert digest(tmp_path / "out" / f"slide{number}.tif") == digest(tmp_path / "one.tif")
+    assert [line["status"] for line in lines(tmp_path / "out" / "slidewright-batch.jsonl")] == ["done"] * 3
+
+
+def test_columns_of_a_manifest_override_the_options_of_the_batch(tmp_path, slides):
+    path = manifest_of(
+        tmp_path,
+        "source, destination, compression, level, mpp, verify\n"
+        "slides/slide0.tif, a.tif, , , , \n"
+        'slides/slide1.tif, b.tif, deflate, 9, "0.25,0.5", yes\n',
+    )
+    report = slidewright.batch(path, compression="zstd", **OPTIONS)
+    assert statuses(report) == ["done", "done"]
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert tiff.pages[0].compression.name == "ZSTD"
+    with tifffile.TiffFile(tmp_path / "b.tif") as tiff:
+        assert tiff.pages[0].compression.name == "ADOBE_DEFLATE"
+        x, y = tiff.pages[0].tags["XResolution"].value, tiff.pages[0].tags["YResolution"].value
+        assert (x[0] / x[1], y[0] / y[1]) == (40000, 20000)
+
+
+def test_done_and_unchanged_is_skipped_changed_is_made_again(tmp_path, slides):
+    def run(**options):
+        return statuses(slidewright.batch(slides, tmp_path / "out", **{**OPTIONS, **options}))
+
+    assert run() == ["done"] * 3
+    made = (tmp_path / "out" / "slide1.tif").stat().st_mtime_ns
+    assert run() == ["skipped"] * 3
+    assert (tmp_path / "out" / "slide1.tif").stat().st_mtime_ns == made
+    os.utime(slides / "slide1.tif", ns=(5, 5))
+    assert run() == ["skipped", "done", "skipped"]
+    assert run(quality=50) == ["done"] * 3
+    (tmp_path / "out" / "slide2.tif").unlink()
+    assert run(quality=50) == ["skipped", "skipped", "done"]
+
+
+def test_file_that_somebody_else_wrote_is_not_replaced(tmp_path, slides):
+    slidewright.batch(slides, tmp_path / "out", **OPTIONS)
+    (tmp_path / "out" / "slide0.tif").write_bytes(b"precious")
+    report = slidewright.batch(slides, tmp_path / "out", quality=50, **OPTIONS)
+    assert statuses(report) == ["failed", "done", "done"]
+    assert "exists" in report.failed[0].error
+    assert (tmp_path / "out" / "slide0.tif").read_bytes() == b"precious"
+    report = slidewright.batch(slides, tmp_path / "out", quality=50, overwrite=True, **OPTIONS)
+    assert statuses(report) == ["done", "skipped", "skipped"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_failure_stops_nobody_and_is_tried_again(tmp_path, slides, workers):
+    broken = slides / "slide1.tif"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:3000])
+    report = slidewright.batch(slides, tmp_path / "out", **{**OPTIONS, "n_workers": workers})
+    assert statuses(report) == ["done", "failed", "done"]
+    assert "slide1.tif" in report.failed[0].error
+    broken.write_bytes(whole)
+    report = slidewright.batch(slides, tmp_path / "out", **{**OPTIONS, "n_workers": workers})
+    assert statuses(report) == ["skipped", "done", "skipped"]
+
+
+def test_tasks_of_an_array_share_the_slides_and_know_what_others_did(tmp_path, slides):
+    for index in range(2):
+        report = slidewright.batch(slides, tmp_path / "out", task=(index, 2), **OPTIONS)
+        assert len(report.items) == 2 - index
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "slide0.tif", "slide1.tif", "slide2.tif",
+        "slidewright-batch.task-00000.jsonl", "slidewright-batch.task-00001.jsonl",
+    ]  # fmt: skip
+    assert statuses(slidewright.batch(slides, tmp_path / "out", **OPTIONS)) == ["skipped"] * 3
+    assert slidewright.batch(slides, tmp_path / "out", task=(7, 9), **OPTIONS).items == ()
+
+
+def test_half_a_line_that_a_kill_left_does_no_harm(tmp_path, slides):
+    slidewright.batch(slides, tmp_path / "out", **OPTIONS)
+    path = tmp_path / "out" / "slidewright-batch.jsonl"
+    path.write_bytes(path.read_bytes()[:-30])
+    assert statuses(slidewright.batch(slides, tmp_path / "out", overwrite=True, **OPTIONS)) == [
+        "skipped",
+        "skipped",
+        "done",
+    ]
+    assert statuses(slidewright.batch(slides, tmp_path / "out", **OPTIONS)) == ["skipped"] * 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no helper process without fork")
+def test_one_helper_process_serves_all_slides(tmp_path, slides):
+    helpers = set()
+
+    def look(item):
+        helpers.update(p.pid for p in psutil.Process().children() if p.name() == "slidewright-nur")
+
+    report = slidewright.batch(slides, tmp_path / "out", tell=look, tile_size=64, n_workers=1)
+    assert statuses(report) == ["done"] * 3
+    assert len(helpers) == 1
+    assert not any(p.name() == "slidewright-nur" for p in psutil.Process().children())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("source\na.tif\n", "no column 'destination'"),
+        ("source,destination\n", "no row"),
+        ("source,destination,colour\na,b,c\n", "column 'colour' is not known"),
+        ("source,destination,n_workers\na,b,2\n", "'n_workers' is for the whole batch; give it as --workers"),
+        ("source,destination,quality\na,b,90\nc,d,high\n", "row 3: quality 'high' must be a whole number"),
+        ("source,destination,verify\na,b,maybe\n", "row 2: verify 'maybe' must be yes or no"),
+        ("source,destination,quality\na,b,900\n", "row 2: quality 900"),
+        ("source,destination\na,b\nc,./b\n", "would both become"),
+        ("source,destination\na\n", "row 2: it has not as many cells"),
+        ("source,destination\na,b,c\n", "row 2: it has not as many cells"),
+        ("source,destination\n,b\n", "row 2: its source is empty"),
+    ],
+)
+def test_manifest_that_can_not_be_used_is_refused_before_anything_starts(tmp_path, text, message):
+    with pytest.raises(OptionError, match=message):
+        slidewright.batch(manifest_of(tmp_path, text), **OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.csv"]
+
+
+def test_folder_without_slides_or_without_a_place_for_results_is_refused(tmp_path):
+    with pytest.raises(OptionError, match="--out"):
+        slidewright.batch(tmp_path)
+    with pytest.raises(OptionError, match="no slide is in it"):
+        slidewright.batch(tmp_path, tmp_path / "out")
+    (tmp_path / "a.tif").touch()
+    (tmp_path / "a.svs").touch()
+    with pytest.raises(OptionError, match="would both become"):
+        slidewright.batch(tmp_path, tmp_path / "out")
+
+
+def test_cells_become_the_types_of_the_options():
+    assert parse_cell("quality", "80") == 80
+    assert parse_cell("mpp", "0.25") == 0.25
+    assert parse_cell("mpp", "0.25,0.5") == (0.25, 0.5)
+    assert parse_cell("overwrite", "Yes") is True
+    assert parse_cell("compression", "zstd") == "zstd"
+    assert parse_cell("memory", "4GB") == "4GB"
+    assert parse_cell("page", "3") == 3
+
+
+def test_command_ends_with_a_summary_and_exit_code_1_if_any_failed(tmp_path, slides, capsys, monkeypatch):
+    (slides / "slide2.tif").write_bytes(b"no slide")
+    arguments = ["batch", str(slides / "*.tif"), "--out", str(tmp_path / "out"), "--workers", "0", "--tile-size", "64"]
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    done, skipped, failed = (line.split()[:2] for line in out.splitlines()[-3:])
+    assert (done, skipped, failed) == (["done", "2"], ["skipped", "0"], ["failed", "1"])
+    assert "slide2.tif: SourceError" in err
+    (slides / "slide2.tif").unlink()
+    assert main([*arguments, "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "0")
+    assert main([*arguments, "--array"]) == 0
+    assert "slide1.tif" in capsys.readouterr().out
+    assert main([*arguments, "--count", "3"]) == 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_launcher_outlives_a_conversion_unless_it_failed(tmp_path, fails):
+    """A failed run may have children that still write: they end before their files are removed."""
+
+    class Watched:
+        closed = False
+
+        def __init__(self, launcher):
+            self._launcher = launcher
+
+        def __getattr__(self, name):
+            return getattr(self._launcher, name)
+
+        def close(self):
+            self.closed = True
+            assert list(tmp_path.glob(".out.tif.*.lock"))  # what is removed last is still there
+            self._launcher.close()
+
+    source = SlowSource(200, 200, fault="corrupt" if fails else "")
+    options = make_options({**OPTIONS, "n_workers": 1})
+    with make_launcher(options) as launcher:
+        watched = Watched(launcher)
+        with (
+            pytest.raises(CorruptTileError) if fails else contextlib.nullcontext(),
+            Conversion(source, tmp_path / "out.tif", options, None, 0.0) as conversion,
+        ):
+            conversion.run(watched, None)
+    assert watched.closed == fails
+    assert [path.name for path in tmp_path.iterdir()] == ([] if fails else ["out.tif"])

@@ -1,0 +1,175 @@
+"""A real Dask cluster of separate scheduler and worker processes makes the shards; one that is killed is not missed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_engine import digest
+
+import slidewright
+from slidewright.cli.main import main
+from slidewright.errors import CorruptTileError, OptionError, RunError
+
+distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+OPTIONS = {"tile_size": 64, "compression": "deflate", "block_tiles": 2}
+
+
+class Cluster:
+    """Scheduler and workers as processes, started by `dask`'s own programs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / "scheduler.json"
+        self.scheduler = self._start(
+            "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(self.file), "--host", "127.0.0.1"
+        )
+        deadline = time.monotonic() + 30
+        while not self.file.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.address = json.loads(self.file.read_text())["address"]
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def add_worker(self, *wrapper: str, threads: int = 1) -> subprocess.Popen[bytes]:
+        process = self._start(
+            *("worker", self.address, "--nthreads", str(threads), "--no-nanny", "--no-dashboard"),
+            *("--local-directory", str(self.folder), "--host", "127.0.0.1"),
+            wrapper=wrapper,
+        )
+        self.workers.append(process)
+        with distributed.Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(sum(worker.poll() is None for worker in self.workers), timeout=30)
+        return process
+
+    def _start(self, *arguments: str, wrapper: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{arguments[0]}-{time.monotonic()}.log").open("w") as log:
+            return subprocess.Popen(
+                [*wrapper, sys.executable, "-m", "dask", *arguments], stdout=log, stderr=log, cwd=self.folder
+            )
+
+    def close(self) -> None:
+        for process in [*self.workers, self.scheduler]:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path_factory):
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def npy(tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 40, (1500, 1500, 3), np.uint8)
+    np.save(tmp_path / "in.npy", pixels)
+    return tmp_path / "in.npy"
+
+
+@pytest.fixture
+def whole(npy, tmp_path):
+    slidewright.convert(npy, tmp_path / "whole.tif", n_workers=0, **OPTIONS)
+    found = digest(tmp_path / "whole.tif")
+    (tmp_path / "whole.tif").unlink()
+    return found
+
+
+def shards_in(tmp_path):
+    folder = tmp_path / "out.tif.shards"
+    return [path for path in folder.glob("shard-*") if path.suffix != ".partial"] if folder.exists() else []
+
+
+def test_cluster_makes_the_same_file_though_a_worker_is_killed(tmp_path, npy, whole, cluster):
+    first = cluster.add_worker()
+    cluster.add_worker(threads=2)
+    seen, killed = [], []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 60
+        while len(shards_in(tmp_path)) < 5 and time.monotonic() < deadline:
+            time.sleep(0.002)
+        killed.append(len(shards_in(tmp_path)))
+        first.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    report = slidewright.convert(
+        npy, tmp_path / "out.tif", engine="dask", dask=cluster.address, n_workers=1, progress=seen.append, **OPTIONS
+    )
+    thread.join()
+    assert killed[0] < 64
+    assert digest(tmp_path / "out.tif") == whole
+    assert report.bytes == (tmp_path / "out.tif").stat().st_size
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.npy", "out.tif"]
+    tiles = [snapshot.tiles_done for snapshot in seen]
+    assert tiles == sorted(tiles)
+    assert tiles[-1] == seen[-1].tiles_total
+    assert len(seen) >= 64
+
+
+def test_command_and_client_reach_the_same_cluster(tmp_path, npy, whole, cluster, capsys):
+    cluster.add_worker()
+    arguments = ["--tile-size", "64", "--compression", "deflate", "--block-tiles", "2", "--workers", "0"]
+    assert main(["convert", str(npy), str(tmp_path / "a.tif"), "--dask", cluster.address, *arguments]) == 0
+    assert digest(tmp_path / "a.tif") == whole
+    capsys.readouterr()
+    with distributed.Client(cluster.address, set_as_default=False) as client:
+        slidewright.convert(npy, tmp_path / "b.tif", engine="dask", dask=client, n_workers=0, **OPTIONS)
+        assert client.status == "running"
+    assert digest(tmp_path / "b.tif") == whole
+
+
+def test_failed_task_is_the_callers_error_and_its_shards_are_kept(tmp_path, cluster):
+    cluster.add_worker()
+    source = tmp_path / "in.tif"
+    pixels = np.random.default_rng(0).integers(0, 255, (2000, 2000), np.uint8)
+    slidewright.convert(pixels, source, n_workers=0, compression="deflate", tile_size=64, levels=1)
+    import tifffile
+
+    with tifffile.TiffFile(source) as tiff:
+        at = tiff.pages[0].dataoffsets[900]
+    data = bytearray(source.read_bytes())
+    data[at : at + 40] = bytes(40)
+    source.write_bytes(data)
+    with pytest.raises(CorruptTileError, match=r"in\.tif"):
+        slidewright.convert(source, tmp_path / "out.tif", engine="dask", dask=cluster.address, n_workers=0, **OPTIONS)
+    assert not (tmp_path / "out.tif").exists()
+    assert shards_in(tmp_path)
+
+
+def test_worker_that_does_not_see_the_files_is_named(tmp_path, npy, cluster):
+    hide = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none "{tmp_path}" && exec "$@"', "sh"]
+    try:
+        subprocess.run([*hide, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this user can't make a process that does not see a folder (unshare --mount)")
+    cluster.add_worker(*hide)
+    with pytest.raises(
+        RunError, match=r"1 of 1 Dask workers can't take part: tcp://.* does not see the source .*every"
+    ):
+        slidewright.convert(npy, tmp_path / "out.tif", engine="dask", dask=cluster.address, n_workers=0, **OPTIONS)
+
+
+def test_what_is_missing_is_said(tmp_path, npy, monkeypatch):
+    with pytest.raises(OptionError, match="address of a scheduler"):
+        slidewright.convert(npy, tmp_path / "out.tif", engine="dask", n_workers=0)
+    with pytest.raises(OptionError, match='engine="dask"'):
+        slidewright.convert(npy, tmp_path / "out.tif", dask="tcp://127.0.0.1:1", n_workers=0)
+    with pytest.raises(OptionError, match="save them to a file"):
+        slidewright.convert(np.load(npy), tmp_path / "out.tif", engine="dask", dask="tcp://127.0.0.1:1", n_workers=0)
+    monkeypatch.setattr("slidewright.engines.dask._CONNECT_SECONDS", 1)
+    with pytest.raises(RunError, match="no Dask scheduler answers at 'tcp:"):
+        slidewright.convert(npy, tmp_path / "out.tif", engine="dask", dask="tcp://127.0.0.1:1", n_workers=0)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(OptionError, match=r"slidewright\[dask\]"):
+        slidewright.convert(npy, tmp_path / "out.tif", engine="dask", dask="tcp://127.0.0.1:1", n_workers=0)
+    assert os.listdir(tmp_path) == ["in.npy"]

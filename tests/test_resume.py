@@ -1,0 +1,248 @@
+"""A conversion that keeps finished parts: killed as often as you like, it makes the same file and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from fake_sources import SlowSource
+from test_engine import digest
+
+import slidewright
+from slidewright.cli.main import main
+from slidewright.errors import DestinationError, OptionError, ShardError
+
+HERE = Path(__file__).parent
+OPTIONS = {"tile_size": 32, "compression": "deflate", "block_tiles": 2}
+SIZE = (1000, 1100)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "out.tif"
+    slidewright.convert(SlowSource(*SIZE), path, n_workers=0, **OPTIONS)
+    return digest(path)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_uninterrupted_it_makes_the_same_file_and_leaves_nothing(tmp_path, whole, workers):
+    seen = []
+    report = slidewright.convert(
+        SlowSource(*SIZE), tmp_path / "out.tif", resume=True, n_workers=workers, progress=seen.append, **OPTIONS
+    )
+    assert digest(tmp_path / "out.tif") == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["out.tif"]
+    assert sum(level.bytes for level in report.levels) > 0
+    assert seen[-1].tiles_done == seen[-1].tiles_total
+
+
+def start(folder, seconds):
+    """A slow resumable conversion in a process of its own."""
+    script = textwrap.dedent(f"""\
+        import sys
+        sys.path.insert(0, {str(HERE)!r})
+        import slidewright
+        from fake_sources import SlowSource
+        source = SlowSource({SIZE[0]}, {SIZE[1]}, seconds={seconds})
+        slidewright.convert(source, {str(folder / "out.tif")!r}, resume=True, n_workers=2, **{OPTIONS!r})
+        """)
+    return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+
+
+def wait_until_gone(processes):
+    def alive(process):
+        try:
+            return process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    wait_until(lambda: not any(map(alive, processes)), seconds=5)
+
+
+def wait_until(true, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def finished_shards(folder):
+    if not folder.exists():
+        return 0
+    return len([name for name in os.listdir(folder) if not name.endswith(".partial") and name.startswith("shard-")])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no worker processes without fork")
+@pytest.mark.parametrize("times", [4, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_in_a_row_it_makes_the_same_file(tmp_path, times):
+    seconds = (
+        0.02 if times < 10 else 0.1
+    )  # the pickle of the source, and so its identity, has it: every try must have the same
+    slidewright.convert(SlowSource(*SIZE), tmp_path / "whole.tif", n_workers=0, **OPTIONS)
+    moments = random.Random(5)
+    shards, kept, kills = tmp_path / "out.tif.shards", 0, 0
+    while kills < times:
+        process = start(tmp_path, seconds)
+        if kills % 2:  # some time after it got on, however slow this machine is; else some time after its start
+            wait_until(lambda: finished_shards(shards) > kept or process.poll() is not None)  # noqa: B023
+        time.sleep(moments.uniform(0, 0.4) if kills % 2 else moments.uniform(0.2, 1.3))
+        assert process.poll() is None, process.communicate()[1]
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for member in family if kills % 2 else family[:1]:  # all at once, or only who started it
+            try:
+                member.kill()
+            except psutil.NoSuchProcess:
+                pass
+        process.wait()
+        process.stderr.close()
+        wait_until_gone(family)
+        kills += 1
+        assert not (tmp_path / "out.tif").exists()
+        assert finished_shards(shards) >= kept
+        kept = finished_shards(shards)
+    assert kept >= 1
+    process = start(tmp_path, seconds)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, errors
+    assert digest(tmp_path / "out.tif") == digest(tmp_path / "whole.tif")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.tif", "whole.tif"]
+
+
+class StopError(Exception):
+    pass
+
+
+def stop_after(n_tiles):
+    def callback(snapshot):
+        if snapshot.tiles_done >= n_tiles:
+            raise StopError
+
+    return callback
+
+
+def test_only_missing_parts_are_encoded_again(tmp_path, whole):
+    second = []
+    with pytest.raises(StopError):
+        slidewright.convert(
+            SlowSource(*SIZE), tmp_path / "out.tif", resume=True, n_workers=0, progress=stop_after(700), **OPTIONS
+        )
+    first = finished_shards(tmp_path / "out.tif.shards")
+    assert first > 20
+    slidewright.convert(
+        SlowSource(*SIZE), tmp_path / "out.tif", resume=True, n_workers=0, progress=second.append, **OPTIONS
+    )
+    assert second[0].tiles_done > 600  # most of it was there
+    assert digest(tmp_path / "out.tif") == whole
+
+
+def interrupted(tmp_path):
+    with pytest.raises(StopError):
+        slidewright.convert(
+            SlowSource(*SIZE), tmp_path / "out.tif", resume=True, n_workers=0, progress=stop_after(900), **OPTIONS
+        )
+    return tmp_path / "out.tif.shards"
+
+
+@pytest.mark.parametrize("damage", ["segment", "cut", "chunk", "partial"])
+def test_damaged_parts_are_made_again(tmp_path, whole, damage):
+    shards = interrupted(tmp_path)
+    one = sorted(path for path in shards.iterdir() if path.name.startswith("shard-00003"))[0]
+    if damage == "segment":
+        data = bytearray(one.read_bytes())
+        data[100] ^= 4
+        one.write_bytes(data)
+    elif damage == "cut":
+        one.write_bytes(one.read_bytes()[:1000])
+    elif damage == "chunk":
+        (shards / "level-2.zarr" / "c" / "0" / "4" / "0").unlink()
+    else:
+        one.rename(shards / "shard-00003-of-00064.0badc0de.partial")
+    slidewright.convert(SlowSource(*SIZE), tmp_path / "out.tif", resume=True, n_workers=2, **OPTIONS)
+    assert digest(tmp_path / "out.tif") == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["out.tif"]
+
+
+def test_other_options_are_refused_and_nothing_is_lost(tmp_path):
+    shards = interrupted(tmp_path)
+    before = finished_shards(shards)
+    with pytest.raises(ShardError, match=r"options\.compression is deflate there and zstd here.*remove the folder"):
+        slidewright.convert(
+            SlowSource(*SIZE), tmp_path / "out.tif", resume=True, n_workers=0, **{**OPTIONS, "compression": "zstd"}
+        )
+    assert finished_shards(shards) == before
+
+
+def test_other_numbers_of_workers_may_go_on(tmp_path, whole):
+    options = {name: value for name, value in OPTIONS.items() if name != "block_tiles"}
+    interrupted(tmp_path)
+    slidewright.convert(SlowSource(*SIZE), tmp_path / "out.tif", resume=True, n_workers=3, **options)
+    assert digest(tmp_path / "out.tif") == whole
+
+
+def test_array_tasks_and_assemble_can_finish_what_convert_began(tmp_path, whole):
+    shards = interrupted(tmp_path)
+    missing = [index for index in range(64) if not (shards / f"shard-{index:05}-of-00064").exists()]
+    assert missing
+    for index in missing:
+        slidewright.shard(SlowSource(*SIZE), shards, index=index, count=64, n_workers=0, **OPTIONS)
+    slidewright.assemble(shards, tmp_path / "out.tif", source=SlowSource(*SIZE), n_workers=0, remove=True)
+    assert digest(tmp_path / "out.tif") == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["out.tif"]
+
+
+def test_killed_between_the_final_name_and_tidying_up_it_is_done(tmp_path, whole, monkeypatch):
+    def die(*_):
+        raise StopError
+
+    monkeypatch.setattr("slidewright.resume.remove_folder", die)
+    with pytest.raises(StopError):
+        slidewright.convert(SlowSource(*SIZE), tmp_path / "out.tif", resume=True, n_workers=0, **OPTIONS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.tif", "out.tif.shards"]
+    monkeypatch.undo()
+    report = slidewright.convert(SlowSource(*SIZE), tmp_path / "out.tif", resume=True, n_workers=0, **OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.tif"]
+    assert digest(tmp_path / "out.tif") == whole
+    assert report.bytes == (tmp_path / "out.tif").stat().st_size
+    assert report.levels[0].tiles == 32 * 35
+
+
+def test_existing_destination_is_refused_without_leaving_a_folder(tmp_path):
+    (tmp_path / "out.tif").write_bytes(b"precious")
+    with pytest.raises(DestinationError, match="exists"):
+        slidewright.convert(SlowSource(*SIZE), tmp_path / "out.tif", resume=True, n_workers=0, **OPTIONS)
+    with pytest.raises(OptionError, match="save them to a file"):
+        slidewright.convert(np.zeros((99, 99), np.uint8), tmp_path / "new.tif", resume=True, n_workers=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.tif"]
+
+
+def test_second_process_on_the_same_destination_is_refused(tmp_path):
+    process = start(tmp_path, 0.02)
+    lock = tmp_path / "out.tif.shards" / "lock"
+    deadline = time.monotonic() + 20
+    while not lock.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    try:
+        with pytest.raises(DestinationError, match="another process is at work"):
+            slidewright.convert(
+                SlowSource(*SIZE, seconds=0.02), tmp_path / "out.tif", resume=True, n_workers=0, **OPTIONS
+            )
+    finally:
+        process.terminate()
+        process.wait()
+        process.stderr.close()
+
+
+def test_command_goes_on_with_resume(tmp_path, monkeypatch, capsys):
+    pixels = np.random.default_rng(0).integers(0, 255, (700, 900), np.uint8)
+    np.save(tmp_path / "in.npy", pixels)
+    arguments = ["convert", str(tmp_path / "in.npy"), str(tmp_path / "out.tif"), "--workers", "0", "--tile-size", "32"]
+    assert main([*arguments, "--resume"]) == 0, capsys.readouterr().err
+    assert main(["verify", str(tmp_path / "out.tif"), "--workers", "1"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.npy", "out.tif"]

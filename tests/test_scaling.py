@@ -1,0 +1,85 @@
+"""The cost model follows from its constants; the command measures them and writes them down."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slidewright.cli.main import main
+from slidewright.costmodel import Costs, Filesystem, many_nodes, one_machine, writer_feeds
+from slidewright.geometry import Size
+from slidewright.plan import make_plan
+from slidewright.scaling import measure_messages, measure_writer
+
+COSTS = Costs(
+    read=4e-3, encode=5e-3, reduce=1e-3, scratch=0, ring=0, writer=1e-4, message=1e-6, message_growth=1e-7,
+    assemble=2e-4, start=0.5, source_bytes=2e5, output_bytes=2.5e5, scratch_bytes=1e4,
+)  # fmt: skip
+FAST = Filesystem(1e12, 1e13)
+
+
+def test_one_worker_takes_the_sum_of_its_stages():
+    assert one_machine(COSTS, 1000, 1).seconds == pytest.approx(0.5 + 1000 * 10e-3)
+    assert one_machine(COSTS, 1000, 1).limit == "workers"
+
+
+def test_beyond_what_one_writer_feeds_it_is_the_limit():
+    assert writer_feeds(COSTS) == pytest.approx(100)
+    assert one_machine(COSTS, 1000, 99).limit == "workers"
+    assert one_machine(COSTS, 1000, 101).limit == "writer"
+    assert one_machine(COSTS, 1000, 200).seconds == one_machine(COSTS, 1000, 400).seconds
+
+
+def test_coordinator_is_the_limit_where_each_worker_costs_it_time():
+    slow = dataclasses.replace(COSTS, message_growth=1e-5)
+    assert one_machine(slow, 1000, 90).limit == "coordinator"
+
+
+@given(workers=st.integers(1, 90), megapixels=st.floats(1, 1e6))
+def test_more_workers_are_never_slower_while_they_are_the_limit(workers, megapixels):
+    assert one_machine(COSTS, megapixels, workers + 1).seconds <= one_machine(COSTS, megapixels, workers).seconds + 1e-9
+
+
+def test_nodes_share_the_work_until_the_filesystem_is_the_limit():
+    one, last = many_nodes(COSTS, 10_000, 1, 32, FAST)
+    four, same = many_nodes(COSTS, 10_000, 4, 32, FAST)
+    assert one.seconds - 0.5 == pytest.approx(4 * (four.seconds - 0.5))
+    assert last == same
+    assert last.limit == "assembling"
+    slow = Filesystem(1e9, 2e9)
+    many, last = many_nodes(COSTS, 10_000, 64, 32, slow)
+    assert many.limit == "filesystem"
+    assert many.seconds == pytest.approx(0.5 + 10_000 * 4.6e5 / 2e9)
+    assert last.limit == "filesystem"
+
+
+def test_writer_is_timed_without_what_feeds_it(tmp_path):
+    speed = measure_writer(3000, 5000, str(tmp_path), tile=64, repeat=1)
+    assert speed.segments == make_plan(Size(3000, 3000), 64).n_tiles
+    assert speed.seconds > 0
+    assert speed.put_seconds > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_messages_are_timed_with_any_number_of_pipes():
+    assert measure_messages(66, 50) > 0
+    assert measure_messages(1, 50) > 0
+
+
+def test_command_prints_tables_and_writes_constants(tmp_path, capsys):
+    np.save(tmp_path / "in.npy", np.random.default_rng(0).integers(0, 255, (900, 800, 3), np.uint8))
+    arguments = ["bench", "scaling", str(tmp_path / "in.npy"), "--repeat", "1", "--check", "1", "--side", "50000"]
+    assert main([*arguments, "--folder", str(tmp_path), "--json", str(tmp_path / "costs.json")]) == 0
+    out = capsys.readouterr().out
+    assert "one writer feeds" in out
+    assert "50000 x 50000 on one machine" in out
+    assert "measured s" in out
+    found = json.loads((tmp_path / "costs.json").read_text())
+    assert set(found) == {field.name for field in dataclasses.fields(Costs)}
+    assert min(found[name] for name in ("read", "encode", "reduce", "ring", "writer", "assemble", "output_bytes")) > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["costs.json", "in.npy"]

@@ -1,0 +1,295 @@
+"""Shards and assembling: the same bytes as a conversion in one go, and plain words when something is not right."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from fake_sources import SlowSource
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_engine import digest
+
+import slidewright
+from slidewright.arrayjobs import read_array
+from slidewright.cli.main import main
+from slidewright.errors import CorruptTileError, DestinationError, OptionError, ShardError
+from slidewright.shardfile import ShardDamageError, ShardWriter, check_segments, read_index
+from slidewright.shardfolder import share
+
+SOURCE = SlowSource(700, 900)
+OPTIONS = {"tile_size": 32, "compression": "deflate", "block_tiles": 4, "n_workers": 0}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The file that a conversion in one go makes."""
+    path = tmp_path_factory.mktemp("whole") / "out.tif"
+    slidewright.convert(SOURCE, path, **OPTIONS)
+    return path
+
+
+@pytest.fixture
+def npy(tmp_path):
+    """A source that the command line can name, of several blocks."""
+    path = tmp_path / "in.npy"
+    np.save(path, np.ascontiguousarray(np.broadcast_to(SOURCE.pixels(), (700, 900, 1))[:, :, 0]))
+    return path
+
+
+def make_shards(folder, count, source=SOURCE, **options):
+    return [
+        slidewright.shard(source, folder, index=index, count=count, **{**OPTIONS, **options}) for index in range(count)
+    ]
+
+
+@given(n_blocks=st.integers(0, 500), count=st.integers(1, 700))
+@settings(max_examples=200)
+def test_shares_are_equal_but_for_one_block_and_cover_all_in_order(n_blocks, count):
+    shares = [share(n_blocks, index, count) for index in range(count)]
+    assert [number for part in shares for number in part] == list(range(n_blocks))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 100])
+def test_assembled_file_equals_a_conversion_in_one_go(tmp_path, whole, count):
+    reports = make_shards(tmp_path / "shards", count)
+    assert sum(report.blocks for report in reports) == 48
+    assert not any(report.done_before for report in reports)
+    report = slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", source=SOURCE, n_workers=count % 3)
+    assert digest(tmp_path / "out.tif") == digest(whole)
+    assert report.bytes == whole.stat().st_size
+
+
+def test_shards_of_worker_processes_made_in_any_order_fit_together(tmp_path, whole):
+    def task(index):
+        slidewright.shard(SOURCE, tmp_path / "shards", index=index, count=4, **{**OPTIONS, "n_workers": 2})
+
+    with ThreadPoolExecutor(2) as pool:  # two tasks at once, and each twice
+        list(pool.map(task, [3, 1, 2, 0, 0, 3]))
+    slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", source=SOURCE, n_workers=2, remove=True)
+    assert digest(tmp_path / "out.tif") == digest(whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.tif"]
+
+
+def test_shard_that_is_there_is_not_made_again(tmp_path):
+    (first,) = make_shards(tmp_path / "shards", 1)
+    before = os.stat(first.path)
+    (again,) = make_shards(tmp_path / "shards", 1)
+    after = os.stat(first.path)
+    assert again.done_before
+    assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+
+
+def test_scratch_levels_in_the_folder_are_zarr_arrays(tmp_path):
+    make_shards(tmp_path / "shards", 2)
+    level = zarr.open_array(tmp_path / "shards" / "level-3.zarr", mode="r")
+    assert level.shape == (700 >> 3, 900 >> 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "source", "message"),
+    [
+        ({"compression": "zstd"}, SOURCE, "options.compression is deflate there and zstd here"),
+        ({"mpp": 0.5}, SOURCE, "options.mpp is not set there and 0.5 here"),
+        ({"block_tiles": 8}, SOURCE, "block_tiles is 4 there and 8 here"),
+        ({}, SlowSource(700, 901), "source.size is 900 x 700 there and 901 x 700 here"),
+    ],
+)
+def test_shard_of_another_job_is_refused_with_what_differs(tmp_path, options, source, message):
+    make_shards(tmp_path / "shards", 1)
+    with pytest.raises(ShardError, match=message):
+        make_shards(tmp_path / "shards", 1, source, **options)
+
+
+def test_another_count_is_refused(tmp_path):
+    make_shards(tmp_path / "shards", 2)
+    with pytest.raises(ShardError, match="count is 2 there and 3 here"):
+        slidewright.shard(SOURCE, tmp_path / "shards", index=0, count=3, **OPTIONS)
+
+
+def test_changed_source_file_is_refused_by_shard_and_assemble(tmp_path, npy):
+    slidewright.shard(npy, tmp_path / "shards", index=0, count=2, **OPTIONS)
+    slidewright.shard(npy, tmp_path / "shards", index=1, count=2, **OPTIONS)
+    with npy.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x07")
+    os.utime(npy, ns=(1, 1))
+    with pytest.raises(ShardError, match=r"source\.changed"):
+        slidewright.shard(npy, tmp_path / "shards", index=1, count=2, **OPTIONS)
+    with pytest.raises(ShardError, match=r"source\.changed"):
+        slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", n_workers=0)
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_source_that_moved_can_be_named(tmp_path, npy, whole):
+    for index in range(2):
+        slidewright.shard(npy, tmp_path / "shards", index=index, count=2, **OPTIONS)
+    shutil.move(npy, tmp_path / "moved.npy")
+    slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", source=tmp_path / "moved.npy", n_workers=0)
+    assert digest(tmp_path / "out.tif") == digest(whole)
+
+
+def test_missing_and_damaged_shards_are_named_with_the_command_that_makes_them(tmp_path, npy, whole, capsys):
+    shards, out = tmp_path / "my shards", tmp_path / "out.tif"
+    for index in range(8):
+        slidewright.shard(npy, shards, index=index, count=8, **OPTIONS)
+    for index in (2, 3, 4):
+        (shards / f"shard-{index:05}-of-00008").unlink()
+    cut = shards / "shard-00006-of-00008"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    with pytest.raises(ShardError, match=r"4 of 8 shards .*missing: 2-4; shard 6: damaged.* tasks 2-4,6$") as caught:
+        slidewright.assemble(shards, out, n_workers=0)
+    command = f"slidewright shard {npy} '{shards}' --index 2 --count 8 --tile-size 32 --compression deflate"
+    assert command in str(caught.value)
+    for index in (2, 3, 4, 6):  # the very command, as a shell would split it
+        arguments = command.replace("--index 2", f"--index {index}").replace("'", "").split()
+        at = arguments.index(str(shards).split()[0])
+        arguments[at : at + 2] = [str(shards)]
+        assert main([*arguments[1:], "--workers", "0", "--quiet"]) == 0, capsys.readouterr().err
+    assert main(["assemble", str(shards), str(out), "--workers", "0", "--quiet", "--remove"]) == 0
+    assert digest(out) == digest(whole)
+    assert not shards.exists()
+
+
+def test_flipped_bit_in_a_segment_is_found_and_named(tmp_path):
+    make_shards(tmp_path / "shards", 3)
+    for index in (0, 2):
+        path = tmp_path / "shards" / f"shard-{index:05}-of-00003"
+        data = bytearray(path.read_bytes())
+        data[1000] ^= 1
+        path.write_bytes(data)
+    for workers in (0, 2):
+        with pytest.raises(ShardError, match=r"2 of 3 shards.*shard 0: damaged.*shard 2: damaged"):
+            slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", source=SOURCE, n_workers=workers)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shards"]
+
+
+@pytest.mark.parametrize("damage", ["remove", "flip"])
+def test_damaged_chunk_of_a_reduced_level_names_its_shard(tmp_path, damage):
+    make_shards(tmp_path / "shards", 4)
+    chunk = tmp_path / "shards" / "level-3.zarr" / "c" / "0" / "0" / "0"
+    if damage == "remove":
+        chunk.unlink()
+    else:
+        chunk.write_bytes(bytes(chunk.stat().st_size))
+    with pytest.raises(ShardError, match=r"1 of 4 shards.*shard 0: a chunk of its reduced level is missing or damaged"):
+        slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", source=SOURCE, n_workers=0)
+
+
+def test_shard_with_a_damaged_chunk_is_made_again(tmp_path, whole):
+    make_shards(tmp_path / "shards", 4)
+    shutil.rmtree(tmp_path / "shards" / "level-3.zarr" / "c" / "0")
+    again = [report.done_before for report in make_shards(tmp_path / "shards", 4)]
+    assert not again[0]
+    assert again[3]
+    slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", source=SOURCE, n_workers=0)
+    assert digest(tmp_path / "out.tif") == digest(whole)
+
+
+def test_failed_task_leaves_no_part_of_a_shard(tmp_path):
+    bad = SlowSource(700, 900, fault="corrupt", at=(96, 128))
+    for workers in (0, 2):
+        with pytest.raises(CorruptTileError):
+            slidewright.shard(bad, tmp_path / "shards", index=0, count=1, **{**OPTIONS, "n_workers": workers})
+    assert [path.name for path in (tmp_path / "shards").iterdir() if "shard-" in path.name] == []
+
+
+def test_assemble_refuses_what_shards_decide_and_what_is_no_folder_of_shards(tmp_path):
+    with pytest.raises(ShardError, match="is not a folder of shards"):
+        slidewright.assemble(tmp_path, tmp_path / "out.tif")
+    make_shards(tmp_path / "shards", 1)
+    with pytest.raises(OptionError, match="'quality' is not one of"):
+        slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", source=SOURCE, quality=50)
+    with pytest.raises(OptionError, match="without a path"):
+        slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif")
+    (tmp_path / "out.tif").write_bytes(b"precious")
+    with pytest.raises(DestinationError, match="exists"):
+        slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", source=SOURCE)
+    (tmp_path / "shards" / "job.json").write_text(json.dumps({"version": 1}))
+    with pytest.raises(ShardError, match=r"job\.json' can't be read"):
+        slidewright.assemble(tmp_path / "shards", tmp_path / "new.tif", source=SOURCE)
+
+
+def test_array_in_memory_is_refused(tmp_path):
+    with pytest.raises(OptionError, match="save them to a file"):
+        slidewright.shard(np.zeros((100, 100), np.uint8), tmp_path / "shards", index=0, count=1)
+    with pytest.raises(OptionError, match="shard 2 of 2 does not exist"):
+        slidewright.shard(SOURCE, tmp_path / "shards", index=2, count=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shard_file_round_trips_and_tells_every_kind_of_damage(tmp_path):
+    path = tmp_path / "shard"
+    writer = ShardWriter(str(path), str(path) + ".partial")
+    segments = {(0, 0, row, 5): bytes([row]) * (row * 100) for row in range(7)}
+    for key, segment in segments.items():
+        writer.put(key, segment)
+    assert not path.exists()
+    writer.finish({"job": "x", "chunks": [[3, 4]]}, sync=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["shard"]
+    index = read_index(str(path))
+    assert [tuple(key) for key in index.keys.tolist()] == list(segments)
+    assert index.chunks == {3: 4}
+    check_segments(str(path), index)
+    whole = path.read_bytes()
+    for at in range(20, len(whole), 13):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        with pytest.raises(ShardDamageError):
+            check_segments(str(path), read_index(str(path)))
+    for length in (0, 10, 60, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ShardDamageError):
+            read_index(str(path))
+
+
+@pytest.mark.parametrize(
+    ("environment", "count", "expected"),
+    [
+        ({"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_MAX": "9",
+          "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_COUNT": "5"}, None, (3, 5)),
+        ({"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "2"}, 16, (7, 16)),
+        ({"PBS_ARRAY_INDEX": "2"}, 4, (2, 4)),
+        ({"PBS_ARRAYID": "0"}, 4, (0, 4)),
+        ({"SGE_TASK_ID": "3", "SGE_TASK_FIRST": "1", "SGE_TASK_LAST": "8", "SGE_TASK_STEPSIZE": "1"}, None, (2, 8)),
+        ({"SGE_TASK_ID": "3"}, 8, (2, 8)),
+        ({"LSB_JOBINDEX": "4", "LSB_JOBINDEX_END": "10", "LSB_JOBINDEX_STEP": "1"}, None, (3, 10)),
+    ],
+)  # fmt: skip
+def test_schedulers_tell_index_and_count(environment, count, expected):
+    assert read_array(environment, count) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "count", "message"),
+    [
+        ({}, None, "no task of an array job"),
+        ({"SGE_TASK_ID": "undefined", "LSB_JOBINDEX": "0"}, None, "no task of an array job"),
+        ({"PBS_ARRAY_INDEX": "2"}, None, "PBS does not tell.*--count"),
+        ({"SLURM_ARRAY_TASK_ID": "16"}, 16, "beyond 16 shares; number the array from 0 to 15"),
+        ({"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_MAX": "9",
+          "SLURM_ARRAY_TASK_STEP": "1", "SLURM_ARRAY_TASK_COUNT": "3"}, None, "not evenly spaced.*--count"),
+    ],
+)  # fmt: skip
+def test_what_the_scheduler_leaves_open_is_asked_for(environment, count, message):
+    with pytest.raises(OptionError, match=message):
+        read_array(environment, count)
+
+
+def test_array_flag_takes_index_and_count_from_the_scheduler(tmp_path, npy, monkeypatch, capsys):
+    for task in range(3, 6):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
+        monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "3")
+        monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+        arguments = ["shard", str(npy), str(tmp_path / "shards"), "--array", "--workers", "0"]
+        assert main(arguments) == 0
+    assert "shard 2 of 3: 1 block" in capsys.readouterr().out
+    assert len(list(Path(tmp_path / "shards").glob("shard-*"))) == 3
+    assert main([*arguments, "--index", "1"]) == 2
+    assert main([*arguments[:3], "--workers", "0"]) == 2
