@@ -93,9 +93,10 @@ def fillable(source: Any, options: ConvertOptions) -> tuple[Any, dict[CorruptPla
     """The source, with what is corrupt filled if the options say so, and the record of what this process filled."""
     if options.on_corrupt != "fill":
         return source, {}
+    from slidewright.kinds import resolve_pixels
     from slidewright.sources.filling import fill_corrupt
 
-    return fill_corrupt(source)
+    return fill_corrupt(source, resolve_pixels(replace(options, alpha="keep"), source.info).background)
 
 
 def temporary_folder(options: ConvertOptions) -> str:

@@ -79,3 +79,35 @@ def test_command_line_warns_of_filled_tiles(tmp_path, spoiled, capsys):
 def test_unknown_choice_is_refused():
     with pytest.raises(OptionError, match="on_corrupt 'skip' is not known; choose one of error, fill"):
         slidewright.ConvertOptions(on_corrupt="skip")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_corrupt_tiles_get_the_background_that_was_asked_for(tmp_path, spoiled, workers):
+    path, pixels = spoiled
+    pixels[128:192, 192:320] = (0, 0, 128)
+    options = {"on_corrupt": "fill", "background": "navy", "n_workers": workers, "tile_size": 64, **LOSSLESS}
+    slidewright.convert(path, tmp_path / "out.tif", **options)
+    assert_levels_equal_oracle(tmp_path / "out.tif", pixels, 64)
+
+
+@pytest.mark.parametrize("planar", [True, False])
+def test_corrupt_channels_are_filled_each_by_itself_where_they_are_stored_so(tmp_path, planar):
+    pixels = np.random.default_rng(1).integers(0, 60_000, (3, 128, 128), dtype=np.uint16)
+    layout = "separate" if planar else "contig"
+    stored = pixels if planar else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    options = {"photometric": "minisblack", "planarconfig": layout, "tile": (64, 64), "compression": "zlib"}
+    tifffile.imwrite(tmp_path / "in.tif", stored, metadata=None, **options)
+    spoil(tmp_path / "in.tif", 4 + 1 if planar else 1)  # of the second channel, or of all
+    expected = pixels.transpose(1, 2, 0).copy()
+    expected[:64, 64:, 1 if planar else slice(None)] = 7
+    report = slidewright.convert(
+        tmp_path / "in.tif",
+        tmp_path / "out.tif",
+        on_corrupt="fill",
+        background=7,
+        n_workers=1,
+        tile_size=64,
+        **LOSSLESS,
+    )
+    assert report.corrupt_tiles == 1
+    np.testing.assert_array_equal(np.moveaxis(tifffile.imread(tmp_path / "out.tif", key=0), 0, -1), expected)

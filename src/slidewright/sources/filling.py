@@ -31,7 +31,7 @@ class FillingSource:
     """
 
     source: Source
-    colour: tuple[int, ...]
+    colour: tuple[float, ...]
     found: dict[CorruptPlace, str] = field(default_factory=dict, compare=False)
 
     @property
@@ -92,14 +92,10 @@ class FillingReader:
                 yield (top, left), Region(y0, x0, y1 - y0, x1 - x0)
 
 
-def fill_corrupt(source: Any) -> tuple[Any, dict[CorruptPlace, str]]:
-    """A source that fills what is corrupt, and the record of what was filled in this process.
-
-    The colour is the source's background: the one it states, else white for RGB and 0 for grey, which is what
-    brightfield and fluorescence slides have where nothing is.
+def fill_corrupt(source: Any, colour: tuple[float, ...]) -> tuple[Any, dict[CorruptPlace, str]]:
+    """A source that fills what is corrupt with a colour, a value for each of its channels, and the record of what was
+    filled in this process.
     """
-    info = source.info
-    colour = (info.background or (255, 255, 255)) if info.samples == 3 else (0,) * info.samples
     if isinstance(source, WideStripsSource):  # its strips are unpacked, and so found to be corrupt, before the run
         filling = FillingSource(source.source, colour)
         return replace(source, source=filling), filling.found
