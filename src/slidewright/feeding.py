@@ -78,8 +78,8 @@ class FedCoordinator(Coordinator):
         self._ring.close()
 
     def _wait(self) -> None:
-        """Wait for whatever comes next. Workers that have taken the seats of dead ones have nothing to do yet, and if all
-        have died nobody will tell of a finished block, after which they would be given some.
+        """Wait for whatever comes next. Whoever takes the seat of a dead worker has no block yet, and if all have died,
+        none will be finished, after which they would be given some.
         """
         self._give_out()
         self._turn("encoding", self._encoded)
