@@ -53,7 +53,7 @@ class FedCoordinator(Coordinator):
     def make_room(self) -> None:
         """See `Feeder`."""
         while self._inbox.full:
-            self._turn("encoding", self._encoded)
+            self._wait()
 
     def feed(self, block: Block) -> None:
         """See `Feeder`."""
@@ -66,9 +66,9 @@ class FedCoordinator(Coordinator):
         for block in missing:
             self._enqueue(block)
             while len(self._queue) > len(self._seats):
-                self._turn("encoding", self._encoded)
+                self._wait()
         while self._unfinished:
-            self._turn("encoding", self._encoded)
+            self._wait()
         for pas in self._run.layout.plan.passes[1:]:
             self._sweep(pas)
         return self._conclude()
@@ -76,6 +76,13 @@ class FedCoordinator(Coordinator):
     def close(self) -> None:
         """See `Feeder`."""
         self._ring.close()
+
+    def _wait(self) -> None:
+        """Wait for whatever comes next. Whoever takes the seat of a dead worker has no block yet, and if all have died,
+        none will be finished, after which they would be given some.
+        """
+        self._give_out()
+        self._turn("encoding", self._encoded)
 
     def _enqueue(self, block: Block) -> None:
         self._unfinished += 1
