@@ -14,7 +14,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from slidewright.errors import OptionError, RunError
+from slidewright.errors import RunError
 
 
 def run_limits(given: dict[str, Any], processes: int) -> list[dict[str, float]]:
@@ -144,12 +144,13 @@ def _encoder(page: Any, options: dict[str, Any]) -> Callable[[Any], Any]:
         return lambda pixels: imagecodecs.jpeg8_encode(pixels, level=effort, **colours)
     if compression == "none":
         return lambda pixels: pixels.tobytes()
-    plain: dict[str, Callable[..., Any]] = {
-        "deflate": imagecodecs.deflate_encode,
-        "zstd": imagecodecs.zstd_encode,
-        "lzw": imagecodecs.lzw_encode,
-    }
-    if compression not in plain:
-        raise OptionError(f"the limit of {compression} is not measured, only of jpeg, none, {', '.join(plain)}")
-    encode = plain[compression]
-    return lambda pixels: encode(pixels, effort)
+    from slidewright.codecs import resolve
+    from slidewright.geometry import Size
+    from slidewright.kinds import resolve_pixels
+    from slidewright.options import ConvertOptions
+    from slidewright.sources.base import SourceInfo
+
+    chosen = ConvertOptions(tile_size=page.tilelength, **options)
+    size = Size(page.imagelength, page.imagewidth)
+    info = SourceInfo("the limit", "tiff", size, page.samplesperpixel, str(page.dtype))
+    return resolve(chosen, resolve_pixels(chosen, info)).encoder()
