@@ -59,22 +59,35 @@ def wait_for(true, seconds=60):
         time.sleep(0.02)
 
 
+@pytest.mark.timeout(300)
 def test_array_and_dependent_job_make_the_same_file_though_a_task_is_killed(tmp_path, slurm, source, whole):
-    out = tmp_path / "out.tif"
+    """Twice at most: a task can be done before it is killed, and Slurm may revoke a requeued task's credential."""
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        try:
+            kill_one_task_of_an_array(folder / "out.tif", slurm, source)
+            break
+        except AssertionError as error:
+            if number or not ("too fast" in str(error) or "credential revoked" in str(error)):
+                raise
+    assert digest(folder / "out.tif") == whole
+    assert os.listdir(folder) == ["out.tif"]
+
+
+def kill_one_task_of_an_array(out, slurm, source):
     array, assemble = slurm.run(str(SCRIPTS / "submit.sh"), str(source), str(out), "4").split()
     slurm.run("scontrol", "hold", assemble)  # else the other tasks might end, and it start, before the requeue
-    shard = tmp_path / "out.tif.shards" / "shard-00002-of-00004"
-    wait_for(lambda: slurm.states(array).get("2") == "RUNNING")
-    slurm.run("scancel", f"{array}_2")
-    wait_for(lambda: slurm.states(array)["2"] == "CANCELLED")
-    assert not shard.exists()  # else the task was faster than its killer, and nothing is shown
+    shard = out.with_name("out.tif.shards") / "shard-00002-of-00004"
+    wait_for(lambda: slurm.states(array).get("2") in ("RUNNING", "COMPLETED"))
+    slurm.run("scancel", f"{array}_2", check=False)
+    wait_for(lambda: slurm.states(array).get("2") in ("CANCELLED", "COMPLETED"))
+    assert not shard.exists(), "the task was too fast for its killer, and nothing is shown"
     slurm.run("scontrol", "requeue", f"{array}_2")
     slurm.run("scontrol", "update", f"JobId={array}_2", "StartTime=now")  # Slurm would wait two minutes
     slurm.run("scontrol", "release", assemble)
     slurm.wait(array, "COMPLETED")
     slurm.wait(assemble, "COMPLETED")
-    assert digest(out) == whole
-    assert os.listdir(tmp_path) == ["out.tif"]
 
 
 def test_array_that_lost_tasks_needs_only_those(tmp_path, slurm, source, whole):
