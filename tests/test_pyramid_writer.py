@@ -220,6 +220,16 @@ def test_bad_arguments_are_refused_before_anything_is_computed(tmp_path):
         writer.write_tile(np.zeros((10, 10), np.uint8), 0, 0)
 
 
+def test_writer_is_closed_after_its_block(tmp_path):
+    tile = np.zeros((TILE, TILE, 3), np.uint8)
+    with PyramidWriter(tmp_path / "out.tif", (100, 70, 3), n_workers=0, **OPTIONS) as writer:
+        writer.write_tile(tile, 0, 0)
+    for act in (lambda: writer.write_tile(tile, 0, 1), lambda: writer.write_region(tile, 0, 0), writer.__enter__):
+        with pytest.raises(OptionError, match=r"with statement|one file"):
+            act()
+    assert os.listdir(tmp_path) == ["out.tif"]
+
+
 def test_region_after_tiles_is_refused(tmp_path):
     def act(writer):
         writer.write_tile(np.zeros((TILE, TILE, 3), np.uint8), 0, 0)

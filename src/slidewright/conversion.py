@@ -77,6 +77,7 @@ def decide(source: Any, options: ConvertOptions, planned_workers: int | None = N
         block_tiles=block_tiles if shared is None else shared.passes[0].block_tiles,
         band=band,
         in_memory=info.format == "array" and hasattr(source, "prepare") and wanted > 0,
+        waiting_tiles=getattr(source, "waiting_tiles", 0),
     )
     memory = plan_memory(needs, options.memory_bytes)
     return Decided(encoding, shared or planned(memory.block_tiles, memory.n_workers), memory)

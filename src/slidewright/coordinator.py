@@ -341,9 +341,7 @@ class Coordinator:
             self._last_words()
             if not self._written:
                 raise self._writer_died() from None
-        if (
-            self._written and message[0] == "slot"
-        ):  # a slot of segments sent twice, by a worker that died late and by its successor
+        if self._written and message[0] == "slot":  # sent twice, by a worker that died late and by its successor
             self._return_slot(message[1])
 
     def _last_words(self) -> None:

@@ -115,8 +115,8 @@ class InlineFeeder:
     def feed(self, block: Block) -> None:
         """See `Feeder`."""
         self._runner.run(block, self._emit)
-        self._inbox.release(block.row * self._tile, block.column * self._tile)
         if block.pass_index == 0:
+            self._inbox.release(block.row * self._tile, block.column * self._tile)
             region = self._run.layout.plan.region(block)
             self._outcome.pixels_done += region.height * region.width
         if self._report is not None:

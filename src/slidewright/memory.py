@@ -45,6 +45,8 @@ class Needs:
     """One tile, strip or chunk of the source."""
     library: bool = False
     """Whether the source needs zarr or OpenSlide in each worker."""
+    waiting_tiles: int = 0
+    """Tiles that the caller has handed over and that wait in shared memory, for each worker."""
     array_bytes: int = 0
     """Pixels in the caller's memory that the workers need a copy of."""
 
@@ -78,7 +80,7 @@ class _Shape:
         """A worker, its slots, and the segment of its that the writer puts together."""
         depth = self.block_tiles.bit_length()
         source = CACHE_BYTES + 2 * needs.cell_bytes + (LIBRARY_BYTES if needs.library else 0)
-        return WORKER_BYTES + self.slots * SLOT_BYTES + source + (depth + 5) * needs.tile_bytes
+        return WORKER_BYTES + self.slots * SLOT_BYTES + source + (depth + 5 + needs.waiting_tiles) * needs.tile_bytes
 
     def base(self, needs: Needs) -> int:
         """Everything that does not grow with the workers."""
@@ -86,10 +88,17 @@ class _Shape:
 
 
 def needs_of(
-    info: Any, encoding: Any, *, n_workers: int, block_tiles: int | None, band: int = 1, in_memory: bool
+    info: Any,
+    encoding: Any,
+    *,
+    n_workers: int,
+    block_tiles: int | None,
+    band: int = 1,
+    in_memory: bool,
+    waiting_tiles: int = 0,
 ) -> Needs:
     """What a conversion of a source into an encoding needs; `in_memory` when the pixels are in the caller's memory,
-    `band` of its planes in a block.
+    `band` of its planes in a block, `waiting_tiles` handed over for each worker.
     """
     pixel = info.samples * info.itemsize
     planes = encoding.pixels.planes
@@ -103,6 +112,7 @@ def needs_of(
         block_tiles=block_tiles,
         cell_bytes=cell[0] * cell[1] * (info.itemsize if info.planar else pixel),
         library=info.format not in ("tiff", "svs", "ndpi", "npy", "array"),
+        waiting_tiles=waiting_tiles,
         array_bytes=height * width * pixel if in_memory else 0,
     )
 

@@ -97,6 +97,7 @@ class PyramidWriter:
         self._shape = _check_shape(shape)
         self._dtype = _check_dtype(dtype)
         self._stack: contextlib.ExitStack | None = None
+        self._open = False
         self._way: _Tiles | _Regions | None = None
         self.report = None
 
@@ -112,6 +113,7 @@ class PyramidWriter:
             self._callback = stack.enter_context(make_callback(self._progress))
             self._conversion = stack.enter_context(self._make_conversion())
             self._stack = stack.pop_all()
+        self._open = True
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -119,9 +121,10 @@ class PyramidWriter:
         with self._stack:
             if kind is None:
                 self._begin(tiles=self._overlap == "refuse")
+            self._open = False
+            if kind is None:
                 assert self._way is not None
                 self.report = self._way.finish()
-        self._way = None
 
     def write(self, tiles: Iterable[Any]) -> None:
         """Write the whole image from an iterable of its tiles in row-major order.
@@ -247,8 +250,8 @@ class PyramidWriter:
         return replace(info, dtype=pixels.dtype, kind=pixels.kind), pixels
 
     def _begin(self, *, tiles: bool) -> None:
-        if self._stack is None:
-            raise OptionError("use the PyramidWriter in a with statement: with PyramidWriter(...) as writer")
+        if self._stack is None or not self._open:
+            raise OptionError("use the PyramidWriter inside its with statement: with PyramidWriter(...) as writer")
         if self._way is None:
             make = _Tiles if tiles else _Regions
             self._way = make(self, self._stack)
@@ -353,7 +356,9 @@ class _Undecided:
     """Stands for the source until the first call says which it is."""
 
     def __init__(self, info: Any) -> None:
-        self.info = info
+        from slidewright.feeding import SLOTS_PER_WORKER
+
+        self.info, self.waiting_tiles = info, SLOTS_PER_WORKER
 
 
 def _closable(tiles: Iterable[Any]) -> Any:

@@ -199,7 +199,7 @@ class Page:
     @property
     def masks(self) -> bool:
         """Whether pixels are labels or bits, of which no mean can be made."""
-        return int(self.page.photometric) == 3 or int(self.page.bitspersample) == 1
+        return int(self.page.photometric) == 3 or self.bits == 1
 
     @property
     def bytes(self) -> int:
