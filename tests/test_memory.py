@@ -11,7 +11,7 @@ import pytest
 from fake_sources import BlankSource
 
 import slidewright
-from slidewright.resources import proportional_memory
+from slidewright.system.limits import proportional_memory
 
 needs_pss = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's smaps_rollup")
 

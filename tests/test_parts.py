@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slidewright
-from slidewright import resources
 from slidewright.codecs import CODECS, resolve
 from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.geometry import Region, Size
@@ -27,8 +26,9 @@ from slidewright.plan import make_plan
 from slidewright.ring import SLOT_BYTES, SlotWriter, read_slot
 from slidewright.scratch import Scratch, ScratchFolder
 from slidewright.segments import SegmentStore
-from slidewright.sharing import SharedBuffer, dumps, loads
 from slidewright.sources.base import SourceInfo
+from slidewright.system import limits as resources
+from slidewright.system.shared_memory import SharedBuffer, dumps, loads
 
 
 @given(st.lists(st.one_of(st.integers(0, 3000), st.integers(SLOT_BYTES - 9000, 3 * SLOT_BYTES)), max_size=12))
@@ -249,7 +249,7 @@ def test_workers_as_threads_where_there_is_no_fork(tmp_path, monkeypatch):
     from oracle import pyramid
     from test_engine import assert_levels_equal_oracle
 
-    from slidewright import processes
+    from slidewright.system import launcher as processes
 
     monkeypatch.setattr(processes, "make_launcher", processes.ThreadLauncher)
     source = SlowSource(300, 400)

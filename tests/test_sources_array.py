@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from slidewright import sharing
 from slidewright.errors import SourceError
 from slidewright.sources import open_source
 from slidewright.sources.array import ArraySource, NpySource, SharedArraySource
 from slidewright.sources.base import Source
+from slidewright.system import shared_memory as sharing
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (130, 170, 3), dtype=np.uint8)
 GREY16 = np.random.default_rng(4).integers(0, 65_536, (90, 70), dtype=np.uint16)

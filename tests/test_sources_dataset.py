@@ -25,10 +25,10 @@ from PIL import Image
 from reading import assert_reads_like
 
 import slidewright
-from slidewright import sharing
 from slidewright.errors import OptionError, SourceError
 from slidewright.sources import open_source
 from slidewright.sources.dataset import DatasetSource
+from slidewright.system import shared_memory as sharing
 
 PIXELS = np.random.default_rng(14).integers(0, 256, (130, 170, 3), dtype=np.uint8)
 

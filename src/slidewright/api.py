@@ -160,7 +160,7 @@ def make_launcher(options: ConvertOptions) -> Iterator[Any]:
     if options.n_workers == 0:
         yield None
         return
-    from slidewright import processes
+    from slidewright.system import launcher as processes
 
     launcher = processes.make_launcher()
     try:

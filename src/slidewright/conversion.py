@@ -18,7 +18,7 @@ from slidewright.options import ConvertOptions
 from slidewright.output import Destination
 from slidewright.plan import Plan, make_plan
 from slidewright.report import LevelReport, Progress, Report
-from slidewright.resources import usable_cpus
+from slidewright.system.limits import usable_cpus
 
 if TYPE_CHECKING:  # NumPy comes with it, and the nursery must be started first
     from slidewright.codecs import Encoding

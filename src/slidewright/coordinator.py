@@ -19,18 +19,18 @@ from multiprocessing.connection import wait
 from time import monotonic, perf_counter
 from typing import Any
 
-from slidewright import errors
+from slidewright import errors, worker, writer
 from slidewright.errors import RunError, SlidewrightError
 from slidewright.plan import Block, Pass
-from slidewright.processes import Child, Launcher
 from slidewright.recorder import Recorder
 from slidewright.report import Progress
-from slidewright.resources import count_memory_kills, proportional_memory
 from slidewright.ring import SLOT_BYTES, SLOTS_PER_WORKER
 from slidewright.scratch import Scratch
-from slidewright.sharing import SharedBuffer
 from slidewright.shelf import ShardPlan
 from slidewright.sources.filling import CorruptPlace
+from slidewright.system.launcher import Child, Launcher
+from slidewright.system.limits import count_memory_kills, proportional_memory
+from slidewright.system.shared_memory import SharedBuffer
 from slidewright.tiff import Layout
 from slidewright.worker import BlockWork, WorkerJob
 from slidewright.writer import WriterJob
@@ -181,7 +181,7 @@ class Coordinator:
         for number in range(run.n_workers):
             self._hire(number)
         job = WriterJob(run.layout, run.partial, self._ring, run.store_bytes, run.temporary, run.shards)
-        self._writer = self._launcher.spawn("writer", "slidewright-wri", job)
+        self._writer = self._launcher.spawn(writer.__name__, "slidewright-wri", job)
         self.outcome.seconds["start"] = perf_counter() - begin
 
     def _hire(self, number: int, at_writer: set[int] | None = None) -> None:
@@ -191,7 +191,7 @@ class Coordinator:
         slots = range(number * self._run.slots_per_worker, (number + 1) * self._run.slots_per_worker)
         own = tuple(slot for slot in slots if slot not in away)
         job = WorkerJob(self._run.work, self._ring, own, self._run.memory_guard)
-        child = self._launcher.spawn("worker", f"slidewright-w{number}", job)
+        child = self._launcher.spawn(worker.__name__, f"slidewright-w{number}", job, expendable=True)
         self._seats[child.connection] = _Seat(number, child, self._senders, away)
 
     def _sweep(self, pas: Pass, numbers: Sequence[int] | None = None) -> None:

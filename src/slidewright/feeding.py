@@ -13,10 +13,10 @@ from typing import Protocol
 
 from slidewright.coordinator import Coordinator, Outcome, Run
 from slidewright.plan import Block, Key
-from slidewright.processes import Launcher
 from slidewright.report import Progress
 from slidewright.segments import SegmentStore
 from slidewright.sources.pushed import Inbox
+from slidewright.system.launcher import Launcher
 from slidewright.tiff import write_pyramid
 from slidewright.worker import BlockRunner
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from slidewright.errors import OptionError, RunError
 from slidewright.plan import default_block_tiles
-from slidewright.resources import MemoryLimit, available_memory
 from slidewright.ring import SLOT_BYTES, SLOTS_PER_WORKER
+from slidewright.system.limits import MemoryLimit, available_memory
 
 MIB = 1 << 20
 BASE_BYTES = 100 * MIB

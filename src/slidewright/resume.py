@@ -20,15 +20,15 @@ from typing import Any
 from slidewright.conversion import Conversion, Decided
 from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.geometry import Size
-from slidewright.nursery import remove as remove_tree
 from slidewright.options import ConvertOptions
 from slidewright.output import Destination, FileLock
 from slidewright.recorder import Recorder
 from slidewright.report import LevelReport, Progress, Report
-from slidewright.resources import usable_cpus
 from slidewright.shardfolder import JOB_FILE, ShardFolder, sweep_partials
 from slidewright.shards import counting_from, open_job, remove_folder, shard_plan, trash_name
 from slidewright.shelf import ShardPlan
+from slidewright.system.forkserver import remove as remove_tree
+from slidewright.system.limits import usable_cpus
 
 _LOCK, _FINISHED = "lock", "finished.json"
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from slidewright.plan import Key
-from slidewright.sharing import SharedBuffer
+from slidewright.system.shared_memory import SharedBuffer
 
 SLOT_BYTES = 1 << 20
 SLOTS_PER_WORKER = 4

@@ -24,8 +24,8 @@ from slidewright.options import ConvertOptions
 from slidewright.plan import Key, Plan, make_plan
 from slidewright.report import Report
 from slidewright.ring import SLOT_BYTES, SlotWriter
-from slidewright.sharing import SharedBuffer
 from slidewright.sources.base import SourceInfo
+from slidewright.system.shared_memory import SharedBuffer
 from slidewright.tiff import Layout
 from slidewright.writer import WriterJob
 

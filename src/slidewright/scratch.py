@@ -29,9 +29,9 @@ from slidewright.chunkstore import ChunkFiles, ChunkShard, ChunkStore, partial_n
 from slidewright.errors import OutputError
 from slidewright.geometry import Region, Size
 from slidewright.kinds import PixelFormat
-from slidewright.nursery import remove
 from slidewright.output import FileLock, remove_abandoned
 from slidewright.plan import Block, Plan
+from slidewright.system.forkserver import remove
 
 _PREFIX = "slidewright-scratch-"
 _LOCK = ".lock"

@@ -28,13 +28,13 @@ from slidewright.conversion import (
     temporary_folder,
 )
 from slidewright.errors import OptionError, ShardError
-from slidewright.nursery import remove as remove_tree
 from slidewright.options import ConvertOptions
 from slidewright.report import Progress, Report
 from slidewright.scratch import Scratch
 from slidewright.shardfolder import JOB_FILE, Job, ShardFolder, shard_name, sweep_partials
 from slidewright.shelf import ShardPlan
 from slidewright.sources.filling import describe_corrupt
+from slidewright.system.forkserver import remove as remove_tree
 
 LOCAL_SHARDS = 64  # at least, of a resumed conversion: what a kill costs is at most about a part in so many
 _PLANNED = 4  # workers a shard that blocks are balanced for, and shards a worker

@@ -16,7 +16,7 @@ import numpy as np
 from slidewright.decoding import Decode, decode_page
 from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Size, halvings
-from slidewright.resources import usable_cpus
+from slidewright.system.limits import usable_cpus
 from slidewright.tiffread import MAX_SEGMENT_BYTES, Page, TiffSlide
 
 

@@ -21,9 +21,9 @@ from slidewright.errors import SlidewrightError
 from slidewright.plan import Block, Key, Plan
 from slidewright.ring import SlotWriter
 from slidewright.scratch import Scratch, ScratchLevel
-from slidewright.sharing import SharedBuffer
 from slidewright.sources.base import Reader, Source
 from slidewright.sources.filling import CorruptPlace, drain
+from slidewright.system.shared_memory import SharedBuffer
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from typing import Any
 from slidewright.plan import Key
 from slidewright.ring import read_slot
 from slidewright.segments import SegmentStore
-from slidewright.sharing import SharedBuffer
 from slidewright.shelf import ShardPlan, Shelf
+from slidewright.system.shared_memory import SharedBuffer
 from slidewright.tiff import Layout, write_pyramid
 from slidewright.worker import failure
 

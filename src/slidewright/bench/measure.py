@@ -101,7 +101,7 @@ def _watch(process: subprocess.Popen[bytes]) -> int | None:
 
 def machine() -> dict[str, Any]:
     """The processor, the system and the versions that a measurement belongs to."""
-    from slidewright.resources import usable_cpus
+    from slidewright.system.limits import usable_cpus
 
     versions = {}
     for name in _PACKAGES:

@@ -20,7 +20,7 @@ from types import MethodType
 from typing import Any
 
 from slidewright.errors import SourceError
-from slidewright.sharing import SharedBuffer
+from slidewright.system.shared_memory import SharedBuffer
 
 _SHARED_BYTES = 1 << 20  # what is smaller travels with the rest
 

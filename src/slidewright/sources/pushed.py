@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from slidewright.errors import RunError
 from slidewright.kinds import PixelFormat
-from slidewright.sharing import SharedBuffer
 from slidewright.sources.base import Pixels, SourceInfo
+from slidewright.system.shared_memory import SharedBuffer
 
 _EMPTY = -1
 

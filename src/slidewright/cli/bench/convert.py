@@ -25,7 +25,7 @@ def convert(json_file: str | None, csv_file: str | None, **given: Any) -> None:
     """
     from slidewright.bench.contest import Settings, compare
     from slidewright.cli.bench.comparison import render, rows
-    from slidewright.resources import usable_cpus
+    from slidewright.system.limits import usable_cpus
 
     workers = given.pop("workers") or doublings(usable_cpus())
     comparison = compare(Settings(workers=workers, **given), tell=notes())

@@ -28,7 +28,7 @@ def peers(json_file: str | None, csv_file: str | None, **given: Any) -> None:
     """
     from slidewright.bench.contest import Settings, compare
     from slidewright.cli.bench.comparison import render, rows
-    from slidewright.resources import usable_cpus
+    from slidewright.system.limits import usable_cpus
 
     workers = given.pop("workers") or (usable_cpus(),)
     comparison = compare(Settings(workers=workers, **given), tell=notes())

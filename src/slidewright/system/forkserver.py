@@ -8,7 +8,7 @@ reason, and a parent-death signal takes the workers along if it dies. It notices
 its socket, or as having another parent (a program that forks while a run goes on has copies of the socket, which then
 does not end): then it kills its children and removes the files it was told to own.
 
-Protocol, newline-delimited JSON over a Unix socket: `{"spawn": role, "name": ..., "fds": n}` with n descriptors (the
+Protocol, newline-delimited JSON over a Unix socket: `{"spawn": module, "name": ..., "expendable": ...}` with descriptors (the
 first is the child's pipe) is answered by `{"pid": p}`; `{"own": [paths]}` and `{"kill": p}` are not answered;
 `{"exit": p, "status": s}` is told whenever a child ends.
 """
@@ -98,7 +98,7 @@ class Nursery:
         if "spawn" in request:
             pid = os.fork()
             if pid == 0:
-                self._become(request["spawn"], request["name"], fds)
+                self._become(request["spawn"], request["name"], request["expendable"], fds)
             self._children.add(pid)
             for fd in fds:
                 os.close(fd)
@@ -107,8 +107,8 @@ class Nursery:
             os.kill(request["kill"], signal.SIGKILL)
         self._owned += request.get("own", ())
 
-    def _become(self, role: str, name: str, fds: list[int]) -> NoReturn:
-        """In the forked child: shed what is the nursery's and play a role until it returns."""
+    def _become(self, module: str, name: str, expendable: bool, fds: list[int]) -> NoReturn:
+        """In the forked child: shed what is the forkserver's and run the `main` of a module until it returns."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -117,10 +117,10 @@ class Nursery:
             self._socket.close()
             die_with_parent(self._pid)
             _set_name(name)
-            if role == "worker":
+            if expendable:
                 _be_expendable()
             gc.unfreeze()
-            _play(role, fds)
+            _play(module, fds)
             code = 0
         except BaseException:
             traceback.print_exc()
@@ -161,16 +161,16 @@ def remove(path: str) -> None:
             os.unlink(path)
 
 
-def _play(role: str, fds: list[int]) -> None:
+def _play(module: str, fds: list[int]) -> None:
     from multiprocessing.connection import Connection
 
-    from slidewright.sharing import loads
+    from slidewright.system.shared_memory import loads
 
     connection: Connection[Any, Any] = Connection(fds[0])
     try:
         job = loads(connection.recv_bytes(), fds[1:])
         _limit_memory(getattr(job, "memory_guard", None))
-        importlib.import_module(f"slidewright.{role}").main(connection, job)
+        importlib.import_module(module).main(connection, job)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the coordinator is gone, and the nursery cleans up
 

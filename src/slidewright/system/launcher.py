@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any, Protocol
 
 from slidewright.errors import RunError
-from slidewright.sharing import dumps
+from slidewright.system.shared_memory import dumps
 
 PRELOAD = (
     "numpy",
@@ -65,8 +65,10 @@ class Launcher(Protocol):
     def waitable(self) -> list[Any]:
         """What `multiprocessing.connection.wait` should watch besides the children's pipes."""
 
-    def spawn(self, role: str, name: str, job: object) -> Child:
-        """Start a child in a role ("worker", "writer") with its job."""
+    def spawn(self, module: str, name: str, job: object, *, expendable: bool = False) -> Child:
+        """Start a child that runs the `main(pipe, job)` of a module; an `expendable` one is what the kernel should take
+        first when memory is short.
+        """
 
     def attend(self) -> None:
         """Handle what `waitable` showed; raises RunError if children can't be started any more."""
@@ -91,7 +93,7 @@ class ProcessLauncher:
         ours, theirs = socket.socketpair()
         with theirs:
             start = f"main({theirs.fileno()}, {list(PRELOAD)!r}, {os.getpid()})"
-            code = f"import sys; sys.path[:] = {sys.path!r}; from slidewright.nursery import main; {start}"
+            code = f"import sys; sys.path[:] = {sys.path!r}; from slidewright.system.forkserver import main; {start}"
             self._nursery = subprocess.Popen(
                 [sys.executable, "-c", code],
                 stdin=subprocess.DEVNULL,
@@ -112,13 +114,13 @@ class ProcessLauncher:
     def waitable(self) -> list[Any]:
         return [self._socket]
 
-    def spawn(self, role: str, name: str, job: object) -> Child:
+    def spawn(self, module: str, name: str, job: object, *, expendable: bool = False) -> Child:
         data, buffers = dumps(job)
         ours, theirs = Pipe(duplex=True)
         try:
             with theirs:
                 fds = [theirs.fileno(), *(buffer.fd for buffer in buffers if buffer.fd is not None)]
-                request = json.dumps({"spawn": role, "name": name}).encode() + b"\n"
+                request = json.dumps({"spawn": module, "name": name, "expendable": expendable}).encode() + b"\n"
                 socket.send_fds(self._socket, [request], fds)
                 child = Child(name, ours, self._answer())
         except OSError as error:
@@ -220,9 +222,9 @@ class ThreadLauncher:
     def waitable(self) -> list[Any]:
         return []
 
-    def spawn(self, role: str, name: str, job: object) -> Child:
+    def spawn(self, module: str, name: str, job: object, *, expendable: bool = False) -> Child:
         ours, theirs = Pipe(duplex=True)
-        main = importlib.import_module(f"slidewright.{role}").main
+        main = importlib.import_module(module).main
 
         def play() -> None:
             with theirs, contextlib.suppress(EOFError, OSError):
