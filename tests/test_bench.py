@@ -25,8 +25,8 @@ from slidewright.bench.measure import run_tree
 from slidewright.bench.outputs import Output, describe, differences
 from slidewright.bench.peers import Task, find_peers, vips_arguments
 from slidewright.bench.tissue import draw_labels, find_tissue, make_samples
-from slidewright.cli.bench import bench
-from slidewright.cli.bench.shared import doublings
+from slidewright.bench.verbs import bench
+from slidewright.bench.verbs.shared import doublings
 from slidewright.errors import OptionError, RunError, SourceError
 from slidewright.geometry import Size
 

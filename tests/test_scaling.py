@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slidewright.bench.cost_model import Costs, Filesystem, many_nodes, one_machine, writer_feeds
+from slidewright.bench.scaling import measure_messages, measure_writer
 from slidewright.cli.main import main
-from slidewright.costmodel import Costs, Filesystem, many_nodes, one_machine, writer_feeds
 from slidewright.geometry import Size
 from slidewright.plan import make_plan
-from slidewright.scaling import measure_messages, measure_writer
 
 COSTS = Costs(
     read=4e-3, encode=5e-3, reduce=1e-3, scratch=0, ring=0, writer=1e-4, message=1e-6, message_growth=1e-7,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from slidewright.bench.contest import LIMIT, LIMIT_TOGETHER, OURS, Comparison, Result
-from slidewright.cli.bench.shared import grid, headline
+from slidewright.bench.verbs.shared import grid, headline
 
 
 def render(comparison: Comparison) -> list[Any]:

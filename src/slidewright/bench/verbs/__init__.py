@@ -26,7 +26,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
             return None
-        command: Any = getattr(importlib.import_module(f"slidewright.cli.bench.{cmd_name}"), cmd_name)
+        command: Any = getattr(importlib.import_module(f"slidewright.bench.verbs.{cmd_name}"), cmd_name)
         return command if isinstance(command, click.Command) else None
 
 

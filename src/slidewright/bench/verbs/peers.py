@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from slidewright.cli.bench.shared import encoded, keep, measured, notes, read_names, read_workers, show
+from slidewright.bench.verbs.shared import encoded, keep, measured, notes, read_names, read_workers, show
 from slidewright.cli.common import debug_option
 
 
@@ -27,7 +27,7 @@ def peers(json_file: str | None, csv_file: str | None, **given: Any) -> None:
     not the same work is marked, and what differs is said below the table.
     """
     from slidewright.bench.contest import Settings, compare
-    from slidewright.cli.bench.comparison import render, rows
+    from slidewright.bench.verbs.comparison import render, rows
     from slidewright.system.limits import usable_cpus
 
     workers = given.pop("workers") or (usable_cpus(),)

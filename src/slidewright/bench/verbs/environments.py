@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from slidewright.cli.bench.shared import read_names
+from slidewright.bench.verbs.shared import read_names
 from slidewright.cli.common import debug_option, say
 
 

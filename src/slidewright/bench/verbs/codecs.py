@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slidewright.cli.bench.shared import grid, headline, keep, measured, notes, read_names, show
+from slidewright.bench.verbs.shared import grid, headline, keep, measured, notes, read_names, show
 from slidewright.cli.common import debug_option, human_bytes
 
 if TYPE_CHECKING:

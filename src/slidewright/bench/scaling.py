@@ -15,8 +15,8 @@ from time import perf_counter, process_time
 from typing import Any
 
 from slidewright import writer
+from slidewright.bench.cost_model import Costs
 from slidewright.codecs import resolve
-from slidewright.costmodel import Costs
 from slidewright.geometry import Size
 from slidewright.kinds import resolve_pixels
 from slidewright.memory import STORE_BYTES

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from slidewright.cli.bench.shared import doublings, encoded, keep, measured, notes, read_workers, show
+from slidewright.bench.verbs.shared import doublings, encoded, keep, measured, notes, read_workers, show
 from slidewright.cli.common import debug_option
 
 
@@ -24,7 +24,7 @@ def convert(json_file: str | None, csv_file: str | None, **given: Any) -> None:
     The codec limit beside them is what decoding, encoding and reducing cost with nothing around.
     """
     from slidewright.bench.contest import Settings, compare
-    from slidewright.cli.bench.comparison import render, rows
+    from slidewright.bench.verbs.comparison import render, rows
     from slidewright.system.limits import usable_cpus
 
     workers = given.pop("workers") or doublings(usable_cpus())

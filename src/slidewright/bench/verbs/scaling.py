@@ -11,7 +11,7 @@ import click
 from slidewright.cli.common import debug_option, hush_libraries, say, table
 
 if TYPE_CHECKING:
-    from slidewright.costmodel import Costs, Filesystem
+    from slidewright.bench.cost_model import Costs, Filesystem
 
 _WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _NODES = (1, 2, 4, 8, 16, 32, 64)
@@ -55,8 +55,8 @@ def scaling(
 ) -> None:
     """Measure what each stage costs with the slide SRC, and predict 1 to 256 workers and 1 to 64 nodes."""
     hush_libraries(context)
-    from slidewright.costmodel import Filesystem
-    from slidewright.scaling import measure_costs
+    from slidewright.bench.cost_model import Filesystem
+    from slidewright.bench.scaling import measure_costs
 
     costs = measure_costs(source, options, folder, repeat=repeat, tell=lambda text: click.echo(text, err=True))
     if json_file is not None:
@@ -70,7 +70,7 @@ def scaling(
 
 def constants(costs: Costs) -> str:
     """The constants, and how many workers one writer feeds."""
-    from slidewright.costmodel import writer_feeds
+    from slidewright.bench.cost_model import writer_feeds
 
     milliseconds = ("read", "encode", "reduce", "scratch", "ring", "writer", "message", "assemble")
     rows = [[name, f"{getattr(costs, name) * 1e3:.3f} ms"] for name in milliseconds]
@@ -86,7 +86,7 @@ def constants(costs: Costs) -> str:
 
 def predictions(costs: Costs, side: int, node_workers: int, filesystem: Filesystem) -> str:
     """Two tables: one machine, and nodes of a cluster."""
-    from slidewright.costmodel import many_nodes, one_machine
+    from slidewright.bench.cost_model import many_nodes, one_machine
 
     megapixels = side * side / 1e6
     rows = []
@@ -113,7 +113,7 @@ def checks(
     import tempfile
 
     import slidewright
-    from slidewright.costmodel import one_machine
+    from slidewright.bench.cost_model import one_machine
 
     rows = []
     with tempfile.TemporaryDirectory(prefix="slidewright-bench-", dir=folder) as place:
