@@ -26,7 +26,7 @@ if len(sys.argv) > 1:
     region = reader.read(y, x, side, side, np.empty((side, side, 3), np.uint8)).copy()
     reader.close()
 else:
-    from slidewright.demo import tissue_bands
+    from slidewright.cli.demo_slide import tissue_bands
 
     region = np.concatenate([band for _, band in tissue_bands(SIDE, seed=7)])
 picture = Path(sys.argv[4]) if len(sys.argv) > 4 else folder / "crops.png"

@@ -32,7 +32,7 @@ from slidewright.cli.convert import summary
 @debug_option
 def demo(destination: str, side: int, seed: int, n_workers: int | None, overwrite: bool, quiet: bool) -> None:
     """Make a slide that looks like stained tissue, and convert it to the pyramidal TIFF DST (slidewright-demo.tif)."""
-    from slidewright.demo import run_demo
+    from slidewright.cli.demo_slide import run_demo
 
     tell = (lambda _: None) if quiet else say
     report = run_demo(
