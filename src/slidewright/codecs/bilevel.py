@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from slidewright.codecs.plain import pack_bits
+from slidewright.codecs.bytewise import pack_bits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slidewright.codecs import bilevel, image, jpeg, plain
+from slidewright.codecs import bilevel, bytewise, images, jpeg
 
 if TYPE_CHECKING:
     from slidewright.codecs.encoding import Encoder, Encoding
@@ -79,7 +79,7 @@ _QUALITY = 1, 100, 90
 CODECS: dict[str, Codec] = {
     codec.name: codec
     for codec in (
-        Codec("none", 1, "uncompressed", False, _EVERYTHING, "", plain.make_none, bits=(8, 1)),
+        Codec("none", 1, "uncompressed", False, _EVERYTHING, "", bytewise.make_none, bits=(8, 1)),
         Codec(
             name="jpeg",
             tag=7,
@@ -97,7 +97,7 @@ CODECS: dict[str, Codec] = {
             lossy=False,
             accepts=_all(("uint8", "uint16", "int8", "int16"), WORDS, ("uint8", "uint16", "int8", "int16")),
             limits="JPEG 2000 holds integers of 8 and 16 bits",
-            make=image.make_jpeg2000,
+            make=images.make_jpeg2000,
         ),
         Codec(
             name="jpeg2000-lossy",
@@ -106,7 +106,7 @@ CODECS: dict[str, Codec] = {
             lossy=True,
             accepts={"rgb": WORDS, "grey": WORDS, "multichannel": WORDS},
             limits="lossy JPEG 2000 holds uint8 and uint16 RGB and grey (each channel by itself), no alpha",
-            make=image.make_jpeg2000_lossy,
+            make=images.make_jpeg2000_lossy,
             effort=Effort(
                 "quality",
                 *_QUALITY,
@@ -120,7 +120,7 @@ CODECS: dict[str, Codec] = {
             lossy=True,
             accepts={"rgb": BYTES, "rgba": BYTES},
             limits="WebP holds uint8 RGB and RGBA",
-            make=image.make_webp,
+            make=images.make_webp,
             effort=Effort("quality", *_QUALITY, "libwebp's quality (method 2); alpha stays exact"),
         ),
         Codec(
@@ -130,7 +130,7 @@ CODECS: dict[str, Codec] = {
             lossy=False,
             accepts={"rgb": BYTES, "rgba": BYTES},
             limits="WebP holds uint8 RGB and RGBA",
-            make=image.make_webp_lossless,
+            make=images.make_webp_lossless,
             effort=Effort("level", 0, 6, 0, "libwebp's method, from fast to small"),
         ),
         Codec(
@@ -140,7 +140,7 @@ CODECS: dict[str, Codec] = {
             lossy=False,
             accepts=_EVERYTHING,
             limits="",
-            make=plain.make_zstd,
+            make=bytewise.make_zstd,
             effort=Effort("level", 1, 22, 3, "Zstandard's level"),
             predictor=True,
             bits=(8, 1),
@@ -152,13 +152,13 @@ CODECS: dict[str, Codec] = {
             lossy=False,
             accepts=_EVERYTHING,
             limits="",
-            make=plain.make_deflate,
+            make=bytewise.make_deflate,
             effort=Effort("level", 1, 12, 6, "libdeflate's level"),
             predictor=True,
             bits=(8, 1),
         ),
-        Codec("lzw", 5, "LZW", False, _EVERYTHING, "", plain.make_lzw, predictor=True, bits=(8, 1)),
-        Codec("packbits", 32773, "PackBits, run lengths", False, _EVERYTHING, "", plain.make_packbits, bits=(8, 1)),
+        Codec("lzw", 5, "LZW", False, _EVERYTHING, "", bytewise.make_lzw, predictor=True, bits=(8, 1)),
+        Codec("packbits", 32773, "PackBits, run lengths", False, _EVERYTHING, "", bytewise.make_packbits, bits=(8, 1)),
         Codec(
             name="png",
             tag=34933,
@@ -166,7 +166,7 @@ CODECS: dict[str, Codec] = {
             lossy=False,
             accepts=_all(WORDS, WORDS, WORDS),
             limits="PNG holds uint8 and uint16",
-            make=image.make_png,
+            make=images.make_png,
             effort=Effort("level", 1, 9, 6, "zlib's level; rows are filtered by Paeth, but for masks"),
         ),
         Codec(
@@ -196,7 +196,7 @@ CODECS: dict[str, Codec] = {
             lossy=True,
             accepts=_all(BYTES, BYTES),
             limits="lossy JPEG XL is for what an eye sees: uint8 pixels",
-            make=image.make_jpegxl,
+            make=images.make_jpegxl,
             effort=Effort(
                 "quality",
                 *_QUALITY,
@@ -210,7 +210,7 @@ CODECS: dict[str, Codec] = {
             lossy=False,
             accepts=_all(WORDS, WORDS, WORDS),
             limits="JPEG XL holds uint8 and uint16 (and float32, of which libjxl's encoder refuses some)",
-            make=image.make_jpegxl_lossless,
+            make=images.make_jpegxl_lossless,
             effort=Effort("level", 1, 9, 3, "libjxl's effort, from fast to small"),
         ),
     )
