@@ -14,11 +14,11 @@ from fake_sources import SlowSource
 from test_engine import digest
 
 import slidewright
-from slidewright.api import make_launcher, make_options
 from slidewright.cli.main import main
-from slidewright.conversion import Conversion
+from slidewright.conversions.conversion import Conversion
+from slidewright.conversions.convert import make_launcher, make_options
+from slidewright.conversions.manifest import parse_cell
 from slidewright.errors import CorruptTileError, OptionError
-from slidewright.manifest import parse_cell
 
 OPTIONS = {"n_workers": 0, "tile_size": 64}
 

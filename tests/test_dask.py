@@ -166,7 +166,7 @@ def test_what_is_missing_is_said(tmp_path, npy, monkeypatch):
         slidewright.convert(npy, tmp_path / "out.tif", dask="tcp://127.0.0.1:1", n_workers=0)
     with pytest.raises(OptionError, match="save them to a file"):
         slidewright.convert(np.load(npy), tmp_path / "out.tif", engine="dask", dask="tcp://127.0.0.1:1", n_workers=0)
-    monkeypatch.setattr("slidewright.engines.dask._CONNECT_SECONDS", 1)
+    monkeypatch.setattr("slidewright.conversions.dask._CONNECT_SECONDS", 1)
     with pytest.raises(RunError, match="no Dask scheduler answers at 'tcp:"):
         slidewright.convert(npy, tmp_path / "out.tif", engine="dask", dask="tcp://127.0.0.1:1", n_workers=0)
     monkeypatch.setitem(sys.modules, "distributed", None)

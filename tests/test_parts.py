@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 import slidewright
 from slidewright.codecs import CODECS, resolve
+from slidewright.conversions.destination import Destination
 from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.geometry import Region, Size
 from slidewright.kinds import PixelFormat, resolve_pixels
 from slidewright.options import ConvertOptions, parse_bytes
-from slidewright.output import Destination
 from slidewright.plan import make_plan
 from slidewright.ring import SLOT_BYTES, SlotWriter, read_slot
 from slidewright.scratch import Scratch, ScratchFolder

@@ -140,7 +140,7 @@ def test_blend_weighs_and_rounds_half_up(tmp_path):
 
 
 def test_canvas_gives_chunks_back_from_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr("slidewright.canvas.CACHE_BYTES", 1)
+    monkeypatch.setattr("slidewright.conversions.canvas.CACHE_BYTES", 1)
     pixels = image(200, 300)
     with PyramidWriter(tmp_path / "out.tif", pixels.shape, overlap="replace", n_workers=0, **OPTIONS) as writer:
         for y in range(0, 200, 50):

@@ -201,7 +201,7 @@ def test_killed_between_the_final_name_and_tidying_up_it_is_done(tmp_path, whole
     def die(*_):
         raise StopError
 
-    monkeypatch.setattr("slidewright.resume.remove_folder", die)
+    monkeypatch.setattr("slidewright.conversions.resume.remove_folder", die)
     with pytest.raises(StopError):
         slidewright.convert(SlowSource(*SIZE), tmp_path / "out.tif", resume=True, n_workers=0, **OPTIONS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.tif", "out.tif.shards"]

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from test_engine import digest
 
 import slidewright
-from slidewright.arrayjobs import read_array
 from slidewright.cli.main import main
+from slidewright.conversions.array_jobs import read_array
 from slidewright.errors import CorruptTileError, DestinationError, OptionError, ShardError
 from slidewright.shardfile import ShardDamageError, ShardWriter, check_segments, read_index
 from slidewright.shardfolder import share

@@ -14,10 +14,10 @@ from test_engine import digest
 
 import slidewright
 from slidewright.cli.main import main
-from slidewright.conversion import decide
+from slidewright.conversions.conversion import decide
+from slidewright.conversions.manifest import read_entries
 from slidewright.errors import OptionError
 from slidewright.geometry import Size
-from slidewright.manifest import read_entries
 from slidewright.options import ConvertOptions
 from slidewright.shardfile import read_index
 from slidewright.shardfolder import ShardFolder, share, share_of
@@ -284,7 +284,7 @@ def test_page_about_a_run_that_was_complete_before(tmp_path, monkeypatch):
     def die(*_):
         raise StopError
 
-    monkeypatch.setattr("slidewright.resume.remove_folder", die)
+    monkeypatch.setattr("slidewright.conversions.resume.remove_folder", die)
     with pytest.raises(StopError):
         slidewright.convert(source, tmp_path / "out.tif", resume=True, n_workers=0, **options)
     monkeypatch.undo()

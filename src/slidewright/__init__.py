@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from slidewright._version import __version__
 
 if TYPE_CHECKING:
-    from slidewright.api import convert
-    from slidewright.batches import BatchItem, BatchReport, batch
+    from slidewright.conversions.batch import BatchItem, BatchReport, batch
+    from slidewright.conversions.convert import convert
+    from slidewright.conversions.pyramid_writer import PyramidWriter
+    from slidewright.conversions.shard import ShardReport, assemble, shard
     from slidewright.errors import (
         CorruptTileError,
         DestinationError,
@@ -26,9 +28,7 @@ if TYPE_CHECKING:
         VerifyError,
     )
     from slidewright.options import ConvertOptions
-    from slidewright.pyramid_writer import PyramidWriter
     from slidewright.report import LevelReport, Progress, Report
-    from slidewright.shards import ShardReport, assemble, shard
     from slidewright.sources import open_source
     from slidewright.verify import verify_file
 

@@ -16,13 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from slidewright.pyramid_writer import PyramidWriter
+from slidewright.conversions.pyramid_writer import PyramidWriter
 from slidewright.report import Report
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from slidewright.api import ProgressOption
+    from slidewright.conversions.convert import ProgressOption
 
 
 class TiffCompression(StrEnum):

@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.chunkstore import ChunkFiles, ChunkShard, ChunkStore, partial_name
+from slidewright.conversions.destination import FileLock, remove_abandoned
 from slidewright.errors import OutputError
 from slidewright.geometry import Region, Size
 from slidewright.kinds import PixelFormat
-from slidewright.output import FileLock, remove_abandoned
 from slidewright.plan import Block, Plan
 from slidewright.system.forkserver import remove
 

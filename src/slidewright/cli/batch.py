@@ -13,7 +13,7 @@ from slidewright.cli.convert import collected, pixel_options, running_options, s
 from slidewright.cli.kinds import kind_options
 
 if TYPE_CHECKING:
-    from slidewright.batches import BatchItem, BatchReport
+    from slidewright.conversions.batch import BatchItem, BatchReport
 
 
 @click.command(short_help="Convert many slides; skip what is done, go on after a failure.")
@@ -61,7 +61,7 @@ def _task(array: bool, count: int | None) -> tuple[int, int] | None:
         if count is not None:
             raise click.UsageError("--count goes with --array")
         return None
-    from slidewright.arrayjobs import read_array
+    from slidewright.conversions.array_jobs import read_array
 
     return read_array(os.environ, count)
 

@@ -60,7 +60,7 @@ def _which(index: int | None, count: int | None, array: bool) -> tuple[int, int]
     if array:
         if index is not None:
             raise click.UsageError("--array takes the index from the scheduler; leave out --index")
-        from slidewright.arrayjobs import read_array
+        from slidewright.conversions.array_jobs import read_array
 
         return read_array(os.environ, count)
     if index is None or count is None:

@@ -17,15 +17,15 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from slidewright.conversion import Conversion, Decided
+from slidewright.conversions.conversion import Conversion, Decided
+from slidewright.conversions.destination import Destination, FileLock
+from slidewright.conversions.shard import counting_from, open_job, remove_folder, shard_plan, trash_name
 from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.geometry import Size
 from slidewright.options import ConvertOptions
-from slidewright.output import Destination, FileLock
 from slidewright.recorder import Recorder
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.shardfolder import JOB_FILE, ShardFolder, sweep_partials
-from slidewright.shards import counting_from, open_job, remove_folder, shard_plan, trash_name
 from slidewright.shelf import ShardPlan
 from slidewright.system.forkserver import remove as remove_tree
 from slidewright.system.limits import usable_cpus
@@ -86,7 +86,7 @@ def _connect(stack: contextlib.ExitStack, options: ConvertOptions, source_path: 
         raise OptionError(
             "a Dask cluster reads files, not objects of this process; save them to a file all workers see"
         )
-    from slidewright.engines.dask import connect
+    from slidewright.conversions.dask import connect
 
     return stack.enter_context(connect(options.dask))
 

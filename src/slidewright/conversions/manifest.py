@@ -130,7 +130,7 @@ def _entry(row: Mapping[str, Any], folder: str, options: Mapping[str, Any]) -> E
 
 def split_options(given: Mapping[str, Any]) -> tuple[dict[str, int | None], ConvertOptions]:
     """Which image of the source, and the validated options."""
-    from slidewright.api import make_options
+    from slidewright.conversions.convert import make_options
 
     chosen: dict[str, int | None] = {name: given.get(name) for name in CHOSEN}
     return chosen, make_options({name: value for name, value in given.items() if name not in CHOSEN})

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from slidewright.api import ProgressOption
-    from slidewright.canvas import Canvas
-    from slidewright.conversion import Conversion
+    from slidewright.conversions.canvas import Canvas
+    from slidewright.conversions.conversion import Conversion
+    from slidewright.conversions.convert import ProgressOption
     from slidewright.feeding import Feeder
     from slidewright.kinds import PixelFormat
     from slidewright.sources.base import SourceInfo
@@ -82,7 +82,7 @@ class PyramidWriter:
         progress: ProgressOption = False,
         **options: Any,
     ) -> None:
-        from slidewright.api import make_options
+        from slidewright.conversions.convert import make_options
 
         if overlap not in OVERLAPS:
             raise OptionError(f"overlap {overlap!r} is not known; choose one of {', '.join(OVERLAPS)}")
@@ -102,7 +102,7 @@ class PyramidWriter:
         self.report = None
 
     def __enter__(self) -> PyramidWriter:
-        from slidewright.api import make_launcher
+        from slidewright.conversions.convert import make_launcher
         from slidewright.progress import make_callback
 
         if self._stack is not None:
@@ -223,7 +223,7 @@ class PyramidWriter:
 
     def _make_conversion(self) -> Conversion:
         """Everything decided as for tiles, which may still become regions."""
-        from slidewright.conversion import Conversion
+        from slidewright.conversions.conversion import Conversion
         from slidewright.sources.base import SourceInfo
 
         height, width, samples = self._shape
@@ -330,7 +330,7 @@ class _Regions:
     """Regions on a canvas, converted at the end."""
 
     def __init__(self, writer: PyramidWriter, stack: contextlib.ExitStack) -> None:
-        from slidewright.canvas import Canvas, CanvasSource
+        from slidewright.conversions.canvas import Canvas, CanvasSource
         from slidewright.scratch import ScratchFolder
 
         self._writer = writer

@@ -16,8 +16,7 @@ from time import monotonic
 from typing import Any
 
 from slidewright import identity
-from slidewright.api import ProgressOption, make_launcher, make_options, open_chosen
-from slidewright.conversion import (
+from slidewright.conversions.conversion import (
     Conversion,
     Decided,
     decide,
@@ -27,6 +26,7 @@ from slidewright.conversion import (
     shared_source,
     temporary_folder,
 )
+from slidewright.conversions.convert import ProgressOption, make_launcher, make_options, open_chosen
 from slidewright.errors import OptionError, ShardError
 from slidewright.options import ConvertOptions
 from slidewright.report import Progress, Report

@@ -13,9 +13,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from slidewright._version import __version__
+from slidewright.conversions.destination import Destination
 from slidewright.errors import OutputError
 from slidewright.options import ConvertOptions
-from slidewright.output import Destination
 from slidewright.plan import Plan, make_plan
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.limits import usable_cpus

@@ -175,7 +175,7 @@ def _make_shard(
     """In a worker: one shard, in this very process; its tiles and bytes."""
     import cv2
 
-    from slidewright.shards import shard
+    from slidewright.conversions.shard import shard
 
     cv2.setNumThreads(1)
     for path in (source, folder):

@@ -103,10 +103,10 @@ def convert_opened(
 ) -> Report:
     """Convert with a launcher that is there already; `chosen` has page, series and level_index."""
     if options.resume or options.engine == "dask":
-        from slidewright.resume import convert_resumably
+        from slidewright.conversions.resume import convert_resumably
 
         return convert_resumably(launcher, source, source_path, dest, chosen, options, callback, started, recorder)
-    from slidewright.conversion import Conversion
+    from slidewright.conversions.conversion import Conversion
 
     with Conversion(source, dest, options, source_path, started) as conversion:
         return conversion.run(launcher, callback, recorder)

@@ -16,9 +16,9 @@ from time import monotonic
 from typing import Any
 
 from slidewright import identity
-from slidewright.api import ProgressOption, convert_opened, make_launcher, make_options, open_chosen
+from slidewright.conversions.convert import ProgressOption, convert_opened, make_launcher, make_options, open_chosen
+from slidewright.conversions.manifest import Entry, read_entries
 from slidewright.errors import OptionError
-from slidewright.manifest import Entry, read_entries
 from slidewright.options import ConvertOptions
 
 _FRESH_EVERY = 100  # slides that one helper serves: bounds what any library may leak

@@ -1,1 +1,0 @@
-"""Engines that are not this machine's processes; each is imported only when it is asked for."""
