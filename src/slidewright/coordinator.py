@@ -21,6 +21,7 @@ from typing import Any
 
 from slidewright import errors, worker, writer
 from slidewright.errors import RunError, SlidewrightError
+from slidewright.formats.tiff import Layout
 from slidewright.plan import Block, Pass
 from slidewright.recorder import Recorder
 from slidewright.report import Progress
@@ -31,7 +32,6 @@ from slidewright.sources.filling import CorruptPlace
 from slidewright.system.launcher import Child, Launcher
 from slidewright.system.limits import count_memory_kills, proportional_memory
 from slidewright.system.shared_memory import SharedBuffer
-from slidewright.tiff import Layout
 from slidewright.worker import BlockWork, WorkerJob
 from slidewright.writer import WriterJob
 

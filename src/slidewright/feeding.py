@@ -12,12 +12,12 @@ from time import perf_counter
 from typing import Protocol
 
 from slidewright.coordinator import Coordinator, Outcome, Run
+from slidewright.formats.tiff import write_pyramid
 from slidewright.plan import Block, Key
 from slidewright.report import Progress
 from slidewright.segments import SegmentStore
 from slidewright.sources.pushed import Inbox
 from slidewright.system.launcher import Launcher
-from slidewright.tiff import write_pyramid
 from slidewright.worker import BlockRunner
 
 SLOTS_PER_WORKER = 3  # one tile being encoded, one in advance, one being filled

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from time import perf_counter
 
 from slidewright.coordinator import Outcome, Run
+from slidewright.formats.tiff import write_pyramid
 from slidewright.plan import Block, Key
 from slidewright.report import Progress
 from slidewright.segments import SegmentStore
 from slidewright.shelf import Shelf
 from slidewright.sources.filling import CorruptPlace, drain
-from slidewright.tiff import write_pyramid
 from slidewright.worker import BlockRunner
 from slidewright.writer import collect
 

@@ -14,12 +14,12 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
+from slidewright.formats.tiff import Layout, write_pyramid
 from slidewright.plan import Key
 from slidewright.ring import read_slot
 from slidewright.segments import SegmentStore
 from slidewright.shelf import ShardPlan, Shelf
 from slidewright.system.shared_memory import SharedBuffer
-from slidewright.tiff import Layout, write_pyramid
 from slidewright.worker import failure
 
 

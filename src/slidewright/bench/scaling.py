@@ -17,6 +17,7 @@ from typing import Any
 from slidewright import writer
 from slidewright.bench.cost_model import Costs
 from slidewright.codecs import resolve
+from slidewright.formats.tiff import Layout
 from slidewright.geometry import Size
 from slidewright.kinds import resolve_pixels
 from slidewright.memory import STORE_BYTES
@@ -26,7 +27,6 @@ from slidewright.report import Report
 from slidewright.ring import SLOT_BYTES, SlotWriter
 from slidewright.sources.base import SourceInfo
 from slidewright.system.shared_memory import SharedBuffer
-from slidewright.tiff import Layout
 from slidewright.writer import WriterJob
 
 _SLOTS = 64

@@ -23,12 +23,12 @@ from slidewright.system.limits import usable_cpus
 if TYPE_CHECKING:  # NumPy comes with it, and the nursery must be started first
     from slidewright.codecs import Encoding
     from slidewright.coordinator import Outcome, Run
+    from slidewright.formats.tiff import Layout
     from slidewright.memory import MemoryPlan
     from slidewright.recorder import Recorder
     from slidewright.scratch import Scratch
     from slidewright.shelf import ShardPlan
     from slidewright.sources.filling import CorruptPlace
-    from slidewright.tiff import Layout
 
 _LARGE_TILE = 16 << 20
 
@@ -159,7 +159,7 @@ def make_run(
 
 def _make_layout(info: Any, options: ConvertOptions, decided: Decided) -> Layout:
     """What the file will say besides its pixels."""
-    from slidewright.tiff import Layout
+    from slidewright.formats.tiff import Layout
 
     return Layout(
         plan=decided.plan,
