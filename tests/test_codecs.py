@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from slidewright.codecs import ALIASES, CODECS, canonical
 from slidewright.errors import OptionError
 from slidewright.geometry import Size
-from slidewright.streams import look
+from slidewright.tiff.stream_headers import look
 
 RGB = (np.indices((64, 64)).sum(0)[..., None] * np.array([1, 2, 3]) % 256).astype(np.uint8)
 MASK = ((np.indices((64, 64)).sum(0) // 9) % 3 == 0).astype(np.uint8)[..., None]

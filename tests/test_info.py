@@ -11,7 +11,7 @@ import tifffile
 
 from slidewright.errors import SourceError
 from slidewright.info import describe
-from slidewright.tiffread import is_tiff
+from slidewright.tiff.slide import is_tiff
 
 SLIDE = Path(__file__).parent.parent.parent / "shared" / "data" / "CMU-1-Small-Region.svs"
 

@@ -20,7 +20,7 @@ from slidewright.errors import OptionError, SourceError, VerifyError
 from slidewright.geometry import Size, halvings
 from slidewright.reduce import halve
 from slidewright.sources.base import SourceInfo
-from slidewright.tiffread import Page, TiffSlide, check_directories, jpeg_size
+from slidewright.tiff.slide import Page, TiffSlide, check_directories, jpeg_size
 from slidewright.verify import check_structure, check_tables, verify_file
 
 Pixels = NDArray[Any]

@@ -21,7 +21,7 @@ from slidewright.errors import VerifyError
 from slidewright.geometry import Region, Size, halvings
 from slidewright.plan import Block, Pass, make_plan
 from slidewright.reduce import halve
-from slidewright.tiffread import Page, TiffSlide
+from slidewright.tiff.slide import Page, TiffSlide
 
 _KEEP_BYTES = 1 << 26  # a larger reduced level goes to a temporary file
 Match = tuple[bool, float, float]

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from slidewright.errors import VerifyError
-from slidewright.tiffread import Page, TiffSlide
+from slidewright.tiff.slide import Page, TiffSlide
 
 Decode = Literal["all", "sample", "none"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from slidewright.errors import SlidewrightError, SourceError
 from slidewright.geometry import Size
-from slidewright.tiffread import TiffSlide, file_bytes, is_tiff
+from slidewright.tiff.slide import TiffSlide, file_bytes, is_tiff
 
 
 @dataclass(frozen=True, slots=True)

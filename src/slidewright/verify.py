@@ -17,7 +17,7 @@ from slidewright.decoding import Decode, decode_page
 from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Size, halvings
 from slidewright.system.limits import usable_cpus
-from slidewright.tiffread import MAX_SEGMENT_BYTES, Page, TiffSlide
+from slidewright.tiff.slide import MAX_SEGMENT_BYTES, Page, TiffSlide
 
 
 @dataclass(frozen=True, slots=True)

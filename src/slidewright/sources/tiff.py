@@ -49,7 +49,7 @@ class TiffSource:
         """
         if page is not None and (series is not None or level is not None):
             raise OptionError("page chooses one image by itself; leave out series and level, or page")
-        from slidewright.tiffread import check_directories
+        from slidewright.tiff.slide import check_directories
 
         try:
             check_directories(path)

@@ -152,7 +152,7 @@ class _Segments:
         """Refuse a JPEG that says it is far larger than its tile, before a decoder makes room for it."""
         if int(self._page.compression) not in JPEG_FAMILY:
             return
-        from slidewright.tiffread import jpeg_size
+        from slidewright.tiff.slide import jpeg_size
 
         size = jpeg_size(data)
         if size is not None and size.height * size.width > 4 * self._grid.height * self._grid.width + 65_536:

@@ -20,7 +20,7 @@ from slidewright.geometry import Size
 from slidewright.sources.accept import MAX_CHANNELS, check_dtype, check_shape
 from slidewright.sources.base import Pixels, SourceInfo
 from slidewright.sources.cells import CellReader
-from slidewright.sources.tiffmeta import MICROMETRES
+from slidewright.tiff.metadata import MICROMETRES
 
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, of one time and plane and up to {MAX_CHANNELS} channels"
 _MAX_CHUNK_BYTES = 1 << 30

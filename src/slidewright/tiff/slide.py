@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from slidewright.errors import SourceError, VerifyError
 from slidewright.geometry import Region, Size
-from slidewright.streams import HEAD_BYTES, look
+from slidewright.tiff.stream_headers import HEAD_BYTES, look
 
 MAX_DIRECTORIES = 65_536
 MAX_SEGMENT_BYTES = 1 << 28  # decoded; a 4096-pixel RGB tile of uint16 is 100 MB

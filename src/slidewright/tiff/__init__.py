@@ -1,0 +1,1 @@
+"""A TIFF, read with distrust: the one reader, for sources, inspection and reports."""
