@@ -199,7 +199,7 @@ def test_filled_tiles_are_reported_by_assemble_and_resume(tmp_path, workers):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_filled_strips_that_are_unpacked_first_are_reported(tmp_path, monkeypatch, workers):
-    monkeypatch.setattr("slidewright.sources.strips.CACHE_BYTES", 1000)
+    monkeypatch.setattr("slidewright.sources.access.unpack.CACHE_BYTES", 1000)
     source = damaged_tiff(tmp_path, tile=None, rowsperstrip=10)
     options = {**RUN, "on_corrupt": "fill", "compression": "deflate", "n_workers": workers}
     whole = slidewright.convert(source, tmp_path / "whole.tif", **options)

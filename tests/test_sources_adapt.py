@@ -18,9 +18,9 @@ from slidewright.errors import SourceError
 from slidewright.kinds import resolve_pixels
 from slidewright.options import ConvertOptions
 from slidewright.sources import open_source
-from slidewright.sources.adapt import adapted
-from slidewright.sources.alpha import compose
 from slidewright.sources.base import Source
+from slidewright.sources.wrappers.adapt import adapted
+from slidewright.sources.wrappers.alpha import compose
 
 RNG = np.random.default_rng(12)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slidewright.geometry import Size
-from slidewright.sources.cells import CellReader
+from slidewright.sources.access.tile_grid import CellReader
 
 
 class Grid:

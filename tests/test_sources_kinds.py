@@ -18,9 +18,9 @@ from reading import assert_reads_like
 
 from slidewright.errors import SourceError
 from slidewright.sources import open_source, strips
+from slidewright.sources.access.unpack import WideStripsSource
 from slidewright.sources.array import ArraySource, NpySource
 from slidewright.sources.base import SourceInfo
-from slidewright.sources.strips import WideStripsSource
 
 HEIGHT, WIDTH = 90, 130
 RNG = np.random.default_rng(11)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slidewright.errors import CorruptTileError, OptionError, SourceError
-from slidewright.sources.alpha import compose
 from slidewright.sources.openslide import OpenSlideSource
+from slidewright.sources.wrappers.alpha import compose
 
 pytest.importorskip("openslide")
 

@@ -12,7 +12,7 @@ import tifffile
 import slidewright
 from slidewright.errors import CorruptTileError
 from slidewright.sources import open_source, strips
-from slidewright.sources.strips import WideStripsSource
+from slidewright.sources.access.unpack import WideStripsSource
 from slidewright.sources.tiff import TiffSource
 
 PIXELS = np.random.default_rng(6).integers(0, 256, (150, 205, 3), dtype=np.uint8)

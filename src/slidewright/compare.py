@@ -57,7 +57,7 @@ def _as_written(against: Any, samples: int) -> Any:
     from slidewright.kinds import resolve_pixels
     from slidewright.options import ConvertOptions
     from slidewright.sources import open_source
-    from slidewright.sources.adapt import adapted
+    from slidewright.sources.wrappers.adapt import adapted
 
     source = against if hasattr(against, "info") and hasattr(against, "open") else open_source(against)
     composed = source.info.samples == 4 and samples == 3

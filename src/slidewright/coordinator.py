@@ -28,7 +28,7 @@ from slidewright.report import Progress
 from slidewright.ring import SLOT_BYTES, SLOTS_PER_WORKER
 from slidewright.scratch import Scratch
 from slidewright.shelf import ShardPlan
-from slidewright.sources.filling import CorruptPlace
+from slidewright.sources.wrappers.fill import CorruptPlace
 from slidewright.system.launcher import Child, Launcher
 from slidewright.system.limits import count_memory_kills, proportional_memory
 from slidewright.system.shared_memory import SharedBuffer

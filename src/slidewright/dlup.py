@@ -180,7 +180,7 @@ class TifffileImageWriter:
     def _fitted(self, tile: Any) -> NDArray[Any]:
         import numpy as np
 
-        from slidewright.sources.alpha import compose
+        from slidewright.sources.wrappers.alpha import compose
 
         pixels = _as_bytes(tile)
         if self._shape[2] != 3 or pixels.ndim != 3 or pixels.shape[2] != 4 or pixels.dtype != np.uint8:

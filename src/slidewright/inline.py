@@ -11,7 +11,7 @@ from slidewright.plan import Block, Key
 from slidewright.report import Progress
 from slidewright.segments import SegmentStore
 from slidewright.shelf import Shelf
-from slidewright.sources.filling import CorruptPlace, drain
+from slidewright.sources.wrappers.fill import CorruptPlace, drain
 from slidewright.worker import BlockRunner
 from slidewright.writer import collect
 

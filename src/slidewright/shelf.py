@@ -22,7 +22,7 @@ from slidewright.plan import Block, Key, Plan
 from slidewright.scratch import Scratch
 from slidewright.shardfile import ShardDamageError, ShardWriter, corrupt_rows, read_index, read_segment
 from slidewright.shardfolder import shard_name, share, share_of
-from slidewright.sources.filling import CorruptPlace
+from slidewright.sources.wrappers.fill import CorruptPlace
 
 _MAX_OPEN = 64  # shard files open at a time; a row of tiles touches few
 

@@ -22,7 +22,7 @@ from slidewright.plan import Block, Key, Plan
 from slidewright.ring import SlotWriter
 from slidewright.scratch import Scratch, ScratchLevel
 from slidewright.sources.base import Reader, Source
-from slidewright.sources.filling import CorruptPlace, drain
+from slidewright.sources.wrappers.fill import CorruptPlace, drain
 from slidewright.system.shared_memory import SharedBuffer
 
 

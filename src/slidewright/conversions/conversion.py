@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # NumPy comes with it, and the nursery must be started first
     from slidewright.recorder import Recorder
     from slidewright.scratch import Scratch
     from slidewright.shelf import ShardPlan
-    from slidewright.sources.filling import CorruptPlace
+    from slidewright.sources.wrappers.fill import CorruptPlace
 
 _LARGE_TILE = 16 << 20
 
@@ -95,7 +95,7 @@ def fillable(source: Any, options: ConvertOptions) -> tuple[Any, dict[CorruptPla
     if options.on_corrupt != "fill":
         return source, {}
     from slidewright.kinds import resolve_pixels
-    from slidewright.sources.filling import fill_corrupt
+    from slidewright.sources.wrappers.fill import fill_corrupt
 
     return fill_corrupt(source, resolve_pixels(replace(options, alpha="keep"), source.info).background)
 
@@ -111,7 +111,7 @@ def shared_source(
     """The source as the engine takes it; where it `travels` to workers, pixels that are only in this process's memory
     are put into shared memory, until `stack` is closed.
     """
-    from slidewright.sources.adapt import adapted
+    from slidewright.sources.wrappers.adapt import adapted
 
     taken = adapted(source, decided.encoding.pixels, options)
     prepare = getattr(taken, "prepare", None)
@@ -315,7 +315,7 @@ class Conversion:
             raise OutputError(f"can't read {partial!r} back to check it: {error.strerror or error}") from error
 
     def _report(self, outcome: Outcome, run: Run) -> Report:
-        from slidewright.sources.filling import describe_corrupt
+        from slidewright.sources.wrappers.fill import describe_corrupt
 
         plan = self.decided.plan
         before = run.shards.found_corrupt() if run.shards is not None else {}

@@ -33,7 +33,7 @@ from slidewright.report import Progress, Report
 from slidewright.scratch import Scratch
 from slidewright.shardfolder import JOB_FILE, Job, ShardFolder, shard_name, sweep_partials
 from slidewright.shelf import ShardPlan
-from slidewright.sources.filling import describe_corrupt
+from slidewright.sources.wrappers.fill import describe_corrupt
 from slidewright.system.forkserver import remove as remove_tree
 
 LOCAL_SHARDS = 64  # at least, of a resumed conversion: what a kill costs is at most about a part in so many

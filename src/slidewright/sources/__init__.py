@@ -77,7 +77,7 @@ def open_source(
         return ZarrSource.of(obj, series=series, level=level)
     if isinstance(obj, Source) and isinstance(obj.info, SourceInfo):
         _refuse("a source that is already described", page=page, series=series, level=level, shape=shape, dtype=dtype)
-        from slidewright.sources.own import travelling
+        from slidewright.sources.wrappers.own import travelling
 
         own: Source = travelling(obj)
         return own
@@ -139,7 +139,7 @@ def _from_tiff(path: str, page: int | None, series: int | None, level: int | Non
     grid = source.info.grid
     if grid is None or grid.width < source.info.size.width:
         return source
-    from slidewright.sources.strips import unpacked_first
+    from slidewright.sources.access.unpack import unpacked_first
 
     return unpacked_first(source, compressed_strips=source.strips_to_decode)
 
@@ -161,7 +161,7 @@ def _from_memory(obj: Any) -> Source | None:
         return _from_array(obj)
     pillow = sys.modules.get("PIL.Image")  # who has such an image has imported it
     if pillow is not None and isinstance(obj, pillow.Image):
-        from slidewright.sources.pil import pil_source
+        from slidewright.sources.pillow import pil_source
 
         return pil_source(obj)
     if not hasattr(type(obj), "__array__"):
@@ -190,7 +190,7 @@ def _from_array(array: NDArray[Any], name: str = "NumPy array") -> Source:
 
 def _from_caller(obj: Any, shape: Any, dtype: Any) -> Source:
     """A source of a dataset or a function."""
-    from slidewright.sources.accept import option_dtype, option_shape
+    from slidewright.sources.access.shapes import option_dtype, option_shape
 
     known = option_shape(shape) if shape is not None else None
     name = option_dtype(dtype) if dtype is not None else None

@@ -16,11 +16,11 @@ import numpy as np
 from slidewright.colors import Colormap
 from slidewright.errors import OptionError, SourceError
 from slidewright.geometry import Size
-from slidewright.sources.accept import check_dtype, check_shape
+from slidewright.sources.access.shapes import check_dtype, check_shape
+from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, SourceInfo
-from slidewright.sources.cells import CellReader
-from slidewright.sources.dlup import DlupGrid, dlup_grid
-from slidewright.sources.portable import Portable
+from slidewright.sources.dlup_grid import DlupGrid, dlup_grid
+from slidewright.sources.wrappers.pickled import Portable
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ def _as_tile(image: Any, place: str) -> _Tile:
         return _Tile(image)
     pillow = sys.modules.get("PIL.Image")  # who has such an image has imported it
     if pillow is not None and isinstance(image, pillow.Image):
-        from slidewright.sources.pil import pil_pixels
+        from slidewright.sources.pillow import pil_pixels
 
         found = pil_pixels(image, place)
         return _Tile(found.pixels, found.kind, found.colormap, found.icc_profile)

@@ -10,9 +10,9 @@ import numpy as np
 
 from slidewright.errors import SourceError
 from slidewright.geometry import Size
-from slidewright.sources.accept import check_dtype, check_shape
+from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.base import Pixels, SourceInfo
-from slidewright.sources.portable import Portable
+from slidewright.sources.wrappers.pickled import Portable
 
 _PROBE = 16  # the side of the region that tells dtype and samples
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.geometry import Size
-from slidewright.sources.alpha import compose
 from slidewright.sources.base import Pixels, SourceInfo
+from slidewright.sources.wrappers.alpha import compose
 
 _PIECE = 1024  # RGBA, Pillow and NumPy copies of a piece are alive at once: 12 MB
 _CACHE_BYTES = 24_000_000

@@ -14,9 +14,9 @@ import numpy as np
 
 from slidewright.errors import OptionError, SourceError, VerifyError
 from slidewright.geometry import Size
-from slidewright.sources.accept import MAX_CHANNELS, check_dtype
+from slidewright.sources.access.shapes import MAX_CHANNELS, check_dtype
 from slidewright.sources.base import SourceInfo
-from slidewright.sources.tiffdecode import JPEG_FAMILY, NO_COMPRESSION, RGB, SEPARATE, YCBCR, TiffReader, raw_order
+from slidewright.sources.tiff_reader import JPEG_FAMILY, NO_COMPRESSION, RGB, SEPARATE, YCBCR, TiffReader, raw_order
 
 MAX_SEGMENT_BYTES = 1 << 30
 _FILE_NAME = re.compile(r'FileName="([^"]*)"')

@@ -17,9 +17,9 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError
 from slidewright.geometry import Size
-from slidewright.sources.accept import MAX_CHANNELS, check_dtype, check_shape
+from slidewright.sources.access.shapes import MAX_CHANNELS, check_dtype, check_shape
+from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, SourceInfo
-from slidewright.sources.cells import CellReader
 from slidewright.tiff.metadata import MICROMETRES
 
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, of one time and plane and up to {MAX_CHANNELS} channels"

@@ -15,8 +15,8 @@ import numpy as np
 from slidewright.errors import SourceError
 from slidewright.kinds import PixelFormat
 from slidewright.options import ConvertOptions
-from slidewright.sources.alpha import compose
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo
+from slidewright.sources.wrappers.alpha import compose
 
 Check = Callable[[Pixels], tuple[Pixels, str] | None]
 """Takes the pixels of a region; for bad ones it gives where they are, as booleans, and what to say of them."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from slidewright.sources.base import Reader, Source, SourceInfo
-from slidewright.sources.portable import Portable, importable
+from slidewright.sources.wrappers.pickled import Portable, importable
 
 
 @dataclass(frozen=True, slots=True)

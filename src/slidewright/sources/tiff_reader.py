@@ -14,10 +14,10 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError
 from slidewright.geometry import Size
-from slidewright.sources.alpha import straighten
+from slidewright.sources.access.raw_rows import PixelFile, RowsReader, is_native
+from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, SourceInfo
-from slidewright.sources.cells import CellReader
-from slidewright.sources.rows import PixelFile, RowsReader, is_native
+from slidewright.sources.wrappers.alpha import straighten
 
 NO_COMPRESSION, SEPARATE = 1, 2
 JPEG_FAMILY = (6, 7, 33007, 34892)

@@ -14,8 +14,8 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, SourceError
 from slidewright.geometry import Region, Size
+from slidewright.sources.access.tile_grid import CACHE_BYTES
 from slidewright.sources.base import Pixels
-from slidewright.sources.cells import CACHE_BYTES
 
 
 class PixelFile:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from slidewright.errors import OutputError, SourceError
+from slidewright.sources.access.raw_rows import PixelFile, RowsReader
+from slidewright.sources.access.tile_grid import CACHE_BYTES
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo
-from slidewright.sources.cells import CACHE_BYTES
-from slidewright.sources.rows import PixelFile, RowsReader
 from slidewright.sources.tiff import TiffSource
 from slidewright.system.shared_memory import SharedBuffer
 

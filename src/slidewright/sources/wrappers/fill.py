@@ -15,8 +15,8 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError
 from slidewright.geometry import Region, Size
+from slidewright.sources.access.unpack import WideStripsSource
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo
-from slidewright.sources.strips import WideStripsSource
 
 CorruptPlace = tuple[int, int, int]
 """The corner (y, x) of a cell, and its first plane."""

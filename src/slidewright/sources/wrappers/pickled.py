@@ -75,7 +75,7 @@ def _dumps(obj: Any, name: str, buffers: list[memoryview] | None) -> bytes:
     """The pickled object; the memory of large arrays is left out and listed in `buffers`, where that is a list."""
     import cloudpickle
 
-    from slidewright.sources.dlup import REDUCERS
+    from slidewright.sources.dlup_grid import REDUCERS
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
         def reducer_override(self, obj: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Sources around other sources: pixels adapted, corrupt tiles filled, objects of the caller's made to travel."""
