@@ -17,7 +17,7 @@ from click.testing import CliRunner
 import slidewright
 from slidewright.cli.convert import convert as convert_command
 from slidewright.htmlcharts import heat, throughput, timeline
-from slidewright.plan import Block
+from slidewright.pyramid.plan import Block
 from slidewright.recorder import BlockRecord, DeathRecord
 
 

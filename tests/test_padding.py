@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slidewright.block import repeat_last_column
+from slidewright.pyramid.block import repeat_last_column
 
 
 @given(

@@ -22,9 +22,9 @@ from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.geometry import Region, Size
 from slidewright.kinds import PixelFormat, resolve_pixels
 from slidewright.options import ConvertOptions, parse_bytes
-from slidewright.plan import make_plan
+from slidewright.pyramid.level_store import Scratch, ScratchFolder
+from slidewright.pyramid.plan import make_plan
 from slidewright.ring import SLOT_BYTES, SlotWriter, read_slot
-from slidewright.scratch import Scratch, ScratchFolder
 from slidewright.segments import SegmentStore
 from slidewright.sources.base import SourceInfo
 from slidewright.system import limits as resources

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slidewright.geometry import Region, Size
-from slidewright.plan import Block, count_levels, make_plan
+from slidewright.pyramid.plan import Block, count_levels, make_plan
 
 sizes = st.builds(Size, st.integers(1, 3000), st.integers(1, 3000))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from oracle import next_level
 
 from slidewright.options import RESAMPLINGS
-from slidewright.reduce import halve, reduce_into
+from slidewright.pyramid.reduce import halve, reduce_into
 
 
 @given(

@@ -14,7 +14,7 @@ from slidewright.bench.cost_model import Costs, Filesystem, many_nodes, one_mach
 from slidewright.bench.scaling import measure_messages, measure_writer
 from slidewright.cli.main import main
 from slidewright.geometry import Size
-from slidewright.plan import make_plan
+from slidewright.pyramid.plan import make_plan
 
 COSTS = Costs(
     read=4e-3, encode=5e-3, reduce=1e-3, scratch=0, ring=0, writer=1e-4, message=1e-6, message_growth=1e-7,

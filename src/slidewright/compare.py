@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from slidewright.decoding import check_shape, in_parallel
 from slidewright.errors import VerifyError
 from slidewright.geometry import Region, Size, halvings
-from slidewright.plan import Block, Pass, make_plan
-from slidewright.reduce import halve
+from slidewright.pyramid.plan import Block, Pass, make_plan
+from slidewright.pyramid.reduce import halve
 from slidewright.tiff.slide import Page, TiffSlide
 
 _KEEP_BYTES = 1 << 26  # a larger reduced level goes to a temporary file

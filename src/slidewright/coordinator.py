@@ -22,11 +22,11 @@ from typing import Any
 from slidewright import errors, worker, writer
 from slidewright.errors import RunError, SlidewrightError
 from slidewright.formats.tiff import Layout
-from slidewright.plan import Block, Pass
+from slidewright.pyramid.level_store import Scratch
+from slidewright.pyramid.plan import Block, Pass
 from slidewright.recorder import Recorder
 from slidewright.report import Progress
 from slidewright.ring import SLOT_BYTES, SLOTS_PER_WORKER
-from slidewright.scratch import Scratch
 from slidewright.shelf import ShardPlan
 from slidewright.sources.wrappers.fill import CorruptPlace
 from slidewright.system.launcher import Child, Launcher

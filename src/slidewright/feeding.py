@@ -13,7 +13,7 @@ from typing import Protocol
 
 from slidewright.coordinator import Coordinator, Outcome, Run
 from slidewright.formats.tiff import write_pyramid
-from slidewright.plan import Block, Key
+from slidewright.pyramid.plan import Block, Key
 from slidewright.report import Progress
 from slidewright.segments import SegmentStore
 from slidewright.sources.pushed import Inbox

@@ -7,7 +7,7 @@ from time import perf_counter
 
 from slidewright.coordinator import Outcome, Run
 from slidewright.formats.tiff import write_pyramid
-from slidewright.plan import Block, Key
+from slidewright.pyramid.plan import Block, Key
 from slidewright.report import Progress
 from slidewright.segments import SegmentStore
 from slidewright.shelf import Shelf

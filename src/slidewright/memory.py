@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slidewright.errors import OptionError, RunError
-from slidewright.plan import default_block_tiles
+from slidewright.pyramid.plan import default_block_tiles
 from slidewright.ring import SLOT_BYTES, SLOTS_PER_WORKER
 from slidewright.system.limits import MemoryLimit, available_memory
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from time import monotonic
 
-from slidewright.plan import Block
+from slidewright.pyramid.plan import Block
 
 
 @dataclass(frozen=True, slots=True)

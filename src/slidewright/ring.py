@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from slidewright.plan import Key
+from slidewright.pyramid.plan import Key
 from slidewright.system.shared_memory import SharedBuffer
 
 SLOT_BYTES = 1 << 20

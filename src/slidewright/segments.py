@@ -14,7 +14,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from slidewright.errors import OutputError
-from slidewright.plan import Key, Plan
+from slidewright.pyramid.plan import Key, Plan
 from slidewright.ring import Part
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import OutputError
-from slidewright.plan import Key
+from slidewright.pyramid.plan import Key
 from slidewright.sources.wrappers.fill import CorruptPlace
 
 MAGIC = b"slidewright shard 1\n"

@@ -19,7 +19,7 @@ from typing import Any
 
 from slidewright import identity
 from slidewright.errors import OptionError, ShardError
-from slidewright.plan import Plan
+from slidewright.pyramid.plan import Plan
 from slidewright.shardfile import ShardDamageError, ShardIndex, check_segments, read_index
 
 JOB_FILE = "job.json"

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import ShardError
-from slidewright.plan import Block, Key, Plan
-from slidewright.scratch import Scratch
+from slidewright.pyramid.level_store import Scratch
+from slidewright.pyramid.plan import Block, Key, Plan
 from slidewright.shardfile import ShardDamageError, ShardWriter, corrupt_rows, read_index, read_segment
 from slidewright.shardfolder import shard_name, share, share_of
 from slidewright.sources.wrappers.fill import CorruptPlace

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from slidewright.errors import OutputError
-from slidewright.plan import Plan
+from slidewright.pyramid.plan import Plan
 
 _RATIO_LOSSY, _RATIO_LOSSLESS = 8, 2
 _LEAST_SEGMENT = 10  # bytes of the two table entries of a tile: tifffile gives a small length two bytes

@@ -15,12 +15,12 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
-from slidewright.block import BlockEncoder, Emit
 from slidewright.codecs import Encoding
 from slidewright.errors import SlidewrightError
-from slidewright.plan import Block, Key, Plan
+from slidewright.pyramid.block import BlockEncoder, Emit
+from slidewright.pyramid.level_store import Scratch, ScratchLevel
+from slidewright.pyramid.plan import Block, Key, Plan
 from slidewright.ring import SlotWriter
-from slidewright.scratch import Scratch, ScratchLevel
 from slidewright.sources.base import Reader, Source
 from slidewright.sources.wrappers.fill import CorruptPlace, drain
 from slidewright.system.shared_memory import SharedBuffer

@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any
 
 from slidewright.formats.tiff import Layout, write_pyramid
-from slidewright.plan import Key
+from slidewright.pyramid.plan import Key
 from slidewright.ring import read_slot
 from slidewright.segments import SegmentStore
 from slidewright.shelf import ShardPlan, Shelf

@@ -161,7 +161,7 @@ def test_estimate_of_an_uncompressed_output_is_what_it_takes(tmp_path, samples, 
     from slidewright.codecs import resolve
     from slidewright.kinds import resolve_pixels
     from slidewright.options import ConvertOptions
-    from slidewright.plan import make_plan
+    from slidewright.pyramid.plan import make_plan
 
     options = {"tile_size": 64, "block_tiles": 2, "compression": "none", **options}
     pixels, chosen = np.zeros((600, 800, samples), np.uint8), ConvertOptions(**options)

@@ -22,7 +22,7 @@ from slidewright.geometry import Size
 from slidewright.kinds import resolve_pixels
 from slidewright.memory import STORE_BYTES
 from slidewright.options import ConvertOptions
-from slidewright.plan import Key, Plan, make_plan
+from slidewright.pyramid.plan import Key, Plan, make_plan
 from slidewright.report import Report
 from slidewright.ring import SLOT_BYTES, SlotWriter
 from slidewright.sources.base import SourceInfo

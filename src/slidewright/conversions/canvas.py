@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from slidewright.errors import SourceError
 from slidewright.geometry import Region, Size
 from slidewright.kinds import PixelFormat
-from slidewright.scratch import ScratchLevel
+from slidewright.pyramid.level_store import ScratchLevel
 from slidewright.sources.base import Pixels, SourceInfo
 
 CACHE_BYTES = 96 << 20

@@ -16,7 +16,7 @@ from slidewright._version import __version__
 from slidewright.conversions.destination import Destination
 from slidewright.errors import OutputError
 from slidewright.options import ConvertOptions
-from slidewright.plan import Plan, make_plan
+from slidewright.pyramid.plan import Plan, make_plan
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.limits import usable_cpus
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # NumPy comes with it, and the nursery must be started first
     from slidewright.coordinator import Outcome, Run
     from slidewright.formats.tiff import Layout
     from slidewright.memory import MemoryPlan
+    from slidewright.pyramid.level_store import Scratch
     from slidewright.recorder import Recorder
-    from slidewright.scratch import Scratch
     from slidewright.shelf import ShardPlan
     from slidewright.sources.wrappers.fill import CorruptPlace
 
@@ -289,7 +289,7 @@ class Conversion:
 
     def _make_scratch(self, own: Callable[[str], None]) -> Scratch | None:
         """The stores of reduced levels in a folder of their own, where the plan has any."""
-        from slidewright.scratch import Scratch, ScratchFolder
+        from slidewright.pyramid.level_store import Scratch, ScratchFolder
 
         if len(self.decided.plan.passes) == 1:
             return None

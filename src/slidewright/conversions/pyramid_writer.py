@@ -308,7 +308,7 @@ class _Tiles:
                 f"the tile at row {row}, column {column} was written before; write each tile once, "
                 "or choose overlap 'replace' or 'blend'"
             )
-        from slidewright.plan import Block
+        from slidewright.pyramid.plan import Block
 
         self._seen[row, column] = True
         self._feeder.make_room()
@@ -318,7 +318,7 @@ class _Tiles:
     def finish(self) -> Report:
         import numpy as np
 
-        from slidewright.plan import Block
+        from slidewright.pyramid.plan import Block
 
         self._inbox.rest_is_background()
         missing = (Block(0, int(row), int(column)) for row, column in np.argwhere(~self._seen))
@@ -331,7 +331,7 @@ class _Regions:
 
     def __init__(self, writer: PyramidWriter, stack: contextlib.ExitStack) -> None:
         from slidewright.conversions.canvas import Canvas, CanvasSource
-        from slidewright.scratch import ScratchFolder
+        from slidewright.pyramid.level_store import ScratchFolder
 
         self._writer = writer
         conversion = writer._conversion

@@ -29,8 +29,8 @@ from slidewright.conversions.conversion import (
 from slidewright.conversions.convert import ProgressOption, make_launcher, make_options, open_chosen
 from slidewright.errors import OptionError, ShardError
 from slidewright.options import ConvertOptions
+from slidewright.pyramid.level_store import Scratch
 from slidewright.report import Progress, Report
-from slidewright.scratch import Scratch
 from slidewright.shardfolder import JOB_FILE, Job, ShardFolder, shard_name, sweep_partials
 from slidewright.shelf import ShardPlan
 from slidewright.sources.wrappers.fill import describe_corrupt

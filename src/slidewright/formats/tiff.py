@@ -13,7 +13,7 @@ import numpy as np
 
 from slidewright.codecs import Encoding
 from slidewright.errors import OutputError
-from slidewright.plan import Key, Level, Plan
+from slidewright.pyramid.plan import Key, Level, Plan
 
 CLASSIC_LIMIT = (1 << 32) - (1 << 24)  # offsets are 32 bits; the rest is for the tables of the pages
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from slidewright.codecs import Encoding
 from slidewright.geometry import Region
-from slidewright.plan import Block, Key, Pass, Plan
-from slidewright.reduce import reduce_into
+from slidewright.pyramid.plan import Block, Key, Pass, Plan
+from slidewright.pyramid.reduce import reduce_into
 from slidewright.sources.base import Reader
 
 Pixels = NDArray[Any]
