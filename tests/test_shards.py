@@ -20,8 +20,8 @@ import slidewright
 from slidewright.cli.main import main
 from slidewright.conversions.array_jobs import read_array
 from slidewright.errors import CorruptTileError, DestinationError, OptionError, ShardError
-from slidewright.shardfile import ShardDamageError, ShardWriter, check_segments, read_index
-from slidewright.shardfolder import share
+from slidewright.shards.file import ShardDamageError, ShardWriter, check_segments, read_index
+from slidewright.shards.folder import share
 
 SOURCE = SlowSource(700, 900)
 OPTIONS = {"tile_size": 32, "compression": "deflate", "block_tiles": 4, "n_workers": 0}

@@ -19,8 +19,8 @@ from slidewright.conversions.manifest import read_entries
 from slidewright.errors import OptionError
 from slidewright.geometry import Size
 from slidewright.options import ConvertOptions
-from slidewright.shardfile import read_index
-from slidewright.shardfolder import ShardFolder, share, share_of
+from slidewright.shards.file import read_index
+from slidewright.shards.folder import ShardFolder, share, share_of
 from slidewright.sources import open_source
 from slidewright.sources.base import SourceInfo
 

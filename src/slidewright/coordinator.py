@@ -27,7 +27,7 @@ from slidewright.pyramid.plan import Block, Pass
 from slidewright.recorder import Recorder
 from slidewright.report import Progress
 from slidewright.ring import SLOT_BYTES, SLOTS_PER_WORKER
-from slidewright.shelf import ShardPlan
+from slidewright.shards.shelf import ShardPlan
 from slidewright.sources.wrappers.fill import CorruptPlace
 from slidewright.system.launcher import Child, Launcher
 from slidewright.system.limits import count_memory_kills, proportional_memory

@@ -10,7 +10,7 @@ from slidewright.formats.tiff import write_pyramid
 from slidewright.pyramid.plan import Block, Key
 from slidewright.report import Progress
 from slidewright.segments import SegmentStore
-from slidewright.shelf import Shelf
+from slidewright.shards.shelf import Shelf
 from slidewright.sources.wrappers.fill import CorruptPlace, drain
 from slidewright.worker import BlockRunner
 from slidewright.writer import collect

@@ -18,7 +18,7 @@ from slidewright.formats.tiff import Layout, write_pyramid
 from slidewright.pyramid.plan import Key
 from slidewright.ring import read_slot
 from slidewright.segments import SegmentStore
-from slidewright.shelf import ShardPlan, Shelf
+from slidewright.shards.shelf import ShardPlan, Shelf
 from slidewright.system.shared_memory import SharedBuffer
 from slidewright.worker import failure
 

@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from time import monotonic
 from typing import Any
 
-from slidewright import identity
 from slidewright.conversions.convert import ProgressOption, convert_opened, make_launcher, make_options, open_chosen
 from slidewright.conversions.manifest import Entry, read_entries
 from slidewright.errors import OptionError
 from slidewright.options import ConvertOptions
+from slidewright.shards import fingerprint as identity
 
 _FRESH_EVERY = 100  # slides that one helper serves: bounds what any library may leak
 

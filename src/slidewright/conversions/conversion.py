@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # NumPy comes with it, and the nursery must be started first
     from slidewright.memory import MemoryPlan
     from slidewright.pyramid.level_store import Scratch
     from slidewright.recorder import Recorder
-    from slidewright.shelf import ShardPlan
+    from slidewright.shards.shelf import ShardPlan
     from slidewright.sources.wrappers.fill import CorruptPlace
 
 _LARGE_TILE = 16 << 20

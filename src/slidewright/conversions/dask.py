@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from slidewright import identity
 from slidewright.errors import OptionError, RunError, SlidewrightError, SourceError
 from slidewright.options import ConvertOptions
 from slidewright.report import Progress
-from slidewright.shardfolder import ShardFolder
-from slidewright.shelf import ShardPlan
+from slidewright.shards import fingerprint as identity
+from slidewright.shards.folder import ShardFolder
+from slidewright.shards.shelf import ShardPlan
 
 _CONNECT_SECONDS = 15
 _SHARED = "source and destination must lie on a filesystem that every Dask worker sees under the same path"

@@ -25,8 +25,8 @@ from slidewright.geometry import Size
 from slidewright.options import ConvertOptions
 from slidewright.recorder import Recorder
 from slidewright.report import LevelReport, Progress, Report
-from slidewright.shardfolder import JOB_FILE, ShardFolder, sweep_partials
-from slidewright.shelf import ShardPlan
+from slidewright.shards.folder import JOB_FILE, ShardFolder, sweep_partials
+from slidewright.shards.shelf import ShardPlan
 from slidewright.system.forkserver import remove as remove_tree
 from slidewright.system.limits import usable_cpus
 

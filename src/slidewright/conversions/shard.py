@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
-from slidewright import identity
 from slidewright.conversions.conversion import (
     Conversion,
     Decided,
@@ -31,8 +30,9 @@ from slidewright.errors import OptionError, ShardError
 from slidewright.options import ConvertOptions
 from slidewright.pyramid.level_store import Scratch
 from slidewright.report import Progress, Report
-from slidewright.shardfolder import JOB_FILE, Job, ShardFolder, shard_name, sweep_partials
-from slidewright.shelf import ShardPlan
+from slidewright.shards import fingerprint as identity
+from slidewright.shards.folder import JOB_FILE, Job, ShardFolder, shard_name, sweep_partials
+from slidewright.shards.shelf import ShardPlan
 from slidewright.sources.wrappers.fill import describe_corrupt
 from slidewright.system.forkserver import remove as remove_tree
 

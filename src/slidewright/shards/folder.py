@@ -17,10 +17,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slidewright import identity
 from slidewright.errors import OptionError, ShardError
 from slidewright.pyramid.plan import Plan
-from slidewright.shardfile import ShardDamageError, ShardIndex, check_segments, read_index
+from slidewright.shards import fingerprint as identity
+from slidewright.shards.file import ShardDamageError, ShardIndex, check_segments, read_index
 
 JOB_FILE = "job.json"
 _VERSION = 1

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from slidewright.errors import ShardError
 from slidewright.pyramid.level_store import Scratch
 from slidewright.pyramid.plan import Block, Key, Plan
-from slidewright.shardfile import ShardDamageError, ShardWriter, corrupt_rows, read_index, read_segment
-from slidewright.shardfolder import shard_name, share, share_of
+from slidewright.shards.file import ShardDamageError, ShardWriter, corrupt_rows, read_index, read_segment
+from slidewright.shards.folder import shard_name, share, share_of
 from slidewright.sources.wrappers.fill import CorruptPlace
 
 _MAX_OPEN = 64  # shard files open at a time; a row of tiles touches few
