@@ -16,10 +16,10 @@ import slidewright
 from slidewright.codecs import CODECS
 from slidewright.errors import OptionError
 from slidewright.geometry import Size
-from slidewright.info import describe
+from slidewright.inspection.info import describe
+from slidewright.inspection.verify import verify_file
 from slidewright.sources import open_source
 from slidewright.sources.base import SourceInfo
-from slidewright.verify import verify_file
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -186,7 +186,7 @@ def test_writer_that_ends_before_the_last_worker_is_heard_has_not_died(tmp_path,
             ready = connection.wait(watched, 0)
         return [one for one in ready if one not in workers] or ready
 
-    monkeypatch.setattr("slidewright.coordinator.wait", writer_first)
+    monkeypatch.setattr("slidewright.engine.coordinator.wait", writer_first)
     pixels = image(20, 20)
     slidewright.convert(pixels, tmp_path / "out.tif", n_workers=1, tile_size=32, compression="zstd")
     assert_levels_equal_oracle(tmp_path / "out.tif", pixels, 32)

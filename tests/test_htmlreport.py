@@ -16,9 +16,9 @@ from click.testing import CliRunner
 
 import slidewright
 from slidewright.cli.convert import convert as convert_command
-from slidewright.htmlcharts import heat, throughput, timeline
 from slidewright.pyramid.plan import Block
-from slidewright.recorder import BlockRecord, DeathRecord
+from slidewright.reporting.html_charts import heat, throughput, timeline
+from slidewright.reporting.recorder import BlockRecord, DeathRecord
 
 
 class Page(HTMLParser):

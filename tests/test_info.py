@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from slidewright.errors import SourceError
-from slidewright.info import describe
+from slidewright.inspection.info import describe
 from slidewright.tiff.slide import is_tiff
 
 SLIDE = Path(__file__).parent.parent.parent / "shared" / "data" / "CMU-1-Small-Region.svs"

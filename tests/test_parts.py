@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 import slidewright
 from slidewright.codecs import CODECS, resolve
 from slidewright.conversions.destination import Destination
+from slidewright.engine.ring import SLOT_BYTES, SlotWriter, read_slot
+from slidewright.engine.segment_store import SegmentStore
 from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.geometry import Region, Size
 from slidewright.kinds import PixelFormat, resolve_pixels
 from slidewright.options import ConvertOptions, parse_bytes
 from slidewright.pyramid.level_store import Scratch, ScratchFolder
 from slidewright.pyramid.plan import make_plan
-from slidewright.ring import SLOT_BYTES, SlotWriter, read_slot
-from slidewright.segments import SegmentStore
 from slidewright.sources.base import SourceInfo
 from slidewright.system import limits as resources
 from slidewright.system.shared_memory import SharedBuffer, dumps, loads

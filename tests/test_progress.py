@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from slidewright.progress import clock, describe, make_callback
 from slidewright.report import Progress
+from slidewright.reporting.progress import clock, describe, make_callback
 
 
 def snapshot(done: int = 50, *, seconds: float = 10.0, stage: str = "encoding", retries: int = 0) -> Progress:
@@ -105,5 +105,5 @@ def test_ascii_log_gets_ascii() -> None:
 
 
 def test_rich_is_imported_for_a_bar_only() -> None:
-    code = "import slidewright.progress, sys; assert not {'rich', 'numpy'} & set(sys.modules), sys.modules"
+    code = "import slidewright.reporting.progress, sys; assert not {'rich', 'numpy'} & set(sys.modules), sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from slidewright.errors import OptionError, SourceError, VerifyError
 from slidewright.geometry import Size, halvings
+from slidewright.inspection.verify import check_structure, check_tables, verify_file
 from slidewright.pyramid.reduce import halve
 from slidewright.sources.base import SourceInfo
 from slidewright.tiff.slide import Page, TiffSlide, check_directories, jpeg_size
-from slidewright.verify import check_structure, check_tables, verify_file
 
 Pixels = NDArray[Any]
 SLIDE = Path(__file__).parent.parent.parent / "shared" / "data" / "CMU-1-Small-Region.svs"

@@ -27,22 +27,22 @@ if TYPE_CHECKING:
         SourceError,
         VerifyError,
     )
+    from slidewright.inspection.verify import verify_file
     from slidewright.options import ConvertOptions
     from slidewright.report import LevelReport, Progress, Report
     from slidewright.sources import open_source
-    from slidewright.verify import verify_file
 
 _HOMES = {
-    "PyramidWriter": "pyramid_writer",
-    "convert": "api",
-    "BatchItem": "batches",
-    "BatchReport": "batches",
-    "assemble": "shards",
-    "batch": "batches",
+    "PyramidWriter": "conversions.pyramid_writer",
+    "convert": "conversions.convert",
+    "BatchItem": "conversions.batch",
+    "BatchReport": "conversions.batch",
+    "assemble": "conversions.shard",
+    "batch": "conversions.batch",
     "open_source": "sources",
-    "shard": "shards",
-    "ShardReport": "shards",
-    "verify_file": "verify",
+    "shard": "conversions.shard",
+    "ShardReport": "conversions.shard",
+    "verify_file": "inspection.verify",
     "ConvertOptions": "options",
     "LevelReport": "report",
     "Progress": "report",

@@ -15,8 +15,8 @@ from faults.campaign import make_slide
 
 import slidewright
 from slidewright import memory, resources, space
+from slidewright.engine.memory_budget import Needs, plan_memory
 from slidewright.errors import OptionError, OutputError, RunError
-from slidewright.memory import Needs, plan_memory
 
 TILE = 512 * 512 * 3
 

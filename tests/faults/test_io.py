@@ -70,10 +70,10 @@ def test_every_call_failing_once(places, kind, monkeypatch):
     """In one process, so that every k can be tried, in the long form with every error; the segments that wait do so in
     files, which fail too.
     """
-    from slidewright import segments
+    from slidewright.engine import segment_store as segments
 
     real = segments.SegmentStore
-    monkeypatch.setattr("slidewright.inline.SegmentStore", lambda plan, _, *more: real(plan, 4096, *more))
+    monkeypatch.setattr("slidewright.engine.inline.SegmentStore", lambda plan, _, *more: real(plan, 4096, *more))
     campaign = Campaign(f"input and output: {kind}", short=0, long=0)
     with Injector(places, kind, 0, SHORT) as counter:
         convert(places, n_workers=0)

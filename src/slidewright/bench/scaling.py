@@ -14,20 +14,20 @@ from multiprocessing.connection import Pipe, wait
 from time import perf_counter, process_time
 from typing import Any
 
-from slidewright import writer
 from slidewright.bench.cost_model import Costs
 from slidewright.codecs import resolve
+from slidewright.engine import writer
+from slidewright.engine.memory_budget import STORE_BYTES
+from slidewright.engine.ring import SLOT_BYTES, SlotWriter
+from slidewright.engine.writer import WriterJob
 from slidewright.formats.tiff import Layout
 from slidewright.geometry import Size
 from slidewright.kinds import resolve_pixels
-from slidewright.memory import STORE_BYTES
 from slidewright.options import ConvertOptions
 from slidewright.pyramid.plan import Key, Plan, make_plan
 from slidewright.report import Report
-from slidewright.ring import SLOT_BYTES, SlotWriter
 from slidewright.sources.base import SourceInfo
 from slidewright.system.shared_memory import SharedBuffer
-from slidewright.writer import WriterJob
 
 _SLOTS = 64
 _MESSAGES = 4  # that the coordinator receives or sends for a slot: to the writer, and back

@@ -10,7 +10,7 @@ from slidewright.cli.common import debug_option, human_bytes, hush_libraries, sa
 
 if TYPE_CHECKING:
     from slidewright.geometry import Size
-    from slidewright.info import FileInfo
+    from slidewright.inspection.info import FileInfo
 
 _DESCRIPTION_CHARACTERS = 200
 
@@ -23,7 +23,7 @@ _DESCRIPTION_CHARACTERS = 200
 def info(context: click.Context, /, file: str, as_json: bool) -> None:
     """Show what the slide FILE is; no pixel is decoded."""
     hush_libraries(context)
-    from slidewright.info import describe
+    from slidewright.inspection.info import describe
 
     found = describe(file)
     if as_json:

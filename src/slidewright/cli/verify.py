@@ -11,7 +11,7 @@ from slidewright.cli.common import debug_option, human_bytes, hush_libraries, pl
 from slidewright.options import RESAMPLINGS
 
 if TYPE_CHECKING:
-    from slidewright.verify import VerifyReport
+    from slidewright.inspection.verify import VerifyReport
 
 
 @click.command(short_help="Check a pyramidal TIFF, and its pixels against a source.")
@@ -44,7 +44,7 @@ def verify(
     The exit code is 0 when all is well and 1 when something is wrong, which is then named.
     """
     hush_libraries(context)
-    from slidewright.verify import verify_file
+    from slidewright.inspection.verify import verify_file
 
     report = verify_file(file, against=against, resampling=resampling, n_workers=workers, min_psnr=min_psnr)
     if as_json:

@@ -186,7 +186,7 @@ def _convert_one(
     entry: Entry, done: Mapping[str, dict[str, Any]], helpers: _Helpers, progress: ProgressOption
 ) -> tuple[BatchItem, dict[str, Any] | None]:
     """Convert a slide if need be; the line for the report, or None when there is nothing new."""
-    from slidewright.progress import make_callback
+    from slidewright.reporting.progress import make_callback
 
     started = monotonic()
     destination = os.path.abspath(entry.destination)

@@ -22,11 +22,11 @@ from slidewright.system.limits import usable_cpus
 
 if TYPE_CHECKING:  # NumPy comes with it, and the nursery must be started first
     from slidewright.codecs import Encoding
-    from slidewright.coordinator import Outcome, Run
+    from slidewright.engine.coordinator import Outcome, Run
+    from slidewright.engine.memory_budget import MemoryPlan
     from slidewright.formats.tiff import Layout
-    from slidewright.memory import MemoryPlan
     from slidewright.pyramid.level_store import Scratch
-    from slidewright.recorder import Recorder
+    from slidewright.reporting.recorder import Recorder
     from slidewright.shards.shelf import ShardPlan
     from slidewright.sources.wrappers.fill import CorruptPlace
 
@@ -49,8 +49,8 @@ def decide(source: Any, options: ConvertOptions, planned_workers: int | None = N
     nor its memory change their size. By default they are balanced for the workers of this run, and shrink with memory.
     """
     from slidewright.codecs import resolve
+    from slidewright.engine.memory_budget import needs_of, plan_memory
     from slidewright.kinds import resolve_pixels
-    from slidewright.memory import needs_of, plan_memory
 
     info = source.info
     encoding = resolve(options, resolve_pixels(options, info))
@@ -136,8 +136,8 @@ def make_run(
     shards: ShardPlan | None = None,
 ) -> Run:
     """What the engine needs, of a source that is shared already."""
-    from slidewright.coordinator import Run
-    from slidewright.worker import BlockWork
+    from slidewright.engine.coordinator import Run
+    from slidewright.engine.worker import BlockWork
 
     memory = decided.memory
     return Run(
@@ -174,8 +174,8 @@ def _make_layout(info: Any, options: ConvertOptions, decided: Decided) -> Layout
 
 def execute(run: Run, launcher: Any, callback: Callable[[Progress], None] | None) -> Outcome:
     """Run the engine, with worker processes or, where there is no launcher, without."""
-    from slidewright.coordinator import Coordinator
-    from slidewright.inline import execute_inline
+    from slidewright.engine.coordinator import Coordinator
+    from slidewright.engine.inline import execute_inline
 
     return execute_inline(run, callback) if launcher is None else Coordinator(run, launcher, callback).execute()
 
@@ -278,7 +278,7 @@ class Conversion:
         return report
 
     def _check_space(self, shards: ShardPlan | None) -> None:
-        from slidewright.space import check_space, estimate
+        from slidewright.engine.disk_budget import check_space, estimate
 
         plan, encoding, memory = self.decided.plan, self.decided.encoding, self.decided.memory
         need = estimate(plan, encoding, memory.store_bytes)
@@ -304,7 +304,7 @@ class Conversion:
 
     def _check(self, callback: Callable[[Progress], None] | None) -> None:
         """Look at the partial file as a reader would, before it gets its name."""
-        from slidewright.verify import check_structure, verify_file
+        from slidewright.inspection.verify import check_structure, verify_file
 
         partial = self._destination.partial
         try:

@@ -16,7 +16,7 @@ from slidewright.options import ConvertOptions
 from slidewright.report import Progress, Report
 
 if TYPE_CHECKING:
-    from slidewright.recorder import Recorder
+    from slidewright.reporting.recorder import Recorder
 
 ProgressOption = bool | Callable[[Progress], None]
 
@@ -74,7 +74,7 @@ def convert(
         When the run failed: a full disk (or one that is too small to begin with), a wrong file, dead processes, too
         little memory. Nothing is left under the final name.
     """
-    from slidewright.progress import make_callback
+    from slidewright.reporting.progress import make_callback
 
     started = monotonic()
     checked = make_options(options)
@@ -84,7 +84,7 @@ def convert(
         opened, path = open_chosen(source, chosen, shape, dtype)
         finished = convert_opened(launcher, opened, path, dest, chosen, checked, callback, started, recorder)
     if report is not None and recorder is not None:
-        from slidewright.htmlreport import Subject, write_report
+        from slidewright.reporting.html_page import Subject, write_report
 
         write_report(Path(report), Subject(finished, recorder, opened.info, checked))
     return finished
@@ -131,7 +131,7 @@ def open_chosen(
 
 def _prepare_report(path: str | os.PathLike[str], options: ConvertOptions, started: float) -> Recorder:
     """What records the run for its report, once it is known that the report can be written."""
-    from slidewright.recorder import Recorder
+    from slidewright.reporting.recorder import Recorder
 
     if options.engine == "dask":
         raise OptionError('the report tells what workers of this machine did; leave it out with engine="dask"')

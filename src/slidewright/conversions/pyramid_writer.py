@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from slidewright.conversions.canvas import Canvas
     from slidewright.conversions.conversion import Conversion
     from slidewright.conversions.convert import ProgressOption
-    from slidewright.feeding import Feeder
+    from slidewright.engine.feeding import Feeder
+    from slidewright.engine.inbox import Inbox
     from slidewright.kinds import PixelFormat
     from slidewright.sources.base import SourceInfo
-    from slidewright.sources.pushed import Inbox
 
 OVERLAPS = ("refuse", "replace", "blend")
 
@@ -103,7 +103,7 @@ class PyramidWriter:
 
     def __enter__(self) -> PyramidWriter:
         from slidewright.conversions.convert import make_launcher
-        from slidewright.progress import make_callback
+        from slidewright.reporting.progress import make_callback
 
         if self._stack is not None:
             raise OptionError("a PyramidWriter writes one file; make another for another")
@@ -281,8 +281,8 @@ class _Tiles:
     def __init__(self, writer: PyramidWriter, stack: contextlib.ExitStack) -> None:
         import numpy as np
 
-        from slidewright.feeding import SLOTS_PER_WORKER, FedCoordinator, InlineFeeder
-        from slidewright.sources.pushed import Inbox, PushedSource
+        from slidewright.engine.feeding import SLOTS_PER_WORKER, FedCoordinator, InlineFeeder
+        from slidewright.engine.inbox import Inbox, PushedSource
 
         self._conversion, self._callback = writer._conversion, writer._callback
         decided = self._conversion.decided
@@ -356,7 +356,7 @@ class _Undecided:
     """Stands for the source until the first call says which it is."""
 
     def __init__(self, info: Any) -> None:
-        from slidewright.feeding import SLOTS_PER_WORKER
+        from slidewright.engine.feeding import SLOTS_PER_WORKER
 
         self.info, self.waiting_tiles = info, SLOTS_PER_WORKER
 

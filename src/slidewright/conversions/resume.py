@@ -23,8 +23,8 @@ from slidewright.conversions.shard import counting_from, open_job, remove_folder
 from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.geometry import Size
 from slidewright.options import ConvertOptions
-from slidewright.recorder import Recorder
 from slidewright.report import LevelReport, Progress, Report
+from slidewright.reporting.recorder import Recorder
 from slidewright.shards.folder import JOB_FILE, ShardFolder, sweep_partials
 from slidewright.shards.shelf import ShardPlan
 from slidewright.system.forkserver import remove as remove_tree

@@ -98,7 +98,7 @@ def shard(
     SlidewrightError
         As for `slidewright.convert`.
     """
-    from slidewright.progress import make_callback
+    from slidewright.reporting.progress import make_callback
 
     started = monotonic()
     checked = make_options(options)
@@ -177,7 +177,7 @@ def _make_shard(
 
 def _check_space(options: ConvertOptions, decided: Decided, plan: ShardPlan) -> tuple[str, ...]:
     """Hold the room in the folder against this share; the shards of others come on top."""
-    from slidewright.space import check_space, estimate
+    from slidewright.engine.disk_budget import check_space, estimate
 
     need = estimate(decided.plan, decided.encoding, decided.memory.store_bytes)
     return check_space(need.with_shards(plan.part_to_make, output=False), plan.folder, temporary_folder(options))
@@ -216,7 +216,7 @@ def assemble(
     SlidewrightError
         As for `slidewright.convert`.
     """
-    from slidewright.progress import make_callback
+    from slidewright.reporting.progress import make_callback
 
     started = monotonic()
     folder = ShardFolder.open(shards)

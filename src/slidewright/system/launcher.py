@@ -29,8 +29,8 @@ PRELOAD = (
     "imagecodecs._jpeg8",
     "cv2",
     "tifffile",
-    "slidewright.worker",
-    "slidewright.writer",
+    "slidewright.engine.worker",
+    "slidewright.engine.writer",
     "slidewright.sources.tiff",
 )
 # One thread a worker, or N workers would start N x cores threads. And glibc gives an array of a tile's size back to

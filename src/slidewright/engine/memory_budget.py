@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from slidewright.engine.ring import SLOT_BYTES, SLOTS_PER_WORKER
 from slidewright.errors import OptionError, RunError
 from slidewright.pyramid.plan import default_block_tiles
-from slidewright.ring import SLOT_BYTES, SLOTS_PER_WORKER
 from slidewright.system.limits import MemoryLimit, available_memory
 
 MIB = 1 << 20

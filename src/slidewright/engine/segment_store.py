@@ -13,9 +13,9 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from slidewright.engine.ring import Part
 from slidewright.errors import OutputError
 from slidewright.pyramid.plan import Key, Plan
-from slidewright.ring import Part
 
 
 class _Place(NamedTuple):

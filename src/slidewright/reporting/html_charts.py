@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.recorder import BlockRecord, DeathRecord
+from slidewright.reporting.recorder import BlockRecord, DeathRecord
 
 STAGES = ("wait", "read", "encode", "reduce", "scratch")
 WIDTH = 960

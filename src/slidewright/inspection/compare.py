@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.decoding import check_shape, in_parallel
 from slidewright.errors import VerifyError
 from slidewright.geometry import Region, Size, halvings
+from slidewright.inspection.decode import check_shape, in_parallel
 from slidewright.pyramid.plan import Block, Pass, make_plan
 from slidewright.pyramid.reduce import halve
 from slidewright.tiff.slide import Page, TiffSlide

@@ -14,13 +14,13 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
+from slidewright.engine.ring import read_slot
+from slidewright.engine.segment_store import SegmentStore
+from slidewright.engine.worker import failure
 from slidewright.formats.tiff import Layout, write_pyramid
 from slidewright.pyramid.plan import Key
-from slidewright.ring import read_slot
-from slidewright.segments import SegmentStore
 from slidewright.shards.shelf import ShardPlan, Shelf
 from slidewright.system.shared_memory import SharedBuffer
-from slidewright.worker import failure
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from time import perf_counter
 from typing import Any
 
 from slidewright.codecs import Encoding
+from slidewright.engine.ring import SlotWriter
 from slidewright.errors import SlidewrightError
 from slidewright.pyramid.block import BlockEncoder, Emit
 from slidewright.pyramid.level_store import Scratch, ScratchLevel
 from slidewright.pyramid.plan import Block, Key, Plan
-from slidewright.ring import SlotWriter
 from slidewright.sources.base import Reader, Source
 from slidewright.sources.wrappers.fill import CorruptPlace, drain
 from slidewright.system.shared_memory import SharedBuffer

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from slidewright.decoding import Decode, decode_page
 from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Size, halvings
+from slidewright.inspection.decode import Decode, decode_page
 from slidewright.system.limits import usable_cpus
 from slidewright.tiff.slide import MAX_SEGMENT_BYTES, Page, TiffSlide
 
@@ -103,7 +103,7 @@ def verify_file(
             decoded[page.name] = decode_page(slide, page, decode, threads)
         checks = {}
         if against is not None:
-            from slidewright.compare import compare_levels
+            from slidewright.inspection.compare import compare_levels
 
             checks = compare_levels(slide, against, resampling, threads)
             decoded |= {page.name: int(np.count_nonzero(page.counts)) for page in slide.levels}

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from time import perf_counter
 
-from slidewright.coordinator import Outcome, Run
+from slidewright.engine.coordinator import Outcome, Run
+from slidewright.engine.segment_store import SegmentStore
+from slidewright.engine.worker import BlockRunner
+from slidewright.engine.writer import collect
 from slidewright.formats.tiff import write_pyramid
 from slidewright.pyramid.plan import Block, Key
 from slidewright.report import Progress
-from slidewright.segments import SegmentStore
 from slidewright.shards.shelf import Shelf
 from slidewright.sources.wrappers.fill import CorruptPlace, drain
-from slidewright.worker import BlockRunner
-from slidewright.writer import collect
 
 
 def execute_inline(run: Run, report: Callable[[Progress], None] | None) -> Outcome:

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright import htmlcharts
 from slidewright.errors import OutputError
 from slidewright.options import ConvertOptions
-from slidewright.recorder import Recorder
 from slidewright.report import Report
+from slidewright.reporting import html_charts as htmlcharts
+from slidewright.reporting.recorder import Recorder
 from slidewright.sources.base import SourceInfo
 
 _PACKAGES = ("slidewright", "numpy", "tifffile", "imagecodecs", "opencv-python-headless", "zarr", "openslide-bin")

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Protocol
 
-from slidewright.coordinator import Coordinator, Outcome, Run
+from slidewright.engine.coordinator import Coordinator, Outcome, Run
+from slidewright.engine.inbox import Inbox
+from slidewright.engine.segment_store import SegmentStore
+from slidewright.engine.worker import BlockRunner
 from slidewright.formats.tiff import write_pyramid
 from slidewright.pyramid.plan import Block, Key
 from slidewright.report import Progress
-from slidewright.segments import SegmentStore
-from slidewright.sources.pushed import Inbox
 from slidewright.system.launcher import Launcher
-from slidewright.worker import BlockRunner
 
 SLOTS_PER_WORKER = 3  # one tile being encoded, one in advance, one being filled
 

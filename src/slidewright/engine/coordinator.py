@@ -19,21 +19,22 @@ from multiprocessing.connection import wait
 from time import monotonic, perf_counter
 from typing import Any
 
-from slidewright import errors, worker, writer
+from slidewright import errors
+from slidewright.engine import worker, writer
+from slidewright.engine.ring import SLOT_BYTES, SLOTS_PER_WORKER
+from slidewright.engine.worker import BlockWork, WorkerJob
+from slidewright.engine.writer import WriterJob
 from slidewright.errors import RunError, SlidewrightError
 from slidewright.formats.tiff import Layout
 from slidewright.pyramid.level_store import Scratch
 from slidewright.pyramid.plan import Block, Pass
-from slidewright.recorder import Recorder
 from slidewright.report import Progress
-from slidewright.ring import SLOT_BYTES, SLOTS_PER_WORKER
+from slidewright.reporting.recorder import Recorder
 from slidewright.shards.shelf import ShardPlan
 from slidewright.sources.wrappers.fill import CorruptPlace
 from slidewright.system.launcher import Child, Launcher
 from slidewright.system.limits import count_memory_kills, proportional_memory
 from slidewright.system.shared_memory import SharedBuffer
-from slidewright.worker import BlockWork, WorkerJob
-from slidewright.writer import WriterJob
 
 OUT_OF_MEMORY = "it ran out of memory"
 MAX_DEATHS = 3  # of workers on one block, before the block is to blame
