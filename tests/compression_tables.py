@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from test_codecs_matrix import READERS
+from cells import READERS
 
 from slidewright.codecs import ALIASES, CODECS
 from slidewright.codecs.table import Codec

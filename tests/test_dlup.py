@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from test_engine import assert_levels_equal_oracle, image
+from written import assert_levels_equal_oracle, image
 
 import slidewright
 from slidewright.dlup import TiffCompression, TifffileImageWriter

@@ -14,9 +14,11 @@ import tifffile
 from faults.campaign import make_slide
 
 import slidewright
-from slidewright import memory, resources, space
+from slidewright.engine import disk_budget as space
+from slidewright.engine import memory_budget as memory
 from slidewright.engine.memory_budget import Needs, plan_memory
 from slidewright.errors import OptionError, OutputError, RunError
+from slidewright.system import limits as resources
 
 TILE = 512 * 512 * 3
 

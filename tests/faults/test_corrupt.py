@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from faults.campaign import make_slide
-from test_engine import assert_levels_equal_oracle
+from written import assert_levels_equal_oracle
 
 import slidewright
 from slidewright.cli.main import main

@@ -14,7 +14,7 @@ import pytest
 from faults.campaign import session_members, wait_until
 from faults.fault_sources import FaultySource
 from oracle import pyramid
-from test_engine import assert_levels_equal_oracle
+from written import assert_levels_equal_oracle
 
 import slidewright
 from slidewright.errors import OptionError, RunError

@@ -11,7 +11,8 @@ import tifffile
 
 import slidewright
 from slidewright.errors import CorruptTileError
-from slidewright.sources import open_source, strips
+from slidewright.sources import open_source
+from slidewright.sources.access import unpack as strips
 from slidewright.sources.access.unpack import WideStripsSource
 from slidewright.sources.tiff import TiffSource
 

@@ -14,13 +14,13 @@ import numpy as np
 import psutil
 import pytest
 from fake_sources import SlowSource
-from test_engine import digest
+from written import digest
 
 import slidewright
 from slidewright.cli.main import main
 from slidewright.errors import DestinationError, OptionError, ShardError
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]  # where the helper modules are
 OPTIONS = {"tile_size": 32, "compression": "deflate", "block_tiles": 2}
 SIZE = (1000, 1100)
 

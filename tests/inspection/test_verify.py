@@ -24,7 +24,7 @@ from slidewright.sources.base import SourceInfo
 from slidewright.tiff.slide import Page, TiffSlide, check_directories, jpeg_size
 
 Pixels = NDArray[Any]
-SLIDE = Path(__file__).parent.parent.parent / "shared" / "data" / "CMU-1-Small-Region.svs"
+SLIDE = Path(__file__).parents[3] / "shared" / "data" / "CMU-1-Small-Region.svs"
 
 
 class ArraySource:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from test_engine import digest
+from written import digest
 
 import slidewright
 from slidewright.cli.main import main

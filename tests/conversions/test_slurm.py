@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from slurm import Slurm, why_not
-from test_engine import digest
+from written import digest
 
 import slidewright
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "examples" / "slurm"
+SCRIPTS = Path(__file__).resolve().parents[2] / "examples" / "slurm"
 pytestmark = [pytest.mark.skipif(why_not() is not None, reason=str(why_not())), pytest.mark.timeout(180)]
 
 

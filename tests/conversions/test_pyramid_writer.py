@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import tifffile
-from test_engine import assert_levels_equal_oracle, digest, image
+from written import assert_levels_equal_oracle, digest, image
 
 import slidewright
 from slidewright import DestinationError, OptionError, PyramidWriter, SourceError
@@ -240,7 +240,7 @@ def test_region_after_tiles_is_refused(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are threads where there is no fork")
 def test_killed_workers_do_not_lose_a_tile(tmp_path):
-    from test_deaths import named
+    from children import named
 
     pixels = image(900, 900)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from oracle import pyramid
-from test_engine import digest, image
+from written import digest, image
 
 import slidewright
 from slidewright import OptionError, PyramidWriter, SourceError

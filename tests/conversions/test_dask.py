@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_engine import digest
+from written import digest
 
 import slidewright
 from slidewright.cli.main import main

@@ -13,7 +13,7 @@ from slidewright.errors import SourceError
 from slidewright.inspection.info import describe
 from slidewright.tiff.slide import is_tiff
 
-SLIDE = Path(__file__).parent.parent.parent / "shared" / "data" / "CMU-1-Small-Region.svs"
+SLIDE = Path(__file__).parents[3] / "shared" / "data" / "CMU-1-Small-Region.svs"
 
 
 def write(path: Path, *, description: str = "a slide", **options: Any) -> Path:

@@ -17,7 +17,8 @@ from PIL import Image
 from reading import assert_reads_like
 
 from slidewright.errors import SourceError
-from slidewright.sources import open_source, strips
+from slidewright.sources import open_source
+from slidewright.sources.access import unpack as strips
 from slidewright.sources.access.unpack import WideStripsSource
 from slidewright.sources.array import ArraySource, NpySource
 from slidewright.sources.base import SourceInfo

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from children import descendants, named
 from fake_sources import SlowSource
 from oracle import pyramid
-from test_engine import assert_levels_equal_oracle, digest
+from written import assert_levels_equal_oracle, digest
 
 import slidewright
 from slidewright.errors import CorruptTileError, DestinationError, OptionError, RunError
@@ -24,7 +25,7 @@ pytestmark = [
     pytest.mark.timeout(60),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are threads where there is no fork"),
 ]
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]  # where the helper modules are
 OPTIONS = {"tile_size": 32, "compression": "deflate", "block_tiles": 2}
 
 
@@ -33,24 +34,6 @@ def scratch(tmp_path):
     folder = tmp_path / "scratch"
     folder.mkdir()
     return folder
-
-
-def role(process):
-    try:
-        return process.name()
-    except psutil.Error:
-        return ""
-
-
-def descendants(pid=None):
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def named(start, pid=None):
-    return [process for process in descendants(pid) if role(process).startswith(start)]
 
 
 def assert_nothing_left(tmp_path, scratch, before, finished=()):

@@ -14,7 +14,7 @@ import zarr
 from fake_sources import SlowSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine import digest
+from written import digest
 
 import slidewright
 from slidewright.cli.main import main

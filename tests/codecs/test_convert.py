@@ -10,7 +10,7 @@ import oracle
 import pages
 import pytest
 import tifffile
-from test_codecs_matrix import ACCEPTED, CELLS, LOSSY, check_readers
+from cells import ACCEPTED, CELLS, LOSSY, check_readers
 
 import slidewright
 from slidewright.codecs import CODECS

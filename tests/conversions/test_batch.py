@@ -11,7 +11,7 @@ import psutil
 import pytest
 import tifffile
 from fake_sources import SlowSource
-from test_engine import digest
+from written import digest
 
 import slidewright
 from slidewright.cli.main import main

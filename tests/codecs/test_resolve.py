@@ -1,0 +1,32 @@
+"""From options and pixels to an encoding, or to what is wrong."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from slidewright.codecs import CODECS, resolve
+from slidewright.errors import OptionError
+from slidewright.geometry import Size
+from slidewright.kinds import resolve_pixels
+from slidewright.options import ConvertOptions
+from slidewright.sources.base import SourceInfo
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize(
+    ("dtype", "samples"), [("uint8", 1), ("uint8", 3), ("uint16", 1), ("float32", 1), ("uint8", 4)]
+)
+def test_codec_table_encodes_what_it_accepts_and_refuses_the_rest(name, dtype, samples):
+    options = ConvertOptions(compression=name, tile_size=32)
+    pixels = resolve_pixels(options, SourceInfo("test", "test", Size(40, 50), samples, dtype))
+    if CODECS[name].refusal(pixels) is not None:
+        with pytest.raises(OptionError, match="choose one of"):
+            resolve(options, pixels)
+        return
+    encoding = pickle.loads(pickle.dumps(resolve(options, pixels)))
+    segment = encoding.encoder()(np.zeros((32, 32, samples), dtype))
+    assert isinstance(segment, bytes)
+    assert segment

@@ -1,0 +1,86 @@
+"""The stores of reduced levels, read by zarr, and what becomes of those of dead runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slidewright.errors import OutputError
+from slidewright.geometry import Region, Size
+from slidewright.kinds import PixelFormat
+from slidewright.pyramid.level_store import Scratch, ScratchFolder
+from slidewright.pyramid.plan import make_plan
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_scratch_is_a_zarr_array(tmp_path, single):
+    zarr = pytest.importorskip("zarr")
+    for dtype in ("uint8", "uint16"):
+        folder = tmp_path / dtype
+        plan = make_plan(Size(500, 700), 32, block_tiles=2)
+        scratch = Scratch(str(folder), plan, PixelFormat("rgb", dtype, 3, "mean", (1, 2, 3)), single=single)
+        scratch.create()
+        size = plan.levels[2].size
+        pixels = np.random.default_rng(0).integers(0, 255, (*size, 3)).astype(dtype)
+        level = scratch.level(2)
+        for y in range(0, size.height, 16):
+            for x in range(0, size.width, 16):
+                region = Region(y, x, 16, 16).clipped(size)
+                level.write(region, pixels[y : y + 16, x : x + 16])
+        np.testing.assert_array_equal(zarr.open_array(level.path, mode="r")[:], pixels)
+        out = np.empty((32, 32, 3), dtype)
+        np.testing.assert_array_equal(level.read(96, 160, 29, 15, out), pixels[96:125, 160:175])
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("band", [1, 3])
+def test_scratch_of_planes_is_read_by_band(tmp_path, band, single):
+    zarr = pytest.importorskip("zarr")
+    plan = make_plan(Size(200, 70), 32, block_tiles=1, planes=3, band=band)
+    scratch = Scratch(str(tmp_path), plan, PixelFormat("multichannel", "uint16", 3, "mean", (0, 0, 0)), single=single)
+    scratch.create()
+    level = scratch.level(1)
+    pixels = np.random.default_rng(0).integers(0, 65535, (100, 35, 3), dtype=np.uint16)
+    for number in range(3 // band):
+        for y in range(0, 100, 16):
+            for x in range(0, 35, 16):
+                region = Region(y, x, 16, 16).clipped(Size(100, 35))
+                planes = slice(number * band, (number + 1) * band)
+                level.write(region, pixels[y : y + 16, x : x + 16, planes], number)
+    np.testing.assert_array_equal(zarr.open_array(level.path, mode="r")[:], pixels)
+    out = np.empty((32, 32, band), np.uint16)
+    last = 3 - band
+    np.testing.assert_array_equal(level.read(32, 0, 32, 32, out, last), pixels[32:64, :32, last:])
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_missing_chunk_of_a_scratch_is_background_only_where_it_is_sparse(tmp_path, single):
+    plan = make_plan(Size(100, 100), 32, block_tiles=1)
+    pixels = PixelFormat("rgb", "uint8", 3, "mean", (1, 2, 3))
+    out = np.empty((32, 32, 3), np.uint8)
+    scratch = Scratch(str(tmp_path), plan, pixels, sparse=True, single=single)
+    scratch.create()
+    level = scratch.level(1)
+    assert level.read(0, 0, 32, 32, out) is level.blank
+    assert (level.blank == [1, 2, 3]).all()
+    level.write(Region(0, 16, 16, 16), np.full((16, 16, 3), 9, np.uint8))
+    half = level.read(0, 0, 32, 32, out)
+    assert (half[:, :16] == [1, 2, 3]).all()
+    assert (half[:16, 16:] == 9).all()
+    with pytest.raises(OutputError, match=r"a scratch chunk of .* is missing"):
+        Scratch(str(tmp_path), plan, pixels, single=single).level(1).read(0, 0, 32, 32, out)
+
+
+def test_scratch_of_a_dead_run_is_swept_and_of_a_living_one_kept(tmp_path):
+    living = ScratchFolder(tmp_path)
+    dead = tmp_path / "slidewright-scratch-dead"
+    dead.mkdir()
+    (tmp_path / "slidewright-scratch-dead.lock").touch()
+    third = ScratchFolder(tmp_path)
+    assert not list(tmp_path.glob("*dead*"))
+    assert Path(living.path).exists()
+    living.remove()
+    third.remove()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,22 @@
+"""Memory that processes share."""
+
+from __future__ import annotations
+
+import os
+
+from slidewright.system.shared_memory import SharedBuffer, dumps, loads
+
+
+def test_shared_buffer_is_anonymous_reserved_and_travels_by_descriptor(tmp_path):
+    for on_disk in (False, True):
+        buffer = SharedBuffer.allocate(10_000, tmp_path, on_disk=on_disk)
+        assert list(tmp_path.iterdir()) == []
+        assert os.fstat(buffer.fd).st_blocks * 512 >= 10_000
+        buffer.view()[:4] = b"tile"
+        data, buffers = dumps({"ring": buffer, "again": buffer})
+        assert buffers == [buffer]
+        other = loads(data, [os.dup(buffer.fd)])
+        assert bytes(other["ring"].view()[:4]) == b"tile"
+        assert other["ring"] is other["again"]
+        other["ring"].close()
+        buffer.close()
