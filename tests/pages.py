@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from slidewright.codecs import Encoding, resolve
 from slidewright.geometry import Size
-from slidewright.kinds import resolve_pixels
 from slidewright.options import ConvertOptions
 from slidewright.sources.base import SourceInfo
+from slidewright.sources.pixel_format import resolve_pixels
 
 LIBTIFF = shutil.which("tiffcp") is not None and shutil.which("tiff2rgba") is not None
 

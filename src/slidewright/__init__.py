@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from slidewright._version import __version__
 
 if TYPE_CHECKING:
+    from slidewright.conversions.assemble import assemble
     from slidewright.conversions.batch import BatchItem, BatchReport, batch
     from slidewright.conversions.convert import convert
     from slidewright.conversions.pyramid_writer import PyramidWriter
-    from slidewright.conversions.shard import ShardReport, assemble, shard
+    from slidewright.conversions.shard import ShardReport, shard
     from slidewright.errors import (
         CorruptTileError,
         DestinationError,
@@ -30,16 +31,16 @@ if TYPE_CHECKING:
     from slidewright.inspection.verify import verify_file
     from slidewright.options import ConvertOptions
     from slidewright.report import LevelReport, Progress, Report
-    from slidewright.sources import open_source
+    from slidewright.sources.open import open_source
 
 _HOMES = {
     "PyramidWriter": "conversions.pyramid_writer",
     "convert": "conversions.convert",
     "BatchItem": "conversions.batch",
     "BatchReport": "conversions.batch",
-    "assemble": "conversions.shard",
+    "assemble": "conversions.assemble",
     "batch": "conversions.batch",
-    "open_source": "sources",
+    "open_source": "sources.open",
     "shard": "conversions.shard",
     "ShardReport": "conversions.shard",
     "verify_file": "inspection.verify",

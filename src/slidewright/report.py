@@ -1,9 +1,10 @@
-"""Observations of a run: what the progress bar, the tests and the benchmarks all read."""
+"""Values that tell what happened in a run: what the progress bar, the page about it, tests and benchmarks all read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from time import monotonic
 
 from slidewright.geometry import Size
 
@@ -64,3 +65,55 @@ class Report:
         """Level-0 megapixels a second over the whole run."""
         size = self.levels[0].size
         return size.height * size.width / 1e6 / max(self.seconds, 1e-9)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRecord:
+    """One finished block."""
+
+    worker: int
+    """The number of the worker's seat."""
+    place: tuple[int, int, int]
+    """(pass, row, column) of the block."""
+    ended: float
+    """Seconds after the start of the run."""
+    seconds: dict[str, float]
+    """By stage."""
+    bytes: int
+    """Encoded, over all levels that the block made."""
+    pixels: int
+    """Of level 0; 0 in later passes, which read what the first has reduced."""
+
+    @property
+    def began(self) -> float:
+        """When the worker began to wait for the block or to work on it."""
+        return max(0.0, self.ended - sum(self.seconds.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class DeathRecord:
+    """A worker that died."""
+
+    worker: int
+    at: float
+    reason: str
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Who did which block when; apart from `Report`, so that a run that nobody draws a page of pays nothing."""
+
+    started: float = field(default_factory=monotonic)
+    """`time.monotonic()` when the caller's wait began."""
+    blocks: list[BlockRecord] = field(default_factory=list)
+    deaths: list[DeathRecord] = field(default_factory=list)
+
+    def block(
+        self, worker: int, place: tuple[int, int, int], seconds: dict[str, float], nbytes: int, pixels: int
+    ) -> None:
+        """A block has just been finished."""
+        self.blocks.append(BlockRecord(worker, place, monotonic() - self.started, seconds, nbytes, pixels))
+
+    def death(self, worker: int, reason: str) -> None:
+        """A worker has just died."""
+        self.deaths.append(DeathRecord(worker, monotonic() - self.started, reason))

@@ -18,8 +18,8 @@ from slidewright.errors import OptionError
 from slidewright.geometry import Size
 from slidewright.inspection.info import describe
 from slidewright.inspection.verify import verify_file
-from slidewright.sources import open_source
 from slidewright.sources.base import SourceInfo
+from slidewright.sources.open import open_source
 
 
 @pytest.mark.parametrize("cell", CELLS)

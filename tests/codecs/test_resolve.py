@@ -10,9 +10,9 @@ import pytest
 from slidewright.codecs import CODECS, resolve
 from slidewright.errors import OptionError
 from slidewright.geometry import Size
-from slidewright.kinds import resolve_pixels
 from slidewright.options import ConvertOptions
 from slidewright.sources.base import SourceInfo
+from slidewright.sources.pixel_format import resolve_pixels
 
 
 @pytest.mark.parametrize("name", CODECS)

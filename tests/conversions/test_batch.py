@@ -16,8 +16,8 @@ from written import digest
 import slidewright
 from slidewright.cli.main import main
 from slidewright.conversions.conversion import Conversion
-from slidewright.conversions.convert import make_launcher, make_options
 from slidewright.conversions.manifest import parse_cell
+from slidewright.conversions.opening import make_launcher, make_options
 from slidewright.errors import CorruptTileError, OptionError
 
 OPTIONS = {"n_workers": 0, "tile_size": 64}
@@ -141,12 +141,12 @@ def test_one_helper_process_serves_all_slides(tmp_path, slides):
     helpers = set()
 
     def look(item):
-        helpers.update(p.pid for p in psutil.Process().children() if p.name() == "slidewright-nur")
+        helpers.update(p.pid for p in psutil.Process().children() if p.name() == "slidewright-for")
 
     report = slidewright.batch(slides, tmp_path / "out", tell=look, tile_size=64, n_workers=1)
     assert statuses(report) == ["done"] * 3
     assert len(helpers) == 1
-    assert not any(p.name() == "slidewright-nur" for p in psutil.Process().children())
+    assert not any(p.name() == "slidewright-for" for p in psutil.Process().children())
 
 
 @pytest.mark.parametrize(

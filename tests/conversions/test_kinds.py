@@ -14,11 +14,11 @@ from written import digest, image
 
 import slidewright
 from slidewright import OptionError, PyramidWriter, SourceError
-from slidewright.colors import parse_colormap
 from slidewright.geometry import Size
-from slidewright.kinds import resolve_pixels
 from slidewright.options import ConvertOptions
+from slidewright.pixels import parse_colormap
 from slidewright.sources.base import SourceInfo
+from slidewright.sources.pixel_format import resolve_pixels
 
 pytestmark = pytest.mark.timeout(60)
 TILE = 32

@@ -21,8 +21,8 @@ from slidewright.geometry import Size
 from slidewright.options import ConvertOptions
 from slidewright.shards.file import read_index
 from slidewright.shards.folder import ShardFolder, share, share_of
-from slidewright.sources import open_source
 from slidewright.sources.base import SourceInfo
+from slidewright.sources.open import open_source
 
 HEIGHT, WIDTH = 300, 420
 RUN = {"tile_size": 32, "block_tiles": 2}

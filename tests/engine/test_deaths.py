@@ -97,7 +97,7 @@ def test_block_that_kills_three_workers_ends_the_run_and_is_named(tmp_path, scra
 
 
 @pytest.mark.parametrize(
-    ("start", "message"), [("slidewright-wri", "writer process died"), ("slidewright-nur", "died|gone")]
+    ("start", "message"), [("slidewright-wri", "writer process died"), ("slidewright-for", "died|gone")]
 )
 def test_killed_writer_or_nursery_is_one_error_at_once(tmp_path, scratch, start, message):
     before = {p.pid for p in descendants()}

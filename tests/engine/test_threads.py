@@ -11,7 +11,7 @@ from slidewright.system import launcher as processes
 
 
 def test_workers_as_threads_where_there_is_no_fork(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "make_launcher", processes.ThreadLauncher)
+    monkeypatch.setattr(processes, "make_launcher", lambda preload: processes.ThreadLauncher())
     source = SlowSource(300, 400)
     slidewright.convert(source, tmp_path / "out.tif", n_workers=3, tile_size=32, compression="deflate", block_tiles=2)
     assert len(pyramid(source.pixels(), 32)) == 5

@@ -161,9 +161,9 @@ def test_disk_that_is_surely_too_small_is_refused_before_anything_is_written(mon
 def test_estimate_of_an_uncompressed_output_is_what_it_takes(tmp_path, samples, options):
     """Estimates that nobody compares with the truth drift."""
     from slidewright.codecs import resolve
-    from slidewright.kinds import resolve_pixels
     from slidewright.options import ConvertOptions
     from slidewright.pyramid.plan import make_plan
+    from slidewright.sources.pixel_format import resolve_pixels
 
     options = {"tile_size": 64, "block_tiles": 2, "compression": "none", **options}
     pixels, chosen = np.zeros((600, 800, samples), np.uint8), ConvertOptions(**options)

@@ -25,7 +25,7 @@ BUDGET = 400_000_000
 
 
 def limit_memory() -> None:
-    """What the nursery does to workers, for the process that stands in for one."""
+    """What the fork server does to workers, for the process that stands in for one."""
     resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 

@@ -19,8 +19,8 @@ import slidewright
 from slidewright.errors import RunError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the run's processes in /proc")
-VICTIMS = ("worker", "worker", "writer", "coordinator", "nursery", "everybody")
-FAILED = 3  # the driver's exit code for a RunError, which is what a killed writer or nursery is
+VICTIMS = ("worker", "worker", "writer", "coordinator", "fork server", "everybody")
+FAILED = 3  # the driver's exit code for a RunError, which is what a killed writer or fork server is
 
 
 def start_driver(source, destination, scratch, log) -> int:
@@ -50,7 +50,7 @@ def choose(victim: str, driver: int, random) -> list[int]:
         return [driver]
     if victim == "everybody":
         return [driver, *members]
-    start = {"worker": "slidewright-w", "writer": "slidewright-wri", "nursery": "slidewright-nur"}[victim]
+    start = {"worker": "slidewright-w", "writer": "slidewright-wri", "fork server": "slidewright-for"}[victim]
     found = [pid for pid in members if role_of(pid).startswith(start)]
     if victim == "worker":
         found = [pid for pid in found if role_of(pid) != "slidewright-wri"]
@@ -90,7 +90,7 @@ def one_try(campaign, folder, source, seconds) -> str:
     if victim == "worker" or not killed:
         assert code == 0, f"should have succeeded: {story}"
         assert out.exists(), story
-    elif victim in ("writer", "nursery"):
+    elif victim in ("writer", "fork server"):
         assert code in (0, FAILED), story
     if victim != "everybody":
         left = [p.name for p in (*work.iterdir(), *scratch.iterdir()) if p != out]

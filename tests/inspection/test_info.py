@@ -11,7 +11,7 @@ import tifffile
 
 from slidewright.errors import SourceError
 from slidewright.inspection.info import describe
-from slidewright.tiff.slide import is_tiff
+from slidewright.tiff.directories import is_tiff
 
 SLIDE = Path(__file__).parents[3] / "shared" / "data" / "CMU-1-Small-Region.svs"
 

@@ -21,7 +21,9 @@ from slidewright.geometry import Size, halvings
 from slidewright.inspection.verify import check_structure, check_tables, verify_file
 from slidewright.pyramid.reduce import halve
 from slidewright.sources.base import SourceInfo
-from slidewright.tiff.slide import Page, TiffSlide, check_directories, jpeg_size
+from slidewright.tiff.directories import check_directories
+from slidewright.tiff.page import Page
+from slidewright.tiff.slide import TiffSlide, jpeg_size
 
 Pixels = NDArray[Any]
 SLIDE = Path(__file__).parents[3] / "shared" / "data" / "CMU-1-Small-Region.svs"

@@ -9,7 +9,7 @@ import pytest
 
 from slidewright.errors import OutputError
 from slidewright.geometry import Region, Size
-from slidewright.kinds import PixelFormat
+from slidewright.pixels import PixelFormat
 from slidewright.pyramid.level_store import Scratch, ScratchFolder
 from slidewright.pyramid.plan import make_plan
 

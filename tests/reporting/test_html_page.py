@@ -17,8 +17,8 @@ from click.testing import CliRunner
 import slidewright
 from slidewright.cli.convert import convert as convert_command
 from slidewright.pyramid.plan import Block
+from slidewright.report import BlockRecord, DeathRecord
 from slidewright.reporting.html_charts import heat, throughput, timeline
-from slidewright.reporting.recorder import BlockRecord, DeathRecord
 
 
 class Page(HTMLParser):

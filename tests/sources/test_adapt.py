@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from reading import assert_reads_like
 
 from slidewright.errors import SourceError
-from slidewright.kinds import resolve_pixels
 from slidewright.options import ConvertOptions
-from slidewright.sources import open_source
 from slidewright.sources.base import Source
+from slidewright.sources.open import open_source
+from slidewright.sources.pixel_format import resolve_pixels
 from slidewright.sources.wrappers.adapt import adapted
 from slidewright.sources.wrappers.alpha import compose
 

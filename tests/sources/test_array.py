@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slidewright.errors import SourceError
-from slidewright.sources import open_source
 from slidewright.sources.array import ArraySource, NpySource, SharedArraySource
 from slidewright.sources.base import Source
+from slidewright.sources.open import open_source
 from slidewright.system import shared_memory as sharing
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (130, 170, 3), dtype=np.uint8)

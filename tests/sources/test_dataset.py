@@ -26,8 +26,8 @@ from reading import assert_reads_like
 
 import slidewright
 from slidewright.errors import OptionError, SourceError
-from slidewright.sources import open_source
 from slidewright.sources.dataset import DatasetSource
+from slidewright.sources.open import open_source
 from slidewright.system import shared_memory as sharing
 
 PIXELS = np.random.default_rng(14).integers(0, 256, (130, 170, 3), dtype=np.uint8)
@@ -151,7 +151,7 @@ def test_dataset_of_a_script_without_a_guard_is_converted(tmp_path: Path, root: 
     script = tmp_path / "script.py"
     script.write_text(
         "import numpy as np, slidewright\n"
-        "from slidewright.sources import open_source\n"
+        "from slidewright.sources.open import open_source\n"
         "class Tiles:\n"
         "    def __len__(self): return 4\n"
         "    def __getitem__(self, index): return {'image': np.full((32, 32), index, np.uint8)}\n"

@@ -15,8 +15,8 @@ from reading import assert_reads_like
 
 import slidewright
 from slidewright.errors import OptionError, SourceError
-from slidewright.sources import open_source
 from slidewright.sources.function import FunctionSource
+from slidewright.sources.open import open_source
 
 
 def wave(samples: int, dtype: str) -> Any:

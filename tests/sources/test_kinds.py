@@ -17,11 +17,11 @@ from PIL import Image
 from reading import assert_reads_like
 
 from slidewright.errors import SourceError
-from slidewright.sources import open_source
 from slidewright.sources.access import unpack as strips
 from slidewright.sources.access.unpack import WideStripsSource
 from slidewright.sources.array import ArraySource, NpySource
 from slidewright.sources.base import SourceInfo
+from slidewright.sources.open import open_source
 
 HEIGHT, WIDTH = 90, 130
 RNG = np.random.default_rng(11)

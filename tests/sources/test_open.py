@@ -14,8 +14,8 @@ import tifffile
 
 import slidewright.sources
 from slidewright.errors import OptionError, SourceError
-from slidewright.sources import open_source
 from slidewright.sources.array import ArraySource, NpySource
+from slidewright.sources.open import open_source
 from slidewright.sources.tiff import TiffSource
 from slidewright.sources.zarr import ZarrSource
 

@@ -13,7 +13,7 @@ from reading import assert_reads_like
 
 import slidewright
 from slidewright.errors import OptionError, SourceError
-from slidewright.sources import open_source
+from slidewright.sources.open import open_source
 
 RGB = np.random.default_rng(13).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slidewright.errors import CorruptTileError, OptionError, SourceError
-from slidewright.sources import open_source
 from slidewright.sources.base import Source
+from slidewright.sources.open import open_source
 from slidewright.sources.tiff import TiffSource
 
 HEIGHT, WIDTH = 150, 205

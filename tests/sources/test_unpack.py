@@ -11,9 +11,9 @@ import tifffile
 
 import slidewright
 from slidewright.errors import CorruptTileError
-from slidewright.sources import open_source
 from slidewright.sources.access import unpack as strips
 from slidewright.sources.access.unpack import WideStripsSource
+from slidewright.sources.open import open_source
 from slidewright.sources.tiff import TiffSource
 
 PIXELS = np.random.default_rng(6).integers(0, 256, (150, 205, 3), dtype=np.uint8)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slidewright.errors import CorruptTileError, OptionError, SourceError
-from slidewright.sources import open_source
 from slidewright.sources.base import Source
+from slidewright.sources.open import open_source
 from slidewright.system.launcher import ENVIRONMENT
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (130, 170, 3), dtype=np.uint8)

@@ -148,7 +148,7 @@ def compare_codecs(settings: CodecSettings, tell: Callable[[str], None] = lambda
     RunError
         When one of our processes fails other than by refusing.
     """
-    from slidewright.sources import open_source
+    from slidewright.sources.open import open_source
 
     source = open_source(settings.source)
     if (source.info.dtype, source.info.samples) != ("uint8", 3):

@@ -182,7 +182,7 @@ def compare(settings: Settings, tell: Callable[[str], None] = lambda _: None) ->
 def _contestants(settings: Settings, peers: Sequence[Peer], folder: str) -> list[Contestant]:
     """Ours and each peer, at each number of workers."""
     from slidewright.pyramid.plan import count_levels
-    from slidewright.sources import open_source
+    from slidewright.sources.open import open_source
 
     size = open_source(settings.source).info.size
     entrants = []

@@ -146,9 +146,9 @@ def _encoder(page: Any, options: dict[str, Any]) -> Callable[[Any], Any]:
         return lambda pixels: pixels.tobytes()
     from slidewright.codecs import resolve
     from slidewright.geometry import Size
-    from slidewright.kinds import resolve_pixels
     from slidewright.options import ConvertOptions
     from slidewright.sources.base import SourceInfo
+    from slidewright.sources.pixel_format import resolve_pixels
 
     chosen = ConvertOptions(tile_size=page.tilelength, **options)
     size = Size(page.imagelength, page.imagewidth)

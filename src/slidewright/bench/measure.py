@@ -128,7 +128,7 @@ def _processor() -> str:
 
 def warm(source: str) -> float:
     """Read the source once, so that no contestant pays for the disk; its megapixels."""
-    from slidewright.sources import open_source
+    from slidewright.sources.open import open_source
 
     info = open_source(source).info
     if Path(source).is_file():

@@ -82,7 +82,7 @@ def _psnr(page: Any, level: int, source: str) -> float | None:
     """PSNR of a fixed sample of tiles of level 0 or 1 against the source, reduced by 2 x 2 means for level 1."""
     from slidewright.inspection.compare import psnr
     from slidewright.pyramid.reduce import halve
-    from slidewright.sources import open_source
+    from slidewright.sources.open import open_source
 
     described = open_source(source)
     size, scale = described.info.size, 1 << level

@@ -22,11 +22,11 @@ from slidewright.engine.ring import SLOT_BYTES, SlotWriter
 from slidewright.engine.writer import WriterJob
 from slidewright.formats.tiff import Layout
 from slidewright.geometry import Size
-from slidewright.kinds import resolve_pixels
 from slidewright.options import ConvertOptions
 from slidewright.pyramid.plan import Key, Plan, make_plan
 from slidewright.report import Report
 from slidewright.sources.base import SourceInfo
+from slidewright.sources.pixel_format import resolve_pixels
 from slidewright.system.shared_memory import SharedBuffer
 
 _SLOTS = 64

@@ -14,7 +14,7 @@ from slidewright.options import KINDS
 
 
 def _read_colormap(_: click.Context, __: click.Parameter, value: str | None) -> dict[int, str] | None:
-    from slidewright.colors import read_colormap
+    from slidewright.pixels import read_colormap
 
     try:
         return None if value is None else read_colormap(value)

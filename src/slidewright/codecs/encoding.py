@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from slidewright.codecs.table import Codec
-    from slidewright.colors import Colormap
-    from slidewright.kinds import PixelFormat
+    from slidewright.pixels import Colormap, PixelFormat
 
 Encoder = Callable[["NDArray[Any]"], bytes]
 """From a padded tile of one plane, (tile, tile, samples), C-contiguous and in native byte order, to its segment."""

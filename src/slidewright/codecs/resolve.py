@@ -9,8 +9,8 @@ from slidewright.codecs.table import CODECS, DEFAULT, DEFAULT_IMAGE, MASKS, Code
 from slidewright.errors import OptionError
 
 if TYPE_CHECKING:
-    from slidewright.kinds import PixelFormat
     from slidewright.options import ConvertOptions
+    from slidewright.pixels import PixelFormat
 
 
 def resolve(options: ConvertOptions, pixels: PixelFormat) -> Encoding:

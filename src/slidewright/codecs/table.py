@@ -12,7 +12,7 @@ from slidewright.codecs import bilevel, bytewise, images, jpeg
 
 if TYPE_CHECKING:
     from slidewright.codecs.encoding import Encoder, Encoding
-    from slidewright.kinds import PixelFormat
+    from slidewright.pixels import PixelFormat
 
 KINDS = ("rgb", "rgba", "grey", "multichannel", "labels", "binary")
 MASKS = ("labels", "binary")

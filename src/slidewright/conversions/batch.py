@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from time import monotonic
 from typing import Any
 
-from slidewright.conversions.convert import ProgressOption, convert_opened, make_launcher, make_options, open_chosen
+from slidewright.conversions.convert import ProgressOption, convert_opened
 from slidewright.conversions.manifest import Entry, read_entries
+from slidewright.conversions.opening import make_launcher, make_options, open_chosen
 from slidewright.errors import OptionError
 from slidewright.options import ConvertOptions
 from slidewright.shards import fingerprint as identity

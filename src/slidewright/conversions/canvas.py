@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from slidewright.errors import SourceError
 from slidewright.geometry import Region, Size
-from slidewright.kinds import PixelFormat
+from slidewright.pixels import PixelFormat
 from slidewright.pyramid.level_store import ScratchLevel
 from slidewright.sources.base import Pixels, SourceInfo
 

@@ -20,14 +20,14 @@ from slidewright.pyramid.plan import Plan, make_plan
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.limits import usable_cpus
 
-if TYPE_CHECKING:  # NumPy comes with it, and the nursery must be started first
+if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
     from slidewright.codecs import Encoding
     from slidewright.engine.coordinator import Outcome, Run
     from slidewright.engine.memory_budget import MemoryPlan
     from slidewright.formats.tiff import Layout
     from slidewright.pyramid.level_store import Scratch
-    from slidewright.reporting.recorder import Recorder
-    from slidewright.shards.shelf import ShardPlan
+    from slidewright.report import Recorder
+    from slidewright.shards.plan import ShardPlan
     from slidewright.sources.wrappers.fill import CorruptPlace
 
 _LARGE_TILE = 16 << 20
@@ -50,7 +50,7 @@ def decide(source: Any, options: ConvertOptions, planned_workers: int | None = N
     """
     from slidewright.codecs import resolve
     from slidewright.engine.memory_budget import needs_of, plan_memory
-    from slidewright.kinds import resolve_pixels
+    from slidewright.sources.pixel_format import resolve_pixels
 
     info = source.info
     encoding = resolve(options, resolve_pixels(options, info))
@@ -94,7 +94,7 @@ def fillable(source: Any, options: ConvertOptions) -> tuple[Any, dict[CorruptPla
     """The source, with what is corrupt filled if the options say so, and the record of what this process filled."""
     if options.on_corrupt != "fill":
         return source, {}
-    from slidewright.kinds import resolve_pixels
+    from slidewright.sources.pixel_format import resolve_pixels
     from slidewright.sources.wrappers.fill import fill_corrupt
 
     return fill_corrupt(source, resolve_pixels(replace(options, alpha="keep"), source.info).background)

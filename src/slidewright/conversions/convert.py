@@ -4,19 +4,19 @@ again.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from slidewright.conversions.opening import make_launcher, make_options, open_chosen
 from slidewright.errors import DestinationError, OptionError
 from slidewright.options import ConvertOptions
 from slidewright.report import Progress, Report
 
 if TYPE_CHECKING:
-    from slidewright.reporting.recorder import Recorder
+    from slidewright.report import Recorder
 
 ProgressOption = bool | Callable[[Progress], None]
 
@@ -112,26 +112,9 @@ def convert_opened(
         return conversion.run(launcher, callback, recorder)
 
 
-def open_chosen(
-    source: Any, chosen: dict[str, int | None], shape: tuple[int, ...] | None = None, dtype: Any = None
-) -> tuple[Any, str | None]:
-    """Open what was given, with the page, series and level that were chosen; also its path, where it is one."""
-    from slidewright.sources import open_source
-
-    opened = open_source(
-        source,
-        page=chosen["page"],
-        series=chosen["series"],
-        level=chosen["level_index"],
-        shape=shape,
-        dtype=dtype,
-    )
-    return opened, os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
-
-
 def _prepare_report(path: str | os.PathLike[str], options: ConvertOptions, started: float) -> Recorder:
     """What records the run for its report, once it is known that the report can be written."""
-    from slidewright.reporting.recorder import Recorder
+    from slidewright.report import Recorder
 
     if options.engine == "dask":
         raise OptionError('the report tells what workers of this machine did; leave it out with engine="dask"')
@@ -145,25 +128,3 @@ def _prepare_report(path: str | os.PathLike[str], options: ConvertOptions, start
     return Recorder(started)
 
 
-def make_options(given: dict[str, Any]) -> ConvertOptions:
-    """The options as a validated value; an unknown name is an OptionError that lists the known ones."""
-    known = ConvertOptions.__dataclass_fields__
-    for name in given:
-        if name not in known:
-            raise OptionError(f"option {name!r} is not known; known are {', '.join(known)}")
-    return ConvertOptions(**given)
-
-
-@contextlib.contextmanager
-def make_launcher(options: ConvertOptions) -> Iterator[Any]:
-    """A launcher, started first so that its imports run while the source is opened; None for a run in this process."""
-    if options.n_workers == 0:
-        yield None
-        return
-    from slidewright.system import launcher as processes
-
-    launcher = processes.make_launcher()
-    try:
-        yield launcher
-    finally:
-        launcher.close()

@@ -20,7 +20,7 @@ from slidewright.options import ConvertOptions
 from slidewright.report import Progress
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.folder import ShardFolder
-from slidewright.shards.shelf import ShardPlan
+from slidewright.shards.plan import ShardPlan
 
 _CONNECT_SECONDS = 15
 _SHARED = "source and destination must lie on a filesystem that every Dask worker sees under the same path"

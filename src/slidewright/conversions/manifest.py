@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from slidewright.colors import read_colormap
 from slidewright.errors import OptionError
 from slidewright.options import ConvertOptions
+from slidewright.pixels import read_colormap
 
 CHOSEN = ("page", "series", "level_index")
 SUFFIXES = (
@@ -130,7 +130,7 @@ def _entry(row: Mapping[str, Any], folder: str, options: Mapping[str, Any]) -> E
 
 def split_options(given: Mapping[str, Any]) -> tuple[dict[str, int | None], ConvertOptions]:
     """Which image of the source, and the validated options."""
-    from slidewright.conversions.convert import make_options
+    from slidewright.conversions.opening import make_options
 
     chosen: dict[str, int | None] = {name: given.get(name) for name in CHOSEN}
     return chosen, make_options({name: value for name, value in given.items() if name not in CHOSEN})

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from slidewright.conversions.convert import ProgressOption
     from slidewright.engine.feeding import Feeder
     from slidewright.engine.inbox import Inbox
-    from slidewright.kinds import PixelFormat
+    from slidewright.pixels import PixelFormat
     from slidewright.sources.base import SourceInfo
 
 OVERLAPS = ("refuse", "replace", "blend")
@@ -82,7 +82,7 @@ class PyramidWriter:
         progress: ProgressOption = False,
         **options: Any,
     ) -> None:
-        from slidewright.conversions.convert import make_options
+        from slidewright.conversions.opening import make_options
 
         if overlap not in OVERLAPS:
             raise OptionError(f"overlap {overlap!r} is not known; choose one of {', '.join(OVERLAPS)}")
@@ -102,7 +102,7 @@ class PyramidWriter:
         self.report = None
 
     def __enter__(self) -> PyramidWriter:
-        from slidewright.conversions.convert import make_launcher
+        from slidewright.conversions.opening import make_launcher
         from slidewright.reporting.progress import make_callback
 
         if self._stack is not None:
@@ -243,7 +243,7 @@ class PyramidWriter:
 
     def _given(self) -> tuple[SourceInfo, PixelFormat]:
         """The pixels as the caller gives them: alpha is not composed yet."""
-        from slidewright.kinds import resolve_pixels
+        from slidewright.sources.pixel_format import resolve_pixels
 
         info = self._conversion.source.info
         pixels = resolve_pixels(replace(self._options, alpha="keep"), info)

@@ -18,16 +18,16 @@ from time import monotonic
 from typing import Any
 
 from slidewright.conversions.conversion import Conversion, Decided
-from slidewright.conversions.destination import Destination, FileLock
-from slidewright.conversions.shard import counting_from, open_job, remove_folder, shard_plan, trash_name
+from slidewright.conversions.destination import Destination
+from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan, trash_name
 from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.geometry import Size
 from slidewright.options import ConvertOptions
-from slidewright.report import LevelReport, Progress, Report
-from slidewright.reporting.recorder import Recorder
+from slidewright.report import LevelReport, Progress, Recorder, Report
 from slidewright.shards.folder import JOB_FILE, ShardFolder, sweep_partials
-from slidewright.shards.shelf import ShardPlan
-from slidewright.system.forkserver import remove as remove_tree
+from slidewright.shards.plan import ShardPlan
+from slidewright.system.files import FileLock
+from slidewright.system.files import remove as remove_tree
 from slidewright.system.limits import usable_cpus
 
 _LOCK, _FINISHED = "lock", "finished.json"

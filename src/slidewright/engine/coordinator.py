@@ -28,9 +28,8 @@ from slidewright.errors import RunError, SlidewrightError
 from slidewright.formats.tiff import Layout
 from slidewright.pyramid.level_store import Scratch
 from slidewright.pyramid.plan import Block, Pass
-from slidewright.report import Progress
-from slidewright.reporting.recorder import Recorder
-from slidewright.shards.shelf import ShardPlan
+from slidewright.report import Progress, Recorder
+from slidewright.shards.plan import ShardPlan
 from slidewright.sources.wrappers.fill import CorruptPlace
 from slidewright.system.launcher import Child, Launcher
 from slidewright.system.limits import count_memory_kills, proportional_memory
@@ -290,7 +289,7 @@ class Coordinator:
             self.outcome.bytes_received += nbytes
             pixels = self._count(block, seconds)
             if self._run.recorder is not None:
-                self._run.recorder.block(seat.number, block, seconds, nbytes, pixels)
+                self._run.recorder.block(seat.number, block[:3], seconds, nbytes, pixels)
             assert done is not None
             done(block)
         elif message[0] == "ready":
@@ -445,7 +444,7 @@ class Coordinator:
 
     def _sample_memory(self) -> None:
         children = [seat.child.pid for seat in self._seats.values()]
-        children += [self._writer.pid if self._writer else None, getattr(self._launcher, "nursery_pid", None)]
+        children += [self._writer.pid if self._writer else None, *self._launcher.helpers]
         total = proportional_memory([os.getpid(), *(pid for pid in children if pid is not None)])
         if total is not None:
             self.outcome.peak_memory = max(self.outcome.peak_memory or 0, total)

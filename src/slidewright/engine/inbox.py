@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import RunError
-from slidewright.kinds import PixelFormat
+from slidewright.pixels import PixelFormat
 from slidewright.sources.base import Pixels, SourceInfo
 from slidewright.system.shared_memory import SharedBuffer
 

@@ -12,7 +12,7 @@ from slidewright.engine.writer import collect
 from slidewright.formats.tiff import write_pyramid
 from slidewright.pyramid.plan import Block, Key
 from slidewright.report import Progress
-from slidewright.shards.shelf import Shelf
+from slidewright.shards.log import Shelf
 from slidewright.sources.wrappers.fill import CorruptPlace, drain
 
 
@@ -83,7 +83,7 @@ class _Inline:
         outcome.tiles_done += sum(1 for _ in plan.tiles_of(block))
         if self._run.recorder is not None:
             seconds = {name: value - before[name] for name, value in self._runner.seconds.items()}
-            self._run.recorder.block(0, block, seconds, store.received_bytes - received, pixels)
+            self._run.recorder.block(0, block[:3], seconds, store.received_bytes - received, pixels)
         if self._report is not None:
             outcome.bytes_received = store.received_bytes
             self._report(outcome.progress(self._run, "encoding", 0))

@@ -16,9 +16,9 @@ from slidewright.system.limits import MemoryLimit, available_memory
 
 MIB = 1 << 20
 BASE_BYTES = 100 * MIB
-"""Calling process, nursery and writer with their libraries."""
+"""Calling process, fork server and writer with their libraries."""
 WORKER_BYTES = 20 * MIB
-"""A worker with its libraries, beyond what it shares with the nursery."""
+"""A worker with its libraries, beyond what it shares with the fork server."""
 CACHE_BYTES = 24 * MIB
 """What a reader keeps of decoded cells (sources/cells.py)."""
 LIBRARY_BYTES = 80 * MIB

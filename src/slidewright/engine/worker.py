@@ -44,7 +44,7 @@ class WorkerJob:
     ring: SharedBuffer
     slots: tuple[int, ...]
     memory_guard: int | None = None
-    """Bytes that the process may allocate beyond those it begins with; applied by the nursery."""
+    """Bytes that the process may allocate beyond those it begins with; applied by the fork server."""
 
 
 class BlockRunner:

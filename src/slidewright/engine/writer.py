@@ -19,7 +19,8 @@ from slidewright.engine.segment_store import SegmentStore
 from slidewright.engine.worker import failure
 from slidewright.formats.tiff import Layout, write_pyramid
 from slidewright.pyramid.plan import Key
-from slidewright.shards.shelf import ShardPlan, Shelf
+from slidewright.shards.log import Shelf
+from slidewright.shards.plan import ShardPlan
 from slidewright.system.shared_memory import SharedBuffer
 
 
@@ -40,7 +41,7 @@ def main(connection: Connection[Any, Any], job: WriterJob) -> None:
     try:
         _write(connection, job)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the coordinator is gone; the nursery removes the file
+        pass  # the coordinator is gone; the fork server removes the file
     except Exception as error:
         connection.send(failure(error))
 

@@ -21,7 +21,8 @@ from slidewright.geometry import Region, Size, halvings
 from slidewright.inspection.decode import check_shape, in_parallel
 from slidewright.pyramid.plan import Block, Pass, make_plan
 from slidewright.pyramid.reduce import halve
-from slidewright.tiff.slide import Page, TiffSlide
+from slidewright.tiff.page import Page
+from slidewright.tiff.slide import TiffSlide
 
 _KEEP_BYTES = 1 << 26  # a larger reduced level goes to a temporary file
 Match = tuple[bool, float, float]
@@ -54,9 +55,9 @@ def compare_levels(slide: TiffSlide, against: Any, resampling: str | None, threa
 
 def _as_written(against: Any, samples: int) -> Any:
     """The source as a conversion writes it: booleans as bytes, RGBA on white where the file is RGB."""
-    from slidewright.kinds import resolve_pixels
     from slidewright.options import ConvertOptions
-    from slidewright.sources import open_source
+    from slidewright.sources.open import open_source
+    from slidewright.sources.pixel_format import resolve_pixels
     from slidewright.sources.wrappers.adapt import adapted
 
     source = against if hasattr(against, "info") and hasattr(against, "open") else open_source(against)

@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from slidewright.errors import VerifyError
-from slidewright.tiff.slide import Page, TiffSlide
+from slidewright.tiff.page import Page
+from slidewright.tiff.slide import TiffSlide
 
 Decode = Literal["all", "sample", "none"]
 

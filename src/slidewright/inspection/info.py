@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from slidewright.errors import SlidewrightError, SourceError
 from slidewright.geometry import Size
-from slidewright.tiff.slide import TiffSlide, file_bytes, is_tiff
+from slidewright.tiff.directories import is_tiff
+from slidewright.tiff.slide import TiffSlide, file_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def _describe_tiff(path: str | os.PathLike[str]) -> FileInfo:
 
 def _mpp(path: str | os.PathLike[str], slide: TiffSlide) -> tuple[float, float] | None:
     """The mpp as a conversion would understand it; from the resolution tags where no source reads the pixels."""
-    from slidewright.sources import open_source
+    from slidewright.sources.open import open_source
 
     try:
         mpp = open_source(os.fspath(path)).info.mpp
@@ -104,7 +105,7 @@ def _mpp(path: str | os.PathLike[str], slide: TiffSlide) -> tuple[float, float] 
 
 
 def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
-    from slidewright.sources import open_source
+    from slidewright.sources.open import open_source
 
     if "://" not in os.fspath(path) and not os.path.exists(path):
         raise SourceError(f"{os.fspath(path)} does not exist; check the path")
@@ -127,7 +128,7 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
 
 def _source_levels(path: str | os.PathLike[str], size: Size, grid: Size | None) -> tuple[LevelInfo, ...]:
     """The levels a source can be asked for, found by asking until it says no."""
-    from slidewright.sources import open_source
+    from slidewright.sources.open import open_source
 
     levels = [LevelInfo(size, grid, None, None)]
     while len(levels) < 32:

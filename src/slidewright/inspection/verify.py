@@ -17,7 +17,8 @@ from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Size, halvings
 from slidewright.inspection.decode import Decode, decode_page
 from slidewright.system.limits import usable_cpus
-from slidewright.tiff.slide import MAX_SEGMENT_BYTES, Page, TiffSlide
+from slidewright.tiff.page import Page
+from slidewright.tiff.slide import MAX_SEGMENT_BYTES, TiffSlide
 
 
 @dataclass(frozen=True, slots=True)

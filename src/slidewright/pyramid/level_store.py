@@ -25,13 +25,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.conversions.destination import FileLock, remove_abandoned
 from slidewright.errors import OutputError
 from slidewright.geometry import Region, Size
-from slidewright.kinds import PixelFormat
+from slidewright.pixels import PixelFormat
 from slidewright.pyramid.chunks import ChunkFiles, ChunkShard, ChunkStore, partial_name
 from slidewright.pyramid.plan import Block, Plan
-from slidewright.system.forkserver import remove
+from slidewright.system.files import FileLock, remove, remove_abandoned
 
 _PREFIX = "slidewright-scratch-"
 _LOCK = ".lock"

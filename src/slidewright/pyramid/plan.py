@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from slidewright.geometry import Region, Size
 
@@ -34,8 +35,7 @@ class Level:
         return self.tiles.height * self.tiles.width
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Block:
+class Block(NamedTuple):
     """One unit of work: the block at (row, column) of a pass, of one band of planes."""
 
     pass_index: int

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.reporting.recorder import BlockRecord, DeathRecord
+from slidewright.report import BlockRecord, DeathRecord
 
 STAGES = ("wait", "read", "encode", "reduce", "scratch")
 WIDTH = 960
@@ -58,13 +58,12 @@ def _merged(records: Sequence[BlockRecord], most: int) -> list[tuple[BlockRecord
         seconds = {stage: sum(record.seconds.get(stage, 0.0) for record in group) for stage in STAGES}
         nbytes, pixels = sum(record.bytes for record in group), sum(record.pixels for record in group)
         last = group[-1]
-        merged.append((BlockRecord(last.worker, last.block, last.ended, seconds, nbytes, pixels), len(group)))
+        merged.append((BlockRecord(last.worker, last.place, last.ended, seconds, nbytes, pixels), len(group)))
     return merged
 
 
 def _bar(record: BlockRecord, count: int, top: int, scale: float) -> str:
-    block = record.block
-    what = f"pass {block.pass_index}, row {block.row}, column {block.column}"
+    what = "pass {}, row {}, column {}".format(*record.place)
     if count > 1:
         what = f"{count} blocks, the last: {what}"
     text = f"{what}: {record.bytes / 1e6:.2f} MB; " + ", ".join(

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from slidewright.errors import OutputError
 from slidewright.options import ConvertOptions
-from slidewright.report import Report
+from slidewright.report import Recorder, Report
 from slidewright.reporting import html_charts as htmlcharts
-from slidewright.reporting.recorder import Recorder
 from slidewright.sources.base import SourceInfo
 
 _PACKAGES = ("slidewright", "numpy", "tifffile", "imagecodecs", "opencv-python-headless", "zarr", "openslide-bin")

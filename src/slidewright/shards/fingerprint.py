@@ -16,9 +16,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from slidewright._version import __version__
-from slidewright.colors import hex_color, parse_colormap
 from slidewright.errors import OptionError
 from slidewright.options import ConvertOptions
+from slidewright.pixels import hex_color, parse_colormap
 
 RUNNING = frozenset(
     (

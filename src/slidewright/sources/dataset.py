@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from slidewright.colors import Colormap
 from slidewright.errors import OptionError, SourceError
 from slidewright.geometry import Size
+from slidewright.pixels import Colormap
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, SourceInfo

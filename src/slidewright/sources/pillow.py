@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.colors import Colormap
 from slidewright.errors import SourceError
+from slidewright.pixels import Colormap
 from slidewright.sources.array import ArraySource
 
 if TYPE_CHECKING:

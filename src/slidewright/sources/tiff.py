@@ -14,7 +14,8 @@ import numpy as np
 
 from slidewright.errors import OptionError, SourceError, VerifyError
 from slidewright.geometry import Size
-from slidewright.sources.access.shapes import MAX_CHANNELS, check_dtype
+from slidewright.pixels import MAX_CHANNELS
+from slidewright.sources.access.shapes import check_dtype
 from slidewright.sources.base import SourceInfo
 from slidewright.sources.tiff_reader import JPEG_FAMILY, NO_COMPRESSION, RGB, SEPARATE, YCBCR, TiffReader, raw_order
 
@@ -49,7 +50,7 @@ class TiffSource:
         """
         if page is not None and (series is not None or level is not None):
             raise OptionError("page chooses one image by itself; leave out series and level, or page")
-        from slidewright.tiff.slide import check_directories
+        from slidewright.tiff.directories import check_directories
 
         try:
             check_directories(path)
@@ -178,7 +179,7 @@ def _which(series: int, level: int) -> str:
 
 
 def _info(tiff: Any, image: _Image, path: str, number: int | None, series: int, level: int) -> SourceInfo:
-    from slidewright.sources import tiffmeta
+    from slidewright.tiff import metadata as tiffmeta
 
     page = image.pages[0]
     where = path if number is None else f"{path} (page {number})"

@@ -17,7 +17,8 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError
 from slidewright.geometry import Size
-from slidewright.sources.access.shapes import MAX_CHANNELS, check_dtype, check_shape
+from slidewright.pixels import MAX_CHANNELS
+from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, SourceInfo
 from slidewright.tiff.metadata import MICROMETRES

@@ -2,15 +2,15 @@
 
 Why a process of its own: the caller may have threads, so it must not fork; starting a fresh interpreter for each
 worker would pay the imports each time; and `multiprocessing`'s ways of starting one import the user's main script,
-which breaks scripts without a main guard. The nursery is started once a run with a clean interpreter, imports what
+which breaks scripts without a main guard. The forkserver is started once a run with a clean interpreter, imports what
 workers need, stays single-threaded and forks on request. Being everybody's parent it is told of each death with its
 reason, and a parent-death signal takes the workers along if it dies. It notices the coordinator's death as the end of
 its socket, or as having another parent (a program that forks while a run goes on has copies of the socket, which then
 does not end): then it kills its children and removes the files it was told to own.
 
-Protocol, newline-delimited JSON over a Unix socket: `{"spawn": module, "name": ..., "expendable": ...}` with descriptors (the
-first is the child's pipe) is answered by `{"pid": p}`; `{"own": [paths]}` and `{"kill": p}` are not answered;
-`{"exit": p, "status": s}` is told whenever a child ends.
+Protocol, newline-delimited JSON over a Unix socket: `{"spawn": module, "name": ..., "expendable": ...}` with
+descriptors (the first is the child's pipe) is answered by `{"pid": p}`; `{"own": [paths]}` and `{"kill": p}` are not
+answered; `{"exit": p, "status": s}` is told whenever a child ends.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ import importlib
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
 import traceback
 from typing import Any, NoReturn
+
+from slidewright.system.files import remove
 
 MAX_FDS = 16
 _PARENT_CHECK = 1.0  # seconds between looks at who the parent is, where no signal tells of its death
@@ -41,15 +42,15 @@ def main(fd: int, preload: list[str], parent: int) -> None:
         signal.signal(number, signal.SIG_IGN)  # the coordinator decides; a terminal's Ctrl-C reaches the whole group
     signal.signal(signal.SIGUSR1, lambda *_: None)  # only wakes it up
     _prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
-    _set_name("slidewright-nur")
+    _set_name("slidewright-for")
     for name in preload:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     gc.freeze()
-    Nursery(socket.socket(fileno=fd), parent).serve()
+    ForkServer(socket.socket(fileno=fd), parent).serve()
 
 
-class Nursery:
+class ForkServer:
     """The state of the helper: its socket, its children, the paths it removes if the coordinator is killed."""
 
     def __init__(self, connection: socket.socket, parent: int) -> None:
@@ -152,15 +153,6 @@ class Nursery:
             remove(path)
 
 
-def remove(path: str) -> None:
-    """Remove a file or a folder with all in it; nothing to remove is fine."""
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-
-
 def _play(module: str, fds: list[int]) -> None:
     from multiprocessing.connection import Connection
 
@@ -172,7 +164,7 @@ def _play(module: str, fds: list[int]) -> None:
         _limit_memory(getattr(job, "memory_guard", None))
         importlib.import_module(module).main(connection, job)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the coordinator is gone, and the nursery cleans up
+        pass  # the coordinator is gone, and the forkserver cleans up
 
 
 def _limit_memory(more: int | None) -> None:

@@ -1,4 +1,4 @@
-"""How the coordinator gets its workers and its writer: forked by a nursery, or as threads where a system can't fork.
+"""How the coordinator gets its workers and its writer: forked by a fork server, or as threads where that can't be.
 
 Both kinds of launcher give `Child` handles with a duplex pipe; a child that is gone shows as the end of its pipe.
 """
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, Protocol
@@ -23,16 +24,6 @@ from typing import Any, Protocol
 from slidewright.errors import RunError
 from slidewright.system.shared_memory import dumps
 
-PRELOAD = (
-    "numpy",
-    "imagecodecs",
-    "imagecodecs._jpeg8",
-    "cv2",
-    "tifffile",
-    "slidewright.engine.worker",
-    "slidewright.engine.writer",
-    "slidewright.sources.tiff",
-)
 # One thread a worker, or N workers would start N x cores threads. And glibc gives an array of a tile's size back to
 # the system each time it is freed, which costs as much in page faults as the JPEG decoding itself; a high threshold
 # keeps it in the process.
@@ -45,7 +36,7 @@ ENVIRONMENT = {
 }
 
 
-_PATIENCE = 1.0  # seconds for the nursery to kill and clean; a run must end within 2 s of Ctrl-C
+_PATIENCE = 1.0  # seconds for the fork server to kill and clean; a run must end within 2 s of Ctrl-C
 
 
 @dataclass(eq=False)
@@ -64,6 +55,10 @@ class Launcher(Protocol):
     @property
     def waitable(self) -> list[Any]:
         """What `multiprocessing.connection.wait` should watch besides the children's pipes."""
+
+    @property
+    def helpers(self) -> list[int]:
+        """The process ids of what it runs besides the children."""
 
     def spawn(self, module: str, name: str, job: object, *, expendable: bool = False) -> Child:
         """Start a child that runs the `main(pipe, job)` of a module; an `expendable` one is what the kernel should take
@@ -87,14 +82,14 @@ class Launcher(Protocol):
 
 
 class ProcessLauncher:
-    """Children forked by a nursery process, which is started here and now and imports in the background."""
+    """Children forked by a fork server process, which is started here and now and imports in the background."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: Sequence[str] = ()) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            start = f"main({theirs.fileno()}, {list(PRELOAD)!r}, {os.getpid()})"
+            start = f"main({theirs.fileno()}, {list(preload)!r}, {os.getpid()})"
             code = f"import sys; sys.path[:] = {sys.path!r}; from slidewright.system.forkserver import main; {start}"
-            self._nursery = subprocess.Popen(
+            self._forkserver = subprocess.Popen(
                 [sys.executable, "-c", code],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -106,9 +101,8 @@ class ProcessLauncher:
         self._children: list[Child] = []
 
     @property
-    def nursery_pid(self) -> int:
-        """The nursery's process id."""
-        return self._nursery.pid
+    def helpers(self) -> list[int]:
+        return [self._forkserver.pid]
 
     @property
     def waitable(self) -> list[Any]:
@@ -125,7 +119,7 @@ class ProcessLauncher:
                 child = Child(name, ours, self._answer())
         except OSError as error:
             ours.close()
-            raise self._nursery_died() from error
+            raise self._forkserver_died() from error
         self._children.append(child)
         with contextlib.suppress(OSError):  # it is dead already, which the pipe's end will tell
             ours.send_bytes(data)
@@ -160,17 +154,17 @@ class ProcessLauncher:
             self._socket.shutdown(socket.SHUT_RDWR)  # its end is seen even if a fork of this process has a copy
         self._socket.close()
         try:
-            self._nursery.wait(timeout=_PATIENCE)
+            self._forkserver.wait(timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
-            self._nursery.kill()  # its children die with it
-            self._nursery.wait()
-        if self._nursery.returncode:
+            self._forkserver.kill()  # its children die with it
+            self._forkserver.wait()
+        if self._forkserver.returncode:
             self._await_orphans(time.monotonic() + _PATIENCE)
         for child in self._children:
             child.connection.close()
 
     def _await_orphans(self, deadline: float) -> None:
-        """Wait for the children of a killed nursery, which the kernel is killing: they may be writing files that are
+        """Wait for the children of a killed forkserver, which the kernel is killing: they may be writing files that are
         to be removed next.
         """
         for child in self._children:
@@ -182,7 +176,7 @@ class ProcessLauncher:
         try:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
         except OSError as error:
-            raise self._nursery_died() from error
+            raise self._forkserver_died() from error
 
     def _answer(self) -> int:
         while True:
@@ -200,12 +194,12 @@ class ProcessLauncher:
         except ConnectionResetError:
             data = b""
         if not data:
-            raise self._nursery_died()
+            raise self._forkserver_died()
         *lines, self._pending = (self._pending + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def _nursery_died(self) -> RunError:
-        code = self._nursery.poll()
+    def _forkserver_died(self) -> RunError:
+        code = self._forkserver.poll()
         return RunError(f"the helper process that starts workers is gone (exit code {code}); run again")
 
 
@@ -220,6 +214,10 @@ class ThreadLauncher:
 
     @property
     def waitable(self) -> list[Any]:
+        return []
+
+    @property
+    def helpers(self) -> list[int]:
         return []
 
     def spawn(self, module: str, name: str, job: object, *, expendable: bool = False) -> Child:
@@ -256,8 +254,8 @@ class ThreadLauncher:
             thread.join(timeout=5)
 
 
-def make_launcher() -> Launcher:
-    """The best kind of launcher that this system can do."""
+def make_launcher(preload: Sequence[str] = ()) -> Launcher:
+    """The best kind of launcher that this system can do; its children find the modules of `preload` imported."""
     if hasattr(os, "fork") and hasattr(socket, "send_fds"):
-        return ProcessLauncher()
+        return ProcessLauncher(preload)
     return ThreadLauncher()

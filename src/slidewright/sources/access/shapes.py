@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from slidewright.errors import OptionError, SourceError
+from slidewright.pixels import MAX_CHANNELS
 
 DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
-MAX_CHANNELS = 100
 
 _ARRAYS = f"an image is (height, width) or (height, width, samples) with up to {MAX_CHANNELS} samples"
 _REMEDIES = {

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from slidewright.errors import SourceError
-from slidewright.kinds import PixelFormat
 from slidewright.options import ConvertOptions
+from slidewright.pixels import PixelFormat
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo
 from slidewright.sources.wrappers.alpha import compose
 

@@ -14,12 +14,13 @@ import pickle
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MethodType
 from typing import Any
 
 from slidewright.errors import SourceError
+from slidewright.sources.base import Reader, Source, SourceInfo
 from slidewright.system.shared_memory import SharedBuffer
 
 _SHARED_BYTES = 1 << 20  # what is smaller travels with the rest
@@ -191,3 +192,31 @@ def importable(name: str) -> bool:
 
 def _is_frozen(spec: Any) -> bool:
     return spec is not None and spec.origin == "frozen"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSource:
+    """A source that travels by cloudpickle."""
+
+    portable: Portable
+    info: SourceInfo
+
+    def open(self) -> Reader:
+        """Open it in this process."""
+        opened: Reader = self.portable.get().open()
+        return opened
+
+    def prepare(self, folder: str | None = None) -> OwnSource:
+        """The same, pickled, so that it fails here if it must; to be closed by the caller."""
+        return replace(self, portable=self.portable.pack(folder))
+
+    def close(self) -> None:
+        """Give back the shared memory of a prepared source."""
+        self.portable.close()
+
+
+def travelling(source: Source) -> Any:
+    """The source, or one around it where its class can't be imported by another process."""
+    if importable(type(source).__module__) or hasattr(source, "prepare"):
+        return source
+    return OwnSource(Portable(source, source.info.name), source.info)

@@ -1,9 +1,10 @@
-"""Colours as users write them: names, "#rrggbb" and tuples, one at a time or as the palette of labels."""
+"""What pixels are, whatever their source and codec: kind, dtype, channels, colours and palettes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from slidewright.errors import OptionError
@@ -11,6 +12,39 @@ from slidewright.options import Color
 
 Colormap = tuple[tuple[int, int, int], ...]
 """(red, green, blue) of 0 to 65535 by index, as TIFF 6.0 section 5 stores a palette."""
+
+MASKS = ("labels", "binary")
+MAX_CHANNELS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class PixelFormat:
+    """The pixels as the engine handles them: (height, width, channels) of one dtype."""
+
+    kind: str
+    dtype: str
+    """In memory and in the file; a binary mask is uint8 of 0 and 1."""
+    channels: int
+    resampling: str
+    background: tuple[float, ...]
+    """The value of each channel where there are no pixels."""
+    colormap: Colormap | None = None
+
+    @property
+    def planes(self) -> int:
+        """Planes stored one after the other (TIFF's PlanarConfiguration 2): the channels of a multichannel image."""
+        return self.channels if self.kind == "multichannel" else 1
+
+    @property
+    def samples(self) -> int:
+        """Samples of a pixel within one plane."""
+        return self.channels // self.planes
+
+    @property
+    def words(self) -> str:
+        """Such as "uint8 RGB", for a message."""
+        names = {"rgb": "RGB", "rgba": "RGBA", "binary": "binary mask", "multichannel": f"{self.channels} channels"}
+        return f"{self.dtype} {names.get(self.kind, self.kind)}"
 
 
 def parse_color(color: Color, option: str) -> tuple[int, int, int]:

@@ -1,20 +1,13 @@
-"""What the pixels of a run are: kind, dtype, channels, palette, background and reduction, decided once from the source
-and the options.
-
-Apart from the codecs because everything between source and encoder needs it and nothing here knows a compression.
+"""What a source's pixels become under the options: kind, dtype, channels, palette, background, reduction. Decided once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from slidewright.colors import Colormap, parse_color, parse_colormap
 from slidewright.errors import OptionError, SourceError
 from slidewright.options import MASK_RESAMPLINGS, ConvertOptions
+from slidewright.pixels import MASKS, MAX_CHANNELS, Colormap, PixelFormat, parse_color, parse_colormap
 from slidewright.sources.base import SourceInfo
 
-MASKS = ("labels", "binary")
-MAX_CHANNELS = 100
 _INTEGERS = ("uint8", "uint16", "uint32", "int8", "int16", "int32")
 _DTYPES = {
     "rgb": ("uint8", "uint16"),
@@ -25,36 +18,6 @@ _DTYPES = {
     "binary": ("bool", *_INTEGERS),
 }
 _SAMPLES = {"rgb": 3, "rgba": 4, "grey": 1, "labels": 1, "binary": 1}
-
-
-@dataclass(frozen=True, slots=True)
-class PixelFormat:
-    """The pixels as the engine handles them: (height, width, channels) of one dtype."""
-
-    kind: str
-    dtype: str
-    """In memory and in the file; a binary mask is uint8 of 0 and 1."""
-    channels: int
-    resampling: str
-    background: tuple[float, ...]
-    """The value of each channel where there are no pixels."""
-    colormap: Colormap | None = None
-
-    @property
-    def planes(self) -> int:
-        """Planes stored one after the other (TIFF's PlanarConfiguration 2): the channels of a multichannel image."""
-        return self.channels if self.kind == "multichannel" else 1
-
-    @property
-    def samples(self) -> int:
-        """Samples of a pixel within one plane."""
-        return self.channels // self.planes
-
-    @property
-    def words(self) -> str:
-        """Such as "uint8 RGB", for a message."""
-        names = {"rgb": "RGB", "rgba": "RGBA", "binary": "binary mask", "multichannel": f"{self.channels} channels"}
-        return f"{self.dtype} {names.get(self.kind, self.kind)}"
 
 
 def resolve_pixels(options: ConvertOptions, info: SourceInfo) -> PixelFormat:

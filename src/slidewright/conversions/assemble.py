@@ -1,0 +1,92 @@
+"""Assembling shards: a run that finds its first pass in them, so the file is the one that `convert` makes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+from slidewright.conversions.conversion import (
+    Conversion,
+    Decided,
+)
+from slidewright.conversions.convert import ProgressOption
+from slidewright.conversions.opening import make_launcher, make_options, open_chosen
+from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan
+from slidewright.errors import OptionError, ShardError
+from slidewright.report import Report
+from slidewright.shards import fingerprint as identity
+from slidewright.shards.folder import ShardFolder
+from slidewright.shards.plan import ShardPlan
+
+ASSEMBLING = ("overwrite", "verify", "n_workers", "memory", "scratch", "timeout")
+
+
+def assemble(
+    shards: str | os.PathLike[str],
+    dest: str | os.PathLike[str],
+    *,
+    source: Any = None,
+    remove: bool = False,
+    progress: ProgressOption = False,
+    **options: Any,
+) -> Report:
+    """Put shards together; the file is the one that `slidewright.convert` makes, byte for byte.
+
+    Parameters
+    ----------
+    shards
+        The folder of the shards.
+    dest
+        The file to write. It appears under this name only when it is complete.
+    source
+        The source, if it is not where it was when the shards were made; its metadata are needed.
+    remove
+        Whether to remove the folder of shards when the file is complete.
+    progress
+        As for `slidewright.convert`.
+    **options
+        overwrite, verify, n_workers, memory or scratch: what changes how a run goes. The shards know the others.
+
+    Raises
+    ------
+    ShardError
+        When shards are missing or damaged; the message names them, and the command that makes them.
+    SlidewrightError
+        As for `slidewright.convert`.
+    """
+    from slidewright.reporting.progress import make_callback
+
+    started = monotonic()
+    folder = ShardFolder.open(shards)
+    job = folder.job
+    for name in options:
+        if name not in ASSEMBLING:
+            raise OptionError(f"option {name!r} is not one of {', '.join(ASSEMBLING)}; the shards decide the others")
+    checked = make_options({**identity.options_from(job.options), **options})
+    chosen = {"page": None, "series": None, "level_index": None, **job.selection}
+    if source is None and job.path is None:
+        raise OptionError(f"the shards in {folder.path!r} were made from a source without a path; give it as `source`")
+    with make_launcher(checked) as launcher, make_callback(progress) as callback:
+        opened, path = open_chosen(source if source is not None else job.path, chosen)
+        folder, decided = open_job(folder.path, opened, path, chosen, checked)
+        with Conversion(opened, dest, checked, path, started, decided) as conversion:
+            plan = shard_plan(folder, opened, decided, tuple(range(job.count)), ())
+            folder.require(decided.plan, plan.scratch)
+            with _naming_damaged_shards(folder, decided, plan):
+                report = conversion.run(launcher, counting_from(plan, callback), shards=plan)
+    if remove:
+        remove_folder(folder.path, dest)
+    return report
+
+
+@contextlib.contextmanager
+def _naming_damaged_shards(folder: ShardFolder, decided: Decided, plan: ShardPlan) -> Iterator[None]:
+    """When a segment turns out damaged on the way, read every shard and name all that are."""
+    try:
+        yield
+    except ShardError:
+        folder.require(decided.plan, plan.scratch, deep=True)
+        raise

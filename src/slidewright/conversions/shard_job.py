@@ -1,0 +1,110 @@
+"""The job that shards belong to: made or joined, what a run finds and makes of it, and removed when it has done its
+duty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from slidewright.conversions.conversion import (
+    Decided,
+    decide,
+)
+from slidewright.options import ConvertOptions
+from slidewright.pyramid.level_store import Scratch
+from slidewright.report import Progress
+from slidewright.shards import fingerprint as identity
+from slidewright.shards.folder import JOB_FILE, Job, ShardFolder
+from slidewright.shards.plan import ShardPlan
+from slidewright.system.files import remove as remove_tree
+
+Callback = Callable[[Progress], None] | None
+
+LOCAL_SHARDS = 64  # at least, of a resumed conversion: what a kill costs is at most about a part in so many
+SHARDS_A_WORKER = 4  # workers a shard that blocks are balanced for, and shards a worker
+
+
+def open_job(
+    path: str | os.PathLike[str],
+    source: Any,
+    source_path: str | None,
+    chosen: dict[str, int | None],
+    options: ConvertOptions,
+    count: int | None = None,
+    planned_workers: int | None = None,
+) -> tuple[ShardFolder, Decided]:
+    """Make or join the folder of this job. What only decides how work is cut (block size, number of shards) is taken
+    from the folder where the caller leaves it open.
+    """
+    there = ShardFolder.open(path).job if os.path.exists(os.path.join(path, JOB_FILE)) else None
+    if there is not None:
+        planned_workers = there.planned_workers
+        count = count or there.count
+        if options.block_tiles is None:
+            options = replace(options, block_tiles=there.block_tiles_given)
+    decided = decide(source, options, planned_workers)
+    first, planned = decided.plan.passes[0], planned_workers or decided.memory.n_workers
+    given = decided.memory.block_tiles if planned_workers is None else options.block_tiles
+    job = Job(
+        path=None if source_path is None else os.path.abspath(source_path),
+        selection={name: value for name, value in chosen.items() if value is not None},
+        source=identity.fingerprint(source, source_path),
+        options=identity.made_options(options),
+        versions=identity.versions(),
+        count=count or min(first.n_blocks, max(LOCAL_SHARDS, SHARDS_A_WORKER * planned)),
+        planned_workers=planned,
+        block_tiles=first.block_tiles,
+        block_tiles_given=given,  # also when it was this machine's memory that made it smaller
+    )
+    return ShardFolder.claim(path, job), decided
+
+
+def shard_plan(
+    folder: ShardFolder,
+    source: Any,
+    decided: Decided,
+    found: tuple[int, ...],
+    to_make: tuple[int, ...],
+    *,
+    tiff: bool = True,
+    sync: bool = False,
+) -> ShardPlan:
+    """What a run finds and makes in this folder."""
+    plan, scratch = decided.plan, None
+    if len(plan.passes) > 1:
+        scratch = Scratch(folder.path, plan, decided.encoding.pixels, sparse=getattr(source, "sparse", False))
+    return ShardPlan(folder.path, folder.job.id, folder.job.count, plan, scratch, found, to_make, tiff, sync)
+
+
+def counting_from(plan: ShardPlan, callback: Callback) -> Callback:
+    """A callback whose tiles include those that were there before."""
+    if callback is None:
+        return None
+    before = plan.n_tiles(plan.found)
+
+    def shifted(snapshot: Progress) -> None:
+        if snapshot.stage != "done":
+            snapshot = replace(snapshot, tiles_done=snapshot.tiles_done + before)
+        callback(snapshot)
+
+    return shifted
+
+
+def remove_folder(path: str, dest: str | os.PathLike[str]) -> None:
+    """Remove a folder of shards that has done its duty, in one step as far as other runs can see."""
+    trash = trash_name(dest, secrets.token_hex(4))
+    with contextlib.suppress(OSError):
+        os.rename(path, trash)
+        path = trash
+    remove_tree(path)
+
+
+def trash_name(dest: str | os.PathLike[str], token: str) -> str:
+    """The name of a folder of shards beside its destination, while it is being removed."""
+    folder, name = os.path.split(os.path.abspath(os.fspath(dest)))
+    return os.path.join(folder, f".{name}.{token}.trash")

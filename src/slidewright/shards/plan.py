@@ -1,0 +1,67 @@
+"""Which shards a run finds and which it makes, as one picklable value."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass, field
+
+from slidewright.pyramid.level_store import Scratch
+from slidewright.pyramid.plan import Plan
+from slidewright.shards.file import read_index
+from slidewright.shards.folder import shard_name, share
+from slidewright.sources.wrappers.fill import CorruptPlace
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """Which shards a run finds and which it makes; picklable."""
+
+    folder: str
+    job_id: str
+    count: int
+    plan: Plan
+    scratch: Scratch | None
+    found: tuple[int, ...]
+    to_make: tuple[int, ...]
+    tiff: bool = True
+    """Whether the run writes a TIFF as well."""
+    sync: bool = False
+    """Whether to wait for the disk when a shard is finished."""
+    corrupt: dict[CorruptPlace, str] = field(default_factory=dict)
+    """What was filled before the first block, see `sources.filling.fill_corrupt`: it is noted in every shard."""
+    token: str = field(default_factory=lambda: secrets.token_hex(4))
+    """Tells what this run has begun to write from what others have."""
+
+    def blocks(self, index: int) -> range:
+        """The numbers of a shard's blocks."""
+        return share(self.plan.passes[0].n_blocks, index, self.count)
+
+    def found_corrupt(self) -> dict[CorruptPlace, str]:
+        """What was filled with background when the shards were made that are there."""
+        corrupt: dict[CorruptPlace, str] = {}
+        for index in self.found:
+            corrupt.update(read_index(self.path(index)).corrupt)
+        return corrupt
+
+    @property
+    def part_to_make(self) -> float:
+        """How much of the first pass is to be encoded, from 0 to 1."""
+        return sum(len(self.blocks(index)) for index in self.to_make) / self.plan.passes[0].n_blocks
+
+    def numbers(self) -> list[int]:
+        """The numbers of the blocks that are to be encoded, in order."""
+        return [number for index in self.to_make for number in self.blocks(index)]
+
+    def n_tiles(self, indices: tuple[int, ...]) -> int:
+        """Number of tiles in some shards."""
+        first = self.plan.passes[0]
+        return sum(1 for i in indices for number in self.blocks(i) for _ in self.plan.tiles_of(first.block(number)))
+
+    def path(self, index: int) -> str:
+        """Where a shard lies."""
+        return os.path.join(self.folder, shard_name(index, self.count))
+
+    def partial(self, index: int) -> str:
+        """Where it lies until it is finished."""
+        return f"{self.path(index)}.{self.token}.partial"

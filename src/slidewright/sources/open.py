@@ -1,0 +1,243 @@
+"""From what was given to a `Source`: which module knows it. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slidewright.errors import OptionError, SourceError
+from slidewright.sources.base import Source, SourceInfo
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SUPPORTED = (
+    "slidewright reads TIFF, BigTIFF, SVS and OME-TIFF files, zarr arrays and groups (v2, v3, OME-NGFF), .npy "
+    "files, NumPy arrays, Pillow images, with shape=(height, width) datasets of tiles and functions of (y, x, height, "
+    "width), and with the extra slidewright[openslide] what OpenSlide reads (NDPI, MRXS, SCN, VMS, BIF, DICOM)"
+)
+_OPENSLIDE_ONLY = {".mrxs", ".vms", ".vmu", ".svslide", ".dcm", ".czi"}
+_OPENSLIDE_BETTER = ("ndpi", "scn", "bif", "aperio-ycbcr")  # huge or overlapping tiles, several regions, colours
+_ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
+
+
+def open_source(
+    obj: Any,
+    *,
+    page: int | None = None,
+    series: int | None = None,
+    level: int | None = None,
+    shape: tuple[int, ...] | None = None,
+    dtype: Any = None,
+) -> Source:
+    """Describe anything that slidewright can read.
+
+    Parameters
+    ----------
+    obj
+        A path of a TIFF, SVS, zarr, `.npy` or OpenSlide file; a NumPy array, or what gives one (`__array__`); a Pillow
+        image; a zarr array or group; a map-style dataset of tiles; a function of (y, x, height, width); or a `Source`,
+        which is given back as it is.
+    page
+        Of a TIFF: the number of the page to read, instead of series and level.
+    series
+        Of a TIFF, or of a zarr group made by bioformats2raw: the number of the series, 0 by default.
+    level
+        Of a pyramid: the level to read, 0 by default.
+    shape
+        Of a dataset or function: (height, width[, samples]) of the image. dlup's datasets know it themselves.
+    dtype
+        Of a dataset or function: the dtype of its pixels; by default that of a first tile.
+
+    Raises
+    ------
+    SourceError
+        When it is missing, damaged or of a kind that can't be read; the message says what is supported.
+    OptionError
+        When page, series, level, shape or dtype make no sense for it.
+    """
+    for name, value in (("page", page), ("series", series), ("level", level)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            raise OptionError(f"{name} {value!r} must be a whole number, 0 or more")
+    if isinstance(obj, (str, os.PathLike)):
+        _refuse("a file", shape=shape, dtype=dtype)
+        return _from_path(os.fspath(obj), page, series, level)
+    if _is_zarr(obj):
+        from slidewright.sources.zarr import ZarrSource
+
+        _refuse("a zarr object", page=page, shape=shape, dtype=dtype)
+        return ZarrSource.of(obj, series=series, level=level)
+    if isinstance(obj, Source) and isinstance(obj.info, SourceInfo):
+        _refuse("a source that is already described", page=page, series=series, level=level, shape=shape, dtype=dtype)
+        from slidewright.sources.wrappers.pickled import travelling
+
+        own: Source = travelling(obj)
+        return own
+    source = _from_memory(obj)
+    if source is not None:
+        _refuse("an image in memory", page=page, series=series, level=level, shape=shape, dtype=dtype)
+        return source
+    _refuse("a dataset or function", page=page, series=series, level=level)
+    return _from_caller(obj, shape, dtype)
+
+
+def _from_path(path: str | bytes, page: int | None, series: int | None, level: int | None) -> Source:
+    path = os.path.abspath(os.fsdecode(path))
+    if not os.path.exists(path):
+        raise SourceError(f"{path} does not exist; check the path")
+    if os.path.isdir(path) or path.lower().endswith(".zarr.zip"):
+        if not path.lower().endswith(".zip") and not any(
+            os.path.exists(os.path.join(path, name)) for name in _ZARR_FILES
+        ):
+            raise SourceError(f"{path} is a folder, but not a zarr array or group; {SUPPORTED}")
+        from slidewright.sources.zarr import ZarrSource
+
+        _refuse("a zarr store", page=page)
+        return ZarrSource.at(path, series=series, level=level)
+    start = _first_bytes(path)
+    if start.startswith(b"\x93NUMPY"):
+        from slidewright.sources.array import NpySource
+
+        _refuse("a .npy file", page=page, series=series, level=level)
+        return NpySource.at(path)
+    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return _from_tiff(path, page, series, level)
+    if Path(path).suffix.lower() in _OPENSLIDE_ONLY or _openslide_knows(path):
+        return _from_openslide(path, page, series, level)
+    raise SourceError(f"{path} is not an image of a known format; {SUPPORTED}")
+
+
+def _first_bytes(path: str) -> bytes:
+    if not os.path.isfile(path):
+        raise SourceError(
+            f"{path} is not a regular file; sources are read in no fixed order, so save it to a disk first"
+        )
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise SourceError(f"{path} can't be opened: {error.strerror or error}") from error
+    if not start:
+        raise SourceError(f"{path} is empty; copy it again")
+    return start
+
+
+def _from_tiff(path: str, page: int | None, series: int | None, level: int | None) -> Source:
+    from slidewright.sources.tiff import TiffSource, vendor_of
+
+    if page is None and series is None and vendor_of(path) in _OPENSLIDE_BETTER and _openslide_knows(path):
+        return _from_openslide(path, page, series, level)
+    source = TiffSource.describe(path, page=page, series=series, level=level)
+    grid = source.info.grid
+    if grid is None or grid.width < source.info.size.width:
+        return source
+    from slidewright.sources.access.unpack import unpacked_first
+
+    return unpacked_first(source, compressed_strips=source.strips_to_decode)
+
+
+def _from_openslide(path: str, page: int | None, series: int | None, level: int | None) -> Source:
+    if not _has_openslide():
+        raise SourceError(f"{path} needs OpenSlide to be read; install it with: pip install 'slidewright[openslide]'")
+    from slidewright.sources.openslide import OpenSlideSource
+
+    _refuse("a slide that OpenSlide reads", page=page, series=series)
+    return OpenSlideSource.at(path, level=level or 0)
+
+
+def _from_memory(obj: Any) -> Source | None:
+    """A source of an array, a Pillow image, or anything that makes an array of itself; None for other objects."""
+    import numpy as np
+
+    if isinstance(obj, np.ndarray):
+        return _from_array(obj)
+    pillow = sys.modules.get("PIL.Image")  # who has such an image has imported it
+    if pillow is not None and isinstance(obj, pillow.Image):
+        from slidewright.sources.pillow import pil_source
+
+        return pil_source(obj)
+    if not hasattr(type(obj), "__array__"):
+        return None
+    name = type(obj).__name__
+    if hasattr(obj, "__dask_graph__"):
+        raise SourceError(f"a dask {name} would have to fit in memory; store it first, for example with to_zarr()")
+    try:
+        array = np.asarray(obj)
+    except Exception as error:  # such as a tensor on a GPU
+        raise SourceError(f"the {name} can't be made an array ({type(error).__name__}: {error})") from error
+    return _from_array(array, name)
+
+
+def _from_array(array: NDArray[Any], name: str = "NumPy array") -> Source:
+    import numpy as np
+
+    from slidewright.sources.array import ArraySource, NpySource
+
+    if isinstance(array, np.memmap):
+        mapped = NpySource.of(array)
+        if mapped is not None:
+            return mapped
+    return ArraySource(array, name)
+
+
+def _from_caller(obj: Any, shape: Any, dtype: Any) -> Source:
+    """A source of a dataset or a function."""
+    from slidewright.sources.access.shapes import option_dtype, option_shape
+
+    known = option_shape(shape) if shape is not None else None
+    name = option_dtype(dtype) if dtype is not None else None
+    if _is_dataset(obj):
+        from slidewright.sources.dataset import DatasetSource
+
+        return DatasetSource.of(obj, known, name)
+    if callable(obj):
+        from slidewright.sources.function import FunctionSource
+
+        if known is None:
+            raise OptionError("a function does not say how large its image is; give shape=(height, width)")
+        return FunctionSource.of(obj, known, name)
+    if hasattr(obj, "__next__") or (hasattr(obj, "__iter__") and not isinstance(obj, (bytes, Mapping))):
+        raise SourceError(f"a {type(obj).__name__} gives tiles in its own order; write them with PyramidWriter.write")
+    raise SourceError(f"a {type(obj).__name__} is not an image that can be read; {SUPPORTED}")
+
+
+def _is_dataset(obj: Any) -> bool:
+    """Whether it is indexed by number: sequences, and classes of the caller's, which say so by their methods only."""
+    kind = type(obj)
+    if isinstance(obj, (bytes, bytearray, memoryview, Mapping)):
+        return False
+    return hasattr(kind, "__len__") and hasattr(kind, "__getitem__")
+
+
+def _is_zarr(obj: Any) -> bool:
+    if "zarr" not in sys.modules:  # who has a zarr object has imported zarr
+        return False
+    import zarr
+
+    return isinstance(obj, (zarr.Array, zarr.Group))
+
+
+def _has_openslide() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("openslide") is not None
+
+
+def _openslide_knows(path: str) -> bool:
+    if not _has_openslide():
+        return False
+    try:
+        import openslide
+
+        return openslide.OpenSlide.detect_format(path) is not None
+    except Exception:  # a broken installation, or a file that it can't open
+        return False
+
+
+def _refuse(what: str, **given: Any) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise OptionError(f"{name} {value} has no meaning for {what}; leave it out")

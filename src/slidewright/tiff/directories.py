@@ -1,0 +1,147 @@
+"""The directories of a TIFF, walked before tifffile reads any: every table's declared size is held against the size of
+the file, so that no hostile count allocates memory.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import BinaryIO
+
+from slidewright.errors import SourceError, VerifyError
+
+MAX_DIRECTORIES = 65_536
+_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_SUB_IFDS = 330
+
+
+def is_tiff(path: str | os.PathLike[str]) -> bool:
+    """Whether a file starts as a classic TIFF or a BigTIFF does."""
+    try:
+        with open(path, "rb") as file:
+            return _layout(file.read(4)) is not None
+    except OSError:
+        return False
+
+
+def _layout(magic: bytes) -> tuple[str, bool] | None:
+    """(byte order for struct, is BigTIFF) of the first four bytes."""
+    return {
+        b"II*\0": ("<", False),
+        b"MM\0*": (">", False),
+        b"II+\0": ("<", True),
+        b"MM\0+": (">", True),
+    }.get(magic)
+
+
+def check_directories(path: str | os.PathLike[str]) -> int:
+    """Walk every image file directory and check that each table it declares lies inside the file.
+
+    Returns
+    -------
+    int
+        The number of directories, SubIFDs included.
+
+    Raises
+    ------
+    SourceError
+        When the file can't be read or is not a TIFF.
+    VerifyError
+        When a directory or a table lies outside the file, directories form a loop, or the tables together are larger
+        than the file.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _Walk(file, os.fspath(path)).run()
+    except OSError as error:
+        raise SourceError(f"{os.fspath(path)} can't be read: {error.strerror or error}") from error
+    except struct.error as error:  # a table of directories with entries of an odd size, or cut short
+        raise VerifyError(f"{os.fspath(path)}: a directory makes no sense ({error}); the file is damaged") from error
+
+
+class _Walk:
+    """The walk over the directories of one file."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file, self._name = file, name
+        self._bytes = os.fstat(file.fileno()).st_size
+        layout = _layout(file.read(4))
+        if layout is None:
+            raise SourceError(f"{name} is not a TIFF file")
+        self._order, self._big = layout
+        self._table_bytes = 0
+        # Hamamatsu's NDPI is the one format that is a classic TIFF of more than 4 GB: its offsets can't be judged here
+        self._judge = self._big or self._bytes < 1 << 32
+
+    def run(self) -> int:
+        seen: set[int] = set()
+        todo = [self._unpack("Q", 8) if self._big else self._unpack("I", 4)]
+        while todo:
+            offset = todo.pop()
+            while offset:
+                if offset in seen:
+                    raise VerifyError(
+                        f"{self._name}: the directory at byte {offset} is reached twice; the file is damaged"
+                    )
+                seen.add(offset)
+                if len(seen) > MAX_DIRECTORIES:
+                    raise VerifyError(f"{self._name}: more than {MAX_DIRECTORIES} directories; this is not a slide")
+                offset, children = self._directory(offset)
+                todo += children
+        if not seen:
+            raise VerifyError(f"{self._name}: no image in it; the file was not finished")
+        return len(seen)
+
+    def _directory(self, offset: int) -> tuple[int, list[int]]:
+        """The offset of the next directory and those of the children of the one at `offset`."""
+        count_format, entry_bytes = ("Q", 20) if self._big else ("H", 12)
+        entries = self._unpack(count_format, offset)
+        start = offset + struct.calcsize("=" + count_format)
+        if entries > 65_536 or start + entries * entry_bytes > self._bytes:
+            raise VerifyError(
+                f"{self._name}: the directory at byte {offset} does not fit in the file; it is cut short or damaged"
+            )
+        data = self._read(start, entries * entry_bytes)
+        children: list[int] = []
+        for at in range(0, len(data), entry_bytes):
+            children += self._entry(data[at : at + entry_bytes])
+        if self._big or self._judge:
+            return self._unpack("Q" if self._big else "I", start + len(data)), children
+        return self._unpack("Q", start + len(data)), children
+
+    def _entry(self, entry: bytes) -> list[int]:
+        """Check one tag; the answer is the directories it points to."""
+        code, kind, count = struct.unpack_from(self._order + ("HHQ" if self._big else "HHI"), entry)
+        inline = 8 if self._big else 4
+        size = count * _TYPE_BYTES.get(kind, 1)
+        value = entry[-inline:]
+        if size > inline:
+            (offset,) = struct.unpack(self._order + ("Q" if self._big else "I"), value)
+            self._table_bytes += size
+            if self._judge and (offset + size > self._bytes or self._table_bytes > self._bytes):
+                raise VerifyError(
+                    f"{self._name}: tag {code} declares {size} bytes at byte {offset}, but the file has {self._bytes}; "
+                    "it is cut short or damaged"
+                )
+            if code != _SUB_IFDS or not self._judge:
+                return []
+            value = self._read(offset, size)
+        if code != _SUB_IFDS or not 0 < size <= len(value):
+            return []
+        return list(struct.unpack(f"{self._order}{count}{'Q' if size == 8 * count else 'I'}", value[:size]))
+
+    def _unpack(self, code: str, offset: int) -> int:
+        size = struct.calcsize("=" + code)
+        data = self._read(offset, size)
+        if len(data) < size:
+            raise VerifyError(
+                f"{self._name}: no directory at byte {offset}, the file has {self._bytes}; it is cut short or damaged"
+            )
+        (value,) = struct.unpack(self._order + code, data)
+        return int(value)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        if offset >= self._bytes:
+            return b""
+        self._file.seek(offset)
+        return self._file.read(size)
