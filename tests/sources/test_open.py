@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 
-import slidewright.sources
+import slidewright.sources.open
 from slidewright.errors import OptionError, SourceError
 from slidewright.sources.array import ArraySource, NpySource
 from slidewright.sources.open import open_source
@@ -104,7 +104,7 @@ def test_choices_that_mean_nothing_are_refused(tmp_path: Path) -> None:
 
 
 def test_slide_without_openslide_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slidewright.sources, "_has_openslide", lambda: False)
+    monkeypatch.setattr(slidewright.sources.open, "_has_openslide", lambda: False)
     (tmp_path / "a.mrxs").write_bytes(b"\xff\xd8\xff\xe0 a thumbnail")
     with pytest.raises(SourceError, match=r"slidewright\[openslide\]"):
         open_source(tmp_path / "a.mrxs")
@@ -112,7 +112,7 @@ def test_slide_without_openslide_names_the_extra(tmp_path: Path, monkeypatch: py
 
 def test_importing_sources_is_light(root: Path) -> None:
     code = (
-        "import sys, slidewright.sources\n"
+        "import sys, slidewright.sources.open\n"
         "heavy = {'zarr', 'tifffile', 'imagecodecs', 'openslide', 'cv2'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
@@ -128,7 +128,7 @@ def test_formats_that_openslide_reads_better_go_there_if_it_can(
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, PIXELS, photometric="rgb", metadata=None)
     monkeypatch.setattr("slidewright.sources.tiff.vendor_of", lambda path: vendor)
-    monkeypatch.setattr(slidewright.sources, "_openslide_knows", lambda path: known)
-    monkeypatch.setattr(slidewright.sources, "_from_openslide", lambda *given: "OpenSlide")
+    monkeypatch.setattr(slidewright.sources.open, "_openslide_knows", lambda path: known)
+    monkeypatch.setattr(slidewright.sources.open, "_from_openslide", lambda *given: "OpenSlide")
     assert (open_source(path) == "OpenSlide") == (known and vendor != "")
     assert isinstance(open_source(path, page=0), TiffSource)
