@@ -21,7 +21,6 @@ from slidewright.conversions.conversion import Conversion, Decided
 from slidewright.conversions.destination import Destination
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan, trash_name
 from slidewright.errors import DestinationError, OptionError, OutputError
-from slidewright.geometry import Size
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Recorder, Report
 from slidewright.shards.folder import JOB_FILE, ShardFolder, sweep_partials
@@ -29,6 +28,7 @@ from slidewright.shards.plan import ShardPlan
 from slidewright.system.files import FileLock
 from slidewright.system.files import remove as remove_tree
 from slidewright.system.limits import usable_cpus
+from slidewright.tiff.slide import TiffSlide
 
 _LOCK, _FINISHED = "lock", "finished.json"
 
@@ -134,13 +134,8 @@ def _finished_before(path: str, dest: str | os.PathLike[str], started: float) ->
         return None
     if noted != [status.st_ino, status.st_size]:
         return None
-    import tifffile
-
-    with tifffile.TiffFile(dest) as tiff:
-        levels = tuple(
-            LevelReport(Size(page.imagelength, page.imagewidth), len(page.databytecounts), sum(page.databytecounts))
-            for page in (one.aspage() for one in tiff.pages)
-        )
+    with TiffSlide(dest) as slide:
+        levels = tuple(LevelReport(page.size, page.n_segments, page.bytes) for page in slide.levels)
     return Report(str(Path(dest)), levels, status.st_size, monotonic() - started, 0, 0, 0, None)
 
 
