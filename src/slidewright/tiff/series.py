@@ -147,9 +147,11 @@ def _is_single(level: Any) -> bool:
 
 
 def _is_reduced(page: Any, first: Any) -> bool:
-    """Whether a page is a smaller version of the first: TIFF 6.0's NewSubfileType bit 0, same kind of pixels."""
+    """Whether a page is a smaller version of the first: TIFF 6.0's NewSubfileType bit 0 says it, or that it is a SubIFD
+    of it, and its pixels are of the same kind.
+    """
     return bool(
-        page.subfiletype & 1
+        (page.subfiletype & 1 or page.is_subifd)
         and page.is_tiled
         and page.dtype == first.dtype
         and page.samplesperpixel == first.samplesperpixel
