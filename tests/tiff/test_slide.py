@@ -1,4 +1,4 @@
-"""Which images of a TIFF are levels is decided once: info, sources and verify say the same; a page tells its encoding."""
+"""Which images of a TIFF are levels is decided once, for info, sources and verify; a page tells its encoding."""
 
 from __future__ import annotations
 

@@ -131,4 +131,5 @@ def _encoder(page: Page, options: dict[str, Any]) -> Callable[[Any], Any]:
 
     chosen = ConvertOptions(tile_size=page.cell.height, **options)
     info = SourceInfo("the limit", "tiff", page.size, page.samples, str(page.dtype))
-    return resolve(chosen, resolve_pixels(chosen, info)).encoder()
+    encoder = resolve(chosen, resolve_pixels(chosen, info)).encoder()
+    return lambda pixels: encoder.encode([pixels])

@@ -14,7 +14,8 @@ import numpy as np
 from slidewright.errors import OptionError, SourceError, VerifyError
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.shapes import check_dtype
-from slidewright.sources.base import SourceInfo
+from slidewright.sources.base import Source, SourceInfo, pickled_identity
+from slidewright.sources.on_disk import file_identity
 from slidewright.sources.tiff_reader import TiffReader
 from slidewright.tiff.page import Page
 from slidewright.tiff.series import Image
@@ -28,7 +29,7 @@ _COLOR_DTYPES = ("uint8", "uint16")
 
 
 @dataclass(frozen=True, slots=True)
-class TiffSource:
+class TiffSource(Source):
     """One image of a TIFF file: a page, or a level of a series."""
 
     path: str
@@ -62,6 +63,10 @@ class TiffSource:
         with _opened(self.path) as slide:
             page = slide.image(self.page, self.series, self.level).pages[0]
             return not page.tiled and page.raw_order is None
+
+    def identity(self) -> dict[str, Any]:
+        """See `Source`."""
+        return {**pickled_identity(self), **file_identity(self.path)}
 
     def open(self) -> TiffReader:
         """Open the file in this process."""
@@ -106,7 +111,8 @@ def _info(slide: TiffSlide, image: Image, number: int | None, series: int, level
         colormap=page.colormap if kind == "labels" else None,
         planar=kind == "multichannel" and (image.channels is not None or page.planes > 1),
         mpp=mpp,
-        grid=page.cell,
+        tile=page.cell,
+        worker_bytes=0,
         icc_profile=base.icc_profile,
         description=slide.description_of(base),
         associated=slide.associated,

@@ -11,14 +11,14 @@ import numpy as np
 from slidewright.errors import CorruptTileError
 from slidewright.sources.access.raw_rows import RowsReader
 from slidewright.sources.access.tile_grid import CellReader
-from slidewright.sources.base import Pixels, SourceInfo
+from slidewright.sources.base import Pixels, Reader, SourceInfo
 from slidewright.sources.wrappers.alpha import straighten
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.segments import Segments
 from slidewright.tiff.series import Image
 
 
-class TiffReader:
+class TiffReader(Reader):
     """Reads regions of one image of a TIFF file: a page, or several with a channel each.
 
     Parameters

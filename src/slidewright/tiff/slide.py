@@ -81,11 +81,6 @@ class TiffSlide:
             return str(self._tiff.series[0].kind)
         return "bigtiff" if self.bigtiff else "tiff"
 
-    @property
-    def n_pages(self) -> int:
-        """How many directories are in the main chain."""
-        return len(self._tiff.pages)
-
     @cached_property
     def levels(self) -> tuple[Page, ...]:
         """The levels of the first series, largest first."""

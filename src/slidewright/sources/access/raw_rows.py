@@ -12,11 +12,11 @@ import numpy as np
 from slidewright.errors import CorruptTileError
 from slidewright.geometry import Region, Size
 from slidewright.sources.access.tile_grid import CACHE_BYTES
-from slidewright.sources.base import Pixels
+from slidewright.sources.base import Pixels, Reader
 from slidewright.system.pixel_file import PixelFile
 
 
-class RowsReader:
+class RowsReader(Reader):
     """Reader of rows of pixels that lie uncompressed in a file.
 
     Parameters
