@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from slidewright.cli.common import OutputClosedError, State, complain
+from slidewright.cli.common import OutputClosedError, State, SuggestingGroup, complain
 from slidewright.errors import SlidewrightError
 
 _VERBS = {
@@ -47,7 +47,7 @@ class _Interrupted(BaseException):
     """Ctrl-C under a name that click does not know: it would print an empty line."""
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(SuggestingGroup):
     """Imports a verb's module when the verb is used: `--help` costs click alone."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -158,9 +158,9 @@ def _signals() -> Iterator[None]:
     """Turn SIGINT, SIGTERM and SIGHUP into exceptions that unwind a run so that it cleans up.
 
     The first one raises. Later ones don't interrupt the cleaning, which takes a moment; but if it is stuck, on a dead
-    network disk for instance, they end the process at once, and the fork server cleans what can be cleaned. A signal that
-    is ignored already (nohup) stays ignored. Once one has come and the cleaning is done, all are ignored: the process
-    is about to end, with the code of the first.
+    network disk for instance, they end the process at once, and the fork server cleans what can be cleaned. A signal
+    that is ignored already (nohup) stays ignored. Once one has come and the cleaning is done, all are ignored: the
+    process is about to end, with the code of the first.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

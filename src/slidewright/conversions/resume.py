@@ -22,7 +22,7 @@ from slidewright.conversions.destination import Destination
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan, trash_name
 from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.geometry import Size
-from slidewright.options import ConvertOptions
+from slidewright.options import ConvertOptions, Selection
 from slidewright.report import LevelReport, Progress, Recorder, Report
 from slidewright.shards.folder import JOB_FILE, ShardFolder, sweep_partials
 from slidewright.shards.plan import ShardPlan
@@ -40,7 +40,7 @@ def convert_resumably(
     source: Any,
     source_path: str | None,
     dest: str | os.PathLike[str],
-    chosen: dict[str, int | None],
+    selection: Selection,
     options: ConvertOptions,
     callback: Callback,
     started: float,
@@ -57,7 +57,7 @@ def convert_resumably(
             Destination(dest, overwrite=options.overwrite, source=source_path).close()
         cluster = _connect(stack, options, source_path)
         planned = None if cluster is None else cluster.n_threads
-        folder, decided = open_job(path, source, source_path, chosen, options, planned_workers=planned)
+        folder, decided = open_job(path, source, source_path, selection, options, planned_workers=planned)
         stack.callback(_lock(path).release)
         finished = None if fresh else _finished_before(path, dest, started)
         if finished is None:
@@ -65,7 +65,7 @@ def convert_resumably(
             with Conversion(source, dest, options, source_path, started, decided) as conversion:
                 plan = _survey(folder, source, decided, fresh=fresh)
                 if cluster is not None and source_path is not None and plan.to_make:
-                    cluster.make_shards(folder, plan, source_path, chosen, options, callback, started)
+                    cluster.make_shards(folder, plan, source_path, selection, options, callback, started)
                     plan = _survey(folder, source, decided, fresh=False)
                 finished = conversion.run(
                     launcher,

@@ -17,23 +17,10 @@ from typing import Any
 
 from slidewright._version import __version__
 from slidewright.errors import OptionError
-from slidewright.options import ConvertOptions
+from slidewright.options import OPTIONS, ConvertOptions
 from slidewright.pixels import hex_color, parse_colormap
 
-RUNNING = frozenset(
-    (
-        "overwrite",
-        "verify",
-        "n_workers",
-        "memory",
-        "block_tiles",
-        "scratch",
-        "resume",
-        "engine",
-        "dask",
-        "timeout",
-    )
-)
+RUNNING = frozenset(name for name, option in OPTIONS.items() if not option.changes_output)
 """Options that change how a run goes and not what it makes."""
 _MAX_FILES = 20_000
 _LIBRARIES = ("imagecodecs", "opencv-python-headless", "tifffile")
