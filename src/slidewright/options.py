@@ -110,11 +110,13 @@ def _says(help: str, group: str, **rest: Any) -> dict[str, Option]:
     return {"option": Option(help, group, **rest)}
 
 
-_SOURCE: dict[str, Any] = {
-    "group": "Source",
-    "parse": read_whole,
-    "metavar": "N",
+_SELECT: dict[str, Any] = {
+    **{"group": "Source", "parse": read_whole, "metavar": "N"},
     "takers": _ENCODING - {"PyramidWriter"},
+}
+_FINISH: dict[str, Any] = {
+    **{"group": "File", "parse": read_yes_or_no, "given": True},
+    **{"changes_output": False, "takers": _FINISHING},
 }
 _RUN: dict[str, Any] = {"group": "Run", "changes_output": False}
 
@@ -123,10 +125,10 @@ _RUN: dict[str, Any] = {"group": "Run", "changes_output": False}
 class Selection:
     """Which image of a source with several to read; the largest where nothing is given."""
 
-    page: int | None = field(default=None, metadata=_says("Page of a TIFF source.", **_SOURCE))
-    series: int | None = field(default=None, metadata=_says("Series of a TIFF or zarr source.", **_SOURCE))
+    page: int | None = field(default=None, metadata=_says("Page of a TIFF source.", **_SELECT))
+    series: int | None = field(default=None, metadata=_says("Series of a TIFF or zarr source.", **_SELECT))
     level: int | None = field(
-        default=None, metadata=_says("Level of the source to read.", default="0, the largest", **_SOURCE)
+        default=None, metadata=_says("Level of the source to read.", default="0, the largest", **_SELECT)
     )
 
     @property
@@ -288,25 +290,11 @@ class ConvertOptions:
     )
     overwrite: bool = field(
         default=False,
-        metadata=_says(
-            "Replace an existing destination, at the very end and in one step.",
-            "File",
-            parse=read_yes_or_no,
-            given=True,
-            changes_output=False,
-            takers=_FINISHING,
-        ),
+        metadata=_says("Replace an existing destination, at the very end and in one step.", **_FINISH),
     )
     verify: bool = field(
         default=False,
-        metadata=_says(
-            "Decode every tile of the output before it gets its name.",
-            "File",
-            parse=read_yes_or_no,
-            given=True,
-            changes_output=False,
-            takers=_FINISHING,
-        ),
+        metadata=_says("Decode every tile of the output before it gets its name.", **_FINISH),
     )
     n_workers: int | None = field(
         default=None,
