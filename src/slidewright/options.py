@@ -125,8 +125,12 @@ _RUN: dict[str, Any] = {"group": "Run", "changes_output": False}
 class Selection:
     """Which image of a source with several to read; the largest where nothing is given."""
 
-    page: int | None = field(default=None, metadata=_says("Page of a TIFF source.", **_SELECT))
-    series: int | None = field(default=None, metadata=_says("Series of a TIFF or zarr source.", **_SELECT))
+    page: int | None = field(
+        default=None, metadata=_says("Page of a TIFF source, instead of a series and level.", default="none", **_SELECT)
+    )
+    series: int | None = field(
+        default=None, metadata=_says("Series of a TIFF or zarr source.", default="0, the first", **_SELECT)
+    )
     level: int | None = field(
         default=None, metadata=_says("Level of the source to read.", default="0, the largest", **_SELECT)
     )
