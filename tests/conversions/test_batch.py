@@ -156,6 +156,8 @@ def test_one_helper_process_serves_all_slides(tmp_path, slides):
         ("source\na.tif\n", "no column 'destination'"),
         ("source,destination\n", "no row"),
         ("source,destination,colour\na,b,c\n", "column 'colour' is not known"),
+        ("source,destination,qualty\na,b,80\n", "column 'qualty' is not known; .*did you mean 'quality'"),
+        ("source,destination,tile_size\na,b,big\n", "row 2: tile_size 'big' must be a whole number"),
         ("source,destination,n_workers\na,b,2\n", "'n_workers' is for the whole batch; give it as --workers"),
         ("source,destination,quality\na,b,90\nc,d,high\n", "row 3: quality 'high' must be a whole number"),
         ("source,destination,verify\na,b,maybe\n", "row 2: verify 'maybe' must be yes or no"),
