@@ -53,6 +53,7 @@ EXAMPLES: dict[str, Any] = {
     "resampling": "max",
     "mpp": (0.25, 0.5),
     "description": "two words",
+    "format": "tiff",
     "bigtiff": False,
     "overwrite": True,
     "verify": True,

@@ -244,11 +244,7 @@ class ConvertOptions:
     bits: int | None = field(
         default=None,
         metadata=_says(
-            "Bits a pixel of a binary mask: 1 or 8.",
-            "Pixels",
-            parse=read_whole,
-            metavar="1|8",
-            default="CCITT 1, else 8",
+            "Bits a pixel of a binary mask.", "Pixels", parse=read_whole, metavar="1|8", default="CCITT 1, else 8"
         ),
     )
     levels: int | None = field(
@@ -279,8 +275,13 @@ class ConvertOptions:
         ),
     )
     description: str | None = field(
+        default=None, metadata=_says("ImageDescription of level 0.", "Metadata", metavar="TEXT", default="the source's")
+    )
+    format: str | None = field(
         default=None,
-        metadata=_says("ImageDescription of level 0.", "Metadata", metavar="TEXT", default="the source's"),
+        metadata=_says(
+            "What to write, such as tiff.", "File", metavar="NAME", default="by the destination's suffix, else a TIFF"
+        ),
     )
     bigtiff: bool = field(
         default=True,
@@ -293,12 +294,10 @@ class ConvertOptions:
         ),
     )
     overwrite: bool = field(
-        default=False,
-        metadata=_says("Replace an existing destination, at the very end and in one step.", **_FINISH),
+        default=False, metadata=_says("Replace an existing destination, at the very end and in one step.", **_FINISH)
     )
     verify: bool = field(
-        default=False,
-        metadata=_says("Decode every tile of the output before it gets its name.", **_FINISH),
+        default=False, metadata=_says("Decode every tile of the output before it gets its name.", **_FINISH)
     )
     n_workers: int | None = field(
         default=None,

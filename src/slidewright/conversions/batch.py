@@ -15,12 +15,13 @@ from dataclasses import asdict, dataclass, replace
 from time import monotonic
 from typing import Any, Unpack
 
-from slidewright.conversions.convert import ProgressOption, convert_opened
+from slidewright.conversions.convert import convert_opened
 from slidewright.conversions.manifest import Entry, read_entries
 from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.errors import OptionError
 from slidewright.options import ConvertOptions, Selection, make_options
+from slidewright.report import ProgressOption
 from slidewright.shards import fingerprint as identity
 
 _FRESH_EVERY = 100  # slides that one helper serves: bounds what any library may leak

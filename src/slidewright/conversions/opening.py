@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slidewright.options import ConvertOptions, Selection
+
+if TYPE_CHECKING:
+    from slidewright.sources.base import Source
+    from slidewright.system.launcher import Launcher
 
 PRELOAD = (
     "numpy",
@@ -17,6 +21,7 @@ PRELOAD = (
     "tifffile",
     "slidewright.engine.worker",
     "slidewright.engine.writer",
+    "slidewright.formats.tiff",
     "slidewright.sources.tiff",
 )
 """What workers and writer are forked with."""
@@ -24,7 +29,7 @@ PRELOAD = (
 
 def open_selected(
     source: Any, selection: Selection, shape: tuple[int, ...] | None = None, dtype: Any = None
-) -> tuple[Any, str | None]:
+) -> tuple[Source, str | None]:
     """Open what was given, with the page, series and level that were selected; also its path, where it is one."""
     from slidewright.sources.open import open_source
 
@@ -40,7 +45,7 @@ def open_selected(
 
 
 @contextlib.contextmanager
-def make_launcher(options: ConvertOptions) -> Iterator[Any]:
+def make_launcher(options: ConvertOptions) -> Iterator[Launcher | None]:
     """A launcher, started first so that its imports run while the source is opened; None for a run in this process."""
     if options.n_workers == 0:
         yield None

@@ -53,6 +53,7 @@ class ShardOptions(RunOptions, total=False):
     resampling: str | None
     mpp: float | tuple[float, float] | None
     description: str | None
+    format: str | None
     bigtiff: bool
     block_tiles: int | None
     on_corrupt: str

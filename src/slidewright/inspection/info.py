@@ -128,7 +128,7 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
         samples=found.samples,
         dtype=found.dtype,
         mpp=found.mpp,
-        levels=_source_levels(path, found.size, found.grid),
+        levels=_source_levels(path, found.size, found.tile),
         associated=tuple(AssociatedInfo(name, None) for name in found.associated),
         icc_bytes=len(found.icc_profile or b""),
         description=found.description,
@@ -148,5 +148,5 @@ def _source_levels(path: str | os.PathLike[str], size: Size, grid: Size | None) 
             break
         if max(found.size) >= max(levels[-1].size):  # a source without levels may ignore the number
             break
-        levels.append(LevelInfo(found.size, found.grid, None, None))
+        levels.append(LevelInfo(found.size, found.tile, None, None))
     return tuple(levels)
