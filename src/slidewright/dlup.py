@@ -22,7 +22,7 @@ from slidewright.report import Report
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from slidewright.conversions.convert import ProgressOption
+    from slidewright.report import ProgressOption
 
 
 class TiffCompression(StrEnum):

@@ -88,6 +88,8 @@ class ConvertOptions:
     """Micrometres a pixel of level 0, one number or (x, y); default the source's own."""
     description: str | None = None
     """ImageDescription of level 0; default the source's own."""
+    format: str | None = None
+    """What to write, such as "tiff"; default by the destination's suffix, else a TIFF."""
     bigtiff: bool = True
     """BigTIFF; False writes classic TIFF and fails cleanly if it does not fit in 4 GB."""
     overwrite: bool = False

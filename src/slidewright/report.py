@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -26,6 +26,10 @@ class Progress:
     retries: int
     stage: str
     """"encoding", "writing" or "done"."""
+
+
+ProgressOption = bool | Callable[[Progress], None]
+"""True for a bar on a terminal and plain lines elsewhere, or what is called with snapshots."""
 
 
 @dataclass(frozen=True, slots=True)

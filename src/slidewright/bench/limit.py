@@ -153,4 +153,5 @@ def _encoder(page: Any, options: dict[str, Any]) -> Callable[[Any], Any]:
     chosen = ConvertOptions(tile_size=page.tilelength, **options)
     size = Size(page.imagelength, page.imagewidth)
     info = SourceInfo("the limit", "tiff", size, page.samplesperpixel, str(page.dtype))
-    return resolve(chosen, resolve_pixels(chosen, info)).encoder()
+    encoder = resolve(chosen, resolve_pixels(chosen, info)).encoder()
+    return lambda pixels: encoder.encode([pixels])

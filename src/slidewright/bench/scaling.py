@@ -9,24 +9,23 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Pipe, wait
 from time import perf_counter, process_time
 from typing import Any
 
 from slidewright.bench.cost_model import Costs
-from slidewright.codecs import resolve
+from slidewright.conversions.conversion import decide
 from slidewright.engine import writer
-from slidewright.engine.memory_budget import STORE_BYTES
+from slidewright.engine.inbox import Undecided
+from slidewright.engine.messages import Failed, SlotFree, SlotFull
 from slidewright.engine.ring import SLOT_BYTES, SlotWriter
 from slidewright.engine.writer import WriterJob
-from slidewright.formats.tiff import Layout
 from slidewright.geometry import Size
 from slidewright.options import ConvertOptions
-from slidewright.pyramid.plan import Key, Plan, make_plan
+from slidewright.pyramid.plan import Key, Plan
 from slidewright.report import Report
 from slidewright.sources.base import SourceInfo
-from slidewright.sources.pixel_format import resolve_pixels
 from slidewright.system.shared_memory import SharedBuffer
 
 _SLOTS = 64
@@ -78,18 +77,17 @@ def measure_writer(
 
 
 def _time_writer(side: int, segment_bytes: int, folder: str | None, tile: int) -> WriterSpeed:
-    plan = make_plan(Size(side, side), tile)
-    options = ConvertOptions(tile_size=tile, compression="jpeg")
-    info = SourceInfo(name="nothing", format="array", size=Size(side, side), samples=3, dtype="uint8")
-    encoding = resolve(options, resolve_pixels(options, info))
-    layout = Layout(plan, encoding, True, None, None, None, "slidewright")
+    options = ConvertOptions(tile_size=tile, compression="jpeg", n_workers=1)
+    info = SourceInfo("nothing", "array", Size(side, side), samples=3, dtype="uint8", worker_bytes=0)
+    run = decide(Undecided(info), options, perf_counter())
+    plan = run.plan
     with tempfile.TemporaryDirectory(prefix="slidewright-bench-", dir=folder) as place:
         ring = SharedBuffer.allocate(_SLOTS * SLOT_BYTES, place)
         try:
             feeder = _Feeder(ring, plan, os.urandom(segment_bytes))
             pipe: Any = feeder
             begin = process_time()
-            writer.main(pipe, WriterJob(layout, os.path.join(place, "out.tif"), ring, STORE_BYTES, place))
+            writer.main(pipe, WriterJob(replace(run, output=os.path.join(place, "out.tif"), temporary=place), ring))
             seconds = process_time() - begin - feeder.seconds
         finally:
             ring.close()
@@ -101,13 +99,16 @@ class _Feeder:
 
     def __init__(self, ring: SharedBuffer, plan: Plan, segment: bytes) -> None:
         self._free = list(range(_SLOTS))
-        self._full: list[tuple[Any, ...]] = []
-        self._slots = SlotWriter(ring, self._free.pop, lambda *slot: self._full.append(("slot", *slot, 1)))
+        self._full: list[SlotFull] = []
+        self._slots = SlotWriter(ring, self._free.pop, self._send)
         self._keys = _in_block_order(plan)
         self._segment = segment
         self.seconds = 0.0
 
-    def recv(self) -> tuple[Any, ...]:
+    def _send(self, slot: int, entries: int) -> None:
+        self._full.append(SlotFull(slot, entries, 1))
+
+    def recv(self) -> SlotFull:
         begin = process_time()
         while not self._full:
             key = next(self._keys, None)
@@ -118,11 +119,11 @@ class _Feeder:
         self.seconds += process_time() - begin
         return self._full.pop(0)
 
-    def send(self, message: tuple[Any, ...]) -> None:
-        if message[0] == "free":
-            self._free.append(message[1])
-        elif message[0] == "failed":
-            raise RuntimeError(message[2])
+    def send(self, message: object) -> None:
+        if isinstance(message, SlotFree):
+            self._free.append(message.slot)
+        elif isinstance(message, Failed):
+            raise message.error()
 
 
 def _in_block_order(plan: Plan) -> Iterator[Key]:
@@ -136,7 +137,7 @@ def measure_messages(pipes: int, repeat: int = 300) -> float:
     pairs = [Pipe() for _ in range(pipes)]
     ours, theirs = pairs[0]
     listening = [pair[0] for pair in pairs]
-    theirs.send(("slot", 17, 20))
+    theirs.send(SlotFull(17, 20))
     begin = process_time()
     for _ in range(repeat):
         for _ in range(_MESSAGES // 2):

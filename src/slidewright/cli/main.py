@@ -158,8 +158,8 @@ def _signals() -> Iterator[None]:
     """Turn SIGINT, SIGTERM and SIGHUP into exceptions that unwind a run so that it cleans up.
 
     The first one raises. Later ones don't interrupt the cleaning, which takes a moment; but if it is stuck, on a dead
-    network disk for instance, they end the process at once, and the fork server cleans what can be cleaned. A signal that
-    is ignored already (nohup) stays ignored. Once one has come and the cleaning is done, all are ignored: the process
+    network disk for instance, they end the process at once, and the fork server cleans what it can. A signal that is
+    ignored already (nohup) stays ignored. Once one has come and the cleaning is done, all are ignored: the process
     is about to end, with the code of the first.
     """
     if threading.current_thread() is not threading.main_thread():

@@ -14,22 +14,22 @@ from slidewright.codecs.bytewise import pack_bits
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from slidewright.codecs.encoding import Encoder, Encoding
+    from slidewright.codecs.encoding import EncodeTile, Encoding
 
 _STRIP_OFFSETS, _ROWS_PER_STRIP, _STRIP_BYTE_COUNTS = 273, 278, 279
 
 
-def make_ccitt_t4(encoding: Encoding) -> Encoder:
+def make_ccitt_t4(encoding: Encoding) -> EncodeTile:
     """One-dimensional coding, which is what a missing T4Options means (TIFF 6.0 section 11)."""
     return _make(encoding, "group3")
 
 
-def make_ccitt_t6(encoding: Encoding) -> Encoder:
+def make_ccitt_t6(encoding: Encoding) -> EncodeTile:
     """Two-dimensional coding without ends of lines."""
     return _make(encoding, "group4")
 
 
-def _make(encoding: Encoding, compression: str) -> Encoder:
+def _make(encoding: Encoding, compression: str) -> EncodeTile:
     from PIL import Image
 
     size = (encoding.tile, encoding.tile)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from slidewright.codecs.encoding import Encoder, Encoding
+    from slidewright.codecs.encoding import EncodeTile, Encoding
 
 
-def make_none(encoding: Encoding) -> Encoder:
+def make_none(encoding: Encoding) -> EncodeTile:
     """Nothing but the bytes."""
     stored = _stored(encoding)
     return lambda tile: bytes(stored(tile).tobytes())
 
 
-def make_deflate(encoding: Encoding) -> Encoder:
+def make_deflate(encoding: Encoding) -> EncodeTile:
     """libdeflate: the zlib format at twice zlib's speed."""
     from imagecodecs import deflate_encode
 
@@ -25,7 +25,7 @@ def make_deflate(encoding: Encoding) -> Encoder:
     return lambda tile: bytes(deflate_encode(stored(tile), level))
 
 
-def make_zstd(encoding: Encoding) -> Encoder:
+def make_zstd(encoding: Encoding) -> EncodeTile:
     """One Zstandard frame."""
     from imagecodecs import zstd_encode
 
@@ -33,7 +33,7 @@ def make_zstd(encoding: Encoding) -> Encoder:
     return lambda tile: bytes(zstd_encode(stored(tile), level))
 
 
-def make_lzw(encoding: Encoding) -> Encoder:
+def make_lzw(encoding: Encoding) -> EncodeTile:
     """TIFF's variant of LZW, most significant bit first (TIFF 6.0 section 13)."""
     from imagecodecs import lzw_encode
 
@@ -41,7 +41,7 @@ def make_lzw(encoding: Encoding) -> Encoder:
     return lambda tile: bytes(lzw_encode(stored(tile)))
 
 
-def make_packbits(encoding: Encoding) -> Encoder:
+def make_packbits(encoding: Encoding) -> EncodeTile:
     """Each row is packed by itself, as TIFF 6.0 section 9 asks for."""
     import numpy as np
     from imagecodecs import packbits_encode

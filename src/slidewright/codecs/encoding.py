@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,34 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from slidewright.codecs.table import Codec
-    from slidewright.pixels import Colormap, PixelFormat
+    from slidewright.pixels import PixelFormat
 
-Encoder = Callable[["NDArray[Any]"], bytes]
+EncodeTile = Callable[["NDArray[Any]"], bytes]
 """From a padded tile of one plane, (tile, tile, samples), C-contiguous and in native byte order, to its segment."""
 
-_PACKBITS = 32773
-_SUBSAMPLING_TAG = {"420": (2, 2), "422": (2, 1), "444": (1, 1)}
+
+class Encoder(ABC):
+    """Encodes tiles, a batch at a time, so that a device that wants many at once fits."""
+
+    batch: int = 1
+    """How many tiles it wants at a time; it takes fewer as well."""
+
+    @abstractmethod
+    def encode(self, tiles: Sequence[NDArray[Any]]) -> list[bytes]:
+        """The segments of padded tiles of one plane each, (tile, tile, samples), C-contiguous and in native byte order;
+        the same tile gives the same bytes every time, whatever is beside it.
+        """
+
+
+class OneByOne(Encoder):
+    """An encoder of codecs that take a tile at a time."""
+
+    def __init__(self, encode_tile: EncodeTile) -> None:
+        self._encode_tile = encode_tile
+
+    def encode(self, tiles: Sequence[NDArray[Any]]) -> list[bytes]:
+        """See `Encoder`."""
+        return [self._encode_tile(tile) for tile in tiles]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,47 +81,6 @@ class Encoding:
         return self.tile * self.tile * self.samples * int(np.dtype(self.dtype).itemsize)
 
     def encoder(self) -> Encoder:
-        """A function from a padded tile, (tile, tile, samples) and C-contiguous, to its segment."""
-        return self.codec.make(self)
-
-    def tiff_arguments(self) -> dict[str, Any]:
-        """The arguments of `tifffile.TiffWriter.write` that say what segments hold and how they are encoded.
-
-        A page of single bits is written as if it were of bytes in PackBits; `corrections` says what it is.
-        """
-        pixels = self.pixels
-        tag = _PACKBITS if self.bits == 1 else self.codec.tag
-        arguments: dict[str, Any] = {"compression": None if tag == 1 else tag}
-        arguments["photometric"] = "rgb" if pixels.kind in ("rgb", "rgba") else "minisblack"
-        if pixels.kind == "rgba":
-            arguments["extrasamples"] = ("unassalpha",)
-        if pixels.planes > 1:
-            arguments["planarconfig"] = "separate"
-        if pixels.colormap is not None:
-            arguments |= {"photometric": "palette", "colormap": _whole_palette(pixels.colormap, self.bits)}
-        if self.predictor != 1:
-            arguments["predictor"] = self.predictor
-        if self.compression == "jpeg":
-            from slidewright.codecs.jpeg import jpeg_tables
-
-            arguments["jpegtables"] = jpeg_tables(self)
-            if self.subsampling is not None:
-                arguments["subsampling"] = _SUBSAMPLING_TAG[self.subsampling]
-        return arguments
-
-    def corrections(self) -> dict[str, int]:
-        """Tags, by tifffile's names, to overwrite in every page after writing.
-
-        tifffile writes no single bits in CCITT, and of others leaves out BitsPerSample, without which OpenSlide refuses
-        the file.
-        """
-        return {"BitsPerSample": 1, "Compression": self.codec.tag} if self.bits == 1 else {}
-
-
-def _whole_palette(colormap: Colormap, bits: int) -> NDArray[Any]:
-    """(3, 2 ** bits) of uint16: TIFF 6.0 section 5 wants a colour for every value; those nobody gave are black."""
-    import numpy as np
-
-    palette = np.zeros((3, 1 << bits), np.uint16)
-    palette[:, : len(colormap)] = np.array(colormap, np.uint16).T
-    return palette
+        """What encodes tiles in this process."""
+        made = self.codec.make(self)
+        return made if isinstance(made, Encoder) else OneByOne(made)

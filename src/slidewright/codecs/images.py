@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from slidewright.codecs.encoding import Encoder, Encoding
+    from slidewright.codecs.encoding import EncodeTile, Encoding
 
 _WEBP_METHOD = 2  # half the time of libwebp's default 4, files 3 % larger, the same PSNR (measured on tissue)
 _JPEGXL_EFFORT = 3  # a quarter of the time of 5, a higher PSNR in a larger file
@@ -18,7 +18,7 @@ def _squeezed(tile: NDArray[Any]) -> Any:
     return tile[:, :, 0] if tile.shape[2] == 1 else tile
 
 
-def make_jpeg2000(encoding: Encoding) -> Encoder:
+def make_jpeg2000(encoding: Encoding) -> EncodeTile:
     """A bare codestream by the reversible 5-3 wavelet, with the reversible colour transform for colours."""
     from imagecodecs import jpeg2k_encode
 
@@ -26,7 +26,7 @@ def make_jpeg2000(encoding: Encoding) -> Encoder:
     return lambda tile: bytes(jpeg2k_encode(_squeezed(tile), 0, **settings))
 
 
-def make_jpeg2000_lossy(encoding: Encoding) -> Encoder:
+def make_jpeg2000_lossy(encoding: Encoding) -> EncodeTile:
     """A bare codestream by the irreversible 9-7 wavelet, cut off at a PSNR."""
     from imagecodecs import jpeg2k_encode
 
@@ -41,7 +41,7 @@ def jpeg2000_psnr(quality: int) -> float:
     return 20 + quality / 5
 
 
-def make_webp(encoding: Encoding) -> Encoder:
+def make_webp(encoding: Encoding) -> EncodeTile:
     """VP8, its alpha lossless."""
     from imagecodecs import webp_encode
 
@@ -49,7 +49,7 @@ def make_webp(encoding: Encoding) -> Encoder:
     return lambda tile: bytes(webp_encode(tile, quality, lossless=False, method=_WEBP_METHOD, numthreads=1))
 
 
-def make_webp_lossless(encoding: Encoding) -> Encoder:
+def make_webp_lossless(encoding: Encoding) -> EncodeTile:
     """VP8L, exact where alpha is 0 too."""
     from imagecodecs import webp_encode
 
@@ -57,7 +57,7 @@ def make_webp_lossless(encoding: Encoding) -> Encoder:
     return lambda tile: bytes(webp_encode(tile, 0, lossless=True, method=method, numthreads=1))
 
 
-def make_png(encoding: Encoding) -> Encoder:
+def make_png(encoding: Encoding) -> EncodeTile:
     """A whole PNG file: tissue shrinks best by the Paeth filter alone, masks without a filter."""
     from imagecodecs import PNG, png_encode
 
@@ -66,7 +66,7 @@ def make_png(encoding: Encoding) -> Encoder:
     return lambda tile: bytes(png_encode(_squeezed(tile), level, filter=row_filter))
 
 
-def make_jpegxl(encoding: Encoding) -> Encoder:
+def make_jpegxl(encoding: Encoding) -> EncodeTile:
     """A bare codestream; alpha is lossless."""
     from imagecodecs import jpegxl_encode
 
@@ -84,7 +84,7 @@ def jpegxl_distance(quality: int) -> float:
     return 53 / 3000 * quality * quality - 23 / 20 * quality + 25
 
 
-def make_jpegxl_lossless(encoding: Encoding) -> Encoder:
+def make_jpegxl_lossless(encoding: Encoding) -> EncodeTile:
     """A bare codestream of modular mode."""
     from imagecodecs import jpegxl_encode
 

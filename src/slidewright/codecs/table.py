@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from slidewright.codecs import bilevel, bytewise, images, jpeg
 
 if TYPE_CHECKING:
-    from slidewright.codecs.encoding import Encoder, Encoding
+    from slidewright.codecs.encoding import Encoder, EncodeTile, Encoding
     from slidewright.pixels import PixelFormat
 
 KINDS = ("rgb", "rgba", "grey", "multichannel", "labels", "binary")
@@ -38,8 +38,6 @@ class Codec:
     """One row of the compression table."""
 
     name: str
-    tag: int
-    """TIFF's Compression (259)."""
     title: str
     """What it is, in a few words."""
     lossy: bool
@@ -47,7 +45,7 @@ class Codec:
     """Dtypes by kind of pixels."""
     limits: str
     """Why it accepts no more, as a clause of a message; empty if it takes everything."""
-    make: Callable[[Encoding], Encoder]
+    make: Callable[[Encoding], EncodeTile | Encoder]
     effort: Effort | None = None
     predictor: bool = False
     """Whether differencing may precede it."""
@@ -79,10 +77,9 @@ _QUALITY = 1, 100, 90
 CODECS: dict[str, Codec] = {
     codec.name: codec
     for codec in (
-        Codec("none", 1, "uncompressed", False, _EVERYTHING, "", bytewise.make_none, bits=(8, 1)),
+        Codec("none", "uncompressed", False, _EVERYTHING, "", bytewise.make_none, bits=(8, 1)),
         Codec(
             name="jpeg",
-            tag=7,
             title="JPEG, by libjpeg-turbo",
             lossy=True,
             accepts={"rgb": BYTES, "grey": BYTES, "multichannel": BYTES},
@@ -92,7 +89,6 @@ CODECS: dict[str, Codec] = {
         ),
         Codec(
             name="jpeg2000",
-            tag=34712,
             title="JPEG 2000, lossless",
             lossy=False,
             accepts=_all(("uint8", "uint16", "int8", "int16"), WORDS, ("uint8", "uint16", "int8", "int16")),
@@ -101,7 +97,6 @@ CODECS: dict[str, Codec] = {
         ),
         Codec(
             name="jpeg2000-lossy",
-            tag=34712,
             title="JPEG 2000, lossy",
             lossy=True,
             accepts={"rgb": WORDS, "grey": WORDS, "multichannel": WORDS},
@@ -115,7 +110,6 @@ CODECS: dict[str, Codec] = {
         ),
         Codec(
             name="webp",
-            tag=50001,
             title="WebP, lossy",
             lossy=True,
             accepts={"rgb": BYTES, "rgba": BYTES},
@@ -125,7 +119,6 @@ CODECS: dict[str, Codec] = {
         ),
         Codec(
             name="webp-lossless",
-            tag=50001,
             title="WebP, lossless",
             lossy=False,
             accepts={"rgb": BYTES, "rgba": BYTES},
@@ -135,7 +128,6 @@ CODECS: dict[str, Codec] = {
         ),
         Codec(
             name="zstd",
-            tag=50000,
             title="Zstandard",
             lossy=False,
             accepts=_EVERYTHING,
@@ -147,7 +139,6 @@ CODECS: dict[str, Codec] = {
         ),
         Codec(
             name="deflate",
-            tag=8,
             title="zlib's deflate, by libdeflate",
             lossy=False,
             accepts=_EVERYTHING,
@@ -157,11 +148,10 @@ CODECS: dict[str, Codec] = {
             predictor=True,
             bits=(8, 1),
         ),
-        Codec("lzw", 5, "LZW", False, _EVERYTHING, "", bytewise.make_lzw, predictor=True, bits=(8, 1)),
-        Codec("packbits", 32773, "PackBits, run lengths", False, _EVERYTHING, "", bytewise.make_packbits, bits=(8, 1)),
+        Codec("lzw", "LZW", False, _EVERYTHING, "", bytewise.make_lzw, predictor=True, bits=(8, 1)),
+        Codec("packbits", "PackBits, run lengths", False, _EVERYTHING, "", bytewise.make_packbits, bits=(8, 1)),
         Codec(
             name="png",
-            tag=34933,
             title="PNG",
             lossy=False,
             accepts=_all(WORDS, WORDS, WORDS),
@@ -171,7 +161,6 @@ CODECS: dict[str, Codec] = {
         ),
         Codec(
             name="ccitt-t4",
-            tag=3,
             title="CCITT T.4, fax group 3, one-dimensional",
             lossy=False,
             accepts={"binary": BYTES},
@@ -181,7 +170,6 @@ CODECS: dict[str, Codec] = {
         ),
         Codec(
             name="ccitt-t6",
-            tag=4,
             title="CCITT T.6, fax group 4",
             lossy=False,
             accepts={"binary": BYTES},
@@ -191,7 +179,6 @@ CODECS: dict[str, Codec] = {
         ),
         Codec(
             name="jpegxl",
-            tag=50002,
             title="JPEG XL, lossy",
             lossy=True,
             accepts=_all(BYTES, BYTES),
@@ -205,7 +192,6 @@ CODECS: dict[str, Codec] = {
         ),
         Codec(
             name="jpegxl-lossless",
-            tag=50002,
             title="JPEG XL, lossless",
             lossy=False,
             accepts=_all(WORDS, WORDS, WORDS),

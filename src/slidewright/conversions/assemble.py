@@ -6,20 +6,19 @@ import contextlib
 import os
 from collections.abc import Iterator
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from slidewright.conversions.conversion import (
-    Conversion,
-    Decided,
-)
-from slidewright.conversions.convert import ProgressOption
+from slidewright.conversions.conversion import Conversion
 from slidewright.conversions.opening import make_launcher, make_options, open_chosen
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan
 from slidewright.errors import OptionError, ShardError
-from slidewright.report import Report
+from slidewright.report import ProgressOption, Report
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.folder import ShardFolder
 from slidewright.shards.plan import ShardPlan
+
+if TYPE_CHECKING:
+    from slidewright.engine.run import Run
 
 ASSEMBLING = ("overwrite", "verify", "n_workers", "memory", "scratch", "timeout")
 
@@ -71,10 +70,10 @@ def assemble(
         raise OptionError(f"the shards in {folder.path!r} were made from a source without a path; give it as `source`")
     with make_launcher(checked) as launcher, make_callback(progress) as callback:
         opened, path = open_chosen(source if source is not None else job.path, chosen)
-        folder, decided = open_job(folder.path, opened, path, chosen, checked)
-        with Conversion(opened, dest, checked, path, started, decided) as conversion:
-            plan = shard_plan(folder, opened, decided, tuple(range(job.count)), ())
-            folder.require(decided.plan, plan.scratch)
+        folder, decided = open_job(folder.path, opened, path, chosen, checked, started)
+        with Conversion(decided, dest, checked, path) as conversion:
+            plan = shard_plan(folder, decided, tuple(range(job.count)), ())
+            folder.require(decided.plan, plan.levels)
             with _naming_damaged_shards(folder, decided, plan):
                 report = conversion.run(launcher, counting_from(plan, callback), shards=plan)
     if remove:
@@ -83,10 +82,10 @@ def assemble(
 
 
 @contextlib.contextmanager
-def _naming_damaged_shards(folder: ShardFolder, decided: Decided, plan: ShardPlan) -> Iterator[None]:
+def _naming_damaged_shards(folder: ShardFolder, decided: Run, plan: ShardPlan) -> Iterator[None]:
     """When a segment turns out damaged on the way, read every shard and name all that are."""
     try:
         yield
     except ShardError:
-        folder.require(decided.plan, plan.scratch, deep=True)
+        folder.require(decided.plan, plan.levels, deep=True)
         raise

@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from time import monotonic
 from typing import Any
 
-from slidewright.conversions.convert import ProgressOption, convert_opened
+from slidewright.conversions.convert import convert_opened
 from slidewright.conversions.manifest import Entry, read_entries
 from slidewright.conversions.opening import make_launcher, make_options, open_chosen
 from slidewright.errors import OptionError
 from slidewright.options import ConvertOptions
+from slidewright.report import ProgressOption
 from slidewright.shards import fingerprint as identity
 
 _FRESH_EVERY = 100  # slides that one helper serves: bounds what any library may leak

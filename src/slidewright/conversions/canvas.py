@@ -12,7 +12,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +20,13 @@ from slidewright.errors import SourceError
 from slidewright.geometry import Region, Size
 from slidewright.pixels import PixelFormat
 from slidewright.pyramid.level_store import ScratchLevel
-from slidewright.sources.base import Pixels, SourceInfo
+from slidewright.sources.base import BLANK, Blank, Pixels, Reader, Source, SourceInfo
 
 CACHE_BYTES = 96 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class CanvasSource:
+class CanvasSource(Source):
     """Where the canvas is, and what it will be read as; picklable."""
 
     info: SourceInfo
@@ -35,7 +34,6 @@ class CanvasSource:
     tile: int
     overlap: str
     folder: str
-    sparse: ClassVar[bool] = True
 
     def open(self) -> CanvasReader:
         """Read it in this process."""
@@ -62,20 +60,18 @@ class CanvasSource:
         return ScratchLevel(path, self.info.size, self.tile, stored, stored.channels, fill=fill, single=True)
 
 
-class CanvasReader:
+class CanvasReader(Reader):
     """Reads whole tiles of a finished canvas."""
 
     def __init__(self, source: CanvasSource) -> None:
-        pixels = source.pixels
         self._source, self._values, self._weights = source, source.values(), source.weights()
-        shape = (source.tile, source.tile, pixels.channels)
-        self.blank: Pixels = np.full(shape, np.array(pixels.background), pixels.dtype)
+        self._background = np.array(source.pixels.background, source.pixels.dtype)
         self._loaded = _Chunk.empty(source)
 
-    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """The pixels of a tile, see `Reader.read`."""
         if not self._values.has(y, x):
-            return self.blank if self.blank.shape[:2] == (height, width) else self.blank[:height, :width]
+            return BLANK
         chunk = self._loaded
         self._values.read(y, x, height, width, chunk.values)
         self._weights.read(y, x, height, width, chunk.weights)
@@ -87,7 +83,7 @@ class CanvasReader:
             if out.dtype.kind != "f":
                 limits = np.iinfo(out.dtype)
                 values = np.clip(np.floor(values + 0.5), limits.min, limits.max)
-        answer[...] = np.where(weights > 0, values, self.blank[:height, :width, plane : plane + out.shape[2]])
+        answer[...] = np.where(weights > 0, values, self._background[plane : plane + out.shape[2]])
         return answer
 
     def close(self) -> None:

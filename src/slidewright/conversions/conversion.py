@@ -1,5 +1,7 @@
-"""One conversion, from source and options to a file under its name: what it will be, the temporary things, the run, the
-check, the report. Apart from api.py, which has what a caller touches, because shards and PyramidWriter convert as well.
+"""One conversion, from source and options to a file under its name.
+
+Two things: `decide` says what a run will be, before anything is written, which shards and `PyramidWriter` need as well;
+`Conversion` is the transaction around doing it: temporary things, the run, the check, the name, the report.
 """
 
 from __future__ import annotations
@@ -8,52 +10,57 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slidewright._version import __version__
 from slidewright.conversions.destination import Destination
 from slidewright.errors import OutputError
 from slidewright.options import ConvertOptions
-from slidewright.pyramid.plan import Plan, make_plan
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.limits import usable_cpus
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
-    from slidewright.codecs import Encoding
-    from slidewright.engine.coordinator import Outcome, Run
-    from slidewright.engine.memory_budget import MemoryPlan
-    from slidewright.formats.tiff import Layout
+    from slidewright.engine.run import Outcome, Run
     from slidewright.pyramid.level_store import Scratch
+    from slidewright.pyramid.plan import Plan
     from slidewright.report import Recorder
     from slidewright.shards.plan import ShardPlan
-    from slidewright.sources.wrappers.fill import CorruptPlace
+    from slidewright.sources.base import Source, SourceInfo
+    from slidewright.system.launcher import Launcher
+
+Callback = Callable[[Progress], None] | None
 
 _LARGE_TILE = 16 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """What a run will be, before anything is written."""
-
-    encoding: Encoding
-    plan: Plan
-    memory: MemoryPlan
-
-
-def decide(source: Any, options: ConvertOptions, planned_workers: int | None = None) -> Decided:
-    """Settle encoding, memory and plan.
+def decide(
+    source: Source,
+    options: ConvertOptions,
+    started: float,
+    planned_workers: int | None = None,
+    recorder: Recorder | None = None,
+) -> Run:
+    """What a run will be: format, encoding, plan, memory, and the source as the engine takes it.
 
     Blocks are balanced for `planned_workers` where several machines share them: then neither this machine's processors
     nor its memory change their size. By default they are balanced for the workers of this run, and shrink with memory.
     """
-    from slidewright.codecs import resolve
     from slidewright.engine.memory_budget import needs_of, plan_memory
+    from slidewright.engine.run import Run
+    from slidewright.formats.base import ImageDescription
+    from slidewright.formats.registry import make_format
+    from slidewright.pyramid.plan import make_plan
     from slidewright.sources.pixel_format import resolve_pixels
+    from slidewright.sources.wrappers.adapt import adapted
+    from slidewright.sources.wrappers.fill import fill_corrupt
 
     info = source.info
-    encoding = resolve(options, resolve_pixels(options, info))
+    form = make_format(options)
+    encoding = form.encoding(options, resolve_pixels(options, info))
+    if options.on_corrupt == "fill":
+        source = fill_corrupt(source, resolve_pixels(replace(options, alpha="keep"), info).background)
     wanted = options.n_workers if options.n_workers is not None else usable_cpus()
     band = 1 if info.planar else encoding.pixels.planes
     block_tiles = options.block_tiles or _small_block(band * encoding.tile_bytes)
@@ -70,17 +77,21 @@ def decide(source: Any, options: ConvertOptions, planned_workers: int | None = N
         )
 
     shared = None if planned_workers is None else planned(block_tiles, planned_workers)
-    needs = needs_of(
-        info,
-        encoding,
-        n_workers=wanted,
-        block_tiles=block_tiles if shared is None else shared.passes[0].block_tiles,
-        band=band,
-        in_memory=info.format == "array" and hasattr(source, "prepare") and wanted > 0,
-        waiting_tiles=getattr(source, "waiting_tiles", 0),
-    )
+    block_side = block_tiles if shared is None else shared.passes[0].block_tiles
+    needs = needs_of(info, encoding, n_workers=wanted, block_tiles=block_side, band=band)
     memory = plan_memory(needs, options.memory_bytes)
-    return Decided(encoding, shared or planned(memory.block_tiles, memory.n_workers), memory)
+    plan = shared or planned(memory.block_tiles, memory.n_workers)
+    return Run(
+        source=adapted(source, encoding.pixels, options),
+        image=ImageDescription(plan, encoding, *_said(info, options)),
+        format=form,
+        memory=memory,
+        n_workers=memory.n_workers if wanted else 0,
+        temporary=os.fspath(options.scratch) if options.scratch is not None else tempfile.gettempdir(),
+        started=started,
+        timeout=options.timeout,
+        recorder=recorder,
+    )
 
 
 def _small_block(tile_bytes: int) -> int | None:
@@ -90,120 +101,55 @@ def _small_block(tile_bytes: int) -> int | None:
     return None if tile_bytes <= _LARGE_TILE else 1 if tile_bytes > 4 * _LARGE_TILE else 2
 
 
-def fillable(source: Any, options: ConvertOptions) -> tuple[Any, dict[CorruptPlace, str]]:
-    """The source, with what is corrupt filled if the options say so, and the record of what this process filled."""
-    if options.on_corrupt != "fill":
-        return source, {}
-    from slidewright.sources.pixel_format import resolve_pixels
-    from slidewright.sources.wrappers.fill import fill_corrupt
-
-    return fill_corrupt(source, resolve_pixels(replace(options, alpha="keep"), source.info).background)
+def _said(
+    info: SourceInfo, options: ConvertOptions
+) -> tuple[tuple[float, float] | None, str | None, bytes | None, str]:
+    """What the file says besides its pixels: mpp, description, ICC profile, software."""
+    description = options.description if options.description is not None else kept_description(info.description)
+    return options.mpp_xy or info.mpp, description, info.icc_profile, f"slidewright {__version__}"
 
 
-def temporary_folder(options: ConvertOptions) -> str:
-    """Where temporary things go."""
-    return os.fspath(options.scratch) if options.scratch is not None else tempfile.gettempdir()
+def kept_description(text: str | None) -> str | None:
+    """The source's description, wrapped so that no reader takes the output for the source's own format.
 
-
-def shared_source(
-    stack: contextlib.ExitStack, source: Any, options: ConvertOptions, decided: Decided, *, travels: bool
-) -> Any:
-    """The source as the engine takes it; where it `travels` to workers, pixels that are only in this process's memory
-    are put into shared memory, until `stack` is closed.
+    OpenSlide and tiffslide take any file whose description begins with "Aperio" for an Aperio slide, tifffile one
+    that ends with OME-XML for an OME-TIFF, and then look for what is not there.
     """
-    from slidewright.sources.wrappers.adapt import adapted
-
-    taken = adapted(source, decided.encoding.pixels, options)
-    prepare = getattr(taken, "prepare", None)
-    if prepare is None or not travels:
-        return taken
-    on_disk = {"on_disk": True} if decided.memory.array_on_disk else {}
-    shared = prepare(temporary_folder(options), **on_disk)
-    stack.callback(shared.close)
-    return shared
+    return None if text is None else f"[description of the source: {text}]"
 
 
-def make_run(
-    source: Any,
-    options: ConvertOptions,
-    decided: Decided,
-    *,
-    partial: str,
-    scratch: Scratch | None,
-    processes: bool,
-    started: float,
-    recorder: Recorder | None = None,
-    shards: ShardPlan | None = None,
-) -> Run:
-    """What the engine needs, of a source that is shared already."""
-    from slidewright.engine.coordinator import Run
-    from slidewright.engine.worker import BlockWork
-
-    memory = decided.memory
-    return Run(
-        work=BlockWork(decided.plan, decided.encoding, source, scratch),
-        layout=_make_layout(source.info, options, decided),
-        partial=partial,
-        scratch=scratch,
-        temporary=temporary_folder(options),
-        n_workers=memory.n_workers if processes else 0,
-        store_bytes=memory.store_bytes,
-        started=started,
-        slots_per_worker=memory.slots_per_worker,
-        memory_guard=memory.guard_bytes,
-        timeout=options.timeout,
-        recorder=recorder,
-        shards=shards,
-    )
+def share_source(stack: contextlib.ExitStack, run: Run) -> Run:
+    """The run with its source as worker processes can open it, until the stack is closed."""
+    shared = run.source.shared(run.temporary, on_disk=run.memory.array_on_disk)
+    return replace(run, source=stack.enter_context(shared))
 
 
-def _make_layout(info: Any, options: ConvertOptions, decided: Decided) -> Layout:
-    """What the file will say besides its pixels."""
-    from slidewright.formats.tiff import Layout
-
-    return Layout(
-        plan=decided.plan,
-        encoding=decided.encoding,
-        bigtiff=options.bigtiff,
-        mpp=options.mpp_xy or info.mpp,
-        description=options.description if options.description is not None else kept_description(info.description),
-        icc_profile=info.icc_profile,
-        software=f"slidewright {__version__}",
-    )
-
-
-def execute(run: Run, launcher: Any, callback: Callable[[Progress], None] | None) -> Outcome:
+def execute(run: Run, launcher: Launcher | None, callback: Callback) -> Outcome:
     """Run the engine, with worker processes or, where there is no launcher, without."""
     from slidewright.engine.coordinator import Coordinator
-    from slidewright.engine.inline import execute_inline
+    from slidewright.engine.inline import Inline
 
-    return execute_inline(run, callback) if launcher is None else Coordinator(run, launcher, callback).execute()
+    return (Inline(run, callback) if launcher is None else Coordinator(run, launcher, callback)).execute()
 
 
 class Conversion:
-    """One conversion: decides, makes the temporary things, runs, verifies, commits; removes them whatever happens.
+    """The transaction around a run: makes the temporary things, runs, verifies, commits; removes them whatever happens.
 
     The launcher stays with who made it, who may use it for another conversion; but one whose run failed may have
     children that still write, so it is closed before their files are removed.
     """
 
     def __init__(
-        self,
-        source: Any,
-        dest: str | os.PathLike[str],
-        options: ConvertOptions,
-        source_path: str | None,
-        started: float,
-        decided: Decided | None = None,
+        self, decided: Run, dest: str | os.PathLike[str], options: ConvertOptions, source_path: str | None = None
     ) -> None:
-        self.source, self._filled = fillable(source, options)
+        self.decided = decided
         self._options = options
-        self._started = started
         self._stack = contextlib.ExitStack()
         self._committed = False
-        self.decided = decided or decide(self.source, options)
-        self._warnings = list(self.decided.memory.warnings)
-        self._destination = Destination(dest, overwrite=options.overwrite, source=source_path)
+        self._warnings = list(decided.memory.warnings)
+        self._destination = Destination(
+            dest, overwrite=options.overwrite, source=source_path, is_folder=decided.format.is_folder
+        )
         self._stack.callback(self._destination.close)
 
     def __enter__(self) -> Conversion:
@@ -212,61 +158,46 @@ class Conversion:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def change(self, source: Any, options: ConvertOptions) -> None:
-        """Another source and options for the same destination, before anything has been prepared."""
-        self.source, self._options = source, options
-        self.decided = decide(source, options)
-
     def run(
         self,
-        launcher: Any,
-        callback: Callable[[Progress], None] | None,
-        recorder: Recorder | None = None,
+        launcher: Launcher | None,
+        callback: Callback,
         shards: ShardPlan | None = None,
         before_commit: Callable[[str], None] | None = None,
     ) -> Report:
         """Do it all; the report of a finished file. `shards` are found and made on the way; `before_commit` is called
         with the path of the checked file before it gets its name.
         """
-        run = self.prepare(launcher, recorder, shards)
+        run = self.prepare(launcher, shards)
         return self.finish(execute(run, launcher, callback), run, callback, before_commit)
 
-    def prepare(self, launcher: Any, recorder: Recorder | None = None, shards: ShardPlan | None = None) -> Run:
-        """Make the temporary things; what the engine needs."""
+    def prepare(self, launcher: Launcher | None, shards: ShardPlan | None = None) -> Run:
+        """Make the temporary things; the run as the engine can do it."""
+        run = self.decided
         self._check_space(shards)
         own: Callable[[str], None] = launcher.own if launcher is not None else _ignore
         for path in self._destination.temporary:
             own(path)
         self._destination.claim()
-        scratch = shards.scratch if shards is not None else self._make_scratch(own)
+        levels = shards.levels if shards is not None else self._make_levels(own)
         if launcher is not None:
             self._stack.callback(self._end_children, launcher)
-        travels = launcher is not None and (shards is None or bool(shards.to_make))
-        source = shared_source(self._stack, self.source, self._options, self.decided, travels=travels)
+            if shards is None or shards.to_make:
+                run = share_source(self._stack, run)
         if shards is not None:
-            shards = replace(shards, corrupt=dict(self._filled))
-        return make_run(
-            source,
-            self._options,
-            self.decided,
-            partial=self._destination.partial,
-            scratch=scratch,
-            processes=launcher is not None,
-            started=self._started,
-            recorder=recorder,
-            shards=shards,
-        )
+            shards = replace(shards, corrupt=dict(run.source.filled))
+        return replace(run, output=self._destination.partial, levels=levels, shards=shards)
 
     def finish(
         self,
         outcome: Outcome,
         run: Run,
-        callback: Callable[[Progress], None] | None,
+        callback: Callback,
         before_commit: Callable[[str], None] | None = None,
     ) -> Report:
         """Check the file and give it its name; the report."""
         begin = monotonic()
-        self._check(callback)
+        self._check(run)
         if before_commit is not None:
             before_commit(self._destination.partial)
         self._destination.commit()
@@ -274,60 +205,56 @@ class Conversion:
         outcome.seconds["finish"] = monotonic() - begin
         report = self._report(outcome, run)
         if callback is not None:
-            callback(_finished(report, run.layout.plan, outcome.retries))
+            callback(_finished(report, run.plan, outcome.retries))
         return report
 
     def _check_space(self, shards: ShardPlan | None) -> None:
         from slidewright.engine.disk_budget import check_space, estimate
 
-        plan, encoding, memory = self.decided.plan, self.decided.encoding, self.decided.memory
-        need = estimate(plan, encoding, memory.store_bytes)
+        need = estimate(self.decided)
         if shards is not None:
             need = need.with_shards(shards.part_to_make)
-        folder = str(self._destination.path.parent)
-        self._warnings += check_space(need, folder, temporary_folder(self._options))
+        self._warnings += check_space(need, str(self._destination.path.parent), self.decided.temporary)
 
-    def _make_scratch(self, own: Callable[[str], None]) -> Scratch | None:
+    def _make_levels(self, own: Callable[[str], None]) -> Scratch | None:
         """The stores of reduced levels in a folder of their own, where the plan has any."""
         from slidewright.pyramid.level_store import Scratch, ScratchFolder
 
-        if len(self.decided.plan.passes) == 1:
+        run = self.decided
+        if len(run.plan.passes) == 1:
             return None
         folder = ScratchFolder(self._options.scratch, announce=own)
         self._stack.callback(folder.remove)
-        sparse = getattr(self.source, "sparse", False)
-        return Scratch(folder.path, self.decided.plan, self.decided.encoding.pixels, sparse=sparse, single=True)
+        return Scratch(folder.path, run.plan, run.encoding.pixels, sparse=run.source.info.sparse, single=True)
 
-    def _end_children(self, launcher: Any) -> None:
+    def _end_children(self, launcher: Launcher) -> None:
         if not self._committed:
             launcher.close()
 
-    def _check(self, callback: Callable[[Progress], None] | None) -> None:
-        """Look at the partial file as a reader would, before it gets its name."""
-        from slidewright.inspection.verify import check_structure, verify_file
-
+    def _check(self, run: Run) -> None:
+        """Look at what was written as a reader would, before it gets its name."""
         partial = self._destination.partial
         try:
-            check_structure(partial, [level.size for level in self.decided.plan.levels])
+            run.format.check(partial, run.image)
             if self._options.verify:
-                verify_file(partial, n_workers=self._options.n_workers or None)
+                run.format.verify(partial, self._options.n_workers or None)
         except OSError as error:
             raise OutputError(f"can't read {partial!r} back to check it: {error.strerror or error}") from error
 
     def _report(self, outcome: Outcome, run: Run) -> Report:
         from slidewright.sources.wrappers.fill import describe_corrupt
 
-        plan = self.decided.plan
+        plan = run.plan
         before = run.shards.found_corrupt() if run.shards is not None else {}
-        corrupt = {**before, **self._filled, **outcome.corrupt}
+        corrupt = {**before, **run.source.filled, **outcome.corrupt}
         return Report(
             destination=str(self._destination.path),
             levels=tuple(
                 LevelReport(level.size, plan.planes * level.n_tiles, nbytes)
                 for level, nbytes in zip(plan.levels, outcome.level_bytes, strict=True)
             ),
-            bytes=self._destination.path.stat().st_size,
-            seconds=monotonic() - self._started,
+            bytes=self._destination.nbytes(),
+            seconds=monotonic() - run.started,
             n_workers=run.n_workers,
             block_tiles=plan.passes[0].block_tiles,
             retries=outcome.retries,
@@ -355,12 +282,3 @@ def _finished(report: Report, plan: Plan, retries: int) -> Progress:
         retries,
         "done",
     )
-
-
-def kept_description(text: str | None) -> str | None:
-    """The source's description, wrapped so that no reader takes the output for the source's own format.
-
-    OpenSlide and tiffslide take any file whose description begins with "Aperio" for an Aperio slide, tifffile one
-    that ends with OME-XML for an OME-TIFF, and then look for what is not there.
-    """
-    return None if text is None else f"[description of the source: {text}]"

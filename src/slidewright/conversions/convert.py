@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from slidewright.conversions.opening import make_launcher, make_options, open_chosen
 from slidewright.errors import DestinationError, OptionError
+from slidewright.formats.registry import settle_format
 from slidewright.options import ConvertOptions
-from slidewright.report import Progress, Report
+from slidewright.report import Progress, ProgressOption, Report
 
 if TYPE_CHECKING:
     from slidewright.report import Recorder
-
-ProgressOption = bool | Callable[[Progress], None]
+    from slidewright.sources.base import Source
+    from slidewright.system.launcher import Launcher
 
 
 def convert(
@@ -91,8 +92,8 @@ def convert(
 
 
 def convert_opened(
-    launcher: Any,
-    source: Any,
+    launcher: Launcher | None,
+    source: Source,
     source_path: str | None,
     dest: str | os.PathLike[str],
     chosen: dict[str, int | None],
@@ -102,14 +103,16 @@ def convert_opened(
     recorder: Recorder | None = None,
 ) -> Report:
     """Convert with a launcher that is there already; `chosen` has page, series and level_index."""
+    options = settle_format(options, dest)
     if options.resume or options.engine == "dask":
         from slidewright.conversions.resume import convert_resumably
 
         return convert_resumably(launcher, source, source_path, dest, chosen, options, callback, started, recorder)
-    from slidewright.conversions.conversion import Conversion
+    from slidewright.conversions.conversion import Conversion, decide
 
-    with Conversion(source, dest, options, source_path, started) as conversion:
-        return conversion.run(launcher, callback, recorder)
+    run = decide(source, options, started, recorder=recorder)
+    with Conversion(run, dest, options, source_path) as conversion:
+        return conversion.run(launcher, callback)
 
 
 def _prepare_report(path: str | os.PathLike[str], options: ConvertOptions, started: float) -> Recorder:

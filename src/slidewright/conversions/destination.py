@@ -14,7 +14,7 @@ import secrets
 from pathlib import Path
 
 from slidewright.errors import DestinationError, OutputError
-from slidewright.system.files import FileLock, remove_abandoned
+from slidewright.system.files import FileLock, remove, remove_abandoned
 
 
 class Destination:
@@ -27,13 +27,15 @@ class Destination:
         writable.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool, source: str | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, overwrite: bool, source: str | None = None, is_folder: bool = False
+    ) -> None:
         self.path = Path(path)
-        self._overwrite = overwrite
+        self._overwrite, self._is_folder = overwrite, is_folder
         folder = self.path.parent
         if not folder.is_dir():
             raise DestinationError(f"the folder {str(folder)!r} of the destination does not exist; make it first")
-        if self.path.is_dir():
+        if self.path.is_dir() and not is_folder:
             raise DestinationError(f"the destination {str(self.path)!r} is a folder; name a file")
         if source is not None and self.path.exists() and os.path.exists(source) and os.path.samefile(self.path, source):
             raise DestinationError(f"the destination {str(self.path)!r} is the source itself; choose another name")
@@ -74,7 +76,9 @@ class Destination:
             If another file has taken the name meanwhile and `overwrite` is not set.
         """
         try:
-            if self._overwrite:
+            if self._is_folder:
+                self._rename_folder()
+            elif self._overwrite:
                 os.replace(self.partial, self.path)
             else:
                 self._rename_new()
@@ -86,9 +90,28 @@ class Destination:
 
     def close(self) -> None:
         """Remove what is left beside the destination."""
-        _unlink(*self.temporary)
+        for path in self.temporary:
+            remove(path)
         if self._lock is not None:
             self._lock.release()
+
+    def nbytes(self) -> int:
+        """Bytes of the finished file, or of all files in the finished folder."""
+        if not self._is_folder:
+            return self.path.stat().st_size
+        return sum(item.stat().st_size for item in self.path.rglob("*") if item.is_file())
+
+    def _rename_folder(self) -> None:
+        """Rename a finished folder; one that is replaced is moved aside first and removed last."""
+        if not self.path.exists():
+            os.rename(self.partial, self.path)
+            return
+        if not self._overwrite:
+            raise FileExistsError(str(self.path))
+        aside = f"{self.partial}.old"
+        os.rename(self.path, aside)
+        os.rename(self.partial, self.path)
+        remove(aside)
 
     def _rename_new(self) -> None:
         """Rename, but never onto an existing file: a hard link fails if the name is taken, `rename` would not."""
@@ -113,13 +136,12 @@ class Destination:
         pattern = f".{glob.escape(self.path.name)}.????????.lock"
         for name in glob.glob(pattern, root_dir=self.path.parent, include_hidden=True):
             lock = str(self.path.parent / name)
-            remove_abandoned(lock, functools.partial(_unlink, lock.removesuffix(".lock") + ".partial", lock))
+            remove_abandoned(lock, functools.partial(_remove_all, lock.removesuffix(".lock") + ".partial", lock))
 
 
-def _unlink(*paths: str) -> None:
+def _remove_all(*paths: str) -> None:
     for path in paths:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+        remove(path)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slidewright.errors import OptionError
 from slidewright.options import ConvertOptions
+
+if TYPE_CHECKING:
+    from slidewright.sources.base import Source
+    from slidewright.system.launcher import Launcher
 
 PRELOAD = (
     "numpy",
@@ -18,6 +22,7 @@ PRELOAD = (
     "tifffile",
     "slidewright.engine.worker",
     "slidewright.engine.writer",
+    "slidewright.formats.tiff",
     "slidewright.sources.tiff",
 )
 """What workers and writer are forked with."""
@@ -25,7 +30,7 @@ PRELOAD = (
 
 def open_chosen(
     source: Any, chosen: dict[str, int | None], shape: tuple[int, ...] | None = None, dtype: Any = None
-) -> tuple[Any, str | None]:
+) -> tuple[Source, str | None]:
     """Open what was given, with the page, series and level that were chosen; also its path, where it is one."""
     from slidewright.sources.open import open_source
 
@@ -50,7 +55,7 @@ def make_options(given: dict[str, Any]) -> ConvertOptions:
 
 
 @contextlib.contextmanager
-def make_launcher(options: ConvertOptions) -> Iterator[Any]:
+def make_launcher(options: ConvertOptions) -> Iterator[Launcher | None]:
     """A launcher, started first so that its imports run while the source is opened; None for a run in this process."""
     if options.n_workers == 0:
         yield None

@@ -23,11 +23,9 @@ if TYPE_CHECKING:
 
     from slidewright.conversions.canvas import Canvas
     from slidewright.conversions.conversion import Conversion
-    from slidewright.conversions.convert import ProgressOption
-    from slidewright.engine.feeding import Feeder
-    from slidewright.engine.inbox import Inbox
     from slidewright.pixels import PixelFormat
-    from slidewright.sources.base import SourceInfo
+    from slidewright.report import ProgressOption
+    from slidewright.sources.base import Source, SourceInfo
 
 OVERLAPS = ("refuse", "replace", "blend")
 
@@ -223,31 +221,46 @@ class PyramidWriter:
 
     def _make_conversion(self) -> Conversion:
         """Everything decided as for tiles, which may still become regions."""
-        from slidewright.conversions.conversion import Conversion
+        import numpy as np
+
+        from slidewright.conversions.conversion import Conversion, decide
+        from slidewright.engine.feeding import SLOTS_PER_WORKER
+        from slidewright.engine.inbox import Undecided
+        from slidewright.formats.registry import settle_format
         from slidewright.sources.base import SourceInfo
 
         height, width, samples = self._shape
+        options = settle_format(replace(self._options, block_tiles=1), self._dest)
+        tile_bytes = options.tile_size**2 * samples * np.dtype(self._dtype).itemsize
         info = SourceInfo(
             name="PyramidWriter",
             format="array",
             size=Size(height, width),
             samples=samples,
             dtype=self._dtype,
+            sparse=True,
+            worker_bytes=SLOTS_PER_WORKER * tile_bytes,
         )
-        options = replace(self._options, block_tiles=1)
-        conversion = Conversion(_Undecided(info), self._dest, options, None, self._started)
-        kind = conversion.decided.encoding.pixels.kind
+        self._info, self._settled = info, options
+        decided = decide(Undecided(info), options, self._started)
+        kind = decided.encoding.pixels.kind
         if self._overlap == "blend" and kind in ("labels", "binary"):
             raise OptionError(f"overlap 'blend' would mix {kind}; choose 'replace' or 'refuse'")
-        return conversion
+        return Conversion(decided, self._dest, options)
 
     def _given(self) -> tuple[SourceInfo, PixelFormat]:
         """The pixels as the caller gives them: alpha is not composed yet."""
         from slidewright.sources.pixel_format import resolve_pixels
 
-        info = self._conversion.source.info
-        pixels = resolve_pixels(replace(self._options, alpha="keep"), info)
-        return replace(info, dtype=pixels.dtype, kind=pixels.kind), pixels
+        pixels = resolve_pixels(replace(self._settled, alpha="keep"), self._info)
+        return replace(self._info, dtype=pixels.dtype, kind=pixels.kind), pixels
+
+    def _read_from(self, source: Source) -> None:
+        """Have the conversion read what was written, once it is known how."""
+        from slidewright.sources.wrappers.adapt import adapted
+
+        decided = self._conversion.decided
+        self._conversion.decided = replace(decided, source=adapted(source, decided.encoding.pixels, self._settled))
 
     def _begin(self, *, tiles: bool) -> None:
         if self._stack is None or not self._open:
@@ -281,24 +294,20 @@ class _Tiles:
     def __init__(self, writer: PyramidWriter, stack: contextlib.ExitStack) -> None:
         import numpy as np
 
-        from slidewright.engine.feeding import SLOTS_PER_WORKER, FedCoordinator, InlineFeeder
+        from slidewright.engine.feeding import SLOTS_PER_WORKER, Feeder
         from slidewright.engine.inbox import Inbox, PushedSource
 
         self._conversion, self._callback = writer._conversion, writer._callback
         decided = self._conversion.decided
         self._plan = decided.plan
-        tile = self._plan.tile
         slots = SLOTS_PER_WORKER * decided.memory.n_workers + 1
-        source = PushedSource.allocate(*writer._given(), tile, slots, writer._options.scratch)
+        info, _ = writer._given()
+        source = PushedSource.allocate(info, self._plan.tile, slots, writer._options.scratch)
         stack.callback(source.close)
-        self._conversion.source = source
+        writer._read_from(source)
         self._run = self._conversion.prepare(writer._launcher)
-        self._inbox: Inbox = Inbox(source)
-        self._feeder: Feeder
-        if writer._launcher is None:
-            self._feeder = InlineFeeder(self._run, self._callback, self._inbox, tile)
-        else:
-            self._feeder = FedCoordinator(self._run, writer._launcher, self._callback, self._inbox, tile)
+        self._inbox = Inbox(source)
+        self._feeder = Feeder(self._run, writer._launcher, self._callback, self._inbox)
         stack.callback(self._feeder.close)
         self._seen = np.zeros(self._plan.levels[0].tiles, dtype=bool)
 
@@ -331,6 +340,7 @@ class _Regions:
 
     def __init__(self, writer: PyramidWriter, stack: contextlib.ExitStack) -> None:
         from slidewright.conversions.canvas import Canvas, CanvasSource
+        from slidewright.conversions.conversion import decide
         from slidewright.pyramid.level_store import ScratchFolder
 
         self._writer = writer
@@ -338,9 +348,12 @@ class _Regions:
         announce = {} if writer._launcher is None else {"announce": writer._launcher.own}
         folder = ScratchFolder(writer._options.scratch, **announce)
         stack.callback(folder.remove)
-        source = CanvasSource(*writer._given(), writer._options.tile_size, writer._overlap, folder.path)
+        info, pixels = writer._given()
+        info = replace(info, worker_bytes=0)
+        source = CanvasSource(info, pixels, writer._options.tile_size, writer._overlap, folder.path)
         self.canvas: Canvas = Canvas(source)
-        conversion.change(source, writer._options)
+        options = replace(writer._settled, block_tiles=writer._options.block_tiles)
+        conversion.decided = decide(source, options, writer._started)
 
     def put_tile(self, pixels: NDArray[Any], row: int, column: int) -> None:
         tile = self._writer._options.tile_size
@@ -350,15 +363,6 @@ class _Regions:
         self.canvas.flush()
         writer = self._writer
         return writer._conversion.run(writer._launcher, writer._callback)
-
-
-class _Undecided:
-    """Stands for the source until the first call says which it is."""
-
-    def __init__(self, info: Any) -> None:
-        from slidewright.engine.feeding import SLOTS_PER_WORKER
-
-        self.info, self.waiting_tiles = info, SLOTS_PER_WORKER
 
 
 def _closable(tiles: Iterable[Any]) -> Any:

@@ -15,15 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from slidewright.conversions.conversion import Conversion, Decided
+from slidewright.conversions.conversion import Conversion
 from slidewright.conversions.destination import Destination
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan, trash_name
 from slidewright.errors import DestinationError, OptionError, OutputError
-from slidewright.geometry import Size
+from slidewright.formats.registry import make_format
 from slidewright.options import ConvertOptions
-from slidewright.report import LevelReport, Progress, Recorder, Report
+from slidewright.report import Progress, Report
 from slidewright.shards.folder import JOB_FILE, ShardFolder, sweep_partials
 from slidewright.shards.plan import ShardPlan
 from slidewright.system.files import FileLock
@@ -32,12 +32,18 @@ from slidewright.system.limits import usable_cpus
 
 _LOCK, _FINISHED = "lock", "finished.json"
 
+if TYPE_CHECKING:
+    from slidewright.engine.run import Run
+    from slidewright.report import Recorder
+    from slidewright.sources.base import Source
+    from slidewright.system.launcher import Launcher
+
 Callback = Callable[[Progress], None] | None
 
 
 def convert_resumably(
-    launcher: Any,
-    source: Any,
+    launcher: Launcher | None,
+    source: Source,
     source_path: str | None,
     dest: str | os.PathLike[str],
     chosen: dict[str, int | None],
@@ -54,23 +60,25 @@ def convert_resumably(
     with contextlib.ExitStack() as stack:
         fresh = not os.path.exists(os.path.join(path, JOB_FILE))
         if fresh:  # a destination that is refused must not leave a folder
-            Destination(dest, overwrite=options.overwrite, source=source_path).close()
+            is_folder = make_format(options).is_folder
+            Destination(dest, overwrite=options.overwrite, source=source_path, is_folder=is_folder).close()
         cluster = _connect(stack, options, source_path)
         planned = None if cluster is None else cluster.n_threads
-        folder, decided = open_job(path, source, source_path, chosen, options, planned_workers=planned)
+        folder, decided = open_job(
+            path, source, source_path, chosen, options, started, planned_workers=planned, recorder=recorder
+        )
         stack.callback(_lock(path).release)
-        finished = None if fresh else _finished_before(path, dest, started)
+        finished = None if fresh else _finished_before(path, dest, decided)
         if finished is None:
             sweep_partials(path)
-            with Conversion(source, dest, options, source_path, started, decided) as conversion:
-                plan = _survey(folder, source, decided, fresh=fresh)
+            with Conversion(decided, dest, options, source_path) as conversion:
+                plan = _survey(folder, decided, fresh=fresh)
                 if cluster is not None and source_path is not None and plan.to_make:
                     cluster.make_shards(folder, plan, source_path, chosen, options, callback, started)
-                    plan = _survey(folder, source, decided, fresh=False)
+                    plan = _survey(folder, decided, fresh=False)
                 finished = conversion.run(
                     launcher,
                     counting_from(plan, callback),
-                    recorder,
                     plan,
                     lambda partial: _note_finished(path, partial),
                 )
@@ -91,14 +99,14 @@ def _connect(stack: contextlib.ExitStack, options: ConvertOptions, source_path: 
     return stack.enter_context(connect(options.dask))
 
 
-def _survey(folder: ShardFolder, source: Any, decided: Decided, *, fresh: bool) -> ShardPlan:
+def _survey(folder: ShardFolder, decided: Run, *, fresh: bool) -> ShardPlan:
     """Which shards are there and whole, to the last byte, and which are to be made."""
     indices = range(folder.job.count)
-    plan = shard_plan(folder, source, decided, (), tuple(indices))
+    plan = shard_plan(folder, decided, (), tuple(indices))
     if fresh:
         return plan
     with ThreadPoolExecutor(min(8, usable_cpus())) as pool:
-        check = pool.map(lambda index: folder.problem(index, decided.plan, plan.scratch, deep=True), indices)
+        check = pool.map(lambda index: folder.problem(index, decided.plan, plan.levels, deep=True), indices)
         whole = [problem is None for problem in check]
     found = tuple(index for index in indices if whole[index])
     return replace(plan, found=found, to_make=tuple(index for index in indices if not whole[index]))
@@ -124,7 +132,7 @@ def _note_finished(path: str, partial: str) -> None:
         raise OutputError(f"can't write into {path!r}: {error.strerror or error}; check that disk") from error
 
 
-def _finished_before(path: str, dest: str | os.PathLike[str], started: float) -> Report | None:
+def _finished_before(path: str, dest: str | os.PathLike[str], decided: Run) -> Report | None:
     """The report of a file that was complete when its run was killed; None when it was not."""
     try:
         with open(os.path.join(path, _FINISHED), encoding="ascii") as file:
@@ -134,14 +142,8 @@ def _finished_before(path: str, dest: str | os.PathLike[str], started: float) ->
         return None
     if noted != [status.st_ino, status.st_size]:
         return None
-    import tifffile
-
-    with tifffile.TiffFile(dest) as tiff:
-        levels = tuple(
-            LevelReport(Size(page.imagelength, page.imagewidth), len(page.databytecounts), sum(page.databytecounts))
-            for page in (one.aspage() for one in tiff.pages)
-        )
-    return Report(str(Path(dest)), levels, status.st_size, monotonic() - started, 0, 0, 0, None)
+    levels = decided.format.levels(os.fspath(dest))
+    return Report(str(Path(dest)), levels, status.st_size, monotonic() - decided.started, 0, 0, 0, None)
 
 
 def _sweep_trash(dest: str | os.PathLike[str]) -> None:

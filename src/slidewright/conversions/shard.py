@@ -10,26 +10,22 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from slidewright.conversions.conversion import (
-    Decided,
-    execute,
-    fillable,
-    make_run,
-    shared_source,
-    temporary_folder,
-)
-from slidewright.conversions.convert import ProgressOption
+from slidewright.conversions.conversion import execute, share_source
 from slidewright.conversions.opening import make_launcher, make_options, open_chosen
 from slidewright.conversions.shard_job import SHARDS_A_WORKER, open_job, shard_plan
 from slidewright.errors import OptionError
-from slidewright.options import ConvertOptions
-from slidewright.report import Progress
+from slidewright.formats.registry import settle_format
+from slidewright.report import Progress, ProgressOption
 from slidewright.shards.folder import shard_name, sweep_partials
 from slidewright.shards.plan import ShardPlan
 from slidewright.sources.wrappers.fill import describe_corrupt
 from slidewright.system.files import remove as remove_tree
+
+if TYPE_CHECKING:
+    from slidewright.engine.run import Run
+    from slidewright.system.launcher import Launcher
 
 Callback = Callable[[Progress], None] | None
 
@@ -92,21 +88,21 @@ def shard(
     from slidewright.reporting.progress import make_callback
 
     started = monotonic()
-    checked = make_options(options)
+    checked = settle_format(make_options(options), None)
     if count < 1 or not 0 <= index < count:
         raise OptionError(f"shard {index} of {count} does not exist; shards are numbered from 0 to {count - 1}")
     chosen = {"page": page, "series": series, "level_index": level_index}
     opened, path = open_chosen(source, chosen)
-    folder, decided = open_job(shards, opened, path, chosen, checked, count, SHARDS_A_WORKER * count)
-    plan = shard_plan(folder, opened, decided, (), (index,), tiff=False, sync=True)
+    folder, decided = open_job(shards, opened, path, chosen, checked, started, count, SHARDS_A_WORKER * count)
+    plan = shard_plan(folder, decided, (), (index,), sync=True)
     warnings: list[str] = []
-    before = folder.problem(index, decided.plan, plan.scratch, deep=False) is None
+    before = folder.problem(index, decided.plan, plan.levels, deep=False) is None
     if not before:
         try:
             with make_launcher(checked) as launcher, make_callback(progress) as callback:
                 if launcher is not None:
                     launcher.own(plan.partial(index))
-                warnings = _make_shard(launcher, opened, checked, decided, plan, started, callback)
+                warnings = _make_shard(launcher, decided, plan, callback)
         finally:  # a writer that was ended could not do it
             remove_tree(plan.partial(index))
     numbers = plan.blocks(index)
@@ -126,12 +122,9 @@ def shard(
 
 
 def _make_shard(
-    launcher: Any,
-    source: Any,
-    options: ConvertOptions,
-    decided: Decided,
+    launcher: Launcher | None,
+    decided: Run,
     plan: ShardPlan,
-    started: float,
     callback: Callback,
 ) -> list[str]:
     """Make the one shard of a plan; warnings."""
@@ -143,34 +136,23 @@ def _make_shard(
     def share_of(snapshot: Progress) -> Progress:
         return replace(snapshot, tiles_total=tiles, pixels_total=pixels)
 
-    warnings = [*decided.memory.warnings, *_check_space(options, decided, plan)]
-    source, filled = fillable(source, options)
+    warnings = [*decided.memory.warnings, *_check_space(decided, plan)]
+    run = decided
     with contextlib.ExitStack() as stack:
-        shared = shared_source(stack, source, options, decided, travels=launcher is not None)
         if launcher is not None:
+            run = share_source(stack, run)
             stack.callback(launcher.close)  # before what its children read is taken away
-        run = make_run(
-            shared,
-            options,
-            decided,
-            partial="",
-            scratch=plan.scratch,
-            processes=launcher is not None,
-            started=started,
-            shards=replace(plan, corrupt=dict(filled)),
-        )
+        run = replace(run, levels=plan.levels, shards=replace(plan, corrupt=dict(run.source.filled)))
         outcome = execute(run, launcher, None if callback is None else lambda snapshot: callback(share_of(snapshot)))
     sweep_partials(plan.folder, shard_name(index, plan.count))
     if callback is not None:
-        callback(Progress(tiles, tiles, pixels, pixels, 0, monotonic() - started, 0, 0, "done"))
+        callback(Progress(tiles, tiles, pixels, pixels, 0, monotonic() - decided.started, 0, 0, "done"))
     return warnings + outcome.warnings
 
 
-def _check_space(options: ConvertOptions, decided: Decided, plan: ShardPlan) -> tuple[str, ...]:
+def _check_space(decided: Run, plan: ShardPlan) -> tuple[str, ...]:
     """Hold the room in the folder against this share; the shards of others come on top."""
     from slidewright.engine.disk_budget import check_space, estimate
 
-    need = estimate(decided.plan, decided.encoding, decided.memory.store_bytes)
-    return check_space(need.with_shards(plan.part_to_make, output=False), plan.folder, temporary_folder(options))
-
-
+    need = estimate(decided).with_shards(plan.part_to_make, output=False)
+    return check_space(need, plan.folder, decided.temporary)

@@ -9,12 +9,9 @@ import os
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
-from slidewright.conversions.conversion import (
-    Decided,
-    decide,
-)
+from slidewright.conversions.conversion import decide
 from slidewright.options import ConvertOptions
 from slidewright.pyramid.level_store import Scratch
 from slidewright.report import Progress
@@ -22,6 +19,11 @@ from slidewright.shards import fingerprint as identity
 from slidewright.shards.folder import JOB_FILE, Job, ShardFolder
 from slidewright.shards.plan import ShardPlan
 from slidewright.system.files import remove as remove_tree
+
+if TYPE_CHECKING:
+    from slidewright.engine.run import Run
+    from slidewright.report import Recorder
+    from slidewright.sources.base import Source
 
 Callback = Callable[[Progress], None] | None
 
@@ -31,13 +33,15 @@ SHARDS_A_WORKER = 4  # workers a shard that blocks are balanced for, and shards 
 
 def open_job(
     path: str | os.PathLike[str],
-    source: Any,
+    source: Source,
     source_path: str | None,
     chosen: dict[str, int | None],
     options: ConvertOptions,
+    started: float,
     count: int | None = None,
     planned_workers: int | None = None,
-) -> tuple[ShardFolder, Decided]:
+    recorder: Recorder | None = None,
+) -> tuple[ShardFolder, Run]:
     """Make or join the folder of this job. What only decides how work is cut (block size, number of shards) is taken
     from the folder where the caller leaves it open.
     """
@@ -47,7 +51,7 @@ def open_job(
         count = count or there.count
         if options.block_tiles is None:
             options = replace(options, block_tiles=there.block_tiles_given)
-    decided = decide(source, options, planned_workers)
+    decided = decide(source, options, started, planned_workers, recorder)
     first, planned = decided.plan.passes[0], planned_workers or decided.memory.n_workers
     given = decided.memory.block_tiles if planned_workers is None else options.block_tiles
     job = Job(
@@ -66,19 +70,18 @@ def open_job(
 
 def shard_plan(
     folder: ShardFolder,
-    source: Any,
-    decided: Decided,
+    decided: Run,
     found: tuple[int, ...],
     to_make: tuple[int, ...],
     *,
-    tiff: bool = True,
     sync: bool = False,
 ) -> ShardPlan:
     """What a run finds and makes in this folder."""
-    plan, scratch = decided.plan, None
+    plan, levels = decided.plan, None
     if len(plan.passes) > 1:
-        scratch = Scratch(folder.path, plan, decided.encoding.pixels, sparse=getattr(source, "sparse", False))
-    return ShardPlan(folder.path, folder.job.id, folder.job.count, plan, scratch, found, to_make, tiff, sync)
+        sparse = decided.source.info.sparse
+        levels = Scratch(folder.path, plan, decided.encoding.pixels, sparse=sparse)
+    return ShardPlan(folder.path, folder.job.id, folder.job.count, plan, levels, found, to_make, sync)
 
 
 def counting_from(plan: ShardPlan, callback: Callback) -> Callback:

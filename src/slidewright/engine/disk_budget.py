@@ -9,13 +9,11 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass, replace
-from typing import Any
 
+from slidewright.engine.run import Run
 from slidewright.errors import OutputError
-from slidewright.pyramid.plan import Plan
 
 _RATIO_LOSSY, _RATIO_LOSSLESS = 8, 2
-_LEAST_SEGMENT = 10  # bytes of the two table entries of a tile: tifffile gives a small length two bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +42,9 @@ class Estimate:
         )
 
 
-def estimate(plan: Plan, encoding: Any, store_bytes: int) -> Estimate:
-    """What a plan needs on disk."""
+def estimate(run: Run) -> Estimate:
+    """What a run needs on disk."""
+    plan, encoding = run.plan, run.encoding
     tile_bytes = encoding.tile_bytes
     raw = plan.n_tiles * (tile_bytes // 8 if encoding.bits == 1 else tile_bytes)
     exact = encoding.compression == "none"
@@ -56,10 +55,10 @@ def estimate(plan: Plan, encoding: Any, store_bytes: int) -> Estimate:
     scratch = sum(plan.planes * grid.height * grid.width * (tile_bytes // 4) for grid in chunks)
     upper = 1 - plan.levels[0].n_tiles / plan.n_tiles
     return Estimate(
-        output_least=(raw if exact else 0) + plan.n_tiles * _LEAST_SEGMENT,
+        output_least=(raw if exact else 0) + run.format.least_bytes(plan, encoding),
         output_likely=likely,
         scratch=scratch,
-        waiting=max(0, int(likely * upper) - store_bytes),
+        waiting=max(0, int(likely * upper) - run.memory.store_bytes),
     )
 
 

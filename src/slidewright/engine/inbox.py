@@ -11,40 +11,36 @@ from __future__ import annotations
 import os
 from collections import deque
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import RunError
-from slidewright.pixels import PixelFormat
-from slidewright.sources.base import Pixels, SourceInfo
+from slidewright.sources.base import BLANK, Blank, Pixels, Reader, Source, SourceInfo
 from slidewright.system.shared_memory import SharedBuffer
 
 _EMPTY = -1
 
 
 @dataclass(frozen=True, slots=True)
-class PushedSource:
+class PushedSource(Source):
     """The slots, as workers open them; pickles inside the engine only, where descriptors are passed on.
 
     The buffer begins with (y, x) of the tile in each slot and, last, whether tiles that are in no slot are background.
     """
 
     info: SourceInfo
-    pixels: PixelFormat
     tile: int
     n_slots: int
     buffer: SharedBuffer
-    sparse: ClassVar[bool] = True
 
     @classmethod
     def allocate(
-        cls, info: SourceInfo, pixels: PixelFormat, tile: int, n_slots: int, folder: str | os.PathLike[str] | None
+        cls, info: SourceInfo, tile: int, n_slots: int, folder: str | os.PathLike[str] | None
     ) -> PushedSource:
         """Reserve the slots; raises OutputError where there is no room."""
         nbytes = (n_slots + 1) * 16 + n_slots * tile * tile * info.samples * info.itemsize
-        return cls(info, pixels, tile, n_slots, SharedBuffer.allocate(nbytes, folder))
+        return cls(info, tile, n_slots, SharedBuffer.allocate(nbytes, folder))
 
     def open(self) -> PushedReader:
         """Read the slots in this process."""
@@ -64,24 +60,32 @@ class PushedSource:
         return data.reshape(self.n_slots, self.tile, self.tile, self.info.samples)
 
 
-class PushedReader:
+@dataclass(frozen=True, slots=True)
+class Undecided(Source):
+    """Stands for the source until the caller's first call says whether it hands over tiles or regions."""
+
+    info: SourceInfo
+
+    def open(self) -> Reader:
+        """Nobody reads it."""
+        raise RunError("pixels were asked for before any were handed over; this is an error of slidewright")
+
+
+class PushedReader(Reader):
     """Reads whole tiles: from the slot that holds one, or as background once the caller has no more."""
 
     def __init__(self, source: PushedSource) -> None:
         self._source = source
         self._places, self._tiles = source.places(), source.tiles()
-        pixels = source.pixels
-        shape = (source.tile, source.tile, pixels.channels)
-        self.blank: Pixels = np.full(shape, np.array(pixels.background), pixels.dtype)
 
-    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """The pixels of a tile, see `Reader.read`."""
         found = np.flatnonzero((self._places[:-1, 0] == y) & (self._places[:-1, 1] == x))
         if found.size:
             return self._tiles[found[0], :height, :width, plane : plane + out.shape[2]]
         if self._places[-1, 0] == _EMPTY:
             raise RunError(f"the tile at x={x}, y={y} was taken out of its slot before it was encoded")
-        return self.blank if self.blank.shape[:2] == (height, width) else self.blank[:height, :width]
+        return BLANK
 
     def close(self) -> None:
         """Let go of the slots."""

@@ -1,107 +1,72 @@
-"""A run without any child process (`n_workers=0`): the same blocks and the same writer, taking turns; for debugging."""
+"""A run without any child process (`n_workers=0`): the same schedule, blocks and outputs, taking turns in the caller's
+process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import perf_counter
 
-from slidewright.engine.coordinator import Outcome, Run
-from slidewright.engine.segment_store import SegmentStore
-from slidewright.engine.worker import BlockRunner
-from slidewright.engine.writer import collect
-from slidewright.formats.tiff import write_pyramid
-from slidewright.pyramid.plan import Block, Key
+from slidewright.engine.block_runner import BlockRunner
+from slidewright.engine.messages import Filled
+from slidewright.engine.run import Outcome, Run
+from slidewright.engine.schedule import Schedule
+from slidewright.engine.writer import Outputs
+from slidewright.pyramid.plan import Key
 from slidewright.report import Progress
-from slidewright.shards.log import Shelf
-from slidewright.sources.wrappers.fill import CorruptPlace, drain
 
 
-def execute_inline(run: Run, report: Callable[[Progress], None] | None) -> Outcome:
-    """Encode a block whenever the writer asks for a segment that is not there yet."""
-    if run.scratch is not None:
-        run.scratch.create()
-    engine = _Inline(run, report)
-    try:
-        engine.write()
-    finally:
-        engine.close()
-    return engine.outcome
+class Inline:
+    """Coordinator, worker and writer in one; a block is encoded whenever the writer asks for a segment that is not
+    there yet, or when the caller that feeds the schedule has `turn` called.
+    """
 
-
-class _Inline:
-    """Worker and writer in one."""
-
-    def __init__(self, run: Run, report: Callable[[Progress], None] | None) -> None:
+    def __init__(
+        self, run: Run, report: Callable[[Progress], None] | None, schedule: Schedule | None = None
+    ) -> None:
         self._run, self._report = run, report
         self.outcome = Outcome()
-        self._shelf = Shelf(run.shards) if run.shards is not None else None
-        log = None if self._shelf is None else self._shelf.add
-        self._store = SegmentStore(run.layout.plan, run.store_bytes, run.temporary, log)
-        self._runner = BlockRunner(run.work)
-        self._found: dict[CorruptPlace, str] = getattr(run.work.source, "found", {})
-        self._blocks = _blocks(run)
+        self._schedule = schedule or Schedule.pulled(run)
+        self._outputs = Outputs(run)
+        self._runner = BlockRunner(run)
+        if run.levels is not None:
+            run.levels.create()
 
-    def write(self) -> None:
-        """Write the file, or the shards."""
-        run, begin = self._run, perf_counter()
-        if run.shards is None or run.shards.tiff:
-            self.outcome.level_bytes = write_pyramid(run.partial, run.layout, self._take)
-        else:
-            assert self._shelf is not None
-            self.outcome.level_bytes = collect(self._shelf, self._store, self._encode_next)
-        self.outcome.seconds.update(self._runner.seconds)
-        self.outcome.seconds["write"] = perf_counter() - begin - sum(self._runner.seconds.values())
+    def execute(self) -> Outcome:
+        """Run to the end."""
+        try:
+            return self.finish()
+        finally:
+            self.close()
+
+    def turn(self) -> None:
+        """Encode the next block, if there is one."""
+        block = self._schedule.next()
+        if block is None:
+            return
+        before = self._runner.seconds
+        segments: list[tuple[Key, bytes]] = []
+        self._runner.run(block, lambda key, segment: segments.append((key, segment)))
+        if places := self._runner.filled():
+            self.outcome.corrupt.update(places)
+            self._outputs.note_filled(Filled(block, places))  # before the last segment, which may complete a shard
+        for key, segment in segments:
+            self._outputs.store.add(key, segment)
+        spent = {name: value - before[name] for name, value in self._runner.seconds.items()}
+        self.outcome.count(self._run, 0, block, sum(len(segment) for _, segment in segments), spent)
+        self._schedule.done(block)
+        if self._report is not None:
+            self._report(self.outcome.progress(self._run, "encoding", 0))
+
+    def finish(self) -> Outcome:
+        """Write everything, encoding what is left on the way."""
+        begin, before = perf_counter(), sum(self._runner.seconds.values())
+        self.outcome.level_bytes = self._outputs.write(self.turn)
+        spent = sum(self._runner.seconds.values()) - before
+        self.outcome.seconds["write"] = perf_counter() - begin - spent
+        return self.outcome
 
     def close(self) -> None:
         """Close everything."""
         self._runner.close()
-        self._store.close()
-        if self._shelf is not None:
-            self._shelf.close()
-        self.outcome.corrupt.update(drain(self._found))
-
-    def _take(self, key: Key) -> bytes:
-        while True:
-            segment = self._store.take(key)
-            if segment is None and self._shelf is not None:
-                segment = self._shelf.take(key)
-            if segment is not None:
-                return segment
-            self._encode_next()
-
-    def _encode_next(self) -> None:
-        block, outcome, store = next(self._blocks), self.outcome, self._store
-        before, received = self._runner.seconds, store.received_bytes
-        if self._shelf is None:
-            self._runner.run(block, store.add)
-        else:
-            self._encode_for(self._shelf, block)
-        plan = self._run.layout.plan
-        region = plan.region(block)
-        pixels = 0 if block.pass_index else region.height * region.width
-        outcome.pixels_done += pixels
-        outcome.tiles_done += sum(1 for _ in plan.tiles_of(block))
-        if self._run.recorder is not None:
-            seconds = {name: value - before[name] for name, value in self._runner.seconds.items()}
-            self._run.recorder.block(0, block[:3], seconds, store.received_bytes - received, pixels)
-        if self._report is not None:
-            outcome.bytes_received = store.received_bytes
-            self._report(outcome.progress(self._run, "encoding", 0))
-
-    def _encode_for(self, shelf: Shelf, block: Block) -> None:
-        """Encode a block for a shard, which its last segment may complete: what the shard says of the block's chunk and
-        of corrupt tiles must be known by then.
-        """
-        segments: list[tuple[Key, bytes]] = []
-        self._runner.run(block, lambda key, segment: segments.append((key, segment)))
-        found = drain(self._found)
-        self.outcome.corrupt.update(found)
-        shelf.note_corrupt(block, found)
-        for key, segment in segments:
-            self._store.add(key, segment)
-
-
-def _blocks(run: Run) -> Iterator[Block]:
-    for pas, numbers in run.sweeps():
-        for number in numbers:
-            yield pas.block(number)
+        self._outputs.close()

@@ -7,11 +7,12 @@ runs (docs/faults.md); a test runs conversions under tight budgets and holds the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from slidewright.codecs import Encoding
 from slidewright.engine.ring import SLOT_BYTES, SLOTS_PER_WORKER
 from slidewright.errors import OptionError, RunError
 from slidewright.pyramid.plan import default_block_tiles
+from slidewright.sources.base import SourceInfo
 from slidewright.system.limits import MemoryLimit, available_memory
 
 MIB = 1 << 20
@@ -21,8 +22,6 @@ WORKER_BYTES = 20 * MIB
 """A worker with its libraries, beyond what it shares with the fork server."""
 CACHE_BYTES = 24 * MIB
 """What a reader keeps of decoded cells (sources/cells.py)."""
-LIBRARY_BYTES = 80 * MIB
-"""What zarr or OpenSlide take in each worker that opens them."""
 STORE_BYTES = 32 * MIB
 _TILE_BOOKS = 150  # bytes a tile for the tables of the writer and of the store
 _GUARD_SLACK = 128 * MIB  # what a library may reserve and never touch
@@ -43,10 +42,8 @@ class Needs:
     """Where the caller has chosen it."""
     cell_bytes: int = 0
     """One tile, strip or chunk of the source."""
-    library: bool = False
-    """Whether the source needs zarr or OpenSlide in each worker."""
-    waiting_tiles: int = 0
-    """Tiles that the caller has handed over and that wait in shared memory, for each worker."""
+    worker_bytes: int = 0
+    """What reading takes in each worker beyond the cache of decoded cells, see `SourceInfo`."""
     array_bytes: int = 0
     """Pixels in the caller's memory that the workers need a copy of."""
 
@@ -79,8 +76,8 @@ class _Shape:
     def per_worker(self, needs: Needs) -> int:
         """A worker, its slots, and the segment of its that the writer puts together."""
         depth = self.block_tiles.bit_length()
-        source = CACHE_BYTES + 2 * needs.cell_bytes + (LIBRARY_BYTES if needs.library else 0)
-        return WORKER_BYTES + self.slots * SLOT_BYTES + source + (depth + 5 + needs.waiting_tiles) * needs.tile_bytes
+        source = CACHE_BYTES + 2 * needs.cell_bytes + needs.worker_bytes
+        return WORKER_BYTES + self.slots * SLOT_BYTES + source + (depth + 5) * needs.tile_bytes
 
     def base(self, needs: Needs) -> int:
         """Everything that does not grow with the workers."""
@@ -88,22 +85,18 @@ class _Shape:
 
 
 def needs_of(
-    info: Any,
-    encoding: Any,
+    info: SourceInfo,
+    encoding: Encoding,
     *,
     n_workers: int,
     block_tiles: int | None,
     band: int = 1,
-    in_memory: bool,
-    waiting_tiles: int = 0,
 ) -> Needs:
-    """What a conversion of a source into an encoding needs; `in_memory` when the pixels are in the caller's memory,
-    `band` of its planes in a block, `waiting_tiles` handed over for each worker.
-    """
+    """What a conversion of a source into an encoding needs, with `band` of its planes in a block."""
     pixel = info.samples * info.itemsize
     planes = encoding.pixels.planes
     height, width = info.size
-    cell = info.grid or (0, 0)
+    cell = info.tile or (0, 0)
     return Needs(
         n_workers=n_workers,
         tile=encoding.tile,
@@ -111,9 +104,8 @@ def needs_of(
         n_tiles=planes * -(-height // encoding.tile) * -(-width // encoding.tile),
         block_tiles=block_tiles,
         cell_bytes=cell[0] * cell[1] * (info.itemsize if info.planar else pixel),
-        library=info.format not in ("tiff", "svs", "ndpi", "npy", "array"),
-        waiting_tiles=waiting_tiles,
-        array_bytes=height * width * pixel if in_memory else 0,
+        worker_bytes=info.worker_bytes,
+        array_bytes=height * width * pixel if info.in_memory and n_workers else 0,
     )
 
 

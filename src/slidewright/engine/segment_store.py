@@ -1,8 +1,8 @@
 """Segments waiting for their turn: a store that holds some in memory and the rest in temporary files.
 
-Level 0 is written while it arrives, the other levels after it, so a third of the output waits here. Level 0's early
-arrivals go to one file for each row of blocks, which is dropped when that row is written: the disk used is bounded by
-the dispatch window. Files have no name, so a kill leaves none behind.
+What is written while it arrives (level 0 of a TIFF) waits for a moment, the rest to the end of the run: a third of the
+output. Early arrivals go to one file for each wave that the format asks for together, which is dropped when the
+wave is written: the disk used is bounded by the dispatch window. Files have no name, so a kill leaves none behind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from slidewright.pyramid.plan import Key, Plan
 
 
 class _Place(NamedTuple):
-    bucket: int
+    bucket: int | None
     offset: int
     length: int
 
@@ -40,13 +40,26 @@ class _Partial(NamedTuple):
 
 
 class SegmentStore:
-    """Segments by key; each is taken once, and a segment that comes again (from a redone block) is ignored. `log` is
-    called with each as it comes.
+    """Segments by key; each is taken once, and a segment that comes again (from a redone block) is ignored.
+
+    Parameters
+    ----------
+    plan
+        Of the run.
+    wave
+        The format's word for which keys are asked for together, see `Format.wave`.
+    memory
+        Bytes to hold in memory.
+    folder
+        Where temporary files go.
+    log
+        Called with each segment as it comes.
     """
 
     def __init__(
         self,
         plan: Plan,
+        wave: Callable[[Plan, Key], int | None],
         memory: int,
         folder: str | None = None,
         log: Callable[[Key, bytes], None] | None = None,
@@ -54,13 +67,11 @@ class SegmentStore:
         self._log = log
         self._memory = memory
         self._folder = folder
-        first = plan.passes[0]
-        self._block_tiles, self._block_rows = first.block_tiles, first.blocks.height
-        self._planes_in_order = plan.planes if plan.band == 1 else 1  # the others all wait for the first to end
+        self._plan, self._wave = plan, wave
         self._seen = [np.zeros((plan.planes, *level.tiles), dtype=bool) for level in plan.levels]
         self._held: dict[Key, bytes] = {}
         self._spilled: dict[Key, _Place] = {}
-        self._spills: dict[int, _Spill] = {}
+        self._spills: dict[int | None, _Spill] = {}
         self._partial: dict[Key, _Partial] = {}
         self.held_bytes = 0
         self.spilled_bytes = 0
@@ -96,7 +107,7 @@ class SegmentStore:
             self._log(key, segment)
         # Upper levels wait to the end of the run: left alone, they would fill the memory and send all of level 0, which
         # waits for a moment, to the disk and back.
-        room = self._memory // 2 if self._bucket(key) < 0 else self._memory
+        room = self._memory // 2 if self._wave(self._plan, key) is None else self._memory
         if self.held_bytes + len(segment) <= room:
             self._held[key] = segment
             self.held_bytes += len(segment)
@@ -135,14 +146,8 @@ class SegmentStore:
         self._spills.clear()
         self._held.clear()
 
-    def _bucket(self, key: Key) -> int:
-        level, plane, row, _ = key
-        if level or plane >= self._planes_in_order:
-            return -1
-        return plane * self._block_rows + row // self._block_tiles
-
     def _spill(self, key: Key, segment: bytes) -> None:
-        bucket = self._bucket(key)
+        bucket = self._wave(self._plan, key)
         try:
             if bucket not in self._spills:
                 self._spills[bucket] = _Spill(self._folder)

@@ -1,26 +1,22 @@
-"""The writer's role: take segments out of the ring as they come and write them to the file in order.
+"""The writer's role: take segments out of the ring as they come and hand them to the format in its order.
 
-It pulls: tifffile asks for the next segment, and as long as that has not come, messages are taken in. Slots are
-emptied at once into the segment store, so that a worker never waits for the order. Messages in: ("slot", slot,
-entries, sender) and ("corrupt", block, places); out: ("free", slot), ("written", bytes by level, spilled bytes,
-seconds) and ("failed", ...).
+It pulls: the format asks for the next segment, and as long as that has not come, messages are taken in. Slots are
+emptied at once into the segment store, so that a worker never waits for the order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from time import perf_counter
-from typing import Any
 
+from slidewright.engine.messages import Failed, Filled, NoMore, Pipe, SlotFree, SlotFull, Written
 from slidewright.engine.ring import read_slot
+from slidewright.engine.run import Run
 from slidewright.engine.segment_store import SegmentStore
-from slidewright.engine.worker import failure
-from slidewright.formats.tiff import Layout, write_pyramid
+from slidewright.errors import RunError
 from slidewright.pyramid.plan import Key
 from slidewright.shards.log import Shelf
-from slidewright.shards.plan import ShardPlan
 from slidewright.system.shared_memory import SharedBuffer
 
 
@@ -28,65 +24,91 @@ from slidewright.system.shared_memory import SharedBuffer
 class WriterJob:
     """The writer's job."""
 
-    layout: Layout
-    path: str
+    run: Run
     ring: SharedBuffer
-    store_bytes: int
-    temporary: str | None
-    shards: ShardPlan | None = None
 
 
-def main(connection: Connection[Any, Any], job: WriterJob) -> None:
-    """Write the file, then say so."""
+def main(connection: Pipe, job: WriterJob) -> None:
+    """Write everything, then say so."""
     try:
         _write(connection, job)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the coordinator is gone; the fork server removes the file
     except Exception as error:
-        connection.send(failure(error))
+        connection.send(Failed.of(error))
 
 
-def _write(connection: Connection[Any, Any], job: WriterJob) -> None:
-    shelf = Shelf(job.shards) if job.shards is not None else None
-    store = SegmentStore(job.layout.plan, job.store_bytes, job.temporary, None if shelf is None else shelf.add)
+def _write(connection: Pipe, job: WriterJob) -> None:
+    outputs = Outputs(job.run)
     view = job.ring.view()
-    waited = 0.0
+    waited, more = 0.0, True
 
     def receive() -> None:
-        nonlocal waited
+        nonlocal waited, more
+        if not more:
+            raise RunError("every block is done, yet a segment is missing; this is an error of slidewright")
         start = perf_counter()
         message = connection.recv()
         waited += perf_counter() - start
-        if message[0] == "corrupt":
-            assert shelf is not None
-            shelf.note_corrupt(*message[1:])
-            return
-        _, slot, entries, sender = message
-        store.add_parts(sender, read_slot(view, slot, entries))
-        connection.send(("free", slot))
-
-    def take(key: Key) -> bytes:
-        while (segment := store.take(key)) is None and (shelf is None or (segment := shelf.take(key)) is None):
-            receive()
-        return segment
+        match message:
+            case SlotFull(slot, entries, sender):
+                outputs.store.add_parts(sender, read_slot(view, slot, entries))
+                connection.send(SlotFree(slot))
+            case Filled():
+                outputs.note_filled(message)
+            case NoMore():
+                more = False
 
     begin = perf_counter()
     try:
-        if job.shards is None or job.shards.tiff:
-            sizes = write_pyramid(job.path, job.layout, take)
-        else:
-            assert shelf is not None
-            sizes = collect(shelf, store, receive)
+        sizes = outputs.write(receive)
     finally:
-        store.close()
-        if shelf is not None:
-            shelf.close()
-    connection.send(("written", sizes, store.spilled_bytes, perf_counter() - begin - waited))
+        outputs.close()
+    connection.send(Written(sizes, outputs.store.spilled_bytes, perf_counter() - begin - waited))
 
 
-def collect(shelf: Shelf, store: SegmentStore, receive: Callable[[], None]) -> list[int]:
-    """Let segments go to the shelf alone, until its shards are complete; returns the bytes of each level."""
-    while not shelf.complete:
-        receive()
-        store.drop_held()
-    return shelf.level_bytes
+class Outputs:
+    """Where segments go: the format's file, the shards of the run, or both; in the writer process, or in the caller's
+    for a run without processes.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._shelf = Shelf(run.shards) if run.shards is not None else None
+        log = None if self._shelf is None else self._shelf.add
+        self.store = SegmentStore(run.plan, run.format.wave, run.memory.store_bytes, run.temporary, log)
+
+    def write(self, more: Callable[[], None]) -> list[int]:
+        """Write everything; `more` is called while a segment is missing. Returns the encoded bytes of each level."""
+        if self._run.output is None:
+            return self._collect(more)
+
+        def take(key: Key) -> bytes:
+            while (segment := self._take(key)) is None:
+                more()
+            return segment
+
+        return self._run.format.write(self._run.output, self._run.image, take)
+
+    def note_filled(self, message: Filled) -> None:
+        """Note in the block's shard what was filled, before its last segment comes."""
+        if self._shelf is not None:
+            self._shelf.note_corrupt(message.block, message.places)
+
+    def close(self) -> None:
+        """Close everything; unfinished shards are dropped."""
+        self.store.close()
+        if self._shelf is not None:
+            self._shelf.close()
+
+    def _take(self, key: Key) -> bytes | None:
+        segment = self.store.take(key)
+        return segment if segment is not None or self._shelf is None else self._shelf.take(key)
+
+    def _collect(self, more: Callable[[], None]) -> list[int]:
+        """Let segments go to the shelf alone, until its shards are complete."""
+        assert self._shelf is not None
+        while not self._shelf.complete:
+            more()
+            self.store.drop_held()
+        return self._shelf.level_bytes

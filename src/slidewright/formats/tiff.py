@@ -1,71 +1,119 @@
-"""The pyramid as a TIFF file: pages, tags and the order of segments; the one place that calls tifffile's writer."""
+"""The pyramid as one TIFF file: a page a level, largest first, segments in raster order."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from slidewright.codecs import Encoding
 from slidewright.errors import OutputError
-from slidewright.pyramid.plan import Key, Level, Plan
+from slidewright.formats.base import Format, ImageDescription, PackSegment, TakeSegment
+from slidewright.formats.tiff_tags import abbreviator, corrections, page_arguments
+from slidewright.geometry import Size
+from slidewright.inspection.verify import check_structure, verify_file
+from slidewright.report import LevelReport
+from slidewright.tiff.slide import TiffSlide
+
+if TYPE_CHECKING:
+    from slidewright.codecs import Encoding
+    from slidewright.options import ConvertOptions
+    from slidewright.pyramid.plan import Key, Level, Plan
 
 CLASSIC_LIMIT = (1 << 32) - (1 << 24)  # offsets are 32 bits; the rest is for the tables of the pages
 
 _BUFFER = 1 << 13  # only what is smaller is copied once more on its way to the file
-
-TakeSegment = Callable[[Key], bytes]
-"""Gives a tile's segment, waiting for it if need be."""
+_LEAST_SEGMENT = 10  # bytes of the two table entries of a tile: tifffile gives a small length two bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """What a file says besides its pixels."""
+class TiffFormat(Format):
+    """A generic tiled TIFF: the levels are the pages of the main chain, the reduced ones marked by NewSubfileType."""
 
-    plan: Plan
-    encoding: Encoding
-    bigtiff: bool
-    mpp: tuple[float, float] | None
-    description: str | None
-    icc_profile: bytes | None
-    software: str
+    bigtiff: bool = True
+    """BigTIFF, or a classic TIFF of at most 4 GB."""
+
+    name: ClassVar[str] = "tiff"
+    suffixes: ClassVar[tuple[str, ...]] = (".tif", ".tiff")
+
+    @classmethod
+    def from_options(cls, options: ConvertOptions) -> TiffFormat:
+        """See `Format`."""
+        return cls(bigtiff=options.bigtiff)
+
+    def packer(self, encoding: Encoding) -> PackSegment | None:
+        """JPEG tables go into a tag, once (see `Format`)."""
+        return abbreviator(encoding) if encoding.compression == "jpeg" else None
+
+    def order(self, plan: Plan) -> Iterator[Key]:
+        """Level by level, plane by plane, row by row (see `Format`)."""
+        for level in plan.levels:
+            yield from _keys(plan, level)
+
+    def wave(self, plan: Plan, key: Key) -> int | None:
+        """A row of blocks of level 0; planes that a block holds together wait for the first to end (see `Format`)."""
+        level, plane, row, _ = key
+        if level or plane >= (plan.planes if plan.band == 1 else 1):
+            return None
+        first = plan.passes[0]
+        return plane * first.blocks.height + row // first.block_tiles
+
+    def write(self, path: str, image: ImageDescription, take: TakeSegment) -> list[int]:
+        """See `Format`; OutputError also when the file outgrows classic TIFF."""
+        import tifffile
+
+        sizes: list[int] = []
+        try:
+            with (
+                open(path, "xb", buffering=_BUFFER) as file,
+                _Flusher(file.fileno()) as flusher,
+                tifffile.TiffWriter(file, bigtiff=self.bigtiff, byteorder="<", ome=False, shaped=False) as tiff,
+            ):
+                for level in image.plan.levels:
+                    sizes.append(0)
+                    segments = self._segments(image.plan, level, take, sizes)
+                    tiff.write(flusher.watch(segments), **page_arguments(image, level))
+                file.flush()
+                _correct_tags(path, corrections(image.encoding))
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError(f"can't write {path!r}: {error.strerror or error}") from error
+        return sizes
+
+    def check(self, path: str, image: ImageDescription) -> None:
+        """See `Format`."""
+        check_structure(path, [level.size for level in image.plan.levels])
+
+    def verify(self, path: str, n_workers: int | None) -> None:
+        """See `Format`."""
+        verify_file(path, n_workers=n_workers)
+
+    def levels(self, path: str) -> tuple[LevelReport, ...]:
+        """See `Format`."""
+        with TiffSlide(path) as slide:
+            return tuple(LevelReport(Size(*page.size), page.n_segments, page.bytes) for page in slide.levels)
+
+    def least_bytes(self, plan: Plan, encoding: Encoding) -> int:
+        """See `Format`."""
+        return plan.n_tiles * _LEAST_SEGMENT
+
+    def _segments(self, plan: Plan, level: Level, take: TakeSegment, sizes: list[int]) -> Iterator[bytes]:
+        for key in _keys(plan, level):
+            segment = take(key)
+            sizes[-1] += len(segment)
+            if not self.bigtiff and sum(sizes) > CLASSIC_LIMIT:
+                raise OutputError("the output does not fit in a classic TIFF (4 GB); write a BigTIFF, or compress more")
+            yield segment
 
 
-def write_pyramid(path: str, layout: Layout, take: TakeSegment) -> list[int]:
-    """Write every level, in raster order of tiles, largest level first; returns the encoded bytes of each level.
-
-    The file is made by this call and must not exist. The order depends on the plan's levels alone, so the bytes are
-    the same however the segments came about.
-
-    Raises
-    ------
-    OutputError
-        When the file can't be written or outgrows classic TIFF.
-    """
-    import tifffile
-
-    sizes: list[int] = []
-    try:
-        with (
-            open(path, "xb", buffering=_BUFFER) as file,
-            _Flusher(file.fileno()) as flusher,
-            tifffile.TiffWriter(file, bigtiff=layout.bigtiff, byteorder="<", ome=False, shaped=False) as tiff,
-        ):
-            for level in layout.plan.levels:
-                sizes.append(0)
-                segments = _segments(layout, level, take, sizes)
-                tiff.write(flusher.watch(segments), **_page_arguments(layout, level))
-            file.flush()
-            _correct_tags(path, layout.encoding.corrections())
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OutputError(f"can't write {path!r}: {error.strerror or error}") from error
-    return sizes
+def _keys(plan: Plan, level: Level) -> Iterator[Key]:
+    """The keys of one level, in the order of TIFF's segments."""
+    for plane, row, column in np.ndindex(plan.planes, *level.tiles):
+        yield level.index, plane, row, column
 
 
 def _correct_tags(path: str, corrections: dict[str, int]) -> None:
@@ -113,39 +161,3 @@ class _Flusher:
 def _sync_data(fd: int) -> None:
     with contextlib.suppress(OSError):
         getattr(os, "fdatasync", os.fsync)(fd)
-
-
-def _segments(layout: Layout, level: Level, take: TakeSegment, sizes: list[int]) -> Iterator[bytes]:
-    for place in np.ndindex(layout.plan.planes, *level.tiles):
-        segment = take((level.index, *place))
-        sizes[-1] += len(segment)
-        if not layout.bigtiff and sum(sizes) > CLASSIC_LIMIT:
-            raise OutputError("the output does not fit in a classic TIFF (4 GB); write a BigTIFF, or compress more")
-        yield segment
-
-
-def _page_shape(layout: Layout, level: Level) -> tuple[int, ...]:
-    """As tifffile wants it: planes first, samples last, neither where there is one."""
-    planes, samples = layout.plan.planes, layout.encoding.samples
-    return (*((planes,) if planes > 1 else ()), *level.size, *((samples,) if samples > 1 else ()))
-
-
-def _page_arguments(layout: Layout, level: Level) -> dict[str, Any]:
-    encoding = layout.encoding
-    arguments: dict[str, Any] = {
-        "shape": _page_shape(layout, level),
-        "dtype": encoding.dtype,
-        "tile": (encoding.tile, encoding.tile),
-        "subfiletype": 1 if level.index else 0,
-        "metadata": None,
-        "software": layout.software if not level.index else False,
-        **encoding.tiff_arguments(),
-    }
-    if layout.mpp is not None:
-        arguments["resolution"] = tuple(1e4 / (mpp * (1 << level.index)) for mpp in layout.mpp)
-        arguments["resolutionunit"] = "CENTIMETER"
-    if layout.icc_profile is not None:
-        arguments["iccprofile"] = layout.icc_profile
-    if layout.description is not None and not level.index:
-        arguments["description"] = layout.description.encode("utf-8")
-    return arguments

@@ -118,7 +118,7 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
         samples=info.samples,
         dtype=info.dtype,
         mpp=info.mpp,
-        levels=_source_levels(path, info.size, info.grid),
+        levels=_source_levels(path, info.size, info.tile),
         associated=tuple(AssociatedInfo(name, None) for name in info.associated),
         icc_bytes=len(info.icc_profile or b""),
         description=info.description,
@@ -138,5 +138,5 @@ def _source_levels(path: str | os.PathLike[str], size: Size, grid: Size | None) 
             break
         if max(info.size) >= max(levels[-1].size):  # a source without levels may ignore the number
             break
-        levels.append(LevelInfo(info.size, info.grid, None, None))
+        levels.append(LevelInfo(info.size, info.tile, None, None))
     return tuple(levels)

@@ -20,11 +20,13 @@ from slidewright.codecs import Encoding
 from slidewright.geometry import Region
 from slidewright.pyramid.plan import Block, Key, Pass, Plan
 from slidewright.pyramid.reduce import reduce_into
-from slidewright.sources.base import Reader
+from slidewright.sources.base import BLANK, Blank, Reader
 
 Pixels = NDArray[Any]
 Emit = Callable[[Key, bytes], None]
 """Takes a tile's key and its segment."""
+Pack = Callable[[bytes], bytes]
+"""From what a codec gives to what the format stores of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +40,27 @@ class _Walk:
     emit: Emit
 
 
-def _blank_of(reader: Reader) -> Pixels | None:
-    """A reader may have a whole tile of background, `blank`, and answer with that very array: it is encoded once."""
-    blank: Pixels | None = getattr(reader, "blank", None)
-    return blank
-
-
 class BlockEncoder:
     """Encodes blocks of one plan; keeps its buffers and encoder from block to block.
+
+    Parameters
+    ----------
+    plan, encoding
+        Of the run.
+    pack
+        Done to each segment after it has been encoded; None for nothing.
+    sparse
+        Whether tiles of nothing but background are kept out of what a block hands on.
 
     `seconds` accumulates the time spent by stage: "read", "encode", "reduce".
     """
 
-    def __init__(self, plan: Plan, encoding: Encoding) -> None:
+    def __init__(self, plan: Plan, encoding: Encoding, pack: Pack | None = None, *, sparse: bool = False) -> None:
         self._plan = plan
-        self._encode = encoding.encoder()
+        self._encoder = encoding.encoder()
+        self._pack, self._sparse = pack, sparse
+        self._queue: list[tuple[Key, Pixels]] = []
+        self._background = np.array(encoding.pixels.background)
         self._lossy = encoding.codec.lossy
         self._method = encoding.pixels.resampling
         depth = max(pas.last - pas.first for pas in plan.passes) + 1
@@ -61,20 +69,21 @@ class BlockEncoder:
         self._tiles = [np.empty(shape, encoding.dtype) for _ in range(depth)]
         half = max(1, plan.tile // 2)
         self._piece: Pixels = np.empty((half, half, channels), encoding.dtype)
-        self._blank: list[bytes] | None = None
+        self._blanks: dict[int, tuple[Pixels, list[bytes]]] = {}
         self.seconds = {"read": 0.0, "encode": 0.0, "reduce": 0.0}
 
     def run(self, reader: Reader, block: Block, emit: Emit) -> tuple[Region, Pixels] | None:
         """Encode every tile of a block, passing each segment to `emit`.
 
         Returns the block's piece of the pass's scratch level, as (region of that level, pixels), the pixels valid until
-        the next call; None when the pass hands nothing on, the block has no pixel there, or all of them are the
-        reader's `blank`.
+        the next call; None when the pass hands nothing on, the block has no pixel there, or nothing but background
+        of a sparse source.
         """
         pas = self._plan.passes[block.pass_index]
         walk = _Walk(reader, pas, block.band * self._plan.band, emit)
         top = self._tile(walk, pas.block_tiles.bit_length() - 1, block.row, block.column)
-        if pas.scratch_level is None or top is None or top is _blank_of(reader):
+        self._flush(emit)
+        if pas.scratch_level is None or top is None or (self._sparse and self._is_blank(top, walk.plane)):
             return None
         half = self._plan.tile // 2
         region = Region(block.row * half, block.column * half, half, half).clipped(
@@ -98,23 +107,19 @@ class BlockEncoder:
             return None
         region = Region(row * tile, column * tile, tile, tile).clipped(self._plan.size_at(level))
         if depth == 0:
-            pixels = self._read(walk, region)
+            answer = self._read(walk, region)
+            if answer is BLANK:
+                return self._blank_tile(walk, (level, row, column), region)
+            pixels = answer
         else:
             pixels = self._tiles[depth][: region.height, : region.width]
             self._children(walk, depth, row, column, pixels)
             if region.empty:
                 return None
-        start = perf_counter()
-        if pixels is _blank_of(walk.reader):
-            segments = self._blank_segments(pixels)
-        else:
-            segments = self._segments(self._padded(pixels, depth))
-        self.seconds["encode"] += perf_counter() - start
-        for plane, segment in enumerate(segments, walk.plane):
-            walk.emit((level, plane, row, column), segment)
+        self._put(walk, (level, row, column), self._padded(pixels, depth))
         return pixels
 
-    def _read(self, walk: _Walk, region: Region) -> Pixels:
+    def _read(self, walk: _Walk, region: Region) -> Pixels | Blank:
         start = perf_counter()
         if self._plan.planes > 1:
             pixels = walk.reader.read(*region, self._tiles[0], walk.plane)
@@ -123,17 +128,54 @@ class BlockEncoder:
         self.seconds["read"] += perf_counter() - start
         return pixels
 
-    def _segments(self, tile: Pixels) -> list[bytes]:
-        """A padded tile encoded: one segment, or one for each plane of the band."""
-        if self._plan.planes == 1:
-            return [self._encode(tile)]
-        return [self._encode(np.ascontiguousarray(tile[:, :, plane, None])) for plane in range(tile.shape[2])]
+    def _put(self, walk: _Walk, place: tuple[int, int, int], tile: Pixels) -> None:
+        """Have a padded tile at (level, row, column) encoded: now, or when the encoder's batch is full."""
+        level, row, column = place
+        for plane, part in enumerate(self._planes(tile), walk.plane):
+            waiting = part if self._encoder.batch == 1 else part.copy()  # its memory is used again for the next tile
+            self._queue.append(((level, plane, row, column), waiting))
+            if len(self._queue) >= self._encoder.batch:
+                self._flush(walk.emit)
 
-    def _blank_segments(self, pixels: Pixels) -> list[bytes]:
-        """Those of a whole tile of background, encoded once."""
-        if self._blank is None:
-            self._blank = self._segments(pixels)
-        return self._blank
+    def _flush(self, emit: Emit) -> None:
+        """Encode what waits."""
+        if not self._queue:
+            return
+        start = perf_counter()
+        segments = self._encode([tile for _, tile in self._queue])
+        self.seconds["encode"] += perf_counter() - start
+        for (key, _), segment in zip(self._queue, segments, strict=True):
+            emit(key, segment)
+        self._queue.clear()
+
+    def _encode(self, tiles: list[Pixels]) -> list[bytes]:
+        segments = self._encoder.encode(tiles)
+        return segments if self._pack is None else [self._pack(segment) for segment in segments]
+
+    def _planes(self, tile: Pixels) -> list[Pixels]:
+        """What is encoded of a tile: all of it, or each plane of the band by itself."""
+        if self._plan.planes == 1:
+            return [tile]
+        return [np.ascontiguousarray(tile[:, :, plane, None]) for plane in range(tile.shape[2])]
+
+    def _blank_tile(self, walk: _Walk, place: tuple[int, int, int], region: Region) -> Pixels:
+        """The background's pixels of a region of a tile, after emitting that tile; a whole one is encoded once."""
+        level, row, column = place
+        if walk.plane not in self._blanks:
+            tile: Pixels = np.empty_like(self._tiles[0])
+            tile[...] = self._background[walk.plane : walk.plane + tile.shape[2]]
+            self._blanks[walk.plane] = tile, self._encode(self._planes(tile))
+        tile, segments = self._blanks[walk.plane]
+        if (region.height, region.width) != tile.shape[:2]:
+            pixels = tile[: region.height, : region.width]
+            self._put(walk, place, self._padded(pixels, 0))
+            return pixels
+        for plane, segment in enumerate(segments, walk.plane):
+            walk.emit((level, plane, row, column), segment)
+        return tile
+
+    def _is_blank(self, pixels: Pixels, plane: int) -> bool:
+        return plane in self._blanks and pixels is self._blanks[plane][0]
 
     def _children(self, walk: _Walk, depth: int, row: int, column: int, out: Pixels | None) -> None:
         """Make the four children of a tile and reduce each into its quadrant of `out`, where there is one."""

@@ -30,6 +30,7 @@ from slidewright.geometry import Region, Size
 from slidewright.pixels import PixelFormat
 from slidewright.pyramid.chunks import ChunkFiles, ChunkShard, ChunkStore, partial_name
 from slidewright.pyramid.plan import Block, Plan
+from slidewright.sources.base import BLANK, Blank, Reader
 from slidewright.system.files import FileLock, remove, remove_abandoned
 
 _PREFIX = "slidewright-scratch-"
@@ -60,12 +61,9 @@ class Scratch:
         path = os.path.join(self.folder, f"level-{level}.zarr")
         fill = self.pixels.background if self.sparse else None
         channels = self.plan.band * self.pixels.samples
-        opened = ScratchLevel(
+        return ScratchLevel(
             path, self.plan.levels[level].size, half, self.pixels, channels, fill=fill, single=self.single
         )
-        if fill is not None and channels == self.pixels.channels:
-            opened.blank = np.full((self.plan.tile, self.plan.tile, channels), np.array(fill), self.pixels.dtype)
-        return opened
 
     def chunk_crc(self, block: Block) -> int | None:
         """The CRC-32 of the chunk that a block handed on; None where it hands nothing on, or the chunk is not there."""
@@ -73,7 +71,7 @@ class Scratch:
         return None if level is None else self.level(level).chunk_crc(block)
 
 
-class ScratchLevel:
+class ScratchLevel(Reader):
     """One zarr array, (height, width, channels) in chunks of a square of some channels, open in this process; also a
     `Reader` of it.
     """
@@ -93,8 +91,6 @@ class ScratchLevel:
         self._shape = (*size, pixels.channels)
         self._side = chunk
         self._fill = fill
-        self.blank: NDArray[Any] | None = None
-        """A whole tile of background, the answer where none of it has been written, if set."""
         self._chunk: NDArray[Any] = np.zeros((chunk, chunk, channels), np.dtype(pixels.dtype).newbyteorder("<"))
         grid = (*size.grid(chunk), pixels.channels // channels)
         self._store: ChunkStore = ChunkShard(path, grid, self._chunk.nbytes) if single else ChunkFiles(path)
@@ -132,11 +128,13 @@ class ScratchLevel:
         except OSError as error:
             raise _scratch_error(self.path, error) from error
 
-    def read(self, y: int, x: int, height: int, width: int, out: NDArray[Any], plane: int = 0) -> NDArray[Any]:
-        """Pixels of a region that begins at a chunk's corner, into `out`, see `Reader.read`."""
+    def read(self, y: int, x: int, height: int, width: int, out: NDArray[Any], plane: int = 0) -> NDArray[Any] | Blank:
+        """Pixels of a region that begins at a chunk's corner, into `out`, see `Reader.read`; BLANK for a whole tile of
+        which nothing has been written, where that stands for background.
+        """
         side, band = self._side, plane // self._chunk.shape[2]
-        if self.blank is not None and self.blank.shape[:2] == (height, width) and not self._any(y, x):
-            return self.blank
+        if self._fill is not None and height == width == 2 * side and not self._any(y, x, band):
+            return BLANK
         target = out[:height, :width]
         for top in range(0, height, side):
             for left in range(0, width, side):
@@ -151,13 +149,13 @@ class ScratchLevel:
         got = self._store.read((block.row, block.column, block.band), chunk)
         return None if got is None else zlib.crc32(chunk[:got])
 
-    def _any(self, y: int, x: int) -> bool:
+    def _any(self, y: int, x: int, band: int) -> bool:
         """Whether any chunk of the tile at (y, x) has been written."""
-        return any(self.has(y + down, x + right) for down in (0, self._side) for right in (0, self._side))
+        return any(self.has(y + down, x + right, band) for down in (0, self._side) for right in (0, self._side))
 
-    def has(self, y: int, x: int) -> bool:
+    def has(self, y: int, x: int, band: int = 0) -> bool:
         """Whether the chunk that holds (y, x) has been written."""
-        return self._store.has((y // self._side, x // self._side, 0))
+        return self._store.has((y // self._side, x // self._side, band))
 
     def close(self) -> None:
         """Close the file."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from slidewright.errors import OutputError
 from slidewright.pyramid.plan import Key
-from slidewright.sources.wrappers.fill import CorruptPlace
+from slidewright.sources.base import CorruptPlace
 
 MAGIC = b"slidewright shard 1\n"
 _TRAILER = struct.Struct("<QQI12s")  # where the index begins, where the footer begins, the CRC-32 of both, a mark

@@ -7,18 +7,16 @@ is done. What changes speed and not a byte of output (workers, memory, block siz
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
-import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from slidewright._version import __version__
-from slidewright.errors import OptionError
 from slidewright.options import ConvertOptions
 from slidewright.pixels import hex_color, parse_colormap
+from slidewright.sources.base import Source
+from slidewright.sources.on_disk import file_identity
 
 RUNNING = frozenset(
     (
@@ -35,15 +33,12 @@ RUNNING = frozenset(
     )
 )
 """Options that change how a run goes and not what it makes."""
-_MAX_FILES = 20_000
 _LIBRARIES = ("imagecodecs", "opencv-python-headless", "tifffile")
 
 
-def fingerprint(source: Any, path: str | None) -> dict[str, Any]:
-    """What tells one source from another without reading its pixels.
-
-    A file is known by its size and time of change, a folder by those of the files in it (the first 20,000), an
-    object that describes one by its pickle as well, any other by its pickle alone.
+def fingerprint(source: Source, path: str | None) -> dict[str, Any]:
+    """What tells one source from another without reading its pixels: its own `Source.identity`, or that of the file
+    whose path was given.
 
     Raises
     ------
@@ -52,60 +47,7 @@ def fingerprint(source: Any, path: str | None) -> dict[str, Any]:
     """
     info = source.info
     seen: dict[str, Any] = {"size": str(info.size), "samples": info.samples, "dtype": info.dtype}
-    return {**seen, **(_object(source) if path is None else _on_disk(path))}
-
-
-def _object(source: Any) -> dict[str, Any]:
-    """Of a source that is given as an object: its pickle, and the file that it describes, where it does."""
-    described = getattr(source, "source", source)  # of one that unpacks strips first, the TIFF
-    path = getattr(described, "path", None) or getattr(described, "store", None)
-    known = isinstance(path, str) and os.path.exists(path)
-    if hasattr(source, "prepare") and not known:  # an array, an image, a dataset, a function, a class of this script
-        raise _unknown(source.info.name)
-    try:
-        seen = {"pickle": hashlib.sha256(pickle.dumps(described, 4)).hexdigest()[:16]}
-    except Exception as error:
-        raise _unknown(source.info.name) from error
-    return {**seen, **_on_disk(path)} if isinstance(path, str) and known else seen
-
-
-def _on_disk(path: str) -> dict[str, Any]:
-    path = os.path.abspath(path)
-    if os.path.isdir(path):
-        return {"files": _folder(path)}
-    seen: dict[str, Any] = dict(_stat(path))
-    companion = os.path.splitext(path)[0]
-    if companion != path and os.path.isdir(companion):  # MIRAX keeps its pixels there
-        seen["files"] = _folder(companion)
-    return seen
-
-
-def _unknown(name: str) -> OptionError:
-    return OptionError(
-        f"{name}: pixels that are no file have no identity that outlives this process; save them to a file first"
-    )
-
-
-def _stat(path: str) -> dict[str, int]:
-    status = os.stat(path)
-    return {"bytes": status.st_size, "changed": status.st_mtime_ns}
-
-
-def _folder(path: str) -> str:
-    """Names, sizes and times of the files in a folder, in one word."""
-    seen = hashlib.sha256()
-    for number, file in enumerate(_files(path)):
-        if number == _MAX_FILES:
-            break
-        seen.update(f"{os.path.relpath(file, path)}\0{sorted(_stat(file).items())}\n".encode(errors="surrogateescape"))
-    return seen.hexdigest()[:16]
-
-
-def _files(path: str) -> Iterator[str]:
-    for folder, folders, files in os.walk(path):
-        folders.sort()
-        for name in sorted(files):
-            yield os.path.join(folder, name)
+    return {**seen, **(source.identity() if path is None else file_identity(path))}
 
 
 def made_options(options: ConvertOptions) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from slidewright.shards.file import ShardWriter, corrupt_rows
 from slidewright.shards.folder import share_of
 from slidewright.shards.plan import ShardPlan
 from slidewright.shards.stream import ShardStream
-from slidewright.sources.wrappers.fill import CorruptPlace
+from slidewright.sources.base import CorruptPlace
 
 
 class Shelf:
@@ -114,9 +114,9 @@ class ShardLog:
     def _finish(self, index: int) -> None:
         shards, first = self._shards, self._shards.plan.passes[0]
         chunks = []
-        if shards.scratch is not None:
+        if shards.levels is not None:
             for number in shards.blocks(index):
-                crc = shards.scratch.chunk_crc(first.block(number))
+                crc = shards.levels.chunk_crc(first.block(number))
                 if crc is not None:
                     chunks.append((number, crc))
         footer = {

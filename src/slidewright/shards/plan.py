@@ -10,7 +10,7 @@ from slidewright.pyramid.level_store import Scratch
 from slidewright.pyramid.plan import Plan
 from slidewright.shards.file import read_index
 from slidewright.shards.folder import shard_name, share
-from slidewright.sources.wrappers.fill import CorruptPlace
+from slidewright.sources.base import CorruptPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,10 @@ class ShardPlan:
     job_id: str
     count: int
     plan: Plan
-    scratch: Scratch | None
+    levels: Scratch | None
+    """The stores of what the shards' blocks hand on, where there are any."""
     found: tuple[int, ...]
     to_make: tuple[int, ...]
-    tiff: bool = True
-    """Whether the run writes a TIFF as well."""
     sync: bool = False
     """Whether to wait for the disk when a shard is finished."""
     corrupt: dict[CorruptPlace, str] = field(default_factory=dict)

@@ -8,6 +8,8 @@ can be shared.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,18 +21,19 @@ from slidewright.geometry import Size
 from slidewright.sources.access.raw_rows import PixelFile, RowsReader
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.unpack import UnpackedSource, unpacked
-from slidewright.sources.base import Pixels, Reader, SourceInfo
+from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
+from slidewright.sources.on_disk import file_identity
 from slidewright.system.shared_memory import SharedBuffer
 
 _BAND_BYTES = 16_000_000
 
 
-class ArraySource:
-    """An array in the memory of this process; nothing is copied until `prepare`."""
+class ArraySource(Source):
+    """An array in the memory of this process; nothing is copied until it is shared."""
 
     def __init__(self, array: NDArray[Any], name: str = "NumPy array", **known: Any) -> None:
         """Take an array; `known` are more fields of its `SourceInfo`, such as its kind and colormap."""
-        self._info = _describe(array, name, "array", **known)
+        self._info = _describe(array, name, "array", in_memory=True, **known)
         self._array = array.reshape(self._info.shape) if array.ndim == 2 else array
 
     @property
@@ -42,21 +45,16 @@ class ArraySource:
         """Read the array itself, as views where its memory allows."""
         return _ArrayReader(self._array, self._info)
 
-    def prepare(self, folder: str | None = None, *, on_disk: bool = False) -> SharedArraySource | UnpackedSource:
-        """Copy the pixels, band by band, into memory that workers can share.
+    @contextmanager
+    def shared(self, folder: str | None = None, *, on_disk: bool = False) -> Iterator[Source]:
+        """Copy the pixels, band by band, into memory that workers can share, or into a file, see `Source`."""
+        copy = self._copy(folder, on_disk)
+        try:
+            yield copy
+        finally:
+            copy.close()
 
-        Parameters
-        ----------
-        folder
-            Where to put an unlinked file if there is too little memory; by default the temporary folder.
-        on_disk
-            Put the copy there in any case, and read it as a file, so that it is not the run's memory.
-
-        Returns
-        -------
-        SharedArraySource or UnpackedSource
-            To be closed by the caller at the end of the run.
-        """
+    def _copy(self, folder: str | None, on_disk: bool) -> SharedArraySource | UnpackedSource:
         info = self._info
         row_bytes = info.size.width * info.samples * info.itemsize
         if on_disk:
@@ -80,11 +78,11 @@ class ArraySource:
         return SharedArraySource(info, buffer)
 
     def __reduce__(self) -> Any:
-        raise TypeError("an ArraySource does not travel between processes; prepare() gives one that does")
+        raise TypeError("an ArraySource does not travel between processes; shared() gives one that does")
 
 
 @dataclass(frozen=True, slots=True)
-class SharedArraySource:
+class SharedArraySource(Source):
     """The pixels of an array in shared memory; pickles inside the engine only, where descriptors are passed on."""
 
     info: SourceInfo
@@ -102,7 +100,7 @@ class SharedArraySource:
 
 
 @dataclass(frozen=True, slots=True)
-class NpySource:
+class NpySource(Source):
     """Pixels in a `.npy` file or behind a memory map; each worker opens the file itself.
 
     `strides` are those of the array: rows of whole pixels, or rows of one channel each where the channels come first in
@@ -147,6 +145,10 @@ class NpySource:
         offset = root.offset + start - root.__array_interface__["data"][0]
         return cls(str(filename), offset, array.dtype.str, (strides[0], strides[1], strides[2]), info)
 
+    def identity(self) -> dict[str, Any]:
+        """See `Source`."""
+        return {**pickled_identity(self), **file_identity(self.path)}
+
     def open(self) -> Reader:
         """Open the file in this process."""
         info, start = self.info, self.offset
@@ -154,7 +156,7 @@ class NpySource:
         return RowsReader(PixelFile(self.path), offset, info.size, info.samples, np.dtype(self.dtype), self.strides[0])
 
 
-class _ArrayReader:
+class _ArrayReader(Reader):
     """Reads regions of an array: views where rows are packed and bytes in this machine's order, copies otherwise."""
 
     def __init__(self, array: Pixels, info: SourceInfo) -> None:
@@ -201,5 +203,6 @@ def _describe(array: NDArray[Any], name: str, format: str, **known: Any) -> Sour
         samples=samples,
         dtype=check_dtype(array.dtype, name),
         planar=planar,
+        worker_bytes=0,
         **known,
     )

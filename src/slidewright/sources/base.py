@@ -1,20 +1,59 @@
 """What a source is: a picklable description that is opened inside the worker that reads it.
 
-Everything that knows a file format lives in the sibling modules; the rest of slidewright sees only `Source`, `Reader`
-and `SourceInfo`.
+Everything that knows a format lives in the sibling modules; the rest of slidewright sees only `Source`, `Reader` and
+`SourceInfo`. Every ability that a source or a reader may have is declared here, with a default, so that nobody has to
+ask an object what it can do and a wrapper can't forget to pass an ability on.
 """
 
 from __future__ import annotations
 
+import hashlib
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slidewright.errors import OptionError, SourceError
 from slidewright.geometry import Size
 
 Pixels = NDArray[Any]
+
+CorruptPlace = tuple[int, int, int]
+"""The corner (y, x) of a part of a source that did not decode, and its first plane."""
+
+LIBRARY_BYTES: Final = 80 << 20
+"""What zarr or OpenSlide take in each worker that opens them; taken for granted of what nobody here knows."""
+
+
+class Blank(Enum):
+    """The type of `BLANK`."""
+
+    BLANK = "blank"
+
+
+BLANK: Final = Blank.BLANK
+"""The answer of a reader where there is nothing but background: no pixel is made, and a tile of it is encoded once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How a source's own tiles are encoded, so that they can be kept as they are."""
+
+    compression: str
+    """By the name that the compression table has for it."""
+    photometric: Literal["rgb", "ycbcr", "grey", "palette"]
+    subsampling: tuple[int, int] | None = None
+    """Horizontal and vertical chroma subsampling of YCbCr, such as (2, 2)."""
+    tables: bytes | None = None
+    """The tables that all JPEG tiles share (TIFF's JPEGTables); None where each tile is whole by itself."""
+    predictor: int = 1
+    """TIFF's Predictor, 1 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +78,7 @@ class SourceInfo:
     """Whether a channel can be read without the others, at its share of the cost."""
     mpp: tuple[float, float] | None = None
     """Micrometres a pixel along (x, y), where known."""
-    grid: Size | None = None
+    tile: Size | None = None
     """The source's own tile, strip or chunk size (height, width); None when regions cost the same anywhere."""
     icc_profile: bytes | None = None
     """The ICC profile, where there is one."""
@@ -49,6 +88,16 @@ class SourceInfo:
     """The colour, of 0 to 255, that stands for "no tissue" where the source states one."""
     associated: tuple[str, ...] = ()
     """Names of associated images (thumbnail, label, macro)."""
+    sparse: bool = False
+    """Whether readers may answer `BLANK`, in large parts of the image: then blank tiles stay out of the stores of
+    reduced levels.
+    """
+    in_memory: bool = False
+    """Whether the pixels are in the memory of this process, so that workers need a copy (see `Source.shared`)."""
+    worker_bytes: int = LIBRARY_BYTES
+    """Memory that reading takes in each worker, beyond a cache of decoded tiles."""
+    stored: Stored | None = None
+    """How the source's own tiles are encoded, where a reader can hand them out (`Reader.segment`)."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -61,16 +110,19 @@ class SourceInfo:
         return int(np.dtype(self.dtype).itemsize)
 
 
-class Reader(Protocol):
+class Reader(ABC):
     """An open source in one process; not shared between threads."""
 
-    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
+    __slots__ = ()
+
+    @abstractmethod
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """The pixels of a region, wholly inside the image, as (height, width, planes), native byte order.
 
         The channels wanted are those from `plane` on, as many as `out` has; all of them except of a multichannel image.
         `out` is a C-contiguous (>= height, >= width, planes) array of the source's dtype that the reader may use: the
         answer may be a view of it, or of memory of the reader's own (a memory map) that holds until the next call, and
-        is never written to by the caller unless it is a view of `out`.
+        is never written to by the caller unless it is a view of `out`. `BLANK` stands for background.
 
         Raises
         ------
@@ -80,22 +132,94 @@ class Reader(Protocol):
             When the source can't be read.
         """
 
-    def close(self) -> None:
+    def segment(self, row: int, column: int) -> bytes | None:
+        """One of the source's own tiles, encoded as `SourceInfo.stored` says; None where it can't be handed out, and
+        `b""` for a tile that the source leaves out.
+        """
+        return None
+
+    def filled(self) -> dict[CorruptPlace, str]:
+        """What this reader has filled since the last call because it did not decode: place to message."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027 - nothing to release is fine
         """Release files and caches; may be called twice."""
 
 
-@runtime_checkable
-class Source(Protocol):
-    """A picklable description of an image and how to open it.
+class Source(ABC):
+    """A picklable description of an image and how to open it."""
 
-    A source whose pixels are in the memory of this process has a `prepare(folder)` besides, which gives a source that
-    travels, to be closed at the end. One with large parts of background sets `sparse`, and its readers answer a whole
-    tile of background with their attribute `blank`, which is then encoded once and kept out of the scratch.
-    """
+    __slots__ = ()
 
-    @property
-    def info(self) -> SourceInfo:
-        """Size, samples, dtype and metadata, found when the description was made."""
+    if TYPE_CHECKING:  # most sources have it as a field, which a property here would be taken for the default of
 
+        @property
+        def info(self) -> SourceInfo:
+            """Size, samples, dtype and metadata, found when the description was made."""
+
+    @abstractmethod
     def open(self) -> Reader:
         """Open it in this process."""
+
+    def shared(self, folder: str | None = None, *, on_disk: bool = False) -> AbstractContextManager[Source]:
+        """The same source as other processes can open it, until the context ends; itself where it travels as it is.
+
+        Parameters
+        ----------
+        folder
+            Where to put unlinked temporary files, by default the temporary folder.
+        on_disk
+            Whether pixels that are in memory now should go to such a file instead of shared memory.
+
+        Raises
+        ------
+        SourceError, OutputError
+            When it can't travel, or there is no room for a copy.
+        """
+        return nullcontext(self)
+
+    @property
+    def filled(self) -> Mapping[CorruptPlace, str]:
+        """What was filled while the source was made shareable, because it did not decode: place to message."""
+        return {}
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this source from another without reading its pixels, as values that JSON holds.
+
+        Raises
+        ------
+        OptionError
+            For pixels that nobody can know again: those in the memory of this process, of a dataset or a function.
+        """
+        if self.info.in_memory:
+            raise unknown_identity(self.info.name)
+        return pickled_identity(self)
+
+    def associated_image(self, name: str) -> Pixels:
+        """One of the images that `SourceInfo.associated` names, whole, as (height, width, samples) of uint8.
+
+        Raises
+        ------
+        SourceError
+            When there is none of this name, or it can't be decoded.
+        """
+        raise SourceError(f"{self.info.name} has no associated image {name!r}; it has {self.info.associated}")
+
+
+def known(pixels: Pixels | Blank) -> Pixels:
+    """The pixels of an answer that can't be `BLANK`, because the source is not sparse."""
+    if pixels is BLANK:
+        raise SourceError("a reader answered BLANK, but its source does not say that it is sparse (SourceInfo.sparse)")
+    return pixels
+
+
+def pickled_identity(source: object) -> dict[str, Any]:
+    """The identity of a source that is no file: a hash of its pickle."""
+    return {"pickle": hashlib.sha256(pickle.dumps(source, 4)).hexdigest()[:16]}
+
+
+def unknown_identity(name: str) -> OptionError:
+    """The error about a source that nobody can know again."""
+    return OptionError(
+        f"{name}: pixels that are no file have no identity that outlives this process; save them to a file first"
+    )

@@ -7,7 +7,8 @@ image, what does is cut off, or end where it does.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,14 +19,14 @@ from slidewright.geometry import Size
 from slidewright.pixels import Colormap
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
-from slidewright.sources.base import Pixels, SourceInfo
+from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, unknown_identity
 from slidewright.sources.dlup_grid import DlupGrid, dlup_grid
 from slidewright.sources.wrappers.pickled import Portable
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetSource:
-    """An image that is the tiles of a dataset; the tile size is `info.grid`."""
+class DatasetSource(Source):
+    """An image that is the tiles of a dataset; the tile size is `info.tile`."""
 
     dataset: Portable
     by_columns: bool
@@ -66,7 +67,7 @@ class DatasetSource:
             kind=tile.kind,
             colormap=tile.colormap,
             mpp=(known.mpp, known.mpp) if known is not None else None,
-            grid=grid,
+            tile=grid,
             icc_profile=tile.icc_profile,
         )
         source = cls(Portable(dataset, name), known is not None and known.by_columns, info)
@@ -77,26 +78,28 @@ class DatasetSource:
         """Have the dataset in this process."""
         return DatasetReader(self)
 
-    def prepare(self, folder: str | None = None) -> DatasetSource:
-        """The same with the dataset pickled, so that it fails here if it must; to be closed by the caller."""
-        return replace(self, dataset=self.dataset.pack(folder))
+    def identity(self) -> dict[str, Any]:
+        """Nobody can know its pixels again (see `Source`)."""
+        raise unknown_identity(self.info.name)
 
-    def close(self) -> None:
-        """Give back the shared memory of a prepared source."""
-        self.dataset.close()
+    @contextmanager
+    def shared(self, folder: str | None = None, *, on_disk: bool = False) -> Iterator[Source]:
+        """The same with the dataset pickled, so that it fails here if it must, see `Source`."""
+        with self.dataset.packed(folder) as dataset:
+            yield replace(self, dataset=dataset)
 
 
-class DatasetReader:
+class DatasetReader(Reader):
     """Reads regions out of the tiles of a dataset."""
 
     def __init__(self, source: DatasetSource) -> None:
         info = source.info
-        assert info.grid is not None
-        self._info, self._cell = info, info.grid
+        assert info.tile is not None
+        self._info, self._cell = info, info.tile
         self._dataset = source.dataset.get()
-        self._rows, self._columns = (-(-side // cell) for side, cell in zip(info.size, info.grid, strict=True))
+        self._rows, self._columns = (-(-side // cell) for side, cell in zip(info.size, info.tile, strict=True))
         self._by_columns = source.by_columns
-        self._cells = CellReader(info.size, info.grid, info.samples, info.dtype, self._decode)
+        self._cells = CellReader(info.size, info.tile, info.samples, info.dtype, self._decode)
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
         """The pixels of a region, see `Reader.read`."""

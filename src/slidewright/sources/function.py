@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,14 +12,14 @@ import numpy as np
 from slidewright.errors import SourceError
 from slidewright.geometry import Size
 from slidewright.sources.access.shapes import check_dtype, check_shape
-from slidewright.sources.base import Pixels, SourceInfo
+from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, unknown_identity
 from slidewright.sources.wrappers.pickled import Portable
 
 _PROBE = 16  # the side of the region that tells dtype and samples
 
 
 @dataclass(frozen=True, slots=True)
-class FunctionSource:
+class FunctionSource(Source):
     """An image made of what `function(y, x, height, width)` gives."""
 
     function: Portable
@@ -55,16 +56,18 @@ class FunctionSource:
         """Have the function in this process."""
         return FunctionReader(self.function.get(), self.info)
 
-    def prepare(self, folder: str | None = None) -> FunctionSource:
-        """The same with the function pickled, so that it fails here if it must; to be closed by the caller."""
-        return replace(self, function=self.function.pack(folder))
+    def identity(self) -> dict[str, Any]:
+        """Nobody can know its pixels again (see `Source`)."""
+        raise unknown_identity(self.info.name)
 
-    def close(self) -> None:
-        """Give back the shared memory of a prepared source."""
-        self.function.close()
+    @contextmanager
+    def shared(self, folder: str | None = None, *, on_disk: bool = False) -> Iterator[Source]:
+        """The same with the function pickled, so that it fails here if it must, see `Source`."""
+        with self.function.packed(folder) as function:
+            yield replace(self, function=function)
 
 
-class FunctionReader:
+class FunctionReader(Reader):
     """Calls the function, and checks what it gives."""
 
     def __init__(self, function: Callable[..., Any], info: SourceInfo) -> None:

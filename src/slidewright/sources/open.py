@@ -70,12 +70,11 @@ def open_source(
 
         _refuse("a zarr object", page=page, shape=shape, dtype=dtype)
         return ZarrSource.of(obj, series=series, level=level)
-    if isinstance(obj, Source) and isinstance(obj.info, SourceInfo):
+    if isinstance(obj, Source) or _is_like_a_source(obj):
         _refuse("a source that is already described", page=page, series=series, level=level, shape=shape, dtype=dtype)
-        from slidewright.sources.wrappers.pickled import travelling
+        from slidewright.sources.wrappers.pickled import own_source
 
-        own: Source = travelling(obj)
-        return own
+        return own_source(obj)
     source = _from_memory(obj)
     if source is not None:
         _refuse("an image in memory", page=page, series=series, level=level, shape=shape, dtype=dtype)
@@ -131,7 +130,7 @@ def _from_tiff(path: str, page: int | None, series: int | None, level: int | Non
     if page is None and series is None and vendor_of(path) in _OPENSLIDE_BETTER and _openslide_knows(path):
         return _from_openslide(path, page, series, level)
     source = TiffSource.describe(path, page=page, series=series, level=level)
-    grid = source.info.grid
+    grid = source.info.tile
     if grid is None or grid.width < source.info.size.width:
         return source
     from slidewright.sources.access.unpack import unpacked_first
@@ -210,6 +209,11 @@ def _is_dataset(obj: Any) -> bool:
     if isinstance(obj, (bytes, bytearray, memoryview, Mapping)):
         return False
     return hasattr(kind, "__len__") and hasattr(kind, "__getitem__")
+
+
+def _is_like_a_source(obj: Any) -> bool:
+    """Whether an object of the caller's is a source in all but its class."""
+    return isinstance(getattr(obj, "info", None), SourceInfo) and callable(getattr(obj, "open", None))
 
 
 def _is_zarr(obj: Any) -> bool:

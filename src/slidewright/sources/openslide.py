@@ -13,7 +13,8 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.geometry import Size
-from slidewright.sources.base import Pixels, SourceInfo
+from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
+from slidewright.sources.on_disk import file_identity
 from slidewright.sources.wrappers.alpha import compose
 
 _PIECE = 1024  # RGBA, Pillow and NumPy copies of a piece are alive at once: 12 MB
@@ -22,7 +23,7 @@ _WHITE = (255, 255, 255)
 
 
 @dataclass(frozen=True, slots=True)
-class OpenSlideSource:
+class OpenSlideSource(Source):
     """One level of a slide that OpenSlide reads."""
 
     path: str
@@ -50,12 +51,16 @@ class OpenSlideSource:
         finally:
             slide.close()
 
+    def identity(self) -> dict[str, Any]:
+        """See `Source`."""
+        return {**pickled_identity(self), **file_identity(self.path)}
+
     def open(self) -> OpenSlideReader:
         """Open the slide in this process."""
         return OpenSlideReader(self)
 
 
-class OpenSlideReader:
+class OpenSlideReader(Reader):
     """Reads regions of one level of a slide."""
 
     def __init__(self, source: OpenSlideSource) -> None:
@@ -136,7 +141,7 @@ def _describe(slide: Any, path: str, level: int) -> SourceInfo:
         samples=3,
         dtype="uint8",
         mpp=(mpp[0] * (full_width / width), mpp[1] * (full_height / height)) if mpp[0] and mpp[1] else None,
-        grid=Size(int(tile[0]), int(tile[1])) if tile[0] and tile[1] else None,
+        tile=Size(int(tile[0]), int(tile[1])) if tile[0] and tile[1] else None,
         icc_profile=profile.tobytes() if profile is not None else None,
         description=properties.get("openslide.comment"),
         background=_colour(properties.get("openslide.background-color")),

@@ -16,7 +16,8 @@ from slidewright.errors import OptionError, SourceError, VerifyError
 from slidewright.geometry import Size
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.shapes import check_dtype
-from slidewright.sources.base import SourceInfo
+from slidewright.sources.base import Source, SourceInfo, pickled_identity
+from slidewright.sources.on_disk import file_identity
 from slidewright.sources.tiff_reader import JPEG_FAMILY, NO_COMPRESSION, RGB, SEPARATE, YCBCR, TiffReader, raw_order
 
 MAX_SEGMENT_BYTES = 1 << 30
@@ -26,7 +27,7 @@ _COLOR_DTYPES = ("uint8", "uint16")
 
 
 @dataclass(frozen=True, slots=True)
-class TiffSource:
+class TiffSource(Source):
     """One image of a TIFF file: a page, or a level of a series."""
 
     path: str
@@ -67,6 +68,10 @@ class TiffSource:
         with _parsed(self.path) as tiff:
             page = _select(tiff, self.path, self.page, self.series, self.level).pages[0]
             return not page.is_tiled and raw_order(page) is None
+
+    def identity(self) -> dict[str, Any]:
+        """See `Source`."""
+        return {**pickled_identity(self), **file_identity(self.path)}
 
     def open(self) -> TiffReader:
         """Open the file in this process."""
@@ -208,7 +213,8 @@ def _info(tiff: Any, image: _Image, path: str, number: int | None, series: int, 
         colormap=_colormap(page) if kind == "labels" else None,
         planar=kind == "multichannel" and (image.channels is not None or int(page.planarconfig) == SEPARATE),
         mpp=mpp,
-        grid=grid,
+        tile=grid,
+        worker_bytes=0,
         icc_profile=base.iccprofile,
         description=tiffmeta.description_of(tiff, base),
         associated=tiffmeta.associated_of(tiff, series),

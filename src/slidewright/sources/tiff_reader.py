@@ -16,7 +16,7 @@ from slidewright.errors import CorruptTileError
 from slidewright.geometry import Size
 from slidewright.sources.access.raw_rows import PixelFile, RowsReader, is_native
 from slidewright.sources.access.tile_grid import CellReader
-from slidewright.sources.base import Pixels, SourceInfo
+from slidewright.sources.base import Pixels, Reader, SourceInfo
 from slidewright.sources.wrappers.alpha import straighten
 
 NO_COMPRESSION, SEPARATE = 1, 2
@@ -26,7 +26,7 @@ _PLAIN_JPEG = (7, 33007)
 _ASSOCIATED_ALPHA = 1
 
 
-class TiffReader:
+class TiffReader(Reader):
     """Reads regions of one image of a TIFF file: a page, or several with a channel each.
 
     Parameters
@@ -40,10 +40,10 @@ class TiffReader:
     """
 
     def __init__(self, info: SourceInfo, pages: Sequence[Any], offsets: tuple[int, ...] | None) -> None:
-        assert info.grid is not None
+        assert info.tile is not None
         page = pages[0]
         self._file = PixelFile(info.name)
-        self._height, self._cell_height = info.size.height, info.grid.height
+        self._height, self._cell_height = info.size.height, info.tile.height
         self._tiled = bool(page.is_tiled)
         self._straighten = info.kind == "rgba" and is_premultiplied(page)
         self._channels = _channels(info, pages, self._file)
@@ -54,7 +54,7 @@ class TiffReader:
             self._regions = RowsReader(self._file, rows[0] if len(rows) == 1 else rows, info.size, info.samples, dtype)
         else:
             depth = 1 if info.planar else info.samples
-            self._regions = CellReader(info.size, info.grid, info.samples, info.dtype, self._decode, depth=depth)
+            self._regions = CellReader(info.size, info.tile, info.samples, info.dtype, self._decode, depth=depth)
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
         """The pixels of a region, see `Reader.read`."""
@@ -169,15 +169,15 @@ class _Segments:
 
 def _channels(info: SourceInfo, pages: Sequence[Any], file: PixelFile) -> list[_Segments]:
     """One for each page or plane with segments of its own."""
-    assert info.grid is not None
-    rows, columns = -(-info.size.height // info.grid.height), -(-info.size.width // info.grid.width)
+    assert info.tile is not None
+    rows, columns = -(-info.size.height // info.tile.height), -(-info.size.width // info.tile.width)
     if len(pages) > 1:
         return [
-            _Segments(page, info.grid, rows, columns, f"{info.name}, channel {index}", file, 0)
+            _Segments(page, info.tile, rows, columns, f"{info.name}, channel {index}", file, 0)
             for index, page in enumerate(pages)
         ]
     planes = info.samples if int(pages[0].planarconfig) == SEPARATE else 1
-    return [_Segments(pages[0], info.grid, rows, columns, info.name, file, plane) for plane in range(planes)]
+    return [_Segments(pages[0], info.tile, rows, columns, info.name, file, plane) for plane in range(planes)]
 
 
 def _row_offsets(info: SourceInfo, pages: Sequence[Any]) -> tuple[int, ...] | None:

@@ -20,7 +20,8 @@ from slidewright.geometry import Size
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
-from slidewright.sources.base import Pixels, SourceInfo
+from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
+from slidewright.sources.on_disk import file_identity
 from slidewright.tiff.metadata import MICROMETRES
 
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, of one time and plane and up to {MAX_CHANNELS} channels"
@@ -34,7 +35,7 @@ _WASTE = 2  # how many times its own pixels a region may decode before whole chu
 
 
 @dataclass(frozen=True, slots=True)
-class ZarrSource:
+class ZarrSource(Source):
     """One array of a local zarr store, as an image."""
 
     store: str
@@ -80,6 +81,10 @@ class ZarrSource:
             raise SourceError(f"{name}: its metadata can't be used ({type(error).__name__}: {error})") from error
         return cls(store, chosen.array.path, axes, info)
 
+    def identity(self) -> dict[str, Any]:
+        """See `Source`."""
+        return {**pickled_identity(self), **file_identity(self.store)}
+
     def open(self) -> ZarrReader:
         """Open the array in this process."""
         array = _node(self.store, self.array)
@@ -91,19 +96,19 @@ class ZarrSource:
         return ZarrReader(self, array)
 
 
-class ZarrReader:
+class ZarrReader(Reader):
     """Reads regions of one zarr array."""
 
     def __init__(self, source: ZarrSource, array: Any) -> None:
         info = source.info
-        assert info.grid is not None
+        assert info.tile is not None
         self._name, self._array, self._axes, self._samples = info.name, array, source.axes, info.samples
-        self._size, self._chunk = info.size, info.grid
+        self._size, self._chunk = info.size, info.tile
         self._depth = array.chunks[self._axes.index("c")] if "c" in self._axes else 1
         self._closed = False
         raw = _raw_chunks(array, source.axes, source.store)
         self._raw = raw is not None
-        self._cells = CellReader(info.size, info.grid, info.samples, info.dtype, raw or self._decode, depth=self._depth)
+        self._cells = CellReader(info.size, info.tile, info.samples, info.dtype, raw or self._decode, depth=self._depth)
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
         """The pixels of a region, see `Reader.read`."""
@@ -316,7 +321,7 @@ def _info(chosen: _Chosen, axes: str, name: str) -> SourceInfo:
         kind=chosen.kind,
         planar=samples > 1 and depth == 1,
         mpp=chosen.mpp,
-        grid=grid,
+        tile=grid,
     )
 
 

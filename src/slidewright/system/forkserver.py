@@ -99,7 +99,7 @@ class ForkServer:
         if "spawn" in request:
             pid = os.fork()
             if pid == 0:
-                self._become(request["spawn"], request["name"], request["expendable"], fds)
+                self._become(request, fds)
             self._children.add(pid)
             for fd in fds:
                 os.close(fd)
@@ -108,7 +108,7 @@ class ForkServer:
             os.kill(request["kill"], signal.SIGKILL)
         self._owned += request.get("own", ())
 
-    def _become(self, module: str, name: str, expendable: bool, fds: list[int]) -> NoReturn:
+    def _become(self, request: dict[str, Any], fds: list[int]) -> NoReturn:
         """In the forked child: shed what is the forkserver's and run the `main` of a module until it returns."""
         code = 1
         try:
@@ -117,11 +117,11 @@ class ForkServer:
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             self._socket.close()
             die_with_parent(self._pid)
-            _set_name(name)
-            if expendable:
+            _set_name(request["name"])
+            if request["expendable"]:
                 _be_expendable()
             gc.unfreeze()
-            _play(module, fds)
+            _play(request["spawn"], request["memory"], fds)
             code = 0
         except BaseException:
             traceback.print_exc()
@@ -153,7 +153,7 @@ class ForkServer:
             remove(path)
 
 
-def _play(module: str, fds: list[int]) -> None:
+def _play(module: str, memory_guard: int | None, fds: list[int]) -> None:
     from multiprocessing.connection import Connection
 
     from slidewright.system.shared_memory import loads
@@ -161,7 +161,7 @@ def _play(module: str, fds: list[int]) -> None:
     connection: Connection[Any, Any] = Connection(fds[0])
     try:
         job = loads(connection.recv_bytes(), fds[1:])
-        _limit_memory(getattr(job, "memory_guard", None))
+        _limit_memory(memory_guard)
         importlib.import_module(module).main(connection, job)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the coordinator is gone, and the forkserver cleans up

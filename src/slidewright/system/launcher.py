@@ -60,9 +60,11 @@ class Launcher(Protocol):
     def helpers(self) -> list[int]:
         """The process ids of what it runs besides the children."""
 
-    def spawn(self, module: str, name: str, job: object, *, expendable: bool = False) -> Child:
+    def spawn(
+        self, module: str, name: str, job: object, *, expendable: bool = False, memory_guard: int | None = None
+    ) -> Child:
         """Start a child that runs the `main(pipe, job)` of a module; an `expendable` one is what the kernel should take
-        first when memory is short.
+        first when memory is short, and its own allocations fail beyond `memory_guard` bytes more than it begins with.
         """
 
     def attend(self) -> None:
@@ -108,13 +110,16 @@ class ProcessLauncher:
     def waitable(self) -> list[Any]:
         return [self._socket]
 
-    def spawn(self, module: str, name: str, job: object, *, expendable: bool = False) -> Child:
+    def spawn(
+        self, module: str, name: str, job: object, *, expendable: bool = False, memory_guard: int | None = None
+    ) -> Child:
         data, buffers = dumps(job)
         ours, theirs = Pipe(duplex=True)
         try:
             with theirs:
                 fds = [theirs.fileno(), *(buffer.fd for buffer in buffers if buffer.fd is not None)]
-                request = json.dumps({"spawn": module, "name": name, "expendable": expendable}).encode() + b"\n"
+                asked = {"spawn": module, "name": name, "expendable": expendable, "memory": memory_guard}
+                request = json.dumps(asked).encode() + b"\n"
                 socket.send_fds(self._socket, [request], fds)
                 child = Child(name, ours, self._answer())
         except OSError as error:
@@ -220,7 +225,9 @@ class ThreadLauncher:
     def helpers(self) -> list[int]:
         return []
 
-    def spawn(self, module: str, name: str, job: object, *, expendable: bool = False) -> Child:
+    def spawn(
+        self, module: str, name: str, job: object, *, expendable: bool = False, memory_guard: int | None = None
+    ) -> Child:
         ours, theirs = Pipe(duplex=True)
         main = importlib.import_module(module).main
 

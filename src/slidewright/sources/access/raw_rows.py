@@ -15,7 +15,7 @@ import numpy as np
 from slidewright.errors import CorruptTileError, SourceError
 from slidewright.geometry import Region, Size
 from slidewright.sources.access.tile_grid import CACHE_BYTES
-from slidewright.sources.base import Pixels
+from slidewright.sources.base import Pixels, Reader
 
 
 class PixelFile:
@@ -100,7 +100,7 @@ def _pread_into(fd: int, buffer: memoryview, offset: int) -> int:
     return len(data)
 
 
-class RowsReader:
+class RowsReader(Reader):
     """Reader of rows of pixels that lie uncompressed in a file.
 
     Parameters

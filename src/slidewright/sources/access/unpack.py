@@ -9,8 +9,9 @@ workers' memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from slidewright.errors import OutputError, SourceError
 from slidewright.sources.access.raw_rows import PixelFile, RowsReader
 from slidewright.sources.access.tile_grid import CACHE_BYTES
-from slidewright.sources.base import Pixels, Reader, Source, SourceInfo
+from slidewright.sources.base import CorruptPlace, Pixels, Reader, Source, SourceInfo, known
 from slidewright.sources.tiff import TiffSource
 from slidewright.system.shared_memory import SharedBuffer
 
@@ -28,13 +29,13 @@ _TILE_ROWS = 1024  # the rows that the caller walks to and fro in, of two common
 def unpacked_first(source: TiffSource, *, compressed_strips: bool) -> TiffSource | WideStripsSource:
     """The source itself, or one that unpacks its strips where a worker's cache is too small for them."""
     info = source.info
-    rows = max(_TILE_ROWS, info.grid.height if info.grid else 0)
+    rows = max(_TILE_ROWS, info.tile.height if info.tile else 0)
     working_set = min(rows, info.size.height) * info.size.width * info.samples * info.itemsize
     return WideStripsSource(source) if compressed_strips and working_set > CACHE_BYTES else source
 
 
 @dataclass(frozen=True, slots=True)
-class WideStripsSource:
+class WideStripsSource(Source):
     """A TIFF whose strips are to be unpacked before the run; readable as it is, slowly."""
 
     source: Source
@@ -44,36 +45,35 @@ class WideStripsSource:
         """What is known of the TIFF."""
         return self.source.info
 
-    @property
-    def found(self) -> dict[Any, str]:
-        """See `filling.FillingSource`."""
-        found: dict[Any, str] = getattr(self.source, "found", {})
-        return found
+    def identity(self) -> dict[str, Any]:
+        """See `Source`."""
+        return self.source.identity()
 
     def open(self) -> Reader:
         """Read the strips where they are."""
         return self.source.open()
 
-    def prepare(self, folder: str | None = None) -> UnpackedSource:
-        """Unpack the strips into an unlinked file in `folder`, by default the temporary folder; the caller closes
-        the result.
+    @contextmanager
+    def shared(self, folder: str | None = None, *, on_disk: bool = False) -> Iterator[Source]:
+        """Unpack the strips into an unlinked file in `folder`, see `Source`; CorruptTileError for one that can't be."""
+        copy = self._unpacked(folder)
+        try:
+            yield copy
+        finally:
+            copy.close()
 
-        Raises
-        ------
-        OutputError
-            When the disk is too small.
-        CorruptTileError
-            When a strip can't be decoded.
-        """
+    def _unpacked(self, folder: str | None) -> UnpackedSource:
         info = self.info
-        assert info.grid is not None
+        assert info.tile is not None
         reader, width = self.source.open(), info.size.width
         depth = 1 if info.planar else info.samples
-        strip = np.empty((info.grid.height, width, depth), info.dtype)
+        strip = np.empty((info.tile.height, width, depth), info.dtype)
         try:
-            return unpacked(
-                info, folder, lambda y, rows, plane: reader.read(y, 0, rows, width, strip, plane), info.grid.height
+            step = info.tile.height
+            copy = unpacked(
+                info, folder, lambda y, rows, plane: known(reader.read(y, 0, rows, width, strip, plane)), step
             )
+            return replace(copy, filled=reader.filled())
         finally:
             reader.close()
 
@@ -96,11 +96,12 @@ def unpacked(
 
 
 @dataclass(frozen=True, slots=True)
-class UnpackedSource:
+class UnpackedSource(Source):
     """Unpacked strips in an unlinked file; pickles inside the engine only, where descriptors are passed on."""
 
     info: SourceInfo
     buffer: SharedBuffer
+    filled: Mapping[CorruptPlace, str] = field(default_factory=dict)
 
     def open(self) -> Reader:
         """Read the unpacked rows, by a descriptor of the reader's own."""

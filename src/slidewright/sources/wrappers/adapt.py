@@ -6,7 +6,8 @@ Apart from the sources because every kind of source needs it, and only the optio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from slidewright.errors import SourceError
 from slidewright.options import ConvertOptions
 from slidewright.pixels import PixelFormat
-from slidewright.sources.base import Pixels, Reader, Source, SourceInfo
+from slidewright.sources.base import BLANK, Blank, CorruptPlace, Pixels, Reader, Source, SourceInfo
 from slidewright.sources.wrappers.alpha import compose
 
 Check = Callable[[Pixels], tuple[Pixels, str] | None]
@@ -36,15 +37,13 @@ def adapted(source: Source, pixels: PixelFormat, options: ConvertOptions) -> Sou
 
 
 @dataclass(frozen=True, slots=True)
-class AdaptedSource:
+class AdaptedSource(Source):
     """A source whose pixels are checked and changed as they are read."""
 
     source: Source
     pixels: PixelFormat
     composing: bool = False
     """Whether RGBA is laid on the background."""
-    prepared: bool = False
-    """Whether `source` was made by `prepare`, and goes with this."""
 
     @property
     def info(self) -> SourceInfo:
@@ -68,42 +67,42 @@ class AdaptedSource:
             return _Flags(reader, check, info)
         return _Narrowing(reader, check, info) if info.dtype != pixels.dtype else _Checking(reader, check, info)
 
-    @property
-    def found(self) -> dict[Any, str]:
-        """See `filling.FillingSource`."""
-        found: dict[Any, str] = getattr(self.source, "found", {})
-        return found
-
-    @property
-    def sparse(self) -> bool:
+    @contextmanager
+    def shared(self, folder: str | None = None, *, on_disk: bool = False) -> Iterator[Source]:
         """See `Source`."""
-        return bool(getattr(self.source, "sparse", False))
+        with self.source.shared(folder, on_disk=on_disk) as source:
+            yield replace(self, source=source)
 
-    def prepare(self, folder: str | None = None, **how: Any) -> AdaptedSource:
-        """The same of a source that other processes can open, see its own `prepare`; to be closed by the caller."""
-        prepare = getattr(self.source, "prepare", None)
-        return self if prepare is None else replace(self, source=prepare(folder, **how), prepared=True)
+    @property
+    def filled(self) -> Mapping[CorruptPlace, str]:
+        """See `Source`."""
+        return self.source.filled
 
-    def close(self) -> None:
-        """Give back what `prepare` took."""
-        if self.prepared:
-            closing: Any = self.source
-            closing.close()
+    def identity(self) -> dict[str, Any]:
+        """See `Source`."""
+        return self.source.identity()
+
+    def associated_image(self, name: str) -> Pixels:
+        """See `Source`."""
+        return self.source.associated_image(name)
 
 
-class _Checking:
+class _Checking(Reader):
     """Gives a reader's pixels as they are, once they are checked."""
 
     def __init__(self, reader: Reader, check: Check | None, info: SourceInfo) -> None:
         self._reader, self._check, self._name = reader, check, info.name
         self._samples, self._dtype = info.samples, info.dtype
         self._buffer: Pixels = np.empty((0, 0, 0), info.dtype)
-        self.blank: Pixels | None = getattr(reader, "blank", None)
-        """See `Source`."""
 
-    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """The pixels of a region, see `Reader.read`."""
-        return self._checked(self._reader.read(y, x, height, width, out, plane), y, x, plane)
+        pixels = self._reader.read(y, x, height, width, out, plane)
+        return pixels if pixels is BLANK else self._checked(pixels, y, x, plane)
+
+    def filled(self) -> dict[CorruptPlace, str]:
+        """See `Reader`."""
+        return self._reader.filled()
 
     def close(self) -> None:
         """Close the reader."""
@@ -134,16 +133,13 @@ class _Composing(_Checking):
 
     def __init__(self, reader: Reader, check: Check | None, info: SourceInfo, background: tuple[float, ...]) -> None:
         super().__init__(reader, check, info)
-        self._background, self._blank = background, self.blank
-        if self._blank is not None:
-            self.blank = np.empty((*self._blank.shape[:2], 3), self._blank.dtype)
-            compose(self._blank, background, self.blank)
+        self._background = background
 
-    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """The pixels of a region, see `Reader.read`."""
         rgba = self._reader.read(y, x, height, width, self._room(out, self._samples))
-        if self.blank is not None and rgba is self._blank:
-            return self.blank
+        if rgba is BLANK:  # a transparent background becomes the colour it is laid on
+            return BLANK
         compose(rgba, self._background, out[:height, :width])
         return out[:height, :width]
 
@@ -151,18 +147,20 @@ class _Composing(_Checking):
 class _Flags(_Checking):
     """Gives booleans as the bytes 0 and 1 that they are in memory."""
 
-    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """The pixels of a region, see `Reader.read`."""
         flags = self._reader.read(y, x, height, width, out.view(np.bool_), plane)
-        return self._checked(flags.view(np.uint8), y, x, plane)
+        return BLANK if flags is BLANK else self._checked(flags.view(np.uint8), y, x, plane)
 
 
 class _Narrowing(_Checking):
     """Puts values into a smaller dtype once they are known to fit."""
 
-    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """The pixels of a region, see `Reader.read`."""
         wide = self._reader.read(y, x, height, width, self._room(out, out.shape[2]), plane)
+        if wide is BLANK:
+            return BLANK
         out[:height, :width] = self._checked(wide, y, x, plane)
         return out[:height, :width]
 

@@ -6,9 +6,9 @@ source's own grid, and only the cells that fail are filled.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,23 +16,15 @@ import numpy as np
 from slidewright.errors import CorruptTileError
 from slidewright.geometry import Region, Size
 from slidewright.sources.access.unpack import WideStripsSource
-from slidewright.sources.base import Pixels, Reader, Source, SourceInfo
-
-CorruptPlace = tuple[int, int, int]
-"""The corner (y, x) of a cell, and its first plane."""
+from slidewright.sources.base import BLANK, Blank, CorruptPlace, Pixels, Reader, Source, SourceInfo
 
 
 @dataclass(frozen=True, slots=True)
-class FillingSource:
-    """Another source, with a colour for what does not decode.
-
-    `found` is this process's record of what was filled: place to message. It is shared by the readers opened from
-    this very object, and a copy in another process has its own.
-    """
+class FillingSource(Source):
+    """Another source, with a colour for what does not decode; its readers say what they have filled."""
 
     source: Source
     colour: tuple[float, ...]
-    found: dict[CorruptPlace, str] = field(default_factory=dict, compare=False)
 
     @property
     def info(self) -> SourceInfo:
@@ -43,19 +35,38 @@ class FillingSource:
         """Open it in this process."""
         return FillingReader(self)
 
+    @contextmanager
+    def shared(self, folder: str | None = None, *, on_disk: bool = False) -> Iterator[Source]:
+        """See `Source`."""
+        with self.source.shared(folder, on_disk=on_disk) as source:
+            yield replace(self, source=source)
 
-class FillingReader:
+    @property
+    def filled(self) -> Mapping[CorruptPlace, str]:
+        """See `Source`."""
+        return self.source.filled
+
+    def identity(self) -> dict[str, Any]:
+        """See `Source`."""
+        return self.source.identity()
+
+    def associated_image(self, name: str) -> Pixels:
+        """See `Source`."""
+        return self.source.associated_image(name)
+
+
+class FillingReader(Reader):
     """Reads regions; those parts that are corrupt come out in one colour."""
 
     def __init__(self, source: FillingSource) -> None:
         self._reader: Reader = source.source.open()
-        self._found = source.found
+        self._found: dict[CorruptPlace, str] = {}
         info = source.info
         self._colour = np.array(source.colour, info.dtype)
-        self._cell = info.grid or Size(256, 256)
+        self._cell = info.tile or Size(256, 256)
         self._piece: Pixels = np.empty((0, 0, info.samples), info.dtype)
 
-    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """The pixels of a region, see `Reader.read`; never raises CorruptTileError."""
         try:
             return self._reader.read(y, x, height, width, out, plane)
@@ -64,6 +75,15 @@ class FillingReader:
             for cell, part in self._parts(Region(y, x, height, width)):
                 self._mend((*cell, plane), part, answer[part.y - y :, part.x - x :], plane)
             return answer
+
+    def segment(self, row: int, column: int) -> bytes | None:
+        """See `Reader`."""
+        return self._reader.segment(row, column)
+
+    def filled(self) -> dict[CorruptPlace, str]:
+        """See `Reader`."""
+        found, self._found = self._found, {}
+        return found
 
     def close(self) -> None:
         """Close the other source's reader."""
@@ -76,7 +96,8 @@ class FillingReader:
         if self._piece.shape[2] != shape[2] or self._piece.shape[0] < shape[0] or self._piece.shape[1] < shape[1]:
             self._piece = np.empty(shape, target.dtype)
         try:
-            target[...] = self._reader.read(*part, self._piece, plane)
+            pixels = self._reader.read(*part, self._piece, plane)
+            target[...] = self._colour[plane : plane + shape[2]] if pixels is BLANK else pixels
         except CorruptTileError as error:
             self._found[place] = str(error)
             target[...] = self._colour[plane : plane + shape[2]]
@@ -92,27 +113,11 @@ class FillingReader:
                 yield (top, left), Region(y0, x0, y1 - y0, x1 - x0)
 
 
-def fill_corrupt(source: Any, colour: tuple[float, ...]) -> tuple[Any, dict[CorruptPlace, str]]:
-    """A source that fills what is corrupt with a colour, a value for each of its channels, and the record of what was
-    filled in this process.
-    """
+def fill_corrupt(source: Source, colour: tuple[float, ...]) -> Source:
+    """A source that fills what is corrupt with a colour, a value for each of its channels."""
     if isinstance(source, WideStripsSource):  # its strips are unpacked, and so found to be corrupt, before the run
-        filling = FillingSource(source.source, colour)
-        return replace(source, source=filling), filling.found
-    if hasattr(source, "prepare"):  # pixels in this process's memory
-        return source, {}
-    filling = FillingSource(source, colour)
-    return filling, filling.found
-
-
-def drain(found: dict[CorruptPlace, str]) -> dict[CorruptPlace, str]:
-    """Take everything out of a record, which threads may share."""
-    taken = {}
-    with contextlib.suppress(KeyError):
-        while found:
-            place, text = found.popitem()
-            taken[place] = text
-    return taken
+        return replace(source, source=FillingSource(source.source, colour))
+    return FillingSource(source, colour)
 
 
 def describe_corrupt(found: dict[CorruptPlace, str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.machinery
 import io
 import mmap
+import os
 import pickle
 import sys
 from collections.abc import Iterator
@@ -17,10 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol
 
 from slidewright.errors import SourceError
-from slidewright.sources.base import Reader, Source, SourceInfo
+from slidewright.sources.base import Blank, Pixels, Reader, Source, SourceInfo, pickled_identity, unknown_identity
+from slidewright.sources.on_disk import file_identity
 from slidewright.system.shared_memory import SharedBuffer
 
 _SHARED_BYTES = 1 << 20  # what is smaller travels with the rest
@@ -61,6 +63,15 @@ class Portable:
             assert self._packed is not None
             self._object, self._here = _loads(self._packed, self._name), True
         return self._object
+
+    @contextmanager
+    def packed(self, folder: str | None = None) -> Iterator[Portable]:
+        """What `pack` gives, until the context ends, when its shared memory is given back."""
+        portable = self.pack(folder)
+        try:
+            yield portable
+        finally:
+            portable.close()
 
     def close(self) -> None:
         """Give back the shared memory that `pack` took."""
@@ -194,29 +205,79 @@ def _is_frozen(spec: Any) -> bool:
     return spec is not None and spec.origin == "frozen"
 
 
+class HasInfoAndOpen(Protocol):
+    """What an object of the caller's must have to be a source, if its class is no `Source`."""
+
+    @property
+    def info(self) -> SourceInfo:
+        """See `Source`."""
+
+    def open(self) -> Any:
+        """An object with `read(y, x, height, width, out)` and `close()`, see `Reader`; `plane` is passed only of
+        multichannel images.
+        """
+
+
 @dataclass(frozen=True, slots=True)
-class OwnSource:
-    """A source that travels by cloudpickle."""
+class OwnSource(Source):
+    """A source of the caller's own: an object whose class is no `Source`, or one that workers can't import."""
 
     portable: Portable
     info: SourceInfo
+    importable: bool
+    """Whether workers can import its class, so that its pickle is the same in every process."""
 
     def open(self) -> Reader:
         """Open it in this process."""
-        opened: Reader = self.portable.get().open()
-        return opened
+        opened = self.portable.get().open()
+        return opened if isinstance(opened, Reader) else _OwnReader(opened)
 
-    def prepare(self, folder: str | None = None) -> OwnSource:
-        """The same, pickled, so that it fails here if it must; to be closed by the caller."""
-        return replace(self, portable=self.portable.pack(folder))
+    @contextmanager
+    def shared(self, folder: str | None = None, *, on_disk: bool = False) -> Iterator[Source]:
+        """The same, pickled, so that it fails here if it must, see `Source`."""
+        with self.portable.packed(folder) as portable:
+            yield replace(self, portable=portable)
+
+    def identity(self) -> dict[str, Any]:
+        """Its own, where its class is a `Source`; else a hash of its pickle, and the file that its `path` names."""
+        given = self.portable.get()
+        if isinstance(given, Source) and self.importable:
+            return given.identity()
+        path = getattr(given, "path", None)  # the caller's own object, which may have one
+        on_disk = isinstance(path, str) and os.path.exists(path)
+        if not self.importable and not on_disk:
+            raise unknown_identity(self.info.name)
+        try:
+            seen = pickled_identity(given) if self.importable else pickled_identity(self)
+        except Exception as error:
+            raise unknown_identity(self.info.name) from error
+        return {**seen, **file_identity(path)} if isinstance(path, str) and on_disk else seen
+
+    def associated_image(self, name: str) -> Pixels:
+        """See `Source`."""
+        given = self.portable.get()
+        return given.associated_image(name) if isinstance(given, Source) else super().associated_image(name)
+
+
+class _OwnReader(Reader):
+    """A reader of the caller's, whose class is no `Reader`."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+        self.read = reader.read  # type: ignore[method-assign]  # no call more than need be on the way to a tile
+
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
+        """See `Reader`."""
+        raise NotImplementedError
 
     def close(self) -> None:
-        """Give back the shared memory of a prepared source."""
-        self.portable.close()
+        """See `Reader`."""
+        self._reader.close()
 
 
-def travelling(source: Source) -> Any:
-    """The source, or one around it where its class can't be imported by another process."""
-    if importable(type(source).__module__) or hasattr(source, "prepare"):
-        return source
-    return OwnSource(Portable(source, source.info.name), source.info)
+def own_source(given: Source | HasInfoAndOpen) -> Source:
+    """The source itself, or one around it where its class is no `Source` or can't be imported by another process."""
+    known = importable(type(given).__module__)
+    if isinstance(given, Source) and known:
+        return given
+    return OwnSource(Portable(given, given.info.name), given.info, known)

@@ -1,0 +1,68 @@
+"""Runs blocks of any pass in this process: opens sources and stores of reduced levels when first needed."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from slidewright.engine.run import Run
+from slidewright.pyramid.block import BlockEncoder, Emit
+from slidewright.pyramid.level_store import ScratchLevel
+from slidewright.pyramid.plan import Block
+from slidewright.sources.base import CorruptPlace, Reader
+
+
+class BlockRunner:
+    """What a worker does with a block, whatever carries its segments away."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        pack = run.format.packer(run.encoding)
+        self._encoder = BlockEncoder(run.plan, run.encoding, pack, sparse=run.source.info.sparse)
+        self._reader: tuple[int, Reader] | None = None
+        self._writers: dict[int, ScratchLevel] = {}
+        self._scratch_seconds = 0.0
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage since the start."""
+        return {**self._encoder.seconds, "scratch": self._scratch_seconds}
+
+    def run(self, block: Block, emit: Emit) -> None:
+        """Encode one block, passing its segments to `emit`, and write its reduced piece to the next pass's store."""
+        handed_on = self._encoder.run(self._reader_for(block.pass_index), block, emit)
+        if handed_on is not None:
+            start = perf_counter()
+            level = self._run.plan.passes[block.pass_index].scratch_level
+            assert level is not None and self._run.levels is not None
+            if level not in self._writers:
+                self._writers[level] = self._run.levels.level(level)
+            self._writers[level].write(*handed_on, band=block.band)
+            self._scratch_seconds += perf_counter() - start
+
+    def filled(self) -> dict[CorruptPlace, str]:
+        """What was filled since the last call, because it did not decode."""
+        return self._reader[1].filled() if self._reader is not None else {}
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._close_reader()
+        for level in self._writers.values():
+            level.close()
+        self._writers.clear()
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader[1].close()
+            self._reader = None
+
+    def _reader_for(self, pass_index: int) -> Reader:
+        if self._reader is None or self._reader[0] != pass_index:
+            self._close_reader()
+            self._reader = (pass_index, self._open(pass_index))
+        return self._reader[1]
+
+    def _open(self, pass_index: int) -> Reader:
+        if pass_index == 0:
+            return self._run.source.open()
+        assert self._run.levels is not None
+        return self._run.levels.level(self._run.plan.passes[pass_index].first)

@@ -1,0 +1,109 @@
+"""What a run is made of, decided before it starts, and what it turned out to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+from slidewright.codecs import Encoding
+from slidewright.engine.memory_budget import MemoryPlan
+from slidewright.formats.base import Format, ImageDescription
+from slidewright.pyramid.level_store import Scratch
+from slidewright.pyramid.plan import Block, Pass, Plan
+from slidewright.report import Progress, Recorder
+from slidewright.shards.plan import ShardPlan
+from slidewright.sources.base import CorruptPlace, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything that a run is made of: one value, for the caller's process, the workers and the writer."""
+
+    source: Source
+    """As the engine takes it: adapted to what its pixels become."""
+    image: ImageDescription
+    """What the file will be: the plan, the encoding, and what it says besides its pixels."""
+    format: Format
+    memory: MemoryPlan
+    n_workers: int
+    """Worker processes; 0 for a run in this process."""
+    temporary: str
+    """The folder for temporary files."""
+    started: float
+    """`time.monotonic()` when the caller's wait began."""
+    timeout: float | None = None
+    """Seconds that a worker may take for one block."""
+    levels: Scratch | None = None
+    """The stores of reduced levels, where a pass hands any on."""
+    output: str | None = None
+    """What the writer writes, under a name of its own; None for a run that makes shards alone."""
+    shards: ShardPlan | None = None
+    """Shards to find and to make; None for a run without any."""
+    recorder: Recorder | None = None
+    """Is told of every block and every death, for a report."""
+
+    @property
+    def plan(self) -> Plan:
+        """How the pyramid is cut."""
+        return self.image.plan
+
+    @property
+    def encoding(self) -> Encoding:
+        """How tiles are encoded."""
+        return self.image.encoding
+
+    @property
+    def slots_per_worker(self) -> int:
+        """Slots of the ring that each worker has."""
+        return self.memory.slots_per_worker
+
+    def sweeps(self) -> Iterator[tuple[Pass, Sequence[int]]]:
+        """Each pass with the numbers of the blocks to do in it, in order."""
+        first, *others = self.plan.passes
+        yield first, range(first.n_blocks) if self.shards is None else self.shards.numbers()
+        if self.output is not None:
+            for pas in others:
+                yield pas, range(pas.n_blocks)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run turned out to be; grows while it runs."""
+
+    level_bytes: list[int] = field(default_factory=list)
+    retries: int = 0
+    corrupt: dict[CorruptPlace, str] = field(default_factory=dict)
+    """What was wrong with each part of the source that was filled with the background."""
+    warnings: list[str] = field(default_factory=list)
+    peak_memory: int | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    tiles_done: int = 0
+    pixels_done: int = 0
+    bytes_received: int = 0
+
+    def progress(self, run: Run, stage: str, workers: int) -> Progress:
+        """A snapshot."""
+        return Progress(
+            tiles_done=self.tiles_done,
+            tiles_total=run.plan.n_tiles,
+            pixels_done=self.pixels_done,
+            pixels_total=run.plan.n_pixels,
+            bytes_written=self.bytes_received,
+            seconds=monotonic() - run.started,
+            workers=workers,
+            retries=self.retries,
+            stage=stage,
+        )
+
+    def count(self, run: Run, worker: int, block: Block, nbytes: int, seconds: dict[str, float]) -> None:
+        """Add a finished block: its seconds by stage, its tiles, and its pixels where they are of level 0."""
+        for name, value in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + value
+        self.bytes_received += nbytes
+        self.tiles_done += sum(1 for _ in run.plan.tiles_of(block))
+        region = run.plan.region(block)
+        pixels = 0 if block.pass_index else region.height * region.width
+        self.pixels_done += pixels
+        if run.recorder is not None:
+            run.recorder.block(worker, block[:3], seconds, nbytes, pixels)

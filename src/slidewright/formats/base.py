@@ -1,0 +1,102 @@
+"""What a format is: segments to a file or a folder, the second end of the pipe.
+
+The writer pulls: a format asks for the segment of one key after the other, in the order that it states, and nobody
+else knows what becomes of them. So the engine is the same for every format, and a format is one module.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from slidewright.codecs import resolve
+from slidewright.report import LevelReport
+
+if TYPE_CHECKING:
+    from slidewright.codecs import Encoding
+    from slidewright.options import ConvertOptions
+    from slidewright.pixels import PixelFormat
+    from slidewright.pyramid.plan import Key, Plan
+
+TakeSegment = Callable[["Key"], bytes]
+"""Gives a tile's segment, waiting for it if need be."""
+
+PackSegment = Callable[[bytes], bytes]
+"""From what a codec gives to what the format stores of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDescription:
+    """What a file says of its image, and how its pixels are cut and encoded."""
+
+    plan: Plan
+    encoding: Encoding
+    mpp: tuple[float, float] | None
+    """Micrometres a pixel of level 0 along (x, y)."""
+    description: str | None
+    icc_profile: bytes | None
+    software: str
+
+
+class Format(ABC):
+    """A kind of file; a small picklable value, with what was chosen for this kind alone."""
+
+    __slots__ = ()
+
+    name: ClassVar[str]
+    """By which the option `format` knows it."""
+    suffixes: ClassVar[tuple[str, ...]]
+    """Ends of file names, in lower case, that ask for it."""
+    is_folder: ClassVar[bool] = False
+    """Whether what it writes is a folder."""
+
+    @classmethod
+    @abstractmethod
+    def from_options(cls, options: ConvertOptions) -> Format:
+        """The format as the options ask for it; raises OptionError for those that make no sense for it."""
+
+    def encoding(self, options: ConvertOptions, pixels: PixelFormat) -> Encoding:
+        """How tiles are encoded; raises OptionError for a codec that the format can't hold."""
+        return resolve(options, pixels)
+
+    def packer(self, encoding: Encoding) -> PackSegment | None:
+        """What workers do to each segment before it leaves them; None for nothing."""
+        return None
+
+    @abstractmethod
+    def order(self, plan: Plan) -> Iterator[Key]:
+        """Every key, in the order in which `write` asks for them."""
+
+    @abstractmethod
+    def wave(self, plan: Plan, key: Key) -> int | None:
+        """Which wave of early segments a key belongs to: those of one wave are asked for together, and wait in one
+        temporary file, which goes when the last is taken. None for keys that wait until the end of the run.
+        """
+
+    @abstractmethod
+    def write(self, path: str, image: ImageDescription, take: TakeSegment) -> list[int]:
+        """Write everything under a name that does not exist yet; returns the encoded bytes of each level.
+
+        Raises
+        ------
+        OutputError
+            When it can't be written.
+        """
+
+    @abstractmethod
+    def check(self, path: str, image: ImageDescription) -> None:
+        """Look at what was written as a reader would; raises VerifyError when it is not what it should be."""
+
+    @abstractmethod
+    def verify(self, path: str, n_workers: int | None) -> None:
+        """Decode every tile of what was written; raises VerifyError."""
+
+    @abstractmethod
+    def levels(self, path: str) -> tuple[LevelReport, ...]:
+        """The levels of a file that was finished before."""
+
+    def least_bytes(self, plan: Plan, encoding: Encoding) -> int:
+        """Bytes that the tables of a file take, at least."""
+        return 0

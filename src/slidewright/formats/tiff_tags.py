@@ -1,0 +1,147 @@
+"""What a TIFF's tags say of its pages: the arguments of tifffile's writer, and the tags that it would not write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidewright.codecs import Encoding
+from slidewright.formats.base import ImageDescription, PackSegment
+from slidewright.pixels import Colormap
+from slidewright.pyramid.plan import Level
+
+COMPRESSION = {
+    "none": 1,
+    "jpeg": 7,
+    "jpeg2000": 34712,
+    "jpeg2000-lossy": 34712,
+    "webp": 50001,
+    "webp-lossless": 50001,
+    "zstd": 50000,
+    "deflate": 8,
+    "lzw": 5,
+    "packbits": 32773,
+    "png": 34933,
+    "ccitt-t4": 3,
+    "ccitt-t6": 4,
+    "jpegxl": 50002,
+    "jpegxl-lossless": 50002,
+}
+"""TIFF's Compression (259) of every codec of the table."""
+
+_PACKBITS = COMPRESSION["packbits"]
+_SUBSAMPLING = {"420": (2, 2), "422": (2, 1), "444": (1, 1)}
+_SOI, _EOI, _APP0, _SOS, _DQT, _DHT = b"\xff\xd8", b"\xff\xd9", 0xE0, 0xDA, 0xDB, 0xC4
+
+
+def page_arguments(image: ImageDescription, level: Level) -> dict[str, Any]:
+    """The arguments of `tifffile.TiffWriter.write` for the page of a level."""
+    encoding = image.encoding
+    arguments: dict[str, Any] = {
+        "shape": _page_shape(image, level),
+        "dtype": encoding.dtype,
+        "tile": (encoding.tile, encoding.tile),
+        "subfiletype": 1 if level.index else 0,
+        "metadata": None,
+        "software": image.software if not level.index else False,
+        **encoding_arguments(encoding),
+    }
+    if image.mpp is not None:
+        arguments["resolution"] = tuple(1e4 / (mpp * (1 << level.index)) for mpp in image.mpp)
+        arguments["resolutionunit"] = "CENTIMETER"
+    if image.icc_profile is not None:
+        arguments["iccprofile"] = image.icc_profile
+    if image.description is not None and not level.index:
+        arguments["description"] = image.description.encode("utf-8")
+    return arguments
+
+
+def _page_shape(image: ImageDescription, level: Level) -> tuple[int, ...]:
+    """As tifffile wants it: planes first, samples last, neither where there is one."""
+    planes, samples = image.plan.planes, image.encoding.samples
+    return (*((planes,) if planes > 1 else ()), *level.size, *((samples,) if samples > 1 else ()))
+
+
+def encoding_arguments(encoding: Encoding) -> dict[str, Any]:
+    """Those that say what segments hold and how they are encoded.
+
+    A page of single bits is written as if it were of bytes in PackBits; `corrections` says what it is.
+    """
+    pixels = encoding.pixels
+    tag = _PACKBITS if encoding.bits == 1 else COMPRESSION[encoding.compression]
+    arguments: dict[str, Any] = {"compression": None if tag == 1 else tag}
+    arguments["photometric"] = "rgb" if pixels.kind in ("rgb", "rgba") else "minisblack"
+    if pixels.kind == "rgba":
+        arguments["extrasamples"] = ("unassalpha",)
+    if pixels.planes > 1:
+        arguments["planarconfig"] = "separate"
+    if pixels.colormap is not None:
+        arguments |= {"photometric": "palette", "colormap": _whole_palette(pixels.colormap, encoding.bits)}
+    if encoding.predictor != 1:
+        arguments["predictor"] = encoding.predictor
+    if encoding.compression == "jpeg":
+        arguments["jpegtables"] = jpeg_tables(encoding)
+        if encoding.subsampling is not None:
+            arguments["subsampling"] = _SUBSAMPLING[encoding.subsampling]
+    return arguments
+
+
+def corrections(encoding: Encoding) -> dict[str, int]:
+    """Tags, by tifffile's names, to overwrite in every page after writing.
+
+    tifffile writes no single bits in CCITT, and of others leaves out BitsPerSample, without which OpenSlide refuses the
+    file.
+    """
+    return {"BitsPerSample": 1, "Compression": COMPRESSION[encoding.compression]} if encoding.bits == 1 else {}
+
+
+def _whole_palette(colormap: Colormap, bits: int) -> NDArray[Any]:
+    """(3, 2 ** bits) of uint16: TIFF 6.0 section 5 wants a colour for every value; those nobody gave are black."""
+    import numpy as np
+
+    palette = np.zeros((3, 1 << bits), np.uint16)
+    palette[:, : len(colormap)] = np.array(colormap, np.uint16).T
+    return palette
+
+
+def jpeg_tables(encoding: Encoding) -> bytes:
+    """The JPEGTables tag (Adobe's TIFF technical note 2): the tables that all segments share, as an abbreviated stream.
+
+    They are the same for every tile: Huffman tables and quality are fixed.
+    """
+    return _SOI + _split(_blank_stream(encoding))[0] + _EOI
+
+
+def abbreviator(encoding: Encoding) -> PackSegment:
+    """Takes the shared tables out of a whole JPEG stream."""
+    blank = _blank_stream(encoding)
+    _, others, scan = _split(blank)
+    full_header, header = blank[:scan], _SOI + others
+
+    def abbreviate(stream: bytes) -> bytes:
+        if stream[:scan] != full_header:
+            raise AssertionError("libjpeg changed its header between tiles")
+        return header + stream[scan:]
+
+    return abbreviate
+
+
+def _blank_stream(encoding: Encoding) -> bytes:
+    """The stream of a tile of zeros, which has the same header as any other."""
+    blank = np.zeros((encoding.tile, encoding.tile, encoding.samples), encoding.dtype)
+    return encoding.encoder().encode([blank])[0]
+
+
+def _split(stream: bytes) -> tuple[bytes, bytes, int]:
+    """The table markers (DQT, DHT), the other header markers, and where the scan begins; JFIF's APP0 is dropped."""
+    tables, others, at = [], [], 2
+    while stream[at + 1] != _SOS:
+        marker, end = stream[at + 1], at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+        if marker in (_DQT, _DHT):
+            tables.append(stream[at:end])
+        elif marker != _APP0:
+            others.append(stream[at:end])
+        at = end
+    return b"".join(tables), b"".join(others), at
