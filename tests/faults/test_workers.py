@@ -30,7 +30,7 @@ OPTIONS = {"tile_size": 32, "compression": "deflate", "block_tiles": 2, "n_worke
 
 def test_worker_that_hangs_is_killed_and_its_block_redone(tmp_path):
     source = FaultySource(300, 400, "hang", (96, 128), str(tmp_path / "marker"))
-    report = slidewright.convert(source, tmp_path / "out.tif", timeout=1.0, **OPTIONS)
+    report = slidewright.convert(source, tmp_path / "out.tif", timeout=5.0, **OPTIONS)  # a busy machine is no fault
     assert report.retries == 1
     assert_levels_equal_oracle(tmp_path / "out.tif", source.pixels(), 32)
 
