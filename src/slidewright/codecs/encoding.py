@@ -56,6 +56,11 @@ class Encoding:
     predictor: int = 1
     """TIFF's Predictor: 1 none, 2 horizontal differencing, 3 the same of floating point."""
 
+    planar: bool = False
+    """Whether a segment holds all first samples of a tile, then all second ones, not the samples of a pixel side by
+    side; only for codecs of bytes.
+    """
+
     @property
     def dtype(self) -> str:
         """Of the pixels in memory."""

@@ -20,6 +20,10 @@ BYTES = ("uint8",)
 WORDS = ("uint8", "uint16")
 NUMBERS = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
 
+FAMILIES = {"tiff": "TIFF", "zarr": "OME-Zarr"}
+"""Families of formats, by the words for them: each holds codecs of its own, and some hold the same."""
+TIFF, ZARR, EITHER = frozenset({"tiff"}), frozenset({"zarr"}), frozenset(FAMILIES)
+
 
 @dataclass(frozen=True, slots=True)
 class Effort:
@@ -51,6 +55,8 @@ class Codec:
     """Whether differencing may precede it."""
     bits: tuple[int, ...] = (8,)
     """Bits a pixel of the binary masks that it takes; the first one is the default."""
+    families: frozenset[str] = TIFF
+    """Of formats that hold it, see `FAMILIES`."""
 
     def refusal(self, pixels: PixelFormat, bits: int | None = None) -> str | None:
         """Why it can't encode such pixels, as a clause of a message; None if it can."""
@@ -77,7 +83,7 @@ _QUALITY = 1, 100, 90
 CODECS: dict[str, Codec] = {
     codec.name: codec
     for codec in (
-        Codec("none", "uncompressed", False, _EVERYTHING, "", bytewise.make_none, bits=(8, 1)),
+        Codec("none", "uncompressed", False, _EVERYTHING, "", bytewise.make_none, bits=(8, 1), families=EITHER),
         Codec(
             name="jpeg",
             title="JPEG, by libjpeg-turbo",
@@ -136,6 +142,7 @@ CODECS: dict[str, Codec] = {
             effort=Effort("effort", 1, 22, 3, "Zstandard's level"),
             predictor=True,
             bits=(8, 1),
+            families=EITHER,
         ),
         Codec(
             name="deflate",
@@ -199,11 +206,33 @@ CODECS: dict[str, Codec] = {
             make=images.make_jpegxl_lossless,
             effort=Effort("effort", 1, 9, 3, "libjxl's effort, from fast to small"),
         ),
+        Codec(
+            name="blosc",
+            title="Blosc: Zstandard after a bitshuffle",
+            lossy=False,
+            accepts=_EVERYTHING,
+            limits="",
+            make=bytewise.make_blosc,
+            effort=Effort("effort", 1, 9, 3, "Blosc's level"),
+            families=ZARR,
+        ),
+        Codec(
+            name="gzip",
+            title="gzip, by libdeflate",
+            lossy=False,
+            accepts=_EVERYTHING,
+            limits="",
+            make=bytewise.make_gzip,
+            effort=Effort("effort", 1, 9, 6, "libdeflate's level"),
+            families=ZARR,
+        ),
     )
 }
 
 DEFAULT_IMAGE = "jpeg"  # of RGB and grey of uint8
 DEFAULT = "deflate"
+DEFAULT_ZARR = "zstd"
+DEFAULT_ZARR_WIDE = "blosc"  # of images of more than a byte a sample: a sixth smaller, and faster (docs/ome-zarr.md)
 
 ALIASES = {
     "adobe-deflate": "deflate",
@@ -223,6 +252,11 @@ ALIASES = {
     "zlib": "deflate",
 }
 """Other names: dlup's, where `CCITTFAX4` is what libtiff and libvips mean by it (T.6), tifffile's and libvips'."""
+
+
+def codecs_of(family: str) -> dict[str, Codec]:
+    """The rows that a family of formats holds."""
+    return {name: codec for name, codec in CODECS.items() if family in codec.families}
 
 
 def canonical(name: str) -> str | None:

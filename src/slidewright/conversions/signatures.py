@@ -54,6 +54,8 @@ class ShardOptions(RunOptions, total=False):
     mpp: float | tuple[float, float] | None
     description: str | None
     format: str | None
+    zarr_shard: int | None
+    ngff: str | None
     bigtiff: bool
     block_tiles: int | None
     on_corrupt: str

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from slidewright.errors import OutputError
+from slidewright.errors import OptionError, OutputError
 from slidewright.formats.base import Format, ImageDescription, PackSegment, TakeSegment
 from slidewright.formats.tiff_tags import abbreviator, corrections, page_arguments
 from slidewright.geometry import Size
@@ -43,6 +43,7 @@ class TiffFormat(Format):
     @classmethod
     def from_options(cls, options: ConvertOptions) -> TiffFormat:
         """See `Format`."""
+        refuse_zarr_options(options)
         return cls(bigtiff=options.bigtiff)
 
     def packer(self, encoding: Encoding) -> PackSegment | None:
@@ -108,6 +109,15 @@ class TiffFormat(Format):
             if not self.bigtiff and sum(sizes) > CLASSIC_LIMIT:
                 raise OutputError("the output does not fit in a classic TIFF (4 GB); write a BigTIFF, or compress more")
             yield segment
+
+
+def refuse_zarr_options(options: ConvertOptions) -> None:
+    """Raises OptionError for options of an OME-Zarr."""
+    for name, value in (("zarr_shard", options.zarr_shard), ("ngff", options.ngff)):
+        if value is not None:
+            raise OptionError(
+                f"{name} is for an OME-Zarr, and the output is a TIFF: leave it out, or write to a name.ome.zarr"
+            )
 
 
 def _keys(plan: Plan, level: Level) -> Iterator[Key]:

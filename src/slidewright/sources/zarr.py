@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
+from slidewright.sources.ome_attributes import OmeAttributes
 from slidewright.sources.on_disk import file_identity
 from slidewright.tiff.metadata import MICROMETRES
 
@@ -165,6 +166,8 @@ class _Chosen:
     axes: str | None = None
     mpp: tuple[float, float] | None = None
     kind: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Of the group that the array is a level of."""
 
 
 def _node(store: str, inner: str) -> Any:
@@ -196,7 +199,8 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
         return _choose(node[member], f"{name}/{member}", None, level)
     if attributes.get("multiscales"):
         chosen = _dataset(node, attributes["multiscales"][0], name, level or 0)
-        return replace(chosen, kind="labels") if "image-label" in attributes else chosen
+        kind = "labels" if "image-label" in attributes else None
+        return replace(chosen, kind=kind, attributes=dict(node.attrs))
     arrays = [key for key, _ in node.arrays()]
     if len(arrays) != 1:
         listing = ", ".join(sorted(arrays)) if arrays else "none"
@@ -312,13 +316,17 @@ def _info(chosen: _Chosen, axes: str, name: str) -> SourceInfo:
         raise SourceError(
             f"{name} has chunks of {grid} pixels, too large to decode in memory; save it again with smaller chunks"
         )
+    said = OmeAttributes(chosen.attributes)
     return SourceInfo(
         name=name,
         format="zarr",
         size=size,
         samples=samples,
         dtype=dtype,
-        kind=chosen.kind,
+        kind=said.kind(samples, dtype) or chosen.kind,
+        description=said.description,
+        icc_profile=said.icc_profile,
+        colormap=said.colormap if samples == 1 and dtype in ("uint8", "uint16") else None,
         planar=samples > 1 and depth == 1,
         mpp=chosen.mpp,
         tile=grid,
