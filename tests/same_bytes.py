@@ -22,12 +22,10 @@ import tifffile
 import zarr
 
 import slidewright
-from slidewright.options import ConvertOptions
 
 KEPT = Path(__file__).with_suffix(".json")
 HEIGHT, WIDTH = 150, 203
 # "level" was its name when the hashes were made.
-EFFORT = "effort" if "effort" in ConvertOptions.__dataclass_fields__ else "level"
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def versions(case: Case) -> dict[str, str]:
 
 def convert(case: Case, inputs: dict[str, Any], path: Path) -> None:
     """Write the file of a case, in this process."""
-    options = {EFFORT if name == "effort" else name: value for name, value in case.options.items()}
+    options = dict(case.options)
     slidewright.convert(inputs[case.source], path, n_workers=0, **{"tile_size": 64, **options})
 
 

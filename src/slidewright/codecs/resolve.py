@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slidewright.codecs.encoding import Encoding
+from slidewright.codecs.encoding import FAMILIES, Codec, Encoding
 from slidewright.codecs.table import (
     ALIASES,
     CODECS,
@@ -12,13 +12,11 @@ from slidewright.codecs.table import (
     DEFAULT_IMAGE,
     DEFAULT_ZARR,
     DEFAULT_ZARR_WIDE,
-    FAMILIES,
-    MASKS,
-    Codec,
     canonical,
     codecs_of,
 )
 from slidewright.errors import OptionError, did_you_mean
+from slidewright.pixels import MASKS
 
 if TYPE_CHECKING:
     from slidewright.options import ConvertOptions
@@ -48,7 +46,7 @@ def resolve(options: ConvertOptions, pixels: PixelFormat, family: str = "tiff") 
     if reason is not None:
         raise OptionError(_refusal(codec, pixels, options.bits, reason, family))
     return Encoding(
-        compression=codec.name,
+        codec=codec,
         pixels=pixels,
         tile=options.tile_size,
         bits=bits,

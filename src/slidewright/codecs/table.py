@@ -4,69 +4,14 @@ and the test matrix are made from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from slidewright.codecs import bilevel, bytewise, images, jpeg
+from slidewright.codecs.encoding import FAMILIES, Codec, Effort
 
-if TYPE_CHECKING:
-    from slidewright.codecs.encoding import Encoder, EncodeTile, Encoding
-    from slidewright.pixels import PixelFormat
-
-KINDS = ("rgb", "rgba", "grey", "multichannel", "labels", "binary")
-MASKS = ("labels", "binary")
 BYTES = ("uint8",)
 WORDS = ("uint8", "uint16")
 NUMBERS = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
 
-FAMILIES = {"tiff": "TIFF", "zarr": "OME-Zarr"}
-"""Families of formats, by the words for them: each holds codecs of its own, and some hold the same."""
-TIFF, ZARR, EITHER = frozenset({"tiff"}), frozenset({"zarr"}), frozenset(FAMILIES)
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """The one number that a codec takes: `quality` if it is lossy, `effort` if it is not."""
-
-    name: str
-    low: int
-    high: int
-    default: int
-    meaning: str
-    """What it maps to, in words."""
-
-
-@dataclass(frozen=True, slots=True)
-class Codec:
-    """One row of the compression table."""
-
-    name: str
-    title: str
-    """What it is, in a few words."""
-    lossy: bool
-    accepts: Mapping[str, tuple[str, ...]]
-    """Dtypes by kind of pixels."""
-    limits: str
-    """Why it accepts no more, as a clause of a message; empty if it takes everything."""
-    make: Callable[[Encoding], EncodeTile | Encoder]
-    effort: Effort | None = None
-    predictor: bool = False
-    """Whether differencing may precede it."""
-    bits: tuple[int, ...] = (8,)
-    """Bits a pixel of the binary masks that it takes; the first one is the default."""
-    families: frozenset[str] = TIFF
-    """Of formats that hold it, see `FAMILIES`."""
-
-    def refusal(self, pixels: PixelFormat, bits: int | None = None) -> str | None:
-        """Why it can't encode such pixels, as a clause of a message; None if it can."""
-        if self.lossy and pixels.kind in MASKS:
-            return "it is lossy and would make values that were not there"
-        if pixels.dtype not in self.accepts.get(pixels.kind, ()):
-            return self.limits
-        if pixels.kind == "binary" and bits is not None and bits not in self.bits:
-            return f"it holds masks of {self.bits[0]} bit{'s' * (self.bits[0] > 1)} a pixel only"
-        return None
+_ZARR, _EITHER = frozenset({"zarr"}), frozenset(FAMILIES)
 
 
 def _all(
@@ -83,7 +28,7 @@ _QUALITY = 1, 100, 90
 CODECS: dict[str, Codec] = {
     codec.name: codec
     for codec in (
-        Codec("none", "uncompressed", False, _EVERYTHING, "", bytewise.make_none, bits=(8, 1), families=EITHER),
+        Codec("none", "uncompressed", False, _EVERYTHING, "", bytewise.make_none, bits=(8, 1), families=_EITHER),
         Codec(
             name="jpeg",
             title="JPEG, by libjpeg-turbo",
@@ -142,7 +87,7 @@ CODECS: dict[str, Codec] = {
             effort=Effort("effort", 1, 22, 3, "Zstandard's level"),
             predictor=True,
             bits=(8, 1),
-            families=EITHER,
+            families=_EITHER,
         ),
         Codec(
             name="deflate",
@@ -214,7 +159,7 @@ CODECS: dict[str, Codec] = {
             limits="",
             make=bytewise.make_blosc,
             effort=Effort("effort", 1, 9, 3, "Blosc's level"),
-            families=ZARR,
+            families=_ZARR,
         ),
         Codec(
             name="gzip",
@@ -224,7 +169,7 @@ CODECS: dict[str, Codec] = {
             limits="",
             make=bytewise.make_gzip,
             effort=Effort("effort", 1, 9, 6, "libdeflate's level"),
-            families=ZARR,
+            families=_ZARR,
         ),
     )
 }
@@ -232,7 +177,9 @@ CODECS: dict[str, Codec] = {
 DEFAULT_IMAGE = "jpeg"  # of RGB and grey of uint8
 DEFAULT = "deflate"
 DEFAULT_ZARR = "zstd"
-DEFAULT_ZARR_WIDE = "blosc"  # of images of more than a byte a sample: a sixth smaller, and faster (docs/ome-zarr.md)
+DEFAULT_ZARR_WIDE = (
+    "blosc"  # of images of more than a byte a sample: a seventh smaller, twice as fast (docs/ome-zarr.md)
+)
 
 ALIASES = {
     "adobe-deflate": "deflate",
