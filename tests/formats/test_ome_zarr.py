@@ -281,7 +281,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [(-3, "checksum"), (-30, "level 0|outside the shard|checksum"), (100, "does not decode|differs")],
+    [(-3, "checksum"), (-30, r"level 0|outside the shard|checksum"), (100, "does not decode|differs")],
 )
 def test_verify_names_a_changed_byte(store: Path, place: int, message: str) -> None:
     shard = store / "0/c/0/1/1"
@@ -319,7 +319,7 @@ def test_metadata_that_make_no_sense_are_an_error_with_words(store: Path, change
     group = json.loads((store / "zarr.json").read_text())
     change(group)
     (store / "zarr.json").write_text(json.dumps(group))
-    with pytest.raises(VerifyError, match="damaged|outside"):
+    with pytest.raises(VerifyError, match=r"damaged|outside"):
         verify_file(store)
 
 
@@ -344,3 +344,41 @@ def test_the_page_about_a_run_shows_it(tmp_path: Path) -> None:
         text = page.read_text()
         assert f"{kind}.ome.zarr" in text
         assert "data:image/png" in text
+
+
+@pytest.mark.parametrize("ngff", ["0.5", "0.4"])
+def test_a_label_image_goes_into_the_labels_of_an_image_and_is_listed(tmp_path: Path, ngff: str) -> None:
+    path = tmp_path / "slide.ome.zarr"
+    slidewright.convert(image(150, 203), path, ngff=ngff, **SMALL)
+    (path / "labels").mkdir()
+    pixels, options = IMAGES["labels"]
+    for name in ("tissue", "cells"):
+        slidewright.convert(pixels, path / "labels" / name, ngff=ngff, **SMALL, **options)
+    assert_valid(path, ngff)
+    attributes = dict(zarr.open_group(path / "labels", mode="r").attrs)
+    assert attributes.get("ome", attributes)["labels"] == ["tissue", "cells"]
+    assert_levels(path / "labels/tissue", expected_levels(pixels, "labels"))
+    slidewright.convert(path / "labels" / "cells", tmp_path / "cells.tif", compression="zstd", **SMALL)
+    with tifffile.TiffFile(tmp_path / "cells.tif") as tiff:
+        np.testing.assert_array_equal(tiff.pages[0].asarray(), pixels)
+        assert tiff.pages[0].colormap is not None
+
+
+def test_a_folder_of_something_else_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "out.zarr"
+    path.mkdir()
+    (path / "thesis.txt").write_text("all of it")
+    with pytest.raises(DestinationError, match="folder of something else"):
+        slidewright.convert(image(64, 64), path, overwrite=True, **SMALL)
+    assert (path / "thesis.txt").read_text() == "all of it"
+
+
+def test_a_source_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def broken(y: int, x: int, height: int, width: int) -> Any:
+        if y >= 64:
+            raise ValueError("no such pixels")
+        return np.zeros((height, width, 3), np.uint8)
+
+    with pytest.raises(SourceError, match="no such pixels"):
+        slidewright.convert(broken, tmp_path / "out.ome.zarr", shape=(150, 203, 3), dtype="uint8", **SMALL)
+    assert not list(tmp_path.iterdir())

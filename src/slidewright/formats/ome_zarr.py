@@ -7,7 +7,6 @@ sees a part of it.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,9 +18,10 @@ from slidewright.codecs import resolve
 from slidewright.errors import OptionError, OutputError, VerifyError
 from slidewright.formats import ome_zarr_metadata as metadata
 from slidewright.formats.base import Format, ImageDescription, TakeSegment
+from slidewright.formats.zarr_json import list_label, write_json
 from slidewright.formats.zarr_shard import PlaneWriter, Syncer
 from slidewright.inspection.verify import verify_file
-from slidewright.inspection.zarr_pyramid import ZarrPyramid
+from slidewright.inspection.zarr_pyramid import ZarrPyramid, is_zarr
 from slidewright.options import DEFAULTS
 from slidewright.pixels import MASKS
 from slidewright.report import LevelReport
@@ -92,12 +92,9 @@ class OmeZarrFormat(Format):
 
     def check(self, path: str, image: ImageDescription) -> None:
         """See `Format`."""
-        with ZarrPyramid(path) as pyramid:
-            found = [level.size for level in pyramid.levels]
-            if found != [level.size for level in image.plan.levels]:
-                raise VerifyError(f"{path}: the levels are {', '.join(map(str, found))}, which is not what was written")
-            pyramid.check()
-        verify_file(path, decode="sample", n_workers=1)
+        found = [level.size for level in verify_file(path, decode="sample", n_workers=1).levels]
+        if found != [level.size for level in image.plan.levels]:
+            raise VerifyError(f"{path}: the levels are {', '.join(map(str, found))}, which is not what was written")
 
     def verify(self, path: str, n_workers: int | None) -> None:
         """See `Format`."""
@@ -107,6 +104,19 @@ class OmeZarrFormat(Format):
         """See `Format`."""
         with ZarrPyramid(path) as pyramid:
             return tuple(LevelReport(level.size, level.n_segments, level.bytes) for level in pyramid.levels)
+
+    def may_replace(self, path: str) -> bool:
+        """See `Format`: a zarr group or array, or nothing at all."""
+        return is_zarr(path) or not os.listdir(path)
+
+    def named(self, path: str) -> None:
+        """A label image in the group "labels" of an image is added to that group's list (see `Format`)."""
+        group, name = os.path.split(os.path.abspath(path))
+        if os.path.basename(group) == "labels" and is_zarr(os.path.dirname(group)):
+            try:
+                list_label(group, name, self.ngff)
+            except (OSError, ValueError) as error:
+                raise OutputError(f"{path!r} is complete, but {group!r} can't list it: {error}") from error
 
     def side(self, encoding: Encoding, level: Level) -> int | None:
         """Chunks a side of a shard of a level, a power of two; None where a chunk is a file."""
@@ -126,9 +136,9 @@ class OmeZarrFormat(Format):
         folder = os.path.join(path, str(level.index))
         os.mkdir(folder)
         if self.ngff == "0.5":
-            _write_json(os.path.join(folder, "zarr.json"), metadata.array_v3(encoding, level, side))
+            write_json(os.path.join(folder, "zarr.json"), metadata.array_v3(encoding, level, side))
         else:
-            _write_json(os.path.join(folder, ".zarray"), metadata.array_v2(encoding, level))
+            write_json(os.path.join(folder, ".zarray"), metadata.array_v2(encoding, level))
         blank = _blank_segment(encoding)
         total = 0
         for plane in range(image.plan.planes):
@@ -155,10 +165,10 @@ class OmeZarrFormat(Format):
     def _write_attributes(self, path: str, attributes: dict[str, Any]) -> None:
         if self.ngff == "0.5":
             group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-            _write_json(os.path.join(path, "zarr.json"), group)
+            write_json(os.path.join(path, "zarr.json"), group)
         else:
-            _write_json(os.path.join(path, ".zgroup"), {"zarr_format": 2})
-            _write_json(os.path.join(path, ".zattrs"), attributes)
+            write_json(os.path.join(path, ".zgroup"), {"zarr_format": 2})
+            write_json(os.path.join(path, ".zattrs"), attributes)
 
 
 def _blank_segment(encoding: Encoding) -> bytes:
@@ -188,13 +198,6 @@ def _windows(path: str, pixels: PixelFormat) -> list[metadata.Window]:
             else:
                 windows.append((int(low), max(int(high), int(low) + 1)))
     return windows
-
-
-def _write_json(path: str, value: dict[str, Any]) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync_folders(path: str) -> None:

@@ -173,7 +173,7 @@ def _layout(
         sharded=outer is not None,
         planar=planar and depth > 1,
         compression=compression,
-        fill=given.get("fill_value") or 0,
+        fill=np.array(given.get("fill_value") or 0).astype(dtype).item(),
         prefix=prefix,
         has_channels=axes == "cyx",
     )
