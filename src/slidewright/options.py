@@ -10,13 +10,16 @@ and samples is judged by `codecs.resolve`. Deep code never re-checks or re-defau
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from slidewright.errors import OptionError, did_you_mean
 from slidewright.option_text import (
+    ENCODING,
+    FINISHING,
+    REREADING,
     parse_bytes,
     read_background,
     read_colormap,
@@ -26,6 +29,7 @@ from slidewright.option_text import (
     read_whole,
     read_yes_or_no,
 )
+from slidewright.option_text import Option as Option
 
 KINDS = ("rgb", "rgba", "grey", "multichannel", "labels", "binary")
 RESAMPLINGS = ("mean", "median", "nearest", "mode", "max", "min")
@@ -42,62 +46,6 @@ GROUPS = ("Source", "Pixels", "Compression", "Levels", "Metadata", "File", "Run"
 Color = str | tuple[int, int, int]
 """A colour name or "#rrggbb" as Pillow's ImageColor reads them, or (red, green, blue) of 0 to 255."""
 
-_REREADING = frozenset(("convert", "batch"))
-_ENCODING = _REREADING | {"shard", "PyramidWriter"}
-_FINISHING = _REREADING | {"assemble", "PyramidWriter"}
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """All that is known of one option, apart from its name, type and default, which its field has."""
-
-    help: str
-    """What it is, in a sentence for the command line and the library alike."""
-    group: str
-    """Under which heading of `GROUPS` the help lists it."""
-    parse: Callable[[str], Any] = str
-    """From text, of the command line or a manifest; raises OptionError, whose message begins with the text."""
-    default: str = ""
-    """What is done without it, in words, where the field's default is None."""
-    more: str = ""
-    """What the reference adds to the help."""
-    metavar: str = ""
-    choices: tuple[str, ...] = ()
-    flag: str | None = ""
-    """On the command line: empty for the field's name, None where there is none, "--yes/--no" for either."""
-    given: bool | None = None
-    """What a flag without a value stands for; None for one with a value."""
-    changes_output: bool = True
-    """Whether it changes what is made, and not only how a run goes."""
-    takers: frozenset[str] = _ENCODING
-    """Which of convert, batch, shard, assemble (verbs and functions) and PyramidWriter take it."""
-    column: bool = True
-    """Whether a row of a batch manifest may have its own."""
-    name: str = ""
-    """The field's name; the table fills it in."""
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """The flag, or the two of an option that can be switched on and off; empty where there is none."""
-        return () if self.flag is None else tuple((self.flag or "--" + self.name.replace("_", "-")).split("/"))
-
-    @property
-    def text(self) -> str:
-        """The help with its default in words, and what the reference adds."""
-        start = f"False: {self.help[0].lower()}{self.help[1:]}" if self.given is False else self.help
-        return " ".join(filter(None, (start, f"Default: {self.default}." if self.default else "", self.more)))
-
-    def arguments(self, value: Any) -> list[str]:
-        """The words of a command line that give it this value."""
-        if not self.flags:
-            return []
-        if isinstance(value, bool):
-            return [self.flags[0 if value else -1]]
-        if isinstance(value, Mapping):
-            return [self.flags[0], ",".join(f"{index}={color}" for index, color in value.items())]
-        several = isinstance(value, Sequence) and not isinstance(value, str)
-        return [self.flags[0], ",".join(map(str, value)) if several else str(value)]
-
 
 def _read_subsampling(text: str) -> str:
     """ "420", or as written elsewhere "4:2:0"."""
@@ -113,11 +61,11 @@ def _says(help: str, group: str, **rest: Any) -> dict[str, Option]:
 
 _SELECT: dict[str, Any] = {
     **{"group": "Source", "parse": read_whole, "metavar": "N"},
-    "takers": _ENCODING - {"PyramidWriter"},
+    "takers": ENCODING - {"PyramidWriter"},
 }
 _FINISH: dict[str, Any] = {
     **{"group": "File", "parse": read_yes_or_no, "given": True},
-    **{"changes_output": False, "takers": _FINISHING},
+    **{"changes_output": False, "takers": FINISHING},
 }
 _RUN: dict[str, Any] = {"group": "Run", "changes_output": False}
 
@@ -327,7 +275,7 @@ class ConvertOptions:
             metavar="N",
             flag="--workers",
             default="usable CPUs",
-            takers=_ENCODING | _FINISHING,
+            takers=ENCODING | FINISHING,
             column=False,
             **_RUN,
         ),
@@ -338,7 +286,7 @@ class ConvertOptions:
             "Budget for all processes of the run together, such as 4GB.",
             metavar="SIZE",
             default="what is free",
-            takers=_ENCODING | _FINISHING,
+            takers=ENCODING | FINISHING,
             **_RUN,
         ),
     )
@@ -358,7 +306,7 @@ class ConvertOptions:
             "Folder for temporary levels.",
             metavar="DIR",
             default="TMPDIR, the system's temporary folder",
-            takers=_ENCODING | _FINISHING,
+            takers=ENCODING | FINISHING,
             **_RUN,
         ),
     )
@@ -369,7 +317,7 @@ class ConvertOptions:
             parse=read_seconds,
             metavar="SECONDS",
             default="no limit",
-            takers=_ENCODING | _FINISHING,
+            takers=ENCODING | FINISHING,
             **_RUN,
         ),
     )
@@ -387,7 +335,7 @@ class ConvertOptions:
             "Keep finished parts in the folder DST.shards until DST is complete; run again to go on after a kill.",
             parse=read_yes_or_no,
             given=True,
-            takers=_REREADING,
+            takers=REREADING,
             **_RUN,
         ),
     )
@@ -398,7 +346,7 @@ class ConvertOptions:
             choices=ENGINES,
             flag=None,
             more="On the command line --dask chooses it.",
-            takers=_REREADING,
+            takers=REREADING,
             column=False,
             **_RUN,
         ),
@@ -409,7 +357,7 @@ class ConvertOptions:
             "Address of the scheduler of the Dask cluster to encode on.",
             metavar="ADDRESS",
             more='In Python with engine="dask", also a `distributed.Client`; None lets Dask\'s configuration decide.',
-            takers=_REREADING,
+            takers=REREADING,
             column=False,
             **_RUN,
         ),
