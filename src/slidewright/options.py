@@ -274,7 +274,7 @@ class ConvertOptions:
             parse=read_whole,
             metavar="N",
             flag="--workers",
-            default="usable CPUs",
+            default="usable CPUs, 0 for little work",
             takers=ENCODING | FINISHING,
             column=False,
             **_RUN,
