@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -382,3 +384,41 @@ def test_a_source_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such pixels"):
         slidewright.convert(broken, tmp_path / "out.ome.zarr", shape=(150, 203, 3), dtype="uint8", **SMALL)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_writes_stores_and_skips_those_that_are_done(tmp_path: Path) -> None:
+    for number in range(2):
+        np.save(tmp_path / f"{number}.npy", image(64, 80, seed=number))
+    given: dict[str, Any] = {"suffix": ".ome.zarr", "tile_size": 32, "n_workers": 0}
+    first = slidewright.batch(str(tmp_path / "*.npy"), tmp_path / "out", **given)
+    again = slidewright.batch(str(tmp_path / "*.npy"), tmp_path / "out", **given)
+    assert [item.status for item in first.items] == ["done", "done"]
+    assert [item.status for item in again.items] == ["skipped", "skipped"]
+    for number in range(2):
+        assert_levels(tmp_path / "out" / f"{number}.ome.zarr", expected_levels(image(64, 80, seed=number), "rgb"))
+
+
+def test_a_killed_run_leaves_nothing_beside_the_name(tmp_path: Path) -> None:
+    program = f"""
+import sys, time
+sys.path.insert(0, {str(TESTS)!r})
+import slidewright
+from fake_sources import SlowSource
+if __name__ == "__main__":
+    source = SlowSource(640, 640, seconds=0.05)
+    slidewright.convert(source, {str(tmp_path / "out.ome.zarr")!r}, tile_size=32, block_tiles=2, n_workers=2)
+"""
+    child = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        wait_until(lambda: any(name.name.endswith(".partial") for name in tmp_path.iterdir()))
+    finally:
+        child.kill()
+        child.wait()
+    wait_until(lambda: not list(tmp_path.iterdir()))
+
+
+def wait_until(true: Any, seconds: float = 20) -> None:
+    ends = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.02)

@@ -18,6 +18,7 @@ from slidewright.errors import SourceError, VerifyError
 from slidewright.geometry import Size
 
 MAX_CHUNK_BYTES = 1 << 28
+MAX_CHUNKS = 1 << 24
 _ENTRY_BYTES, _CHECKSUM_BYTES = 16, 4
 _KNOWN = "verify reads chunks in zstd, gzip, blosc or none, of one plane or of a pixel's samples, in C order"
 
@@ -185,6 +186,6 @@ def _checked(layout: ArrayLayout, folder: str) -> ArrayLayout:
     chunk_bytes = layout.chunk * layout.chunk * layout.depth * layout.dtype.itemsize
     if not good or chunk_bytes > MAX_CHUNK_BYTES or layout.shard > 4096 or layout.dtype.kind not in "uif":
         raise VerifyError(f"{folder}: its metadata make no sense; the store is damaged")
-    if math.prod(layout.size.grid(layout.chunk)) * layout.samples > 1 << 28:
+    if math.prod(layout.size.grid(layout.chunk)) * layout.samples > MAX_CHUNKS:
         raise VerifyError(f"{folder}: it declares more chunks than verify looks at")
     return layout
