@@ -38,7 +38,7 @@ def command(slide, out, *options) -> list[str]:
         *map(str, line),
         "--compression",
         "deflate",
-        "--level",
+        "--effort",
         "1",
         "--workers",
         "2",

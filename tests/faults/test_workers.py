@@ -143,7 +143,7 @@ def slow_command(tmp_path):
         *map(str, line),
         "--compression",
         "deflate",
-        "--level",
+        "--effort",
         "12",
         "--workers",
         "2",
