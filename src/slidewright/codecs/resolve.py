@@ -36,7 +36,7 @@ def resolve(options: ConvertOptions, pixels: PixelFormat) -> Encoding:
     return Encoding(
         compression=codec.name,
         pixels=pixels,
-        tile=options.tile_size,
+        tile=options.tile_side,
         bits=bits,
         effort=_effort(codec, options),
         subsampling=_subsampling(codec, options, pixels),

@@ -20,9 +20,11 @@ from slidewright.errors import OutputError
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.limits import usable_cpus
+from slidewright.tiff.slide import KEPT_MARK
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
     from slidewright.engine.run import Outcome, Run
+    from slidewright.pyramid.kept import Kept
     from slidewright.pyramid.level_store import Scratch
     from slidewright.pyramid.plan import Plan
     from slidewright.report import Recorder
@@ -47,6 +49,7 @@ def decide(
     Blocks are balanced for `planned_workers` where several machines share them: then neither this machine's processors
     nor its memory change their size. By default they are balanced for the workers of this run, and shrink with memory.
     """
+    from slidewright.conversions.keeping import decide_keeping
     from slidewright.engine.memory_budget import needs_of, plan_memory
     from slidewright.engine.run import Run
     from slidewright.formats.base import ImageDescription
@@ -58,9 +61,11 @@ def decide(
 
     info = source.info
     form = make_format(options)
-    encoding = form.encoding(options, resolve_pixels(options, info))
-    if options.on_corrupt == "fill":
-        source = fill_corrupt(source, resolve_pixels(replace(options, alpha="keep"), info).background)
+    keeping = decide_keeping(form, options, info, resolve_pixels(options, info))
+    encoding, kept = keeping.encoding, keeping.kept
+    if options.on_corrupt == "fill" or (kept is not None and options.on_corrupt is None):
+        background = resolve_pixels(replace(options, alpha="keep"), info).background
+        source = fill_corrupt(source, background, hand_out=options.on_corrupt is None)
     wanted = options.n_workers if options.n_workers is not None else usable_cpus()
     band = 1 if info.planar else encoding.pixels.planes
     block_tiles = options.block_tiles or _small_block(band * encoding.tile_bytes)
@@ -68,7 +73,7 @@ def decide(
     def planned(block_tiles: int | None, n_workers: int) -> Plan:
         return make_plan(
             info.size,
-            options.tile_size,
+            encoding.tile,
             n_levels=options.levels,
             block_tiles=block_tiles,
             n_workers=n_workers,
@@ -83,7 +88,7 @@ def decide(
     plan = shared or planned(memory.block_tiles, memory.n_workers)
     return Run(
         source=adapted(source, encoding.pixels, options),
-        image=ImageDescription(plan, encoding, *_said(info, options)),
+        image=ImageDescription(plan, encoding, *_said(info, options, kept), kept),
         format=form,
         memory=memory,
         n_workers=memory.n_workers if wanted else 0,
@@ -91,6 +96,7 @@ def decide(
         started=started,
         timeout=options.timeout,
         recorder=recorder,
+        keeping=keeping.words,
     )
 
 
@@ -102,11 +108,12 @@ def _small_block(tile_bytes: int) -> int | None:
 
 
 def _said(
-    info: SourceInfo, options: ConvertOptions
+    info: SourceInfo, options: ConvertOptions, kept: Kept | None
 ) -> tuple[tuple[float, float] | None, str | None, bytes | None, str]:
     """What the file says besides its pixels: mpp, description, ICC profile, software."""
     description = options.description if options.description is not None else kept_description(info.description)
-    return options.mpp_xy or info.mpp, description, info.icc_profile, f"slidewright {__version__}"
+    software = f"slidewright {__version__}{KEPT_MARK if kept is not None else ''}"
+    return options.mpp_xy or info.mpp, description, info.icc_profile, software
 
 
 def kept_description(text: str | None) -> str | None:
@@ -247,6 +254,8 @@ class Conversion:
         plan = run.plan
         before = run.shards.found_corrupt() if run.shards is not None else {}
         corrupt = {**before, **run.source.filled, **outcome.corrupt}
+        handed_out = run.image.kept is not None and self._options.on_corrupt is None
+        said = [describe_corrupt(corrupt, kept=handed_out)] if corrupt else []
         return Report(
             destination=str(self._destination.path),
             levels=tuple(
@@ -260,8 +269,10 @@ class Conversion:
             retries=outcome.retries,
             peak_memory=outcome.peak_memory,
             stages=dict(outcome.seconds),
-            warnings=(*self._warnings, *outcome.warnings, *([describe_corrupt(corrupt)] if corrupt else ())),
+            warnings=(*self._warnings, *outcome.warnings, *said),
             corrupt_tiles=len(corrupt),
+            kept_tiles=plan.planes * plan.levels[0].n_tiles if run.image.kept is not None else 0,
+            keeping=run.keeping,
         )
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from slidewright.codecs import Encoding
 from slidewright.formats.base import ImageDescription, PackSegment
 from slidewright.pixels import Colormap
+from slidewright.pyramid.kept import Kept
 from slidewright.pyramid.plan import Level
 
 COMPRESSION = {
@@ -30,6 +31,8 @@ COMPRESSION = {
     "jpegxl-lossless": 50002,
 }
 """TIFF's Compression (259) of every codec of the table."""
+BYTEWISE = ("none", "deflate", "lzw", "zstd", "packbits")
+"""Codecs that take samples for bytes, in the byte order of the file."""
 
 _PACKBITS = COMPRESSION["packbits"]
 _SUBSAMPLING = {"420": (2, 2), "422": (2, 1), "444": (1, 1)}
@@ -46,7 +49,7 @@ def page_arguments(image: ImageDescription, level: Level) -> dict[str, Any]:
         "subfiletype": 1 if level.index else 0,
         "metadata": None,
         "software": image.software if not level.index else False,
-        **encoding_arguments(encoding),
+        **(kept_arguments(image.kept) if image.kept and not level.index else encoding_arguments(encoding)),
     }
     if image.mpp is not None:
         arguments["resolution"] = tuple(1e4 / (mpp * (1 << level.index)) for mpp in image.mpp)
@@ -88,12 +91,33 @@ def encoding_arguments(encoding: Encoding) -> dict[str, Any]:
     return arguments
 
 
-def corrections(encoding: Encoding) -> dict[str, int]:
-    """Tags, by tifffile's names, to overwrite in every page after writing.
+def kept_arguments(kept: Kept) -> dict[str, Any]:
+    """Those that say how tiles of another encoder are encoded.
+
+    JPEG is written as if it were PackBits, and `corrections` says what it is: of JPEG tifffile takes RGB for YCbCr, and
+    not every subsampling at every tile size.
+    """
+    stored = kept.stored
+    arguments = encoding_arguments(kept.filling)
+    if stored.compression == "jpeg":
+        arguments.pop("subsampling", None)
+        arguments |= {"compression": _PACKBITS, "jpegtables": stored.tables}
+        arguments["photometric"] = "minisblack" if stored.photometric == "grey" else stored.photometric
+    return arguments
+
+
+def corrections(image: ImageDescription, level: Level) -> dict[str, Any]:
+    """Tags, by tifffile's names, to overwrite in the page of a level after writing.
 
     tifffile writes no single bits in CCITT, and of others leaves out BitsPerSample, without which OpenSlide refuses the
-    file.
+    file. For kept tiles see `kept_arguments`.
     """
+    encoding, kept = image.encoding, image.kept
+    if kept is not None and not level.index:
+        if kept.stored.compression != "jpeg":
+            return {}
+        tags: dict[str, Any] = {"Compression": COMPRESSION["jpeg"]}
+        return tags | ({"YCbCrSubSampling": kept.stored.subsampling} if kept.stored.subsampling else {})
     return {"BitsPerSample": 1, "Compression": COMPRESSION[encoding.compression]} if encoding.bits == 1 else {}
 
 

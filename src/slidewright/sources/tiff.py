@@ -17,6 +17,7 @@ from slidewright.sources.access.shapes import check_dtype
 from slidewright.sources.base import Source, SourceInfo, pickled_identity
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.tiff_reader import TiffReader
+from slidewright.sources.tiff_stored import stored_of
 from slidewright.tiff.page import Page
 from slidewright.tiff.series import Image
 from slidewright.tiff.slide import TiffSlide, damage_named, vendor_of
@@ -101,6 +102,7 @@ def _info(slide: TiffSlide, image: Image, number: int | None, series: int, level
     mpp = slide.mpp(base, series)
     if mpp is not None and base is not page:
         mpp = (mpp[0] * base.size.width / page.size.width, mpp[1] * base.size.height / page.size.height)
+    stored, not_stored = stored_of(slide, image)
     return SourceInfo(
         name=slide.path,
         format=slide.vendor if slide.vendor in ("svs", "ndpi") else "tiff",
@@ -116,6 +118,8 @@ def _info(slide: TiffSlide, image: Image, number: int | None, series: int, level
         icc_profile=base.icc_profile,
         description=slide.description_of(base),
         associated=slide.associated,
+        stored=stored,
+        not_stored=not_stored,
     )
 
 

@@ -48,11 +48,19 @@ class Segments:
         self._nodata = page.nodata
         self._offsets, self._counts = page.offsets, page.counts
         self._codec = "jpeg" if page.is_jpeg else page.compression.partition("-")[0]
+        self._last: tuple[int, bytes] = (-1, b"")
 
     def read(self, index: int) -> bytes | None:
-        """The bytes of a segment as they are in the file; None for one that was left out."""
+        """The bytes of a segment as they are in the file, the last one from memory; None for one that was left out."""
+        last = self._last
+        if last[0] == index:
+            return last[1]
         place = self._place(index)
-        return None if place is None else self._file.read(*place)
+        if place is None:
+            return None
+        data = self._file.read(*place)
+        self._last = (index, data)
+        return data
 
     def decode(self, index: int) -> NDArray[Any] | None:
         """The pixels of a segment as (height, width, samples), padding included; None for one that was left out."""
@@ -71,7 +79,8 @@ class Segments:
             if self._swap:
                 out.byteswap(inplace=True)
             return
-        data = self._file.read(*place)
+        data = self.read(index)
+        assert data is not None
         if self._jpeg is not None and self._decode_jpeg(index, data, out):
             return
         pixels = self._decode_any(index, data)
