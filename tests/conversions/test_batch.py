@@ -15,11 +15,12 @@ from written import digest
 
 import slidewright
 from slidewright.cli.main import main
-from slidewright.conversions.conversion import Conversion
+from slidewright.conversions.conversion import Conversion, decide
 from slidewright.conversions.manifest import parse_cell
 from slidewright.conversions.opening import make_launcher
 from slidewright.errors import CorruptTileError, OptionError
 from slidewright.options import make_options
+from slidewright.sources.open import open_source
 
 OPTIONS = {"n_workers": 0, "tile_size": 64}
 
@@ -232,13 +233,13 @@ def test_launcher_outlives_a_conversion_unless_it_failed(tmp_path, fails):
             assert list(tmp_path.glob(".out.tif.*.lock"))  # what is removed last is still there
             self._launcher.close()
 
-    source = SlowSource(200, 200, fault="corrupt" if fails else "")
+    source = open_source(SlowSource(200, 200, fault="corrupt" if fails else ""))
     options = make_options({**OPTIONS, "n_workers": 1})
     with make_launcher(options) as launcher:
         watched = Watched(launcher)
         with (
             pytest.raises(CorruptTileError) if fails else contextlib.nullcontext(),
-            Conversion(source, tmp_path / "out.tif", options, None, 0.0) as conversion,
+            Conversion(decide(source, options, 0.0), tmp_path / "out.tif", options) as conversion,
         ):
             conversion.run(watched, None)
     assert watched.closed == fails

@@ -13,7 +13,7 @@ from faults.campaign import OPTIONS, Campaign, clean_digest, digest, make_slide,
 
 import slidewright
 
-pytestmark = pytest.mark.timeout(7200)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(7200)]
 
 
 def test_many_conversions_at_once(tmp_path):

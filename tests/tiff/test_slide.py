@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import slidewright
 from slidewright.errors import VerifyError
 from slidewright.geometry import Size
-from slidewright.inspection.info import describe
+from slidewright.inspection.info import info as describe
 from slidewright.sources.open import open_source
 from slidewright.tiff.slide import TiffSlide
 
