@@ -39,6 +39,7 @@ EXAMPLES: dict[str, Any] = {
     "series": 2,
     "level": 3,
     "tile_size": 256,
+    "keep_tiles": "never",
     "compression": "zstd",
     "quality": 80,
     "effort": 9,

@@ -63,9 +63,10 @@ def decide(
     form = make_format(options)
     keeping = decide_keeping(form, options, info, resolve_pixels(options, info))
     encoding, kept = keeping.encoding, keeping.kept
-    if options.on_corrupt == "fill" or (kept is not None and options.on_corrupt is None):
+    hand_out = kept is not None and kept.corrupt
+    if options.on_corrupt == "fill" or hand_out:
         background = resolve_pixels(replace(options, alpha="keep"), info).background
-        source = fill_corrupt(source, background, hand_out=options.on_corrupt is None)
+        source = fill_corrupt(source, background, hand_out=hand_out)
     wanted = options.n_workers if options.n_workers is not None else usable_cpus()
     band = 1 if info.planar else encoding.pixels.planes
     block_tiles = options.block_tiles or _small_block(band * encoding.tile_bytes)
@@ -254,8 +255,8 @@ class Conversion:
         plan = run.plan
         before = run.shards.found_corrupt() if run.shards is not None else {}
         corrupt = {**before, **run.source.filled, **outcome.corrupt}
-        handed_out = run.image.kept is not None and self._options.on_corrupt is None
-        said = [describe_corrupt(corrupt, kept=handed_out)] if corrupt else []
+        kept = run.image.kept
+        said = [describe_corrupt(corrupt, kept=kept is not None and kept.corrupt)] if corrupt else []
         return Report(
             destination=str(self._destination.path),
             levels=tuple(
@@ -271,7 +272,7 @@ class Conversion:
             stages=dict(outcome.seconds),
             warnings=(*self._warnings, *outcome.warnings, *said),
             corrupt_tiles=len(corrupt),
-            kept_tiles=plan.planes * plan.levels[0].n_tiles if run.image.kept is not None else 0,
+            kept_tiles=plan.planes * plan.levels[0].n_tiles if kept is not None else 0,
             keeping=run.keeping,
         )
 

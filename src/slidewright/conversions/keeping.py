@@ -49,7 +49,7 @@ def decide_keeping(form: Format, options: ConvertOptions, info: SourceInfo, pixe
     reason = _reason(form, options, info, pixels)
     if info.stored is not None and info.tile is not None and reason is None:
         above, encoding = _above(form, options, info.tile.height, info.stored, pixels)
-        kept = Kept(info.stored, _filling(encoding, info.stored))
+        kept = Kept(info.stored, _filling(encoding, info.stored), corrupt=options.on_corrupt is None)
         return Keeping(encoding, kept, f"kept as they are in the source: {kept.words}{above}")
     if options.keep_tiles == "always":
         raise OptionError(f"keep_tiles 'always' can't be: {info.name}: {reason}; leave it out, or choose 'auto'")

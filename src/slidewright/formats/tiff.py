@@ -13,7 +13,7 @@ import numpy as np
 
 from slidewright.errors import OutputError
 from slidewright.formats.base import Format, ImageDescription, PackSegment, TakeSegment
-from slidewright.formats.tiff_tags import BYTEWISE, COMPRESSION, abbreviator, corrections, page_arguments
+from slidewright.formats.tiff_tags import BYTEWISE, COMPRESSION, abbreviator, page_arguments, page_corrections
 from slidewright.geometry import Size
 from slidewright.inspection.verify import check_structure, verify_file
 from slidewright.report import LevelReport
@@ -85,7 +85,7 @@ class TiffFormat(Format):
                     segments = self._segments(image.plan, level, take, sizes)
                     tiff.write(flusher.watch(segments), **page_arguments(image, level))
                 file.flush()
-                _correct_tags(path, [corrections(image, level) for level in image.plan.levels])
+                _correct_tags(path, [page_corrections(image, level) for level in image.plan.levels])
                 os.fsync(file.fileno())
         except OSError as error:
             raise OutputError(f"can't write {path!r}: {error.strerror or error}") from error

@@ -94,8 +94,8 @@ def encoding_arguments(encoding: Encoding) -> dict[str, Any]:
 def kept_arguments(kept: Kept) -> dict[str, Any]:
     """Those that say how tiles of another encoder are encoded.
 
-    JPEG is written as if it were PackBits, and `corrections` says what it is: of JPEG tifffile takes RGB for YCbCr, and
-    not every subsampling at every tile size.
+    JPEG is written as if it were PackBits, and `page_corrections` says what it is: of JPEG tifffile takes RGB for
+    YCbCr, and not every subsampling at every tile size.
     """
     stored = kept.stored
     arguments = encoding_arguments(kept.filling)
@@ -106,18 +106,23 @@ def kept_arguments(kept: Kept) -> dict[str, Any]:
     return arguments
 
 
-def corrections(image: ImageDescription, level: Level) -> dict[str, Any]:
-    """Tags, by tifffile's names, to overwrite in the page of a level after writing.
+def page_corrections(image: ImageDescription, level: Level) -> dict[str, Any]:
+    """Tags, by tifffile's names, to overwrite in the page of a level after writing."""
+    stored = None if image.kept is None or level.index else image.kept.stored
+    if stored is None:
+        return corrections(image.encoding)
+    if stored.compression != "jpeg":
+        return {}
+    tags: dict[str, Any] = {"Compression": COMPRESSION["jpeg"]}
+    return tags | ({"YCbCrSubSampling": stored.subsampling} if stored.subsampling else {})
+
+
+def corrections(encoding: Encoding) -> dict[str, Any]:
+    """Those of a page that is encoded here.
 
     tifffile writes no single bits in CCITT, and of others leaves out BitsPerSample, without which OpenSlide refuses the
-    file. For kept tiles see `kept_arguments`.
+    file.
     """
-    encoding, kept = image.encoding, image.kept
-    if kept is not None and not level.index:
-        if kept.stored.compression != "jpeg":
-            return {}
-        tags: dict[str, Any] = {"Compression": COMPRESSION["jpeg"]}
-        return tags | ({"YCbCrSubSampling": kept.stored.subsampling} if kept.stored.subsampling else {})
     return {"BitsPerSample": 1, "Compression": COMPRESSION[encoding.compression]} if encoding.bits == 1 else {}
 
 
