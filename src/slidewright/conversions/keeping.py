@@ -142,6 +142,8 @@ def _above(
     encoding = form.encoding(chosen, pixels)
     if encoding.codec.lossy:
         words = f", the levels above of quality {encoding.effort}"
+    if stored.subsampling == (1, 1):
+        words += "; Bio-Formats shows such in wrong colours, of the source as well"
     return words, encoding
 
 
