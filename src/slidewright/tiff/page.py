@@ -133,8 +133,10 @@ class Page:
 
     @property
     def nodata(self) -> float:
-        """The value of pixels whose segment was left out."""
-        return self.page.nodata or 0
+        """The value of pixels whose segment was left out: what the file says, and white for Philips, which scans only
+        where there is tissue.
+        """
+        return self.page.nodata or (255 if self.page.parent.is_philips else 0)
 
     @property
     def depth(self) -> int:
