@@ -40,6 +40,7 @@ EXAMPLES: dict[str, Any] = {
     "level": 3,
     "tile_size": 256,
     "keep_tiles": "never",
+    "scaled_decoding": True,
     "compression": "zstd",
     "quality": 80,
     "effort": 9,

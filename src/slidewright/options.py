@@ -171,6 +171,17 @@ class ConvertOptions:
             takers=_ENCODING - {"PyramidWriter"},
         ),
     )
+    scaled_decoding: bool = field(
+        default=False,
+        metadata=_says(
+            "Make level 1 above kept JPEG tiles by libjpeg's half-size decoding: faster, and not the exact mean.",
+            "Levels",
+            parse=read_yes_or_no,
+            given=True,
+            more="Needs slidewright[scaled], and tiles that are kept.",
+            takers=_ENCODING - {"PyramidWriter"},
+        ),
+    )
     compression: str | None = field(
         default=None,
         metadata=_says(

@@ -288,3 +288,45 @@ def test_the_real_slide_is_kept(tmp_path, real_slide):
             np.asarray(here.read_region((0, 0), 0, size)), np.asarray(there.read_region((0, 0), 0, size))
         )
     assert TILE  # the real one has tiles of 240 pixels
+
+
+@pytest.mark.parametrize("kind", ["jpeg rgb", "jpeg 420", "jpeg 444", "jpeg grey", "sparse jpeg"])
+def test_scaled_decoding_is_near_the_mean_and_the_same_for_all_blocks_and_workers(tmp_path, kind):
+    pytest.importorskip("simplejpeg")
+    SOURCES[kind](tmp_path / "in.tif")
+    exact = slidewright.convert(tmp_path / "in.tif", tmp_path / "exact.tif", n_workers=0)
+    for name, workers, blocks in (("a", 0, None), ("b", 2, 1), ("c", 0, 2)):
+        report = slidewright.convert(
+            tmp_path / "in.tif", tmp_path / f"{name}.tif", n_workers=workers, block_tiles=blocks, scaled_decoding=True
+        )
+        assert report.kept_tiles == exact.kept_tiles
+    assert len({digest(tmp_path / f"{name}.tif") for name in "abc"}) == 1
+    assert segments(tmp_path / "a.tif") == segments(tmp_path / "in.tif")
+    with tifffile.TiffFile(tmp_path / "a.tif") as scaled, tifffile.TiffFile(tmp_path / "exact.tif") as mean:
+        for page, other in list(zip(scaled.pages, mean.pages, strict=True))[1:]:
+            error = np.mean((page.asarray().astype(float) - other.asarray()) ** 2)
+            assert error < 255**2 / 10**3.4  # more than 34 dB
+
+
+def test_scaled_decoding_keeps_what_is_corrupt(tmp_path, corrupt):
+    pytest.importorskip("simplejpeg")
+    report = slidewright.convert(corrupt, tmp_path / "out.tif", n_workers=2, scaled_decoding=True)
+    assert segments(tmp_path / "out.tif") == segments(corrupt)
+    assert report.corrupt_tiles == 1
+    slidewright.convert(corrupt, tmp_path / "filled.tif", n_workers=0, scaled_decoding=True, on_corrupt="fill")
+    assert (level_0(tmp_path / "filled.tif")[64:128, 64:128] > 250).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("jpeg 420", {"quality": 80}),
+        ("jpeg 420", {"resampling": "max"}),
+        ("deflate", {}),
+        ("jpeg 420", {"keep_tiles": "never"}),
+    ],
+)
+def test_scaled_decoding_is_refused_where_it_can_not_be(tmp_path, kind, options):
+    SOURCES[kind](tmp_path / "in.tif")
+    with pytest.raises(OptionError, match="scaled_decoding is for"):
+        slidewright.convert(tmp_path / "in.tif", tmp_path / "out.tif", n_workers=0, scaled_decoding=True, **options)

@@ -5,6 +5,7 @@ Apart from `conversion.py` because it weighs everything that was asked for again
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -44,16 +45,40 @@ def decide_keeping(form: Format, options: ConvertOptions, info: SourceInfo, pixe
         When its tiles must be kept and can't be, and for an encoding that makes no sense.
     """
     if options.keep_tiles == "never":
+        _refuse_scaling(options, "keep_tiles 'never' was asked for")
         encoding = form.encoding(options, pixels)
         return Keeping(encoding, None, "encoded anew, as keep_tiles 'never' asks" if info.stored else "")
     reason = _reason(form, options, info, pixels)
     if info.stored is not None and info.tile is not None and reason is None:
         above, encoding = _above(form, options, info.tile.height, info.stored, pixels)
-        kept = Kept(info.stored, _filling(encoding, info.stored), corrupt=options.on_corrupt is None)
+        kept = Kept(
+            info.stored,
+            _filling(encoding, info.stored),
+            scaled=options.scaled_decoding and _can_scale(pixels, info),
+            corrupt=options.on_corrupt is None,
+        )
+        above += ", level 1 decoded at half size" if kept.scaled else ""
         return Keeping(encoding, kept, f"kept as they are in the source: {kept.words}{above}")
+    _refuse_scaling(options, f"{info.name}: {reason}")
     if options.keep_tiles == "always":
         raise OptionError(f"keep_tiles 'always' can't be: {info.name}: {reason}; leave it out, or choose 'auto'")
     return Keeping(form.encoding(options, pixels), None, f"encoded anew: {reason}" if info.stored is not None else "")
+
+
+def _refuse_scaling(options: ConvertOptions, reason: str) -> None:
+    if options.scaled_decoding:
+        raise OptionError(f"scaled_decoding is for JPEG tiles that are kept, and here: {reason}; leave it out")
+
+
+def _can_scale(pixels: PixelFormat, info: SourceInfo) -> bool:
+    """True; raises OptionError for what can't be decoded at half size."""
+    if info.stored is None or info.stored.compression != "jpeg" or pixels.planes > 1 or pixels.resampling != "mean":
+        raise OptionError(
+            f"scaled_decoding is for JPEG tiles of RGB or grey, and for the mean; {info.name} has others: leave it out"
+        )
+    if importlib.util.find_spec("simplejpeg") is None:
+        raise OptionError("scaled_decoding needs simplejpeg: pip install 'slidewright[scaled]'")
+    return True
 
 
 def _reason(form: Format, options: ConvertOptions, info: SourceInfo, pixels: PixelFormat) -> str | None:

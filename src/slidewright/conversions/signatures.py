@@ -63,6 +63,7 @@ class ShardOptions(EncodeOptions, total=False):
     """What a run that encodes a source takes."""
 
     keep_tiles: str
+    scaled_decoding: bool
 
 
 class WriterOptions(EncodeOptions, AssembleOptions, total=False):

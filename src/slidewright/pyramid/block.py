@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.codecs import Encoding
-from slidewright.geometry import Region
+from slidewright.geometry import Region, Size
 from slidewright.pyramid.kept import Kept
 from slidewright.pyramid.plan import Block, Key, Pass, Plan
 from slidewright.pyramid.reduce import reduce_into
@@ -72,6 +72,7 @@ class BlockEncoder:
         self._plan = plan
         self._encoder = encoding.encoder()
         self._filling = None if kept is None else kept.filling.encoder()
+        self._scaled = kept is not None and kept.scaled
         self._pack, self._sparse = pack, sparse
         self._queue: list[tuple[Key, Pixels]] = []
         self._background = np.array(encoding.pixels.background)
@@ -97,17 +98,18 @@ class BlockEncoder:
         pas = self._plan.passes[block.pass_index]
         keeps = self._filling is not None and not pas.first
         walk = _Walk(reader, pas, block.band * self._plan.band, emit, keeps)
-        top = self._tile(walk, pas.block_tiles.bit_length() - 1, block.row, block.column)
-        self._flush(emit)
-        if pas.scratch_level is None or top is None or (self._sparse and self._is_blank(top, walk.plane)):
-            return None
         half = self._plan.tile // 2
-        region = Region(block.row * half, block.column * half, half, half).clipped(
-            self._plan.size_at(pas.scratch_level)
-        )
-        if region.empty:
-            return None
+        above = Size(0, 0) if pas.scratch_level is None else self._plan.size_at(pas.scratch_level)
+        region = Region(block.row * half, block.column * half, half, half).clipped(above)
         piece = self._piece[: region.height, : region.width]
+        depth = pas.block_tiles.bit_length() - 1
+        if keeps and self._scaled and not depth and not region.empty:
+            self._keep_halved(walk, block.row, block.column, piece)
+            return region, piece
+        top = self._tile(walk, depth, block.row, block.column)
+        self._flush(emit)
+        if region.empty or top is None or (self._sparse and self._is_blank(top, walk.plane)):
+            return None
         self._reduce(top, piece)
         return region, piece
 
@@ -149,16 +151,37 @@ class BlockEncoder:
     def _keep(self, walk: _Walk, row: int, column: int, answer: Pixels | Blank, region: Region) -> Pixels:
         """Hand on the source's own tile, whose pixels were read; one that is not to be had is made of them."""
         pixels = self._blank(walk.plane)[: region.height, : region.width] if answer is BLANK else answer
+        self._hand_on(walk, row, column, lambda: pixels)
+        return pixels
+
+    def _keep_halved(self, walk: _Walk, row: int, column: int, out: Pixels) -> None:
+        """Hand on the source's own tile, and have its codec decode it at half its size into `out`."""
+        tile = self._plan.tile
+        region = Region(row * tile, column * tile, tile, tile).clipped(self._plan.size_at(0))
+        start = perf_counter()
+        done = walk.reader.halved(row, column, out)
+        self.seconds["read"] += perf_counter() - start
+        if not done:
+            self._reduce(self._keep(walk, row, column, self._read(walk, region), region), out)
+            return
+
+        def whole() -> Pixels:
+            answer = self._read(walk, region)
+            return self._blank(walk.plane)[: region.height, : region.width] if answer is BLANK else answer
+
+        self._hand_on(walk, row, column, whole)
+
+    def _hand_on(self, walk: _Walk, row: int, column: int, pixels: Callable[[], Pixels]) -> None:
+        """Emit the source's own tile, of each plane; one that is not to be had is made of its pixels."""
         for plane in range(walk.plane, walk.plane + self._plan.band):
             start = perf_counter()
             segment = walk.reader.segment(row, column, plane)
             self.seconds["read"] += perf_counter() - start
             if segment is None:
                 assert self._filling is not None
-                tile = self._planes(self._padded(pixels, 0))[plane - walk.plane]
+                tile = self._planes(self._padded(pixels(), 0))[plane - walk.plane]
                 segment = self._filling.encode([tile])[0]
             walk.emit((0, plane, row, column), segment)
-        return pixels
 
     def _put(self, walk: _Walk, place: tuple[int, int, int], tile: Pixels) -> None:
         """Have a padded tile at (level, row, column) encoded: now, or when the encoder's batch is full."""
@@ -219,8 +242,14 @@ class BlockEncoder:
     def _children(self, walk: _Walk, depth: int, row: int, column: int, out: Pixels | None) -> None:
         """Make the four children of a tile and reduce each into its quadrant of `out`, where there is one."""
         half = self._plan.tile // 2
+        halving = depth == 1 and walk.keeps and self._scaled
         for down in (0, 1):
             for right in (0, 1):
+                if halving and out is not None:
+                    quadrant = out[down * half : (down + 1) * half, right * half : (right + 1) * half]
+                    if quadrant.size:
+                        self._keep_halved(walk, 2 * row + down, 2 * column + right, quadrant)
+                        continue
                 child = self._tile(walk, depth - 1, 2 * row + down, 2 * column + right)
                 if child is None or out is None:
                     continue

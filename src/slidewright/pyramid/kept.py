@@ -19,6 +19,8 @@ class Kept:
     """How the tiles are encoded; the encoding of the image is that of the levels above."""
     filling: Encoding
     """What encodes a tile whose own bytes are not to be used, so that any decoder of the others decodes it."""
+    scaled: bool = False
+    """Whether level 1 comes from the decoder's own half-size decoding."""
     corrupt: bool = True
     """Whether tiles that do not decode are kept as well."""
 

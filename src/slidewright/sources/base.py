@@ -150,6 +150,12 @@ class Reader(ABC):
         """
         return None
 
+    def halved(self, row: int, column: int, out: Pixels) -> bool:
+        """Decode one of the source's own tiles at half its size into `out`, as large as its pixels halved and rounded
+        down, as the codec does it; False where it can't, and then nothing is done.
+        """
+        return False
+
     def filled(self) -> dict[CorruptPlace, str]:
         """What this reader has filled since the last call because it did not decode: place to message."""
         return {}

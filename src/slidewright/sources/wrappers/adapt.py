@@ -107,6 +107,10 @@ class _Checking(Reader):
         """See `Reader`; nobody asks where pixels are changed, because then the source says nothing of `stored`."""
         return self._reader.segment(row, column, plane)
 
+    def halved(self, row: int, column: int, out: Pixels) -> bool:
+        """See `Reader`; as `segment`."""
+        return self._reader.halved(row, column, out)
+
     def filled(self) -> dict[CorruptPlace, str]:
         """See `Reader`."""
         return self._reader.filled()

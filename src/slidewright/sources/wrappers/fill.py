@@ -87,6 +87,15 @@ class FillingReader(Reader):
             return None
         return self._reader.segment(row, column, plane)
 
+    def halved(self, row: int, column: int, out: Pixels) -> bool:
+        """See `Reader`; never raises CorruptTileError."""
+        try:
+            return self._reader.halved(row, column, out)
+        except CorruptTileError as error:
+            self._found[row * self._cell.height, column * self._cell.width, 0] = str(error)
+            out[...] = self._colour
+            return True
+
     def filled(self) -> dict[CorruptPlace, str]:
         """See `Reader`."""
         found, self._found = self._found, {}
