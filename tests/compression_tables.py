@@ -12,6 +12,7 @@ from cells import READERS
 
 from slidewright.codecs import ALIASES, CODECS
 from slidewright.codecs.table import Codec
+from slidewright.formats.tiff_tags import COMPRESSION
 
 PAGE = Path(__file__).parent.parent / "docs" / "compression.md"
 _KINDS = {"rgb": "RGB", "rgba": "RGBA", "grey": "grey", "multichannel": "channels", "labels": "labels"}
@@ -41,7 +42,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _codecs() -> str:
-    rows = [(f"`{c.name}`", c.title, str(c.tag), "yes" if c.predictor else "") for c in CODECS.values()]
+    rows = [(f"`{c.name}`", c.title, str(COMPRESSION[c.name]), "yes" if c.predictor else "") for c in CODECS.values()]
     return _table(("name", "what it is", "Compression tag", "predictor"), rows)
 
 

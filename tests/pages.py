@@ -13,6 +13,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from slidewright.codecs import Encoding, resolve
+from slidewright.formats.tiff import TiffFormat
+from slidewright.formats.tiff_tags import corrections, encoding_arguments
 from slidewright.geometry import Size
 from slidewright.options import ConvertOptions
 from slidewright.sources.base import SourceInfo
@@ -28,30 +30,41 @@ def encoding_of(pixels: NDArray[Any], **options: Any) -> Encoding:
     return resolve(given, resolve_pixels(given, SourceInfo("pixels", "test", size, pixels.shape[2], dtype)))
 
 
+def encoded(encoding: Encoding, tile: NDArray[Any]) -> bytes:
+    """A tile's segment, as the codec gives it."""
+    return encoding.encoder().encode([tile])[0]
+
+
+def stored(encoding: Encoding, tile: NDArray[Any]) -> bytes:
+    """A tile's segment, as a TIFF stores it."""
+    pack = TiffFormat().packer(encoding)
+    return encoded(encoding, tile) if pack is None else pack(encoded(encoding, tile))
+
+
 def write_page(path: Path, pixels: NDArray[Any], encoding: Encoding) -> None:
     """Write the page, its edge tiles filled with zeros."""
     height, width, channels = pixels.shape
     planes = encoding.pixels.planes
     shape = (channels, height, width) if planes > 1 else (height, width, channels) if channels > 1 else (height, width)
-    arguments = {"dtype": encoding.dtype, **encoding.tiff_arguments()}
+    arguments = {"dtype": encoding.dtype, **encoding_arguments(encoding)}
     tile = (encoding.tile, encoding.tile)
     with tifffile.TiffWriter(path, bigtiff=True, byteorder="<", ome=False, shaped=False) as tiff:
         tiff.write(_segments(pixels, encoding), shape=shape, tile=tile, metadata=None, **arguments)
-    if encoding.corrections():
+    if corrections(encoding):
         with tifffile.TiffFile(path, mode="r+") as tiff:
-            for name, value in encoding.corrections().items():
+            for name, value in corrections(encoding).items():
                 tiff.pages.first.tags[name].overwrite(value)
 
 
 def _segments(pixels: NDArray[Any], encoding: Encoding) -> Iterator[bytes]:
-    encode, side = encoding.encoder(), encoding.tile
+    side = encoding.tile
     for plane in range(0, pixels.shape[2], encoding.samples):
         for y in range(0, pixels.shape[0], side):
             for x in range(0, pixels.shape[1], side):
                 part = pixels[y : y + side, x : x + side, plane : plane + encoding.samples]
                 tile = np.zeros((side, side, encoding.samples), encoding.dtype)
                 tile[: part.shape[0], : part.shape[1]] = part
-                yield encode(tile)
+                yield stored(encoding, tile)
 
 
 def by_tifffile(path: Path) -> NDArray[Any]:

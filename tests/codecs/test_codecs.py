@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from slidewright.codecs import ALIASES, CODECS, canonical
 from slidewright.errors import OptionError
+from slidewright.formats.tiff_tags import encoding_arguments, jpeg_tables
 from slidewright.geometry import Size
 from slidewright.tiff.stream_headers import look
 
@@ -24,7 +25,7 @@ FIRST = {"rgb": RGB, "binary": MASK}
 
 
 def encode(pixels: NDArray[Any], **options: Any) -> bytes:
-    return pages.encoding_of(pixels, **options).encoder()(pixels)
+    return pages.encoded(pages.encoding_of(pixels, **options), pixels)
 
 
 @pytest.mark.parametrize(
@@ -130,11 +131,10 @@ def test_more_quality_is_nearer_and_larger(name: str) -> None:
     sizes, errors = [], []
     for quality in (5, 29, 50, 75, 90, 100):
         encoding = pages.encoding_of(noisy, compression=name, quality=quality)
-        segment = encoding.encoder()(noisy)
+        segment = pages.stored(encoding, noisy)
         sizes.append(len(segment))
         if name == "jpeg":
-            tables = encoding.tiff_arguments()["jpegtables"]
-            found: Any = imagecodecs.jpeg8_decode(segment, tables=tables)
+            found: Any = imagecodecs.jpeg8_decode(segment, tables=jpeg_tables(encoding))
         else:
             found = decode.get(name, imagecodecs.jpegxl_decode)(segment)  # type: ignore[misc]
         errors.append(float(((found.astype(float) - noisy) ** 2).mean()))
@@ -157,12 +157,10 @@ def test_segments_are_the_same_every_time_and_in_threads(name: str) -> None:
     kind = "binary" if name.startswith("ccitt") else "rgb"
     pixels, options = FIRST[kind], {"kind": kind, "compression": name}
     encoding = pickle.loads(pickle.dumps(pages.encoding_of(pixels, **options)))
-    wanted, found = encoding.encoder()(pixels), [b""] * 4
+    wanted, found = pages.encoded(encoding, pixels), [b""] * 4
 
     def work(number: int) -> None:
-        encode = encoding.encoder()
-        encode(np.zeros_like(pixels))
-        found[number] = encode(pixels)
+        found[number] = encoding.encoder().encode([np.zeros_like(pixels), pixels])[1]
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -190,7 +188,7 @@ def test_segments_are_the_same_every_time_and_in_threads(name: str) -> None:
 def test_predictor_is_on_for_images_of_integers(name: str, dtype: str, options: dict[str, Any], predictor: int) -> None:
     encoding = pages.encoding_of(MASK.astype(dtype), compression=name, **options)
     assert encoding.predictor == predictor
-    assert encoding.tiff_arguments().get("predictor", 1) == predictor
+    assert encoding_arguments(encoding).get("predictor", 1) == predictor
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
@@ -236,7 +234,8 @@ def test_colours_under_clear_alpha_are_kept(name: str, tmp_path: Any) -> None:
 
 
 def test_palette_is_padded_with_black() -> None:
-    arguments = pages.encoding_of(MASK, compression="lzw", colormap=["white", "red", "#000001"]).tiff_arguments()
+    encoding = pages.encoding_of(MASK, compression="lzw", colormap=["white", "red", "#000001"])
+    arguments = encoding_arguments(encoding)
     assert arguments["photometric"] == "palette"
     assert arguments["colormap"].shape == (3, 256)
     assert arguments["colormap"][:, :4].T.tolist() == [[65535] * 3, [65535, 0, 0], [0, 0, 257], [0, 0, 0]]

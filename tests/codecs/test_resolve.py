@@ -27,6 +27,6 @@ def test_codec_table_encodes_what_it_accepts_and_refuses_the_rest(name, dtype, s
             resolve(options, pixels)
         return
     encoding = pickle.loads(pickle.dumps(resolve(options, pixels)))
-    segment = encoding.encoder()(np.zeros((32, 32, samples), dtype))
+    segment = encoding.encoder().encode([np.zeros((32, 32, samples), dtype)])[0]
     assert isinstance(segment, bytes)
     assert segment

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from slidewright.engine.ring import SLOT_BYTES, SlotWriter, read_slot
 from slidewright.engine.segment_store import SegmentStore
+from slidewright.formats.tiff import TiffFormat
 from slidewright.geometry import Size
 from slidewright.pyramid.plan import make_plan
 from slidewright.system.shared_memory import SharedBuffer
@@ -21,7 +22,7 @@ def test_segments_of_any_size_come_through_the_ring_whole(sizes):
     memory = SharedBuffer.allocate(2 * SLOT_BYTES)
     view = memory.view()
     plan = make_plan(Size(16, 16 * max(1, len(sizes))), 16, n_levels=1)
-    store = SegmentStore(plan, 1 << 30)
+    store = SegmentStore(plan, TiffFormat().wave, 1 << 30)
     slots = iter(range(1000))
 
     def send(slot, entries):
@@ -41,7 +42,7 @@ def test_segments_of_any_size_come_through_the_ring_whole(sizes):
 def test_redone_block_replaces_half_a_segment_and_repeats_are_ignored():
     memory = SharedBuffer.allocate(SLOT_BYTES * 8)
     view = memory.view()
-    store = SegmentStore(make_plan(Size(16, 32), 16, n_levels=1), 1 << 30)
+    store = SegmentStore(make_plan(Size(16, 32), 16, n_levels=1), TiffFormat().wave, 1 << 30)
     big = os.urandom(3 * SLOT_BYTES)
     for sender, parts in ((1, 2), (2, 99)):  # the first sender dies after two slots
         sent = []
@@ -60,7 +61,7 @@ def test_redone_block_replaces_half_a_segment_and_repeats_are_ignored():
 @pytest.mark.parametrize(("planes", "band"), [(1, 1), (3, 1), (3, 3)])
 def test_store_spills_beyond_its_memory_and_gives_the_same_back(tmp_path, planes, band):
     plan = make_plan(Size(320, 320), 16, block_tiles=2, planes=planes, band=band)
-    store = SegmentStore(plan, 2000, str(tmp_path))
+    store = SegmentStore(plan, TiffFormat().wave, 2000, str(tmp_path))
     keys = [(level.index, *place) for level in plan.levels for place in np.ndindex(planes, *level.tiles)]
     for key in reversed(keys):
         store.add(key, repr(key).encode() * 20)

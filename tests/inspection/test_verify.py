@@ -23,7 +23,8 @@ from slidewright.pyramid.reduce import halve
 from slidewright.sources.base import SourceInfo
 from slidewright.tiff.directories import check_directories
 from slidewright.tiff.page import Page
-from slidewright.tiff.slide import TiffSlide, jpeg_size
+from slidewright.tiff.slide import TiffSlide
+from slidewright.tiff.stream_headers import look
 
 Pixels = NDArray[Any]
 SLIDE = Path(__file__).parents[3] / "shared" / "data" / "CMU-1-Small-Region.svs"
@@ -228,7 +229,7 @@ def test_jpeg_that_claims_to_be_huge_is_not_decoded(tmp_path: Path) -> None:
         offset, count = tiff.pages.first.dataoffsets[0], tiff.pages.first.databytecounts[0]
     data = bytearray(path.read_bytes())
     at = data.index(b"\xff\xc0", offset, offset + count)
-    assert jpeg_size(bytes(data[offset : offset + count])) == Size(64, 64)
+    assert look("jpeg", bytes(data[offset : offset + count])).size == Size(64, 64)
     data[at + 5 : at + 9] = b"\xff\xf0\xff\xf0"
     path.write_bytes(data)
     with pytest.raises(VerifyError, match="holds a JPEG of 65520 x 65520"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -162,10 +161,10 @@ def test_bad_value_is_named_with_its_place_and_remedy(pixels: Any, options: Any,
 def test_adapted_source_travels_with_what_it_prepares(tmp_path: Path, how: Any) -> None:
     mask = RNG.random((60, 70)) > 0.5
     source: Any = adapt(mask)
-    with contextlib.closing(source.prepare(str(tmp_path), **how)) as shared:
+    with source.shared(str(tmp_path), **how) as shared:
         assert shared.info == source.info
         assert_reads_like(shared, mask.astype(np.uint8), travels=False)
     np.save(tmp_path / "a.npy", mask)
     saved: Any = adapt(tmp_path / "a.npy")
-    with contextlib.closing(saved.prepare(str(tmp_path))) as same:
+    with saved.shared(str(tmp_path)) as same:
         assert_reads_like(pickle.loads(pickle.dumps(same)), mask.astype(np.uint8))

@@ -61,10 +61,9 @@ def test_array_reads_in_place_and_shared(name: str, tmp_path: Path) -> None:
     source = open_source(VARIANTS[name])
     assert isinstance(source, ArraySource)
     assert_reads_like(source, VARIANTS[name])
-    shared = source.prepare(str(tmp_path))
-    assert shared.info == source.info
-    assert_reads_like(shared, VARIANTS[name])
-    shared.close()
+    with source.shared(str(tmp_path)) as shared:
+        assert shared.info == source.info
+        assert_reads_like(shared, VARIANTS[name])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -74,21 +73,20 @@ def test_array_in_memory_is_read_as_views() -> None:
 
 
 def test_shared_pixels_travel_by_descriptor_not_by_pickle() -> None:
-    shared = ArraySource(PIXELS).prepare()
-    data, buffers = sharing.dumps(shared)
-    assert len(data) < 2000
-    assert len(buffers) == 1
-    fd = buffers[0].fd
-    assert fd is not None
-    there = sharing.loads(data, [os.dup(fd)])
-    assert isinstance(there, SharedArraySource)
-    assert_reads_like(there, PIXELS)
-    there.close()
-    shared.close()
+    with ArraySource(PIXELS).shared() as shared:
+        data, buffers = sharing.dumps(shared)
+        assert len(data) < 2000
+        assert len(buffers) == 1
+        fd = buffers[0].fd
+        assert fd is not None
+        there = sharing.loads(data, [os.dup(fd)])
+        assert isinstance(there, SharedArraySource)
+        assert_reads_like(there, PIXELS)
+        there.close()
 
 
 def test_array_source_itself_does_not_pickle() -> None:
-    with pytest.raises(TypeError, match="prepare"):
+    with pytest.raises(TypeError, match="shared"):
         pickle.dumps(ArraySource(PIXELS))
 
 

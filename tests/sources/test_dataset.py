@@ -4,7 +4,6 @@ named.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import pickle
@@ -95,7 +94,7 @@ class Numpy:
 def test_tiles_are_one_image(kind: type[Tiles], border: str) -> None:
     source = open_source(kind(PIXELS, 64, 48, border), shape=(130, 170))
     assert isinstance(source, DatasetSource)
-    assert source.info.grid == (64, 48)
+    assert source.info.tile == (64, 48)
     assert source.info.samples == 3
     assert_reads_like(source, PIXELS)
 
@@ -237,8 +236,8 @@ class Handle(Tiles):
 
 def test_dataset_with_an_open_handle_says_to_open_lazily(tmp_path: Path) -> None:
     source: Any = open_source(Handle(), shape=(130, 170))
-    with pytest.raises(SourceError, match=r"Handle can't be sent.*lock.*first used"):
-        source.prepare(str(tmp_path))
+    with pytest.raises(SourceError, match=r"Handle can't be sent.*lock.*first used"), source.shared(str(tmp_path)):
+        pass
     options = {"compression": "deflate", "tile_size": 64}
     with pytest.raises(SourceError, match="n_workers=0"):
         slidewright.convert(source, tmp_path / "a.tif", n_workers=2, **options)
@@ -250,7 +249,7 @@ def test_dataset_with_an_open_handle_says_to_open_lazily(tmp_path: Path) -> None
 def test_large_arrays_of_a_dataset_travel_by_descriptor(tmp_path: Path) -> None:
     pixels = np.random.default_rng(16).integers(0, 256, (1000, 1200, 3), dtype=np.uint8)
     source: Any = open_source(Tiles(pixels, 512, 512), shape=(1000, 1200))
-    with contextlib.closing(source.prepare(str(tmp_path))) as shared:
+    with source.shared(str(tmp_path)) as shared:
         data, buffers = sharing.dumps(shared)
         assert len(data) < 20_000
         there = sharing.loads(data, [os.dup(buffer.fd or 0) for buffer in buffers])
@@ -270,7 +269,7 @@ def test_dataset_that_writes_to_its_array_does_so_in_its_own_copy() -> None:
     pixels = np.random.default_rng(17).integers(0, 256, (1000, 1200), dtype=np.uint8)
     source: Any = open_source(Scribbler(pixels, 1000, 1200), shape=(1000, 1200))
     before = pixels.copy()
-    with contextlib.closing(source.prepare()) as shared:
+    with source.shared() as shared:
         data, buffers = sharing.dumps(shared)
         for _ in range(2):
             there = sharing.loads(data, [os.dup(buffer.fd or 0) for buffer in buffers])

@@ -4,7 +4,6 @@ read alone.
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def test_arrays_of_every_dtype(dtype: str, samples: int, tmp_path: Path) -> None
     assert source.info.samples == samples
     assert not source.info.planar
     assert_reads_like(source, pixels, travels=False)
-    with contextlib.closing(source.prepare(str(tmp_path))) as shared:
+    with source.shared(str(tmp_path)) as shared:
         assert_reads_like(shared, pixels, travels=False)
     np.save(tmp_path / "a.npy", pixels)
     saved = open_source(tmp_path / "a.npy")
@@ -67,7 +66,7 @@ def test_channels_first_in_memory_stay_so_and_are_read_alone(tmp_path: Path) -> 
     one = source.open().read(10, 20, 30, 40, np.empty((64, 64, 1), np.uint16), 3)
     assert np.shares_memory(one, stored)
     assert_reads_like(source, pixels, travels=False)
-    with contextlib.closing(source.prepare(str(tmp_path))) as shared:
+    with source.shared(str(tmp_path)) as shared:
         assert shared.info == source.info
         assert_reads_like(shared, pixels, travels=False)
     np.save(tmp_path / "a.npy", stored)
@@ -227,7 +226,7 @@ def test_wide_strips_of_many_channels_are_unpacked_by_channel(tmp_path: Path, mo
     write(tmp_path / "a.tif", stored, ome=True, metadata={"axes": "CYX"}, compression="zlib", rowsperstrip=16)
     source = open_source(tmp_path / "a.tif")
     assert isinstance(source, WideStripsSource)
-    with contextlib.closing(source.prepare(str(tmp_path))) as unpacked:
+    with source.shared(str(tmp_path)) as unpacked:
         assert_reads_like(unpacked, pixels, travels=False)
 
 

@@ -24,7 +24,7 @@ def test_real_slide_equals_tifffile(real_slide: Path) -> None:
     assert source.info.format == "aperio"
     assert source.info.size == (2967, 2220)
     assert source.info.mpp == (0.499, 0.499)
-    assert source.info.grid == (240, 240)
+    assert source.info.tile == (240, 240)
     assert set(source.info.associated) == {"thumbnail", "label", "macro"}
     reader = source.open()
     out = np.empty((1500, 1200, 3), np.uint8)

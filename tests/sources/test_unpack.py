@@ -34,15 +34,14 @@ def test_unpacked_strips_are_the_files_pixels(tmp_path: Path) -> None:
     assert isinstance(source, WideStripsSource)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    unpacked = source.prepare(str(scratch))
-    assert unpacked.info == source.info
-    out = np.empty((64, 64, 3), np.uint8)
-    for described in (source, unpacked):
-        reader = described.open()
-        for y, x in [(0, 0), (64, 64), (86, 141)]:
-            np.testing.assert_array_equal(reader.read(y, x, 64, 64, out), PIXELS[y : y + 64, x : x + 64])
-        reader.close()
-    unpacked.close()
+    with source.shared(str(scratch)) as unpacked:
+        assert unpacked.info == source.info
+        out = np.empty((64, 64, 3), np.uint8)
+        for described in (source, unpacked):
+            reader = described.open()
+            for y, x in [(0, 0), (64, 64), (86, 141)]:
+                np.testing.assert_array_equal(reader.read(y, x, 64, 64, out), PIXELS[y : y + 64, x : x + 64])
+            reader.close()
     assert list(scratch.iterdir()) == []
 
 
@@ -65,5 +64,5 @@ def test_damaged_strip_is_named_while_unpacking(tmp_path: Path) -> None:
     with open(tmp_path / "a.tif", "r+b") as file:
         file.seek(place)
         file.write(b"\x55" * 200)
-    with pytest.raises(CorruptTileError, match="strip 1"):
-        source.prepare(str(tmp_path))
+    with pytest.raises(CorruptTileError, match="strip 1"), source.shared(str(tmp_path)):
+        pass

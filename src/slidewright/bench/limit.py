@@ -7,14 +7,16 @@ which cores that share caches and memory do not reach, so the same is also measu
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slidewright.errors import RunError
+
+if TYPE_CHECKING:
+    from slidewright.tiff.page import Page
 
 
 def run_limits(given: dict[str, Any], processes: int) -> list[dict[str, float]]:
@@ -82,21 +84,22 @@ def codec_limit(
     """
     import cv2
     import numpy as np
-    from tifffile import TiffFile
+
+    from slidewright.tiff.slide import TiffSlide
 
     cv2.setNumThreads(1)
-    with TiffFile(source) as tiff, open(source, "rb") as file:
-        page: Any = tiff.pages.first
-        decode = _decoder(page)
+    with TiffSlide(source) as slide:
+        page = slide.levels[0]
+        segments = slide.segments(page, RunError)
         encode = _encoder(page, options)
-        half = np.empty((page.tilelength // 2, page.tilewidth // 2, page.samplesperpixel), page.dtype)
+        pixels = np.zeros((*page.cell, page.samples), page.dtype)
+        half = np.empty((page.cell.height // 2, page.cell.width // 2, page.samples), page.dtype)
         stages = {"read": 0.0, "encode": 0.0, "reduce": 0.0}
         ready()
-        for number, index in enumerate(range(share[0], len(page.dataoffsets), share[1])):
+        for number, index in enumerate(range(share[0], page.n_segments, share[1])):
             times = 2 if number % 3 == 0 else 1  # 4/3 on average
             start = perf_counter()
-            data = os.pread(file.fileno(), page.databytecounts[index], page.dataoffsets[index])
-            pixels = decode(data, index)
+            segments.decode_into(index, pixels)
             decoded = perf_counter()
             for _ in range(times):
                 encode(pixels)
@@ -109,49 +112,24 @@ def codec_limit(
     return stages
 
 
-def _decoder(page: Any) -> Callable[[bytes, int], Any]:
-    """The fastest way to decode a tile of a page: JPEG straight into one buffer, the rest as tifffile does."""
-    import numpy as np
-    from imagecodecs import jpeg8_decode
-
-    shape = (page.tilelength, page.tilewidth, page.samplesperpixel)
-    if int(page.compression) == 7 and page.dtype == np.uint8 and page.samplesperpixel == 3:
-        out = np.empty(shape, np.uint8)
-        colours = "ycbcr" if int(page.photometric) == 6 else "rgb"
-        tables = page.jpegtables
-
-        def decode_jpeg(data: bytes, _: int) -> Any:
-            return jpeg8_decode(data, tables=tables, colorspace=colours, outcolorspace="rgb", out=out)
-
-        return decode_jpeg
-
-    def decode_any(data: bytes, index: int) -> Any:
-        pixels = page.decode(data, index, jpegtables=page.jpegtables)[0]
-        return np.zeros(shape, page.dtype) if pixels is None else pixels[0]
-
-    return decode_any
-
-
-def _encoder(page: Any, options: dict[str, Any]) -> Callable[[Any], Any]:
+def _encoder(page: Page, options: dict[str, Any]) -> Callable[[Any], Any]:
     """The codec without what a writer adds to it, such as taking JPEG's tables out of each stream."""
     import imagecodecs
 
     compression, effort = options["compression"], options.get("quality", options.get("level"))
     if compression == "jpeg":
         colours: dict[str, Any] = {}
-        if page.samplesperpixel == 3:
+        if page.samples == 3:
             colours = {"colorspace": "rgb", "outcolorspace": "ycbcr", "subsampling": "420"}
         return lambda pixels: imagecodecs.jpeg8_encode(pixels, level=effort, **colours)
     if compression == "none":
         return lambda pixels: pixels.tobytes()
     from slidewright.codecs import resolve
-    from slidewright.geometry import Size
     from slidewright.options import ConvertOptions
     from slidewright.sources.base import SourceInfo
     from slidewright.sources.pixel_format import resolve_pixels
 
-    chosen = ConvertOptions(tile_size=page.tilelength, **options)
-    size = Size(page.imagelength, page.imagewidth)
-    info = SourceInfo("the limit", "tiff", size, page.samplesperpixel, str(page.dtype))
+    chosen = ConvertOptions(tile_size=page.cell.height, **options)
+    info = SourceInfo("the limit", "tiff", page.size, page.samples, str(page.dtype))
     encoder = resolve(chosen, resolve_pixels(chosen, info)).encoder()
     return lambda pixels: encoder.encode([pixels])

@@ -1,15 +1,17 @@
 """What a program wrote, and whether it is the same work: levels, tiles, codec, size, and pixels against the source.
 
-It reads with tifffile as a stranger would, whoever wrote the file, and looks at a fixed sample of tiles.
+It reads as a stranger would, whoever wrote the file, and looks at a fixed sample of tiles.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from slidewright.tiff.segments import Segments
+from slidewright.tiff.slide import TiffSlide
 
 SAMPLED_TILES = 200
 SIZE_TOLERANCE = 0.10
@@ -51,71 +53,53 @@ class Output:
 
 def describe(path: str | os.PathLike[str], source: str | None = None) -> Output:
     """What a pyramidal TIFF is; with a source, also how near its pixels are to it."""
-    from tifffile import TiffFile
-
-    with TiffFile(path) as tiff:
-        pages = _levels(tiff)
-        first = pages[0]
-        tag = first.tags.get("YCbCrSubSampling")
-        photometric = str(first.photometric.name).lower()
-        implied = (2, 2) if photometric == "ycbcr" else None  # TIFF 6.0 section 21: what a missing tag stands for
+    with TiffSlide(path) as slide:
+        first = slide.levels[0]
         return Output(
             bytes=os.path.getsize(path),
-            levels=tuple((int(page.imagewidth), int(page.imagelength)) for page in pages),
-            compression=str(first.compression.name).lower().removeprefix("adobe_"),
-            photometric=photometric,
-            tile=(int(first.tilewidth), int(first.tilelength)),
-            subsampling=implied if tag is None else (int(tag.value[0]), int(tag.value[1])),
-            psnr=() if source is None else tuple(_psnr(page, n, source) for n, page in enumerate(pages[:2])),
+            levels=tuple((page.size.width, page.size.height) for page in slide.levels),
+            compression=first.compression,
+            photometric=first.photometric,
+            tile=(first.cell.width, first.cell.height),
+            subsampling=first.subsampling,
+            psnr=()
+            if source is None
+            else tuple(_psnr(slide.segments(page), n, source) for n, page in enumerate(slide.levels[:2])),
         )
 
 
-def _levels(tiff: Any) -> list[Any]:
-    """The pages of the pyramid: page after page, or in the first page's SubIFDs as OME-TIFF has them."""
-    first = tiff.pages[0]
-    if first.subifds:
-        return [first, *(first.pages[number] for number in range(len(first.subifds)))]
-    return list(tiff.pages)
-
-
-def _psnr(page: Any, level: int, source: str) -> float | None:
+def _psnr(segments: Segments, level: int, source: str) -> float | None:
     """PSNR of a fixed sample of tiles of level 0 or 1 against the source, reduced by 2 x 2 means for level 1."""
     from slidewright.inspection.compare import psnr
     from slidewright.pyramid.reduce import halve
     from slidewright.sources.open import open_source
 
     described = open_source(source)
-    size, scale = described.info.size, 1 << level
+    page, size, scale = segments.page, described.info.size, 1 << level
     total, count = 0.0, 0
     reader = described.open()
     try:
-        for index in range(0, len(page.dataoffsets), max(1, len(page.dataoffsets) // SAMPLED_TILES)):
-            found, (y, x) = _tile(page, index)
-            height, width = min(found.shape[0] * scale, size.height - y * scale), found.shape[1] * scale
-            width = min(width, size.width - x * scale)
+        for index in range(0, page.n_segments, max(1, page.n_segments // SAMPLED_TILES)):
+            row, column = divmod(index, page.grid.width)
+            found, y, x = segments.decode(index), row * page.cell.height, column * page.cell.width
+            if found is None:
+                continue
+            height = min(found.shape[0], page.size.height - y) * scale
+            width = min(found.shape[1], page.size.width - x) * scale
+            height, width = min(height, size.height - y * scale), min(width, size.width - x * scale)
             height, width = height // scale * scale, width // scale * scale
             if height <= 0 or width <= 0:
                 continue
             out = np.empty((height, width, described.info.samples), described.info.dtype)
             wanted = np.ascontiguousarray(reader.read(y * scale, x * scale, height, width, out))
             wanted = halve("mean", wanted) if level else wanted
-            found = found[: wanted.shape[0], : wanted.shape[1]].reshape(wanted.shape)
+            found = found[: wanted.shape[0], : wanted.shape[1]]
             total += float(np.square(found.astype(np.float32) - wanted).sum(dtype=np.float64))
             count += wanted.size
     finally:
         reader.close()
     peak = float(np.iinfo(described.info.dtype).max)
     return None if total == 0 else psnr(total / max(1, count), peak)
-
-
-def _tile(page: Any, index: int) -> tuple[Any, tuple[int, int]]:
-    """(pixels, top left corner) of a tile."""
-    handle = page.parent.filehandle
-    handle.seek(page.dataoffsets[index])
-    data = handle.read(page.databytecounts[index])
-    pixels, place, shape = page.decode(data, index, jpegtables=page.jpegtables)
-    _, _, y, x, _ = place
-    return pixels[0, : shape[1], : shape[2]], (y, x)
 
 
 def differences(found: Output, reference: Output) -> tuple[str, ...]:

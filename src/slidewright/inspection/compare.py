@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from slidewright.errors import VerifyError
 from slidewright.geometry import Region, Size, halvings
-from slidewright.inspection.decode import check_shape, in_parallel
+from slidewright.inspection.decode import decode_checked, in_parallel
 from slidewright.pyramid.plan import Block, Pass, make_plan
 from slidewright.pyramid.reduce import halve
 from slidewright.tiff.page import Page
@@ -107,7 +107,7 @@ class _Comparison:
                 raise VerifyError(
                     f"{slide.path}: {page.name} is {page.size}; only levels halved and rounded down can be compared"
                 )
-            slide.prepare(page)
+        self._segments = {number: slide.segments(slide.levels[number]) for number in numbers.values()}
         self._tallies = {number: _Tally() for number in numbers.values()}
         self._lock = threading.Lock()
         self._local = threading.local()
@@ -187,10 +187,9 @@ class _Comparison:
         first = plane * page.grid.height * page.grid.width
         for in_plane, part in page.tiles_in(region):
             index = first + in_plane
-            tile = self._slide.decode(page, index)
+            tile = decode_checked(self._segments[number], index)
             if tile is None:
                 raise VerifyError(f"{self._slide.path}: {page.place(index)} is left out, so it can't be compared")
-            check_shape(self._slide, page, index, tile)
             y, x = part.y % page.cell.height, part.x % page.cell.width
             found = tile[y : y + part.height, x : x + part.width]
             wanted = pixels[

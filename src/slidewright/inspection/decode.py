@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
-import numpy as np
+from numpy.typing import NDArray
 
 from slidewright.errors import VerifyError
 from slidewright.tiff.page import Page
+from slidewright.tiff.segments import Segments
 from slidewright.tiff.slide import TiffSlide
 
 Decode = Literal["all", "sample", "none"]
@@ -26,31 +27,29 @@ def decode_page(slide: TiffSlide, page: Page, decode: Decode, threads: int) -> i
     n = len(page.offsets)
     if decode == "none" or not n:
         return 0
-    slide.prepare(page)
+    segments = slide.segments(page)
     if decode == "sample":
-        return _decode_range(slide, page, sorted({0, n // 2, n - 1} if page.cell.height <= 1024 else {n // 2}))
+        return _decode_range(segments, sorted({0, n // 2, n - 1} if page.cell.height <= 1024 else {n // 2}))
     tasks = [range(start, min(n, start + _TILES_A_TASK)) for start in range(0, n, _TILES_A_TASK)]
-    return sum(in_parallel(lambda task: _decode_range(slide, page, task), tasks, threads))
+    return sum(in_parallel(lambda task: _decode_range(segments, task), tasks, threads))
 
 
-def _decode_range(slide: TiffSlide, page: Page, indices: Sequence[int]) -> int:
-    done = 0
-    for index in indices:
-        pixels = slide.decode(page, index)
-        if pixels is not None:
-            check_shape(slide, page, index, pixels)
-            done += 1
-    return done
+def _decode_range(segments: Segments, indices: Sequence[int]) -> int:
+    return sum(decode_checked(segments, index) is not None for index in indices)
 
 
-def check_shape(slide: TiffSlide, page: Page, index: int, pixels: np.ndarray[Any, Any]) -> None:
-    """A decoded tile has the shape that the page declares; a last strip may be short."""
+def decode_checked(segments: Segments, index: int) -> NDArray[Any] | None:
+    """A decoded tile, which has the shape that the page declares (a last strip may be short); None if left out."""
+    page, pixels = segments.page, segments.decode(index)
+    if pixels is None:
+        return None
     wanted = (page.cell.height, page.cell.width, page.samples // page.planes)
     fits = pixels.shape == wanted if page.tiled else pixels.shape[1:] == wanted[1:] and pixels.shape[0] <= wanted[0]
     if not fits or pixels.dtype != page.dtype:
         raise VerifyError(
-            f"{slide.path}: {page.place(index)} decodes to {pixels.shape} {pixels.dtype}, not {wanted} {page.dtype}"
+            f"{segments.where(index)} decodes to {pixels.shape} {pixels.dtype}, not {wanted} {page.dtype}"
         )
+    return pixels
 
 
 def in_parallel(function: Callable[[_T], _R], tasks: Sequence[_T], threads: int) -> Iterator[_R]:

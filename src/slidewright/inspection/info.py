@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from slidewright.errors import SlidewrightError, SourceError
 from slidewright.geometry import Size
 from slidewright.tiff.directories import is_tiff
-from slidewright.tiff.slide import TiffSlide, file_bytes
+from slidewright.tiff.slide import TiffSlide
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +95,7 @@ def _mpp(path: str | os.PathLike[str], slide: TiffSlide) -> tuple[float, float] 
         mpp = open_source(os.fspath(path)).info.mpp
     except SlidewrightError:
         mpp = None
-    if mpp is not None:
-        return mpp
-    page = slide.levels[0].page
-    micrometres = {2: 25_400.0, 3: 10_000.0}.get(int(page.resolutionunit or 0))
-    if micrometres is None or "XResolution" not in page.tags:
-        return None
-    x, y = page.resolution
-    return (micrometres / x, micrometres / y) if x > 1 and y > 1 else None
+    return mpp or slide.mpp(slide.levels[0])
 
 
 def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
@@ -124,6 +118,14 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
         description=info.description,
         software=None,
     )
+
+
+def file_bytes(path: str | os.PathLike[str]) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    root = Path(path)
+    if root.is_dir():
+        return sum(item.stat().st_size for item in root.rglob("*") if item.is_file())
+    return root.stat().st_size
 
 
 def _source_levels(path: str | os.PathLike[str], size: Size, grid: Size | None) -> tuple[LevelInfo, ...]:

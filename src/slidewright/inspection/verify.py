@@ -18,7 +18,8 @@ from slidewright.geometry import Size, halvings
 from slidewright.inspection.decode import Decode, decode_page
 from slidewright.system.limits import usable_cpus
 from slidewright.tiff.page import Page
-from slidewright.tiff.slide import MAX_SEGMENT_BYTES, TiffSlide
+from slidewright.tiff.segments import MAX_SEGMENT_BYTES
+from slidewright.tiff.slide import TiffSlide
 
 
 @dataclass(frozen=True, slots=True)

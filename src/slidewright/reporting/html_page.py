@@ -22,6 +22,8 @@ from slidewright.options import ConvertOptions
 from slidewright.report import Recorder, Report
 from slidewright.reporting import html_charts as htmlcharts
 from slidewright.sources.base import SourceInfo
+from slidewright.tiff.page import Page
+from slidewright.tiff.slide import TiffSlide
 
 _PACKAGES = ("slidewright", "numpy", "tifffile", "imagecodecs", "opencv-python-headless", "zarr", "openslide-bin")
 _THUMBNAIL = 560
@@ -108,34 +110,26 @@ class _Look:
 
 
 def _look(path: str) -> _Look:
-    from tifffile import TiffFile
-
-    with TiffFile(path) as tiff:
-        first: Any = tiff.pages[0]
-        pages = [first, *(first.pages or ())] if first.subifds else list[Any](tiff.pages)
-        grids = [(-(-page.imagelength // page.tilelength), -(-page.imagewidth // page.tilewidth)) for page in pages]
-        tile = first.tilelength * first.tilewidth * first.samplesperpixel * first.bitspersample // 8
-        counts = np.array(first.databytecounts, np.float64).reshape(-1, *grids[0]).sum(axis=0)  # over planes
-        small = next(page for page in [*pages[:-1], None] if page is None or max(page.shape) <= 2 * _THUMBNAIL)
+    with TiffSlide(path) as slide:
+        first = slide.levels[0]
+        tile = first.cell.height * first.cell.width * first.samples * first.bits // 8
+        counts = first.counts.astype(np.float64).reshape(-1, *first.grid).sum(axis=0)  # over planes
+        small = next((page for page in slide.levels if max(page.size) <= 2 * _THUMBNAIL), slide.levels[-1])
         return _Look(
-            _thumbnail(small or pages[-1]),
+            _thumbnail(small, slide.segments(small).whole()),
             tile / np.maximum(counts, 1),
-            tuple(rows * columns * tile for rows, columns in grids),
+            tuple(page.grid.height * page.grid.width * tile for page in slide.levels),
         )
 
 
-def _thumbnail(page: Any) -> NDArray[np.uint8]:
-    """A page as a small uint8 picture, grey or RGB."""
+def _thumbnail(page: Page, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """A page's pixels as a small uint8 picture, grey or RGB."""
     import cv2
 
-    pixels = np.asarray(page.asarray())
-    if page.photometric.name == "PALETTE":
-        pixels = (np.asarray(page.colormap).T[pixels] >> 8).astype(np.uint8)
-    if pixels.ndim == 3 and pixels.shape[0] == page.samplesperpixel < pixels.shape[2]:  # one plane a sample
-        pixels = np.moveaxis(pixels, 0, -1)
-    if pixels.ndim == 3:
-        pixels = pixels[:, :, :3] if pixels.shape[2] >= 3 else pixels[:, :, 0]
-    if pixels.dtype != np.uint8:
+    pixels = pixels[:, :, :3] if pixels.shape[2] >= 3 else pixels[:, :, 0]
+    if page.colormap is not None:
+        pixels = (np.asarray(page.colormap)[pixels] >> 8).astype(np.uint8)
+    if pixels.dtype != np.uint8 or page.bits == 1:
         low, high = float(pixels.min()), float(pixels.max())
         pixels = ((pixels.astype(np.float64) - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
     scale = min(1.0, _THUMBNAIL / max(pixels.shape[:2]))

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from slidewright.errors import SourceError
 from slidewright.geometry import Size
-from slidewright.sources.access.raw_rows import PixelFile, RowsReader
+from slidewright.sources.access.raw_rows import RowsReader
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.unpack import UnpackedSource, unpacked
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
 from slidewright.sources.on_disk import file_identity
+from slidewright.system.pixel_file import PixelFile
 from slidewright.system.shared_memory import SharedBuffer
 
 _BAND_BYTES = 16_000_000

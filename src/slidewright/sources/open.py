@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from slidewright.errors import OptionError, SourceError
 from slidewright.sources.base import Source, SourceInfo
+from slidewright.tiff.directories import starts_as_tiff
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,7 +103,7 @@ def _from_path(path: str | bytes, page: int | None, series: int | None, level: i
 
         _refuse("a .npy file", page=page, series=series, level=level)
         return NpySource.at(path)
-    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if starts_as_tiff(start):
         return _from_tiff(path, page, series, level)
     if Path(path).suffix.lower() in _OPENSLIDE_ONLY or _openslide_knows(path):
         return _from_openslide(path, page, series, level)

@@ -19,9 +19,14 @@ def is_tiff(path: str | os.PathLike[str]) -> bool:
     """Whether a file starts as a classic TIFF or a BigTIFF does."""
     try:
         with open(path, "rb") as file:
-            return _layout(file.read(4)) is not None
+            return starts_as_tiff(file.read(4))
     except OSError:
         return False
+
+
+def starts_as_tiff(start: bytes) -> bool:
+    """Whether the first bytes of a file are those of a classic TIFF or a BigTIFF."""
+    return _layout(start[:4]) is not None
 
 
 def _layout(magic: bytes) -> tuple[str, bool] | None:

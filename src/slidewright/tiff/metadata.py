@@ -1,4 +1,4 @@
-"""What a TIFF says about itself beside its pixels: micrometres a pixel, description, names of the other images.
+"""What a TIFF says about itself beside its pixels: micrometres a pixel and description.
 
 Takes tifffile's pages and files; the rules come from TIFF 6.0 (resolution, section 8), Aperio's description line and
 the OME schema.
@@ -45,14 +45,6 @@ def description_of(tiff: Any, page: Any) -> str | None:
     if not text or tiff.is_ome or page.is_imagej or page.is_shaped:
         return None
     return text
-
-
-def associated_of(tiff: Any, series: int) -> tuple[str, ...]:
-    """Names of the images beside the chosen series, as the vendor's layout names them."""
-    if not (tiff.is_svs or tiff.is_ndpi or tiff.is_scn or tiff.is_bif or tiff.is_philips):
-        return ()
-    names = (str(other.name or "").lower() for number, other in enumerate(tiff.series) if number != series)
-    return tuple(name for name in names if name)
 
 
 def _resolution_mpp(page: Any) -> tuple[float, float] | None:

@@ -1,10 +1,13 @@
-"""One image of a TIFF as a value: its size, grid, compression and segment tables."""
+"""One image of a TIFF as a value: its size, tiles, encoding, segment tables and tags.
+
+What other packages may know of a page is declared here; `tifffile.TiffPage` stays inside `tiff/`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,25 +23,30 @@ _SHORT_NAMES = {
     "ccittfax3": "ccitt-t4",
     "ccittfax4": "ccitt-t6",
 }
+_JPEG_CODES = (6, 7, 33007, 34892)
+_PLAIN_JPEG_CODES = (7, 33007)
+_SEPARATE = 2
+_ASSOCIATED_ALPHA = 1
+_SUBSAMPLING, _ORIENTATION = 530, 274
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Page:
-    """One image of a file: a level of the pyramid, or another image beside it."""
+    """One image of a file: a level of the pyramid, a channel, or another image beside them."""
 
     name: str
-    """How to call it in a message: "level 2", "label", "page 3"."""
+    """How to call it in a message: "level 2", "label", "page 3"; may be empty."""
     page: Any
-    """The `tifffile.TiffPage`."""
+    """The `tifffile.TiffPage`, for the modules of this package alone."""
     size: Size
     cell: Size
-    """Tile, or strip, in pixels."""
+    """Tile, or strip, in pixels; of a damaged file it may be 0 x 0."""
     tiled: bool
     samples: int
     planes: int
     """1, or the number of samples when each sample is a plane of its own."""
     dtype: np.dtype[Any]
-    """Of decoded pixels; single bits decode to uint8 of 0 and 1."""
+    """Of decoded pixels; single bits decode to uint8 of 0 and 1. Of kind "V" where the file's is unknown."""
     bits: int
     """Bits a sample in the file."""
     compression: str
@@ -49,9 +57,96 @@ class Page:
     counts: NDArray[np.int64]
 
     @property
+    def photometric(self) -> str:
+        """PhotometricInterpretation: "miniswhite", "minisblack", "rgb", "palette", "ycbcr" ..."""
+        return str(getattr(self.page.photometric, "name", self.page.photometric)).lower()
+
+    @property
     def masks(self) -> bool:
         """Whether pixels are labels or bits, of which no mean can be made."""
-        return int(self.page.photometric) == 3 or self.bits == 1
+        return self.photometric == "palette" or self.bits == 1
+
+    @property
+    def is_jpeg(self) -> bool:
+        """Whether each segment is a JPEG."""
+        return int(self.page.compression) in _JPEG_CODES
+
+    @property
+    def is_plain_jpeg(self) -> bool:
+        """Whether each segment is a baseline JPEG of 8 bits with all samples of a pixel, whose header is its own."""
+        known = int(self.page.compression) in _PLAIN_JPEG_CODES and self.planes == 1 and self.dtype == np.uint8
+        return known and self.page.jpegheader is None
+
+    @property
+    def is_jfif(self) -> bool:
+        """Whether a JPEG says its colours itself."""
+        return bool(self.page.is_jfif)
+
+    @property
+    def jpeg_tables(self) -> bytes | None:
+        """JPEGTables: what all JPEG segments of the page have in common."""
+        tables: bytes | None = self.page.jpegtables
+        return tables
+
+    @property
+    def subsampling(self) -> tuple[int, int] | None:
+        """YCbCrSubSampling, (2, 2) where YCbCr does not say (TIFF 6.0, section 21), None for other colours."""
+        value = self.page.tags.valueof(_SUBSAMPLING)
+        if value is None:
+            return (2, 2) if self.photometric == "ycbcr" else None
+        return (int(value[0]), int(value[1]))
+
+    @property
+    def predictor(self) -> int:
+        """Predictor, 1 for none."""
+        return int(self.page.predictor)
+
+    @property
+    def raw_order(self) -> Literal["<", ">"] | None:
+        """The byte order, "<" or ">", of segments that hold pixels as they are; None where they must be decoded."""
+        bits = self.page.bitspersample
+        plain = self.compression == "none" and self.predictor == 1 and int(self.page.fillorder) == 1
+        if not plain or not isinstance(bits, int) or bits not in (8, 16, 32):
+            return None
+        return "<" if self.page.parent.byteorder == "<" else ">"
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether its pixels lie in the file one after the other, from its first segment on."""
+        return bool(self.page.is_contiguous)
+
+    @property
+    def premultiplied(self) -> bool:
+        """Whether alpha was multiplied into the colours (TIFF 6.0, ExtraSamples)."""
+        extra = self.page.extrasamples
+        return bool(extra) and int(extra[0]) == _ASSOCIATED_ALPHA
+
+    @property
+    def nodata(self) -> float:
+        """The value of pixels whose segment was left out."""
+        return self.page.nodata or 0
+
+    @property
+    def depth(self) -> int:
+        """ImageDepth: more than 1 for a volume."""
+        return int(self.page.imagedepth)
+
+    @property
+    def orientation(self) -> int:
+        """Orientation, 1 to 8; 1 is upright."""
+        return int(self.page.tags.valueof(_ORIENTATION, 1))
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        """The ICC profile."""
+        profile: bytes | None = self.page.iccprofile
+        return profile
+
+    @property
+    def colormap(self) -> tuple[tuple[int, int, int], ...] | None:
+        """The palette as (red, green, blue) by index; its tag has all reds, then all greens, then all blues."""
+        table = self.page.colormap
+        return None if table is None else tuple((int(r), int(g), int(b)) for r, g, b in np.asarray(table).T)
 
     @property
     def bytes(self) -> int:
@@ -61,19 +156,24 @@ class Page:
     @property
     def grid(self) -> Size:
         """Rows and columns of tiles (or strips)."""
-        return Size(-(-self.size.height // self.cell.height), -(-self.size.width // self.cell.width))
+        return Size(-(-self.size.height // max(1, self.cell.height)), -(-self.size.width // max(1, self.cell.width)))
 
     @property
     def n_segments(self) -> int:
         """Segments that the size and the tile size ask for."""
         return self.grid.height * self.grid.width * self.planes
 
+    def index(self, row: int, column: int, plane: int = 0) -> int:
+        """The number of a segment in the tables."""
+        return (plane * self.grid.height + row) * self.grid.width + column
+
     def place(self, index: int) -> str:
         """Where a segment is, for a message: "level 0, tile at row 3, column 4"."""
         plane, index_in_plane = divmod(index, max(1, self.grid.height * self.grid.width))
-        row, column = divmod(index_in_plane, self.grid.width)
+        row, column = divmod(index_in_plane, max(1, self.grid.width))
         where = f"tile at row {row}, column {column}" if self.tiled else f"strip {index_in_plane}"
-        return f"{self.name}, {f'channel {plane}, ' if self.planes > 1 else ''}{where}"
+        parts = (self.name, f"channel {plane}" if self.planes > 1 else "", where)
+        return ", ".join(part for part in parts if part)
 
     def tiles_in(self, region: Region) -> Iterator[tuple[int, Region]]:
         """(index, pixels of the region) for each tile that a region touches."""
@@ -85,29 +185,28 @@ class Page:
                 yield row * self.grid.width + column, Region(top, left, bottom - top, right - left)
 
 
-def read_page(page: Any, name: str) -> Page:
+def read_page(page: Any, name: str = "") -> Page:
     """What a `tifffile.TiffPage` says, under the name that messages give it."""
     tiled = bool(page.is_tiled)
     size = Size(int(page.imagelength), int(page.imagewidth))
-    cell = (
-        Size(int(page.tilelength), int(page.tilewidth))
-        if tiled
-        else Size(int(page.rowsperstrip or size.height), size.width)
-    )
+    if tiled:
+        cell = Size(int(page.tilelength), int(page.tilewidth))
+    else:
+        cell = Size(min(int(page.rowsperstrip or size.height), size.height), size.width)
     samples = max(1, int(page.samplesperpixel))
     compression = str(getattr(page.compression, "name", page.compression)).lower()
     compression = _SHORT_NAMES.get(compression, compression)
     bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
-    dtype = np.dtype(page.dtype) if page.dtype is not None else np.dtype("V1")
+    dtype = np.dtype("V1" if page.dtype is None else page.dtype)
     return Page(
         name=name,
         page=page,
         size=size,
-        cell=Size(max(1, min(cell.height, max(1, size.height)) if not tiled else cell.height), max(1, cell.width)),
+        cell=cell,
         tiled=tiled,
         samples=samples,
-        planes=samples if int(page.planarconfig or 1) == 2 else 1,
-        dtype=np.dtype(np.uint8) if bits == 1 else dtype,
+        planes=samples if int(page.planarconfig or 1) == _SEPARATE else 1,
+        dtype=np.dtype(np.uint8) if dtype == np.bool_ else dtype,
         bits=bits,
         compression=compression,
         lossless=compression in LOSSLESS,

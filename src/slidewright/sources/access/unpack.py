@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from slidewright.errors import OutputError, SourceError
-from slidewright.sources.access.raw_rows import PixelFile, RowsReader
+from slidewright.sources.access.raw_rows import RowsReader
 from slidewright.sources.access.tile_grid import CACHE_BYTES
 from slidewright.sources.base import CorruptPlace, Pixels, Reader, Source, SourceInfo, known
 from slidewright.sources.tiff import TiffSource
+from slidewright.system.pixel_file import PixelFile
 from slidewright.system.shared_memory import SharedBuffer
 
 _TILE_ROWS = 1024  # the rows that the caller walks to and fro in, of two common tiles

@@ -1,0 +1,167 @@
+"""The segments (tiles or strips) of one page: read by number, decoded, and refused when a stream lies about its size.
+
+Apart from `page.py`, which only says what is there: this reads the file. Segments are decoded one by one and, where the
+codec can, straight into the caller's memory: `TiffPage.asarray` would decode the whole page, and its zarr view costs
+more than the codec. What comes out is what tifffile gives, to the pixel.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidewright.errors import SlidewrightError
+from slidewright.geometry import Region
+from slidewright.system.pixel_file import PixelFile
+from slidewright.tiff.page import Page
+from slidewright.tiff.stream_headers import look
+
+MAX_SEGMENT_BYTES = 1 << 28  # decoded; a 4096-pixel RGB tile of uint16 is 100 MB
+_RGB = 2  # libjpeg's number of it, by way of TIFF's
+
+
+class Segments:
+    """Reads and decodes the segments of a page; safe to use from several threads.
+
+    Parameters
+    ----------
+    page
+        The page; its tags are read here, so the file that tifffile opened may be closed again.
+    file
+        Where the bytes are.
+    error
+        What a damaged segment raises; the message names the file and the place.
+    """
+
+    def __init__(self, page: Page, file: PixelFile, error: type[SlidewrightError]) -> None:
+        self.page = page
+        self._file, self._error = file, error
+        self._generic: Callable[..., Any] = page.page.decode
+        self._tables, self._header = page.jpeg_tables, page.page.jpegheader
+        self._jpeg = _jpeg_colours(page)
+        order = page.raw_order
+        self._raw, self._swap = order is not None, order == (">" if sys.byteorder == "little" else "<")
+        self._nodata = page.nodata
+        self._offsets, self._counts = page.offsets, page.counts
+        self._codec = "jpeg" if page.is_jpeg else page.compression.partition("-")[0]
+
+    def read(self, index: int) -> bytes | None:
+        """The bytes of a segment as they are in the file; None for one that was left out."""
+        place = self._place(index)
+        return None if place is None else self._file.read(*place)
+
+    def decode(self, index: int) -> NDArray[Any] | None:
+        """The pixels of a segment as (height, width, samples), padding included; None for one that was left out."""
+        data = self.read(index)
+        pixels = None if data is None else self._decode_any(index, data)
+        return pixels.astype(np.uint8, copy=False) if pixels is not None and self.page.bits == 1 else pixels
+
+    def decode_into(self, index: int, out: NDArray[Any]) -> None:
+        """Decode a segment into `out`, (height, width, samples) and at most as large as the segment."""
+        place = self._place(index)
+        if place is None:
+            out[...] = self._nodata
+            return
+        if self._raw and out.flags.c_contiguous and place[1] >= out.nbytes:
+            self._file.read_into(place[0], memoryview(out).cast("B"))
+            if self._swap:
+                out.byteswap(inplace=True)
+            return
+        data = self._file.read(*place)
+        if self._jpeg is not None and self._decode_jpeg(index, data, out):
+            return
+        pixels = self._decode_any(index, data)
+        if pixels is None:
+            out[...] = self._nodata
+            return
+        if pixels.shape[2] != out.shape[2]:
+            raise self._damaged(index, f"{pixels.shape[2]} samples a pixel instead of {out.shape[2]}")
+        height, width = min(pixels.shape[0], out.shape[0]), min(pixels.shape[1], out.shape[1])
+        out[:height, :width] = pixels[:height, :width]
+
+    def whole(self) -> NDArray[Any]:
+        """All pixels of a small image, such as a label or a thumbnail, as (height, width, samples)."""
+        page = self.page
+        shape = (*page.size, page.samples)
+        if int(np.prod(shape, dtype=object)) * page.dtype.itemsize > MAX_SEGMENT_BYTES:
+            raise self._error(f"{self._file.path}: {page.name} of {page.size} is too large to be read in one piece")
+        out: NDArray[Any] = np.full(shape, page.nodata, page.dtype)
+        for index, part in page.tiles_in(Region(0, 0, *page.size)):
+            for plane in range(page.planes):
+                pixels = self.decode(page.n_segments // page.planes * plane + index)
+                if pixels is not None:
+                    channels = slice(plane, plane + 1) if page.planes > 1 else slice(None)
+                    y, x, height, width = part
+                    out[y : y + height, x : x + width, channels] = pixels[:height, :width]
+        return out
+
+    def _place(self, index: int) -> tuple[int, int] | None:
+        """(byte, number of bytes) of a segment inside the file; None for one that was left out."""
+        offset, count = int(self._offsets[index]), int(self._counts[index])
+        if not offset or not count:
+            return None
+        if offset < 0 or count < 0 or offset + count > self._file.nbytes:
+            raise self._error(
+                f"{self.where(index)} lies outside the file ({self._file.nbytes} bytes); copy the file again"
+            )
+        return offset, count
+
+    def _decode_jpeg(self, index: int, data: bytes, out: NDArray[Any]) -> bool:
+        """Decode a JPEG straight into `out`; False where it must go the slow way (an edge tile that is stored
+        smaller).
+        """
+        from imagecodecs import jpeg8_decode
+
+        assert self._jpeg is not None
+        if data.rfind(b"\xff\xd9") < 0:  # libjpeg only warns, and the rest of the tile would be grey
+            raise self._error(f"{self.where(index)} is a JPEG without an end; copy the file again")
+        try:
+            jpeg8_decode(data, tables=self._tables, colorspace=self._jpeg[0], outcolorspace=self._jpeg[1], out=out)
+        except ValueError:
+            return False
+        except Exception as error:
+            raise self._damaged(index, error) from error
+        return True
+
+    def _decode_any(self, index: int, data: bytes) -> NDArray[Any] | None:
+        """Decode by tifffile's decoder, which knows every codec, predictor and byte order."""
+        self._check_stream(index, data)
+        try:
+            pixels = self._generic(data, index, jpegtables=self._tables, jpegheader=self._header)[0]
+        except MemoryError:
+            raise
+        except Exception as error:  # each codec has an error class of its own
+            raise self._damaged(index, error) from error
+        return None if pixels is None else np.asarray(pixels[0])
+
+    def _check_stream(self, index: int, data: bytes) -> None:
+        """Refuse an image that says it is far larger than its tile, before a decoder makes room for it."""
+        size, cell = look(self._codec, data).size, self.page.cell
+        if size is not None and size.height * size.width > 4 * cell.height * cell.width + 65_536:
+            raise self._error(
+                f"{self.where(index)} holds a {self._codec.upper()} of {size}, not of {cell}; the file is damaged"
+            )
+
+    def _damaged(self, index: int, error: object) -> SlidewrightError:
+        return self._error(f"{self.where(index)} does not decode: {error}; the file is damaged, copy it again")
+
+    def where(self, index: int) -> str:
+        """The file and the place in it, for a message."""
+        return f"{self._file.path}: {self.page.place(index)}"
+
+
+def _jpeg_colours(page: Page) -> tuple[int | None, int | None] | None:
+    """(colorspace, outcolorspace) for `jpeg8_decode`, as tifffile chooses them; None for what it can't decode
+    directly.
+    """
+    if not page.is_plain_jpeg:
+        return None
+    if page.photometric == "ycbcr":
+        return None, _RGB
+    if page.photometric == "rgb":  # Aperio stores RGB without saying so inside the JPEG
+        return (None if page.is_jfif else _RGB), _RGB
+    return None, None

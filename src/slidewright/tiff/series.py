@@ -1,0 +1,168 @@
+"""Which images of a TIFF are levels, which lie beside them, and of which pages an image is made: decided here alone.
+
+tifffile knows the vendors' layouts; elsewhere NewSubfileType says what is a level, and sizes where nothing says it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from slidewright.errors import OptionError, SourceError
+from slidewright.pixels import MAX_CHANNELS
+from slidewright.tiff.page import Page, read_page
+
+VENDORS = ("svs", "ome", "ndpi", "scn", "philips", "bif", "qpi")
+"""Kinds of file whose levels tifffile knows better than NewSubfileType."""
+_FILE_NAME = re.compile(r'FileName="([^"]*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What makes one image: a page, or one page a channel, or the places of channels that have no pages."""
+
+    pages: tuple[Page, ...]
+    channels: int | None = None
+    """How many channels are stored as images of their own."""
+    offsets: tuple[int, ...] | None = None
+    """Byte of each channel's first pixel, where they lie uncompressed in the file without pages of their own."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, samples)."""
+        return (*self.pages[0].size, self.channels or self.pages[0].samples)
+
+
+def is_ours(tiff: Any) -> bool:
+    """Whether slidewright says it wrote the file."""
+    return str(tiff.pages.first.software or "").startswith("slidewright")
+
+
+def vendor(tiff: Any) -> str:
+    """One of `VENDORS`, or ""; a description that slidewright kept may look like a vendor's."""
+    return "" if is_ours(tiff) else next((kind for kind in VENDORS if getattr(tiff, f"is_{kind}")), "")
+
+
+def levels_of(tiff: Any, series: int) -> list[Any]:
+    """The levels of a series, largest first: each a `tifffile.TiffPageSeries`, or the one `TiffPage` of it."""
+    first = tiff.pages.first
+    found = list(tiff.series[series].levels) if len(tiff.series) > series else [first]
+    if vendor(tiff) or series:
+        return found
+    reduced = [page for page in all_pages(tiff)[1:] if _is_reduced(page, first)]
+    if is_ours(tiff):
+        return [first, *reduced]
+    return [found[0], *reduced] if reduced and _is_single(found[0]) else found
+
+
+def image_of(tiff: Any, path: str, series: int, level: int) -> Image:
+    """The pages of a level; raises OptionError when there is none, SourceError when they are no single image."""
+    from tifffile import TiffPage
+
+    pick(tiff.series, series, "series", path)
+    if tiff.is_ome and len(set(_FILE_NAME.findall(tiff.ome_metadata or ""))) > 1:
+        raise SourceError(
+            f"{path} is one of several files of an OME-TIFF; choose an image of this file with page, or write all to "
+            "one first, such as tifffile.imwrite(new, tifffile.imread(path), ome=True, metadata={'axes': 'CYX'})"
+        )
+    chosen = pick(levels_of(tiff, series), level, "level", path)
+    which = f"level {level} of series {series}"
+    if isinstance(chosen, TiffPage):
+        return Image((read_page(chosen),))
+    first = next((item for item in chosen.pages if item is not None), None)
+    if first is None:
+        raise SourceError(f"{path}: {which} has no image")
+    first = first.aspage()
+    if _is_single(chosen):
+        images = int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
+        if images > 1 and images > len(tiff.pages):  # tifffile only logs that, and shows the first
+            raise SourceError(f"{path}: ImageJ put {images} images into it, and it has not all; copy the file again")
+        return Image((read_page(first),))
+    long = [axis for axis, length in zip(chosen.axes, chosen.shape, strict=True) if length > 1 and axis not in "YX"]
+    if long != ["C"]:
+        raise SourceError(
+            f"{path}: {which} is a stack of images (axes {chosen.axes}, shape {chosen.shape}); "
+            f"choose one with page, 0 to {len(tiff.pages) - 1}"
+        )
+    return _channels(tiff, path, which, chosen, first)
+
+
+def _channels(tiff: Any, path: str, which: str, chosen: Any, first: Any) -> Image:
+    """The channels of a series whose only long axis beside Y and X is C: a page each."""
+    count = int(chosen.shape[chosen.axes.index("C")])
+    if count > MAX_CHANNELS:
+        raise SourceError(f"{path}: {which} has {count} channels, and {MAX_CHANNELS} at most can be converted")
+    pages, page = list(chosen.pages), read_page(first)
+    if len(pages) == 1 and chosen.dataoffset is not None and page.raw_order is not None:  # ImageJ's large files
+        plane_bytes = page.size.height * page.size.width * page.dtype.itemsize
+        offsets = tuple(int(chosen.dataoffset) + index * plane_bytes for index in range(count))
+        if offsets[-1] + plane_bytes > tiff.filehandle.size:
+            raise SourceError(f"{path}: {count} channels do not fit in the file; it is cut short, copy it again")
+        return Image((page,), count, offsets)
+    if len(pages) != count or any(page is None for page in pages):
+        raise SourceError(f"{path}: {which} has {count} channels, but not a page for each; the file is damaged")
+    whole = tuple(read_page(each.aspage(), f"channel {number}") for number, each in enumerate(pages))
+    if any((p.size, p.cell, p.tiled, p.dtype) != (page.size, page.cell, page.tiled, page.dtype) for p in whole):
+        raise SourceError(f"{path}: the channels of {which} differ in size, tiles or dtype; choose one with page")
+    return Image(whole, count)
+
+
+def pick(items: Any, index: int, what: str, path: str) -> Any:
+    """One of several, by its number; an OptionError says how many there are."""
+    count = len(items)
+    if not 0 <= index < count:
+        raise OptionError(
+            f"{path} has no {what} {index}; it has {count}: 0 to {count - 1}" if count else f"{path} has no {what}"
+        )
+    return items[index]
+
+
+def other_pages(tiff: Any) -> tuple[list[Page], frozenset[str]]:
+    """The images beside the levels of the first series, and the names that the vendor's layout gives some of them."""
+    levels = levels_of(tiff, 0)
+    taken = {level.keyframe.offset for level in levels}
+    named: dict[int, str] = {}
+    if vendor(tiff) and tiff.series:
+        taken |= {page.offset for level in levels for page in level.pages if page is not None}
+        named = {one.keyframe.offset: str(one.name) for one in tiff.series}
+    others = [(number, page) for number, page in enumerate(all_pages(tiff)) if page.offset not in taken]
+    pages = [read_page(page, _other_name(page, number, named)) for number, page in others]
+    names = {page.name for page in pages if named.get(page.page.offset)}
+    return pages, frozenset(name for name in names if not name.startswith("page "))
+
+
+def all_pages(tiff: Any) -> list[Any]:
+    """Every page of the main chain, and the SubIFDs of the first after it."""
+    pages = [tiff.pages[number].aspage() for number in range(len(tiff.pages))]
+    children = tiff.pages.first.pages
+    return pages[:1] + ([children[n].aspage() for n in range(len(children))] if children else []) + pages[1:]
+
+
+def _is_single(level: Any) -> bool:
+    """Whether a level of a series is one page, not a stack of them."""
+    return int(np.prod(level.shape, dtype=object)) == int(np.prod(level.keyframe.shape, dtype=object))
+
+
+def _is_reduced(page: Any, first: Any) -> bool:
+    """Whether a page is a smaller version of the first: TIFF 6.0's NewSubfileType bit 0 says it, or that it is a SubIFD
+    of it, and its pixels are of the same kind.
+    """
+    return bool(
+        (page.subfiletype & 1 or page.is_subifd)
+        and page.is_tiled
+        and page.dtype == first.dtype
+        and page.samplesperpixel == first.samplesperpixel
+        and not page.subfiletype & 4
+        and page.imagelength <= first.imagelength
+        and page.imagewidth <= first.imagewidth
+    )
+
+
+def _other_name(page: Any, number: int, names: dict[int, str]) -> str:
+    name = names.get(page.offset, "")
+    if not name:
+        name = str(page.description or "").splitlines()[0][:40] if page.description else ""
+    return name.lower() if name.isascii() and name.replace(" ", "").isalnum() else f"page {number}"

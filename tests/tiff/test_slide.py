@@ -1,0 +1,87 @@
+"""Which images of a TIFF are levels is decided once, for info, sources and verify; a page tells its encoding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+import slidewright
+from slidewright.errors import VerifyError
+from slidewright.geometry import Size
+from slidewright.inspection.info import describe
+from slidewright.sources.open import open_source
+from slidewright.tiff.slide import TiffSlide
+
+APERIO = "Aperio Image Library v12.0.15\r\n200x150 [0,0 200x150] (64x64) JPEG/RGB Q=70|AppMag = 20|MPP = 0.499"
+
+
+def picture(height: int = 150, width: int = 200, samples: int = 3) -> NDArray[np.uint8]:
+    return np.random.default_rng(1).integers(0, 256, (height, width, samples), np.uint8)
+
+
+def sizes_of_source(path: Path, count: int) -> list[Size]:
+    return [open_source(path, level=level).info.size for level in range(count)]
+
+
+@pytest.mark.parametrize("reduced", [1, 0])
+def test_info_and_sources_agree_on_levels_whether_or_not_the_file_marks_them(tmp_path: Path, reduced: int) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        for level in range(3):
+            pixels = picture(160 >> level, 192 >> level)
+            kind = reduced if level else 0
+            tiff.write(pixels, tile=(64, 64), photometric="rgb", subfiletype=kind, metadata=None)
+    sizes = [level.size for level in describe(path).levels]
+    assert sizes == [Size(160, 192), Size(80, 96), Size(40, 48)]
+    assert sizes_of_source(path, 3) == sizes
+
+
+def test_levels_of_our_files_are_levels_though_the_description_is_a_vendors(tmp_path: Path) -> None:
+    ours = tmp_path / "ours.tif"
+    slidewright.convert(picture(), ours, tile_size=64, n_workers=0, compression="deflate", description=APERIO)
+    with tifffile.TiffFile(ours) as tiff:
+        assert tiff.is_svs
+    sizes = [level.size for level in describe(ours).levels]
+    assert sizes[:2] == [Size(150, 200), Size(75, 100)]
+    assert sizes_of_source(ours, len(sizes)) == sizes
+
+
+def test_page_says_how_its_tiles_are_encoded(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, picture(), photometric="ycbcr", tile=(64, 64), compression="jpeg", subsampling=(2, 1),
+        extratags=[(274, "H", 1, 3, True)], metadata=None,
+    )  # fmt: skip
+    with TiffSlide(path) as slide, tifffile.TiffFile(path) as tiff:
+        page, truth = slide.levels[0], tiff.pages.first
+        assert (page.compression, page.photometric, page.subsampling) == ("jpeg", "ycbcr", (2, 1))
+        assert (page.orientation, page.predictor, page.planes, page.bits) == (3, 1, 1, 8)
+        assert page.jpeg_tables == truth.jpegtables
+        offset, count = truth.dataoffsets[5], truth.databytecounts[5]
+        assert slide.segments(page).read(page.index(1, 1)) == path.read_bytes()[offset : offset + count]
+
+
+@pytest.mark.parametrize("options", [{"tile": (64, 64)}, {"rowsperstrip": 40}, {"planarconfig": "separate"}])
+def test_small_image_is_read_whole(tmp_path: Path, options: dict[str, Any]) -> None:
+    path, pixels = tmp_path / "a.tif", picture()
+    stored = np.moveaxis(pixels, 2, 0) if "planarconfig" in options else pixels
+    tifffile.imwrite(path, stored, photometric="rgb", compression="zlib", metadata=None, **options)
+    with TiffSlide(path) as slide:
+        np.testing.assert_array_equal(slide.segments(slide.levels[0]).whole(), pixels)
+
+
+def test_large_image_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tiles = iter([b"\0" * 256] * 1024**2)
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(
+            tiles, shape=(16 * 1024, 16 * 1024 + 16), dtype="uint8", tile=(16 * 1024, 16 * 1024 + 16),
+            compression="zlib", photometric="minisblack", metadata=None,
+        )  # fmt: skip
+    with TiffSlide(path) as slide, pytest.raises(VerifyError, match="too large to be read in one piece"):
+        slide.segments(slide.levels[0]).whole()
