@@ -90,6 +90,8 @@ class ConvertOptions:
     """ImageDescription of level 0; default the source's own."""
     format: str | None = None
     """What to write, such as "tiff"; default by the destination's suffix, else a TIFF."""
+    strict: bool = False
+    """Of an OME-TIFF: leave out the copies of the levels that readers without OME need, such as OpenSlide."""
     bigtiff: bool = True
     """BigTIFF; False writes classic TIFF and fails cleanly if it does not fit in 4 GB."""
     overwrite: bool = False

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from slidewright.codecs import resolve
+from slidewright.metadata import Metadata
 from slidewright.report import LevelReport
 
 if TYPE_CHECKING:
     from slidewright.codecs import Encoding
+    from slidewright.formats.associated import Associated
     from slidewright.options import ConvertOptions
     from slidewright.pixels import PixelFormat
     from slidewright.pyramid.plan import Key, Plan
@@ -38,6 +40,12 @@ class ImageDescription:
     description: str | None
     icc_profile: bytes | None
     software: str
+    metadata: Metadata = field(default_factory=Metadata)
+    """What may be kept of optics, instrument and channels."""
+    associated: tuple[Associated, ...] = ()
+    """Images to write beside the levels."""
+    thumbnail: bool = False
+    """Whether a thumbnail made of the levels is written too, where the format can have one."""
 
 
 class Format(ABC):

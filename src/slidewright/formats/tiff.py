@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,6 +11,7 @@ import numpy as np
 
 from slidewright.errors import OutputError
 from slidewright.formats.base import Format, ImageDescription, PackSegment, TakeSegment
+from slidewright.formats.flush import Flusher
 from slidewright.formats.tiff_tags import abbreviator, corrections, page_arguments
 from slidewright.geometry import Size
 from slidewright.inspection.verify import check_structure, verify_file
@@ -70,7 +69,7 @@ class TiffFormat(Format):
         try:
             with (
                 open(path, "xb", buffering=_BUFFER) as file,
-                _Flusher(file.fileno()) as flusher,
+                Flusher(file.fileno()) as flusher,
                 tifffile.TiffWriter(file, bigtiff=self.bigtiff, byteorder="<", ome=False, shaped=False) as tiff,
             ):
                 for level in image.plan.levels:
@@ -126,38 +125,3 @@ def _correct_tags(path: str, corrections: dict[str, int]) -> None:
         for page in tiff.pages:
             for name, value in corrections.items():
                 page.aspage().tags[name].overwrite(value)
-
-
-class _Flusher:
-    """Has the disk write along while the file grows, so that the sync at the end is short.
-
-    It is a hint only: its errors are left for that sync to report.
-    """
-
-    STEP = 32 << 20  # bytes between one flush and the next
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._pool = ThreadPoolExecutor(1, "slidewright-flush")
-        self._since = 0
-        self._flush: Future[None] | None = None
-
-    def __enter__(self) -> _Flusher:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def watch(self, segments: Iterator[bytes]) -> Iterator[bytes]:
-        """Pass segments on, starting a flush every now and then unless one is still going on."""
-        for segment in segments:
-            self._since += len(segment)
-            if self._since >= self.STEP and (self._flush is None or self._flush.done()):
-                self._since = 0
-                self._flush = self._pool.submit(_sync_data, self._fd)
-            yield segment
-
-
-def _sync_data(fd: int) -> None:
-    with contextlib.suppress(OSError):
-        getattr(os, "fdatasync", os.fsync)(fd)

@@ -203,3 +203,20 @@ def segment_tables(offsets: NDArray[np.uint64], counts: NDArray[np.uint32], *, t
     first, second = (TILE_OFFSETS, TILE_BYTE_COUNTS) if tiled else (STRIP_OFFSETS, STRIP_BYTE_COUNTS)
     return {first: places(offsets), second: longs(counts)}
 
+
+
+def page_of(tags: Tags, tile: int) -> Any:
+    """A `tifffile.TiffPage` of one tile with these tags, which can decode segments."""
+    import tifffile
+
+    memory = io.BytesIO(DirectoryWriter.header(big=True))
+    memory.seek(0, io.SEEK_END)
+    whole = {
+        **tags,
+        IMAGE_WIDTH: long(tile),
+        IMAGE_LENGTH: long(tile),
+        **segment_tables(np.array([8], np.uint64), np.array([1], np.uint32)),
+    }
+    DirectoryWriter(memory, big=True).write([Directory(whole)])
+    memory.seek(0)
+    return tifffile.TiffFile(memory).pages.first

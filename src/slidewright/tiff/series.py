@@ -17,6 +17,8 @@ from slidewright.tiff.page import Page, read_page
 
 VENDORS = ("svs", "ome", "ndpi", "scn", "philips", "bif", "qpi")
 """Kinds of file whose levels tifffile knows better than NewSubfileType."""
+_OURS = {"ome": "<?xml", "svs": "Aperio Image Library (slidewright"}
+"""How the description begins where slidewright itself wrote a vendor's kind of file."""
 _FILE_NAME = re.compile(r'FileName="([^"]*)"')
 
 
@@ -43,7 +45,10 @@ def is_ours(tiff: Any) -> bool:
 
 def vendor(tiff: Any) -> str:
     """One of `VENDORS`, or ""; a description that slidewright kept may look like a vendor's."""
-    return "" if is_ours(tiff) else next((kind for kind in VENDORS if getattr(tiff, f"is_{kind}")), "")
+    kind = next((kind for kind in VENDORS if getattr(tiff, f"is_{kind}")), "")
+    if not is_ours(tiff):
+        return kind
+    return kind if str(tiff.pages.first.description).startswith(_OURS.get(kind, "\0")) else ""
 
 
 def levels_of(tiff: Any, series: int) -> list[Any]:
@@ -128,7 +133,12 @@ def other_pages(tiff: Any) -> tuple[list[Page], frozenset[str]]:
     if vendor(tiff) and tiff.series:
         taken |= {page.offset for level in levels for page in level.pages if page is not None}
         named = {one.keyframe.offset: str(one.name) for one in tiff.series}
-    others = [(number, page) for number, page in enumerate(all_pages(tiff)) if page.offset not in taken]
+    segments = {tuple(level.keyframe.dataoffsets[:1]) for level in levels}  # a directory may be there twice
+    others = [
+        (number, page)
+        for number, page in enumerate(all_pages(tiff))
+        if page.offset not in taken and tuple(page.dataoffsets[:1]) not in segments
+    ]
     pages = [read_page(page, _other_name(page, number, named)) for number, page in others]
     names = {page.name for page in pages if named.get(page.page.offset)}
     return pages, frozenset(name for name in names if not name.startswith("page "))

@@ -89,6 +89,17 @@ class TiffSlide:
             return tuple(self._look(read_page(level.keyframe, f"level {number}")) for number, level in found)
 
     @cached_property
+    def planes(self) -> tuple[tuple[Page, ...], ...]:
+        """Every page of each level: more than one where channels are images of their own."""
+        with damage_named(self.path, VerifyError):
+            found = []
+            for number, level in enumerate(layout.levels_of(self._tiff, 0)):
+                first, *others = (page for page in level.pages or (level,) if page is not None)
+                pages = [read_page(page.aspage(), f"level {number}, channel {n}") for n, page in enumerate(others, 1)]
+                found.append((self.levels[number], *map(self._look, pages)))
+            return tuple(found)
+
+    @cached_property
     def others(self) -> tuple[Page, ...]:
         """The images beside the levels: label, macro, thumbnail, and what has no name."""
         with damage_named(self.path, VerifyError):

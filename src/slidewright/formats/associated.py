@@ -1,0 +1,100 @@
+"""Images beside the levels (thumbnail, label, macro): as values, and as directories of one strip, which no reader takes
+for a level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidewright.codecs import Encoding
+from slidewright.formats.tiff_directories import (
+    IMAGE_DESCRIPTION,
+    IMAGE_LENGTH,
+    IMAGE_WIDTH,
+    NEW_SUBFILE_TYPE,
+    ROWS_PER_STRIP,
+    Tag,
+    Tags,
+    long,
+    segment_tables,
+    short,
+    text,
+)
+from slidewright.pyramid.plan import Level, Plan
+
+NAMES = ("thumbnail", "label", "macro")
+THUMBNAIL_SIDE = 1024
+_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _PREDICTOR, _SUBSAMPLING = 258, 259, 262, 277, 284, 317, 530
+_JPEG, _DEFLATE = 7, 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Associated:
+    """An image beside the levels."""
+
+    name: str
+    """One of `NAMES`."""
+    pixels: NDArray[np.uint8]
+    """(height, width, samples) with 1 or 3 samples."""
+    lossy: bool = False
+    """Whether JPEG will do."""
+
+    def encoded(self) -> bytes:
+        """Its one strip; the same bytes every time."""
+        import imagecodecs
+
+        if self.lossy and self.pixels.shape[2] == 3:
+            stream: bytes = imagecodecs.jpeg8_encode(
+                np.ascontiguousarray(self.pixels), level=85, colorspace="RGB", outcolorspace="YCBCR", subsampling="420"
+            )
+            return stream
+        differences = self.pixels.copy()
+        differences[:, 1:] -= self.pixels[:, :-1]
+        packed: bytes = imagecodecs.zlib_encode(differences.tobytes(), level=6)
+        return packed
+
+    def tags(self, offset: int, nbytes: int, subfile_type: int = 0, description: str | None = None) -> Tags:
+        """The tags of its directory."""
+        height, width, samples = self.pixels.shape
+        jpeg = self.lossy and samples == 3
+        tags = {
+            NEW_SUBFILE_TYPE: long(subfile_type),
+            IMAGE_WIDTH: long(width),
+            IMAGE_LENGTH: long(height),
+            _BITS: Tag(3, samples, b"\x08\0" * samples),
+            _COMPRESSION: short(_JPEG if jpeg else _DEFLATE),
+            _PHOTOMETRIC: short(6 if jpeg else 2 if samples == 3 else 1),
+            _SAMPLES: short(samples),
+            ROWS_PER_STRIP: long(height),
+            _PLANAR: short(1),
+            **segment_tables(np.array([offset], np.uint64), np.array([nbytes], np.uint32), tiled=False),
+        }
+        tags[_SUBSAMPLING if jpeg else _PREDICTOR] = Tag(3, 2, b"\x02\0\x02\0") if jpeg else short(2)
+        if description is not None:
+            tags[IMAGE_DESCRIPTION] = text(description)
+        return tags
+
+
+def thumbnail_level(plan: Plan, encoding: Encoding) -> Level | None:
+    """The level that a thumbnail is made of: the largest that fits, else the smallest unless that is large; None where
+    pixels are none to look at.
+    """
+    pixels = encoding.pixels
+    if pixels.dtype != "uint8" or pixels.kind not in ("rgb", "rgba", "grey"):
+        return None
+    fitting = [level for level in plan.levels if max(level.size) <= THUMBNAIL_SIDE]
+    last = fitting[0] if fitting else plan.levels[-1]
+    return last if max(last.size) <= 4 * THUMBNAIL_SIDE else None
+
+
+def thumbnail_of(pixels: NDArray[Any], *, lossy: bool) -> Associated:
+    """A thumbnail of the pixels of a level, halved until it fits."""
+    from slidewright.pyramid.reduce import halve
+
+    while max(pixels.shape[:2]) > THUMBNAIL_SIDE:
+        pixels = halve("mean", pixels)
+    return Associated("thumbnail", np.ascontiguousarray(pixels[:, :, : 3 if pixels.shape[2] > 2 else 1]), lossy)
