@@ -1,6 +1,8 @@
-"""The processes that a run has started, by the role in their name."""
+"""The processes that a run has started, by the role in their name, and a child that Ctrl-C reaches."""
 
 from __future__ import annotations
+
+import signal
 
 import psutil
 
@@ -21,3 +23,11 @@ def descendants(pid=None):
 
 def named(start, pid=None):
     return [process for process in descendants(pid) if role(process).startswith(start)]
+
+
+def heed_ctrl_c():
+    """For `preexec_fn` of a child that is to be interrupted.
+
+    Under nohup and in the background of a shell without job control SIGINT is ignored, which children inherit.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

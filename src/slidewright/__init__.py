@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         SourceError,
         VerifyError,
     )
+    from slidewright.inspection.info import info
     from slidewright.inspection.verify import verify_file
     from slidewright.options import ConvertOptions
     from slidewright.report import LevelReport, Progress, Report
@@ -43,6 +44,7 @@ _HOMES = {
     "open_source": "sources.open",
     "shard": "conversions.shard",
     "ShardReport": "conversions.shard",
+    "info": "inspection.info",
     "verify_file": "inspection.verify",
     "ConvertOptions": "options",
     "LevelReport": "report",
@@ -86,6 +88,7 @@ __all__ = [
     "assemble",
     "batch",
     "convert",
+    "info",
     "open_source",
     "shard",
     "verify_file",

@@ -6,6 +6,8 @@ usage and input, 1 for a run that failed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class SlidewrightError(Exception):
     """Base of every error that slidewright raises on purpose."""
@@ -49,3 +51,11 @@ class ShardError(SlidewrightError):
 
 class RunError(SlidewrightError):
     """A process of the run died or misbehaved and the run could not go on."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: "; did you mean 'zstd'?", or nothing where none is like it."""
+    from difflib import get_close_matches  # only when something is wrong
+
+    near = get_close_matches(word.lower(), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

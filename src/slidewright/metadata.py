@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 
 from slidewright.errors import OptionError
 
-KEEP_METADATA = ("none", "allowed", "all")
-
 
 @dataclass(frozen=True, slots=True)
 class Channel:

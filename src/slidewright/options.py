@@ -1,5 +1,8 @@
-"""The options of a conversion: one frozen dataclass, validated once at the door.
+"""The options of a conversion: frozen dataclasses, validated once at the door, and the one table of all that is known
+of each option.
 
+A field says everything about its option in its metadata, an `Option`: flag, parser, help, group, who takes it. The
+command line, the columns of a batch manifest, the fingerprint and the signatures of the library follow from that.
 What can be judged without the pixels is judged here, in `ConvertOptions.__post_init__`; what needs the source's dtype
 and samples is judged by `codecs.resolve`. Deep code never re-checks or re-defaults.
 """
@@ -7,40 +10,77 @@ and samples is judged by `codecs.resolve`. Deep code never re-checks or re-defau
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
-from slidewright.errors import OptionError
+from slidewright.errors import OptionError, did_you_mean
+from slidewright.option import ENCODING, FINISHING, REREADING, Option, says
+from slidewright.option_text import (
+    parse_bytes,
+    read_background,
+    read_colormap,
+    read_mpp,
+    read_number,
+    read_one_of,
+    read_seconds,
+    read_whole,
+    read_words,
+    read_yes_or_no,
+)
 
 KINDS = ("rgb", "rgba", "grey", "multichannel", "labels", "binary")
 RESAMPLINGS = ("mean", "median", "nearest", "mode", "max", "min")
 MASK_RESAMPLINGS = ("nearest", "mode", "max", "min")  # never make a value that was not there
 SUBSAMPLINGS = ("420", "422", "444")
+ALPHAS = ("keep", "compose")
 ENGINES = ("processes", "dask")
 ON_CORRUPT = ("error", "fill")
+FLAVOURS = ("generic", "aperio")
+KEEP_METADATA = ("none", "allowed", "all")
+ASSOCIATED = ("thumbnail", "label", "macro")
 MAX_TILE = 4096
-
 Color = str | tuple[int, int, int]
 """A colour name or "#rrggbb" as Pillow's ImageColor reads them, or (red, green, blue) of 0 to 255."""
 
-_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+
+def _read_subsampling(text: str) -> str:
+    """ "420", or as written elsewhere "4:2:0"."""
+    return read_one_of(*SUBSAMPLINGS)(text.replace(":", ""))
 
 
-def parse_bytes(text: str | int) -> int:
-    """A number of bytes from 4000000000, "4GB" (10^9) or "4GiB" (2^30); raises OptionError."""
-    if isinstance(text, int):
-        value = text
-    else:
-        match = _BYTES.fullmatch(text)
-        if match is None:
-            raise OptionError(f"memory {text!r} is not a size; write for example 4GB or 512MiB")
-        number, prefix, binary = match.groups()
-        value = int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " "))
-    if value <= 0:
-        raise OptionError(f"memory {text!r} must be more than nothing")
-    return value
+_SELECT: dict[str, Any] = {
+    **{"group": "Source", "parse": read_whole, "metavar": "N"},
+    "takers": ENCODING - {"PyramidWriter"},
+}
+_FINISH: dict[str, Any] = {
+    **{"group": "File", "parse": read_yes_or_no, "given": True},
+    **{"changes_output": False, "takers": FINISHING},
+}
+_SAID: dict[str, Any] = {"group": "Metadata", "default": "the source's"}
+_RUN: dict[str, Any] = {"group": "Run", "changes_output": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which image of a source with several to read; the largest where nothing is given."""
+
+    page: int | None = field(
+        default=None, metadata=says("Page of a TIFF source, instead of a series and level.", default="none", **_SELECT)
+    )
+    series: int | None = field(
+        default=None, metadata=says("Series of a TIFF or zarr source.", default="0, the first", **_SELECT)
+    )
+    level: int | None = field(
+        default=None, metadata=says("Level of the source to read.", default="0, the largest", **_SELECT)
+    )
+
+    @property
+    def given(self) -> dict[str, int]:
+        """What was given, as JSON can hold it and `Selection(**given)` takes it."""
+        values = {"page": self.page, "series": self.series, "level": self.level}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,109 +90,335 @@ class ConvertOptions:
     Raises OptionError, naming the option and what it accepts.
     """
 
-    tile_size: int = 512
-    """Tile side in pixels, a multiple of 16 up to 4096."""
-    compression: str | None = None
-    """A name or alias of the compression table; default "jpeg" for RGB and grey of uint8, else "deflate"."""
-    quality: int | None = None
-    """Quality of a lossy compression, see the compression table. Only for lossy ones."""
-    level: int | None = None
-    """Effort of a lossless compression, see the compression table. Only for lossless ones."""
-    subsampling: str | None = None
-    """JPEG chroma subsampling of RGB: "420" (default), "422", "444"."""
-    predictor: bool | None = None
-    """Horizontal differencing (TIFF 6.0 section 14; of float, Adobe's technical note 3) before lzw, deflate or zstd;
-    default on for images of integers, off for float, labels and binary masks.
-    """
-    kind: str | None = None
-    """What the pixels are: "rgb", "rgba", "grey", "multichannel" (planes of their own), "labels" (annotations),
-    "binary" (a mask); default by the source, its dtype and samples, and "labels" where there is a colormap.
-    """
-    colormap: Mapping[int, Color] | Sequence[Color] | None = None
-    """Colours of labels: index to colour name or (red, green, blue); a label beyond its last index is an error."""
-    alpha: str = "keep"
-    """What becomes of the alpha of RGBA: "keep", or "compose" on `background`."""
-    background: Color | int | float | None = None
-    """Colour, or value, of what has no pixels: tiles never written, and what alpha is composed on; default white for
-    RGB and RGBA, or the source's own; 0 for anything else.
-    """
-    bits: int | None = None
-    """Bits a pixel of a binary mask: 1 or 8; default 1 for CCITT, else 8."""
-    levels: int | None = None
-    """Number of levels; default until both sides fit in one tile."""
-    resampling: str | None = None
-    """How a level is made from the one below: "mean", "median", "nearest" (top left), "mode", "max", "min"; default
-    "mean", and "nearest" for labels and binary masks, of which only the last four make no new values.
-    """
-    mpp: float | tuple[float, float] | None = None
-    """Micrometres a pixel of level 0, one number or (x, y); default the source's own."""
-    description: str | None = None
-    """ImageDescription of level 0; default the source's own."""
-    format: str | None = None
-    """What to write, such as "tiff"; default by the destination's suffix, else a TIFF."""
-    strict: bool = False
-    """Of an OME-TIFF: leave out the copies of the levels that readers without OME need, such as OpenSlide."""
-    bigtiff: bool = True
-    """BigTIFF; False writes classic TIFF and fails cleanly if it does not fit in 4 GB."""
-    overwrite: bool = False
-    """Replace an existing destination (at the very end, in one step)."""
-    verify: bool = False
-    """Decode every tile of the output before it gets its name."""
-    n_workers: int | None = None
-    """Worker processes; 0 works in this process; default as many as this process may use."""
-    memory: str | int | None = None
-    """Budget for all processes of the run together, such as "4GB"; default what is free."""
-    block_tiles: int | None = None
-    """Block side in tiles, a power of two; default by tile size and memory. Never changes the output."""
-    scratch: str | os.PathLike[str] | None = None
-    """Folder for temporary level stores; default the system's temporary folder (TMPDIR)."""
-    timeout: float | None = None
-    """Seconds that a worker may take for one block, after which it is killed and the block done again; default no
-    limit.
-    """
-    on_corrupt: str = "error"
-    """What a tile of the source that does not decode is: "error" ends the run and names it, "fill" paints it with the
-    background.
-    """
-
-    resume: bool = False
-    """Keep finished parts in the folder DST.shards until the file is complete, and go on from those that are there."""
-    engine: str = "processes"
-    """Who encodes: "processes" of this machine, or "dask", the workers of a Dask cluster."""
-    dask: object = None
-    """The scheduler's address, or a `distributed.Client`; None lets Dask's configuration decide."""
+    tile_size: int = field(
+        default=512,
+        metadata=says(
+            "Tile side in pixels, a multiple of 16 up to 4096.", "Compression", parse=read_whole, metavar="N"
+        ),
+    )
+    compression: str | None = field(
+        default=None,
+        metadata=says(
+            "How tiles are compressed: a name or alias of the compression table.",
+            "Compression",
+            metavar="NAME",
+            default="jpeg for RGB and grey of 8 bits, else deflate",
+        ),
+    )
+    quality: int | None = field(
+        default=None,
+        metadata=says(
+            "Quality of a lossy compression.",
+            "Compression",
+            parse=read_whole,
+            metavar="Q",
+            more="Only for lossy ones; range and default are the compression's.",
+        ),
+    )
+    effort: int | None = field(
+        default=None,
+        metadata=says(
+            "Effort of a lossless compression: more is slower and smaller.",
+            "Compression",
+            parse=read_whole,
+            metavar="N",
+            more="Only for lossless ones; range and default are the compression's.",
+        ),
+    )
+    subsampling: str | None = field(
+        default=None,
+        metadata=says(
+            "JPEG chroma subsampling of RGB.",
+            "Compression",
+            parse=_read_subsampling,
+            choices=SUBSAMPLINGS,
+            default="420",
+        ),
+    )
+    predictor: bool | None = field(
+        default=None,
+        metadata=says(
+            "Horizontal differencing before lzw, deflate or zstd.",
+            "Compression",
+            parse=read_yes_or_no,
+            flag="--predictor/--no-predictor",
+            given=True,
+            default="on for images of integers, off for float, labels and binary masks",
+            more="See TIFF 6.0, section 14; of float, Adobe's technical note 3.",
+        ),
+    )
+    kind: str | None = field(
+        default=None,
+        metadata=says(
+            "What the pixels are.",
+            "Pixels",
+            choices=KINDS,
+            default="by the source, its dtype and samples",
+            more='"multichannel" has planes of their own, "labels" are annotations (the default with a colormap), '
+            '"binary" is a mask.',
+        ),
+    )
+    colormap: Mapping[int, Color] | Sequence[Color] | None = field(
+        default=None,
+        metadata=says(
+            "Palette of labels: 0=white,1=red,..., or a JSON file of it.",
+            "Pixels",
+            parse=read_colormap,
+            metavar="LIST|FILE",
+            more="In Python: index to colour name or (red, green, blue). A label beyond its last index is an error.",
+        ),
+    )
+    alpha: str = field(
+        default="keep", metadata=says("What becomes of alpha; compose it on background.", "Pixels", choices=ALPHAS)
+    )
+    background: Color | int | float | None = field(
+        default=None,
+        metadata=says(
+            "Colour, or value, of what has no pixels, and what alpha is composed on.",
+            "Pixels",
+            parse=read_background,
+            metavar="COLOUR",
+            default="white for RGB and RGBA, or the source's own; 0 for anything else",
+            more="In a `PyramidWriter` that of tiles never written.",
+        ),
+    )
+    bits: int | None = field(
+        default=None,
+        metadata=says(
+            "Bits a pixel of a binary mask.", "Pixels", parse=read_whole, metavar="1|8", default="CCITT 1, else 8"
+        ),
+    )
+    levels: int | None = field(
+        default=None,
+        metadata=says(
+            "Number of levels.", "Levels", parse=read_whole, metavar="N", default="until both sides fit in one tile"
+        ),
+    )
+    resampling: str | None = field(
+        default=None,
+        metadata=says(
+            "How a level is made from the one below.",
+            "Levels",
+            choices=RESAMPLINGS,
+            default="mean; of labels and masks nearest",
+            more='"nearest" takes the top left pixel. Of labels and binary masks only nearest, mode, max and min are '
+            "taken, which make no new values.",
+        ),
+    )
+    mpp: float | tuple[float, float] | None = field(
+        default=None,
+        metadata=says(
+            "Micrometres a pixel of level 0, one number or X,Y.",
+            "Metadata",
+            parse=read_mpp,
+            metavar="UM",
+            default="the source's",
+        ),
+    )
+    description: str | None = field(
+        default=None, metadata=says("ImageDescription of level 0.", "Metadata", metavar="TEXT", default="the source's")
+    )
+    objective_power: float | None = field(
+        default=None,
+        metadata=says("Magnification of the objective, such as 20.", parse=read_number, metavar="N", **_SAID),
+    )
+    channel_names: Sequence[str] | None = field(
+        default=None,
+        metadata=says("Names of the channels, such as DAPI,CD3.", parse=read_words, metavar="LIST", **_SAID),
+    )
+    channel_colors: Sequence[Color] | None = field(
+        default=None,
+        metadata=says(
+            "Colours to show the channels in, such as blue,#00ff00.", parse=read_words, metavar="LIST", **_SAID
+        ),
+    )
+    keep_metadata: str = field(
+        default="allowed",
+        metadata=says(
+            "What the source says of itself: allowed keeps optics, geometry and scanner, all what may identify as well.",
+            "Metadata",
+            choices=KEEP_METADATA,
+            more="User, barcode, case, file name and date are kept by all alone.",
+        ),
+    )
+    associated: Sequence[str] | None = field(
+        default=None,
+        metadata=says(
+            "Images to write beside the levels: thumbnail,label,macro, or none.",
+            "Metadata",
+            parse=read_words,
+            metavar="LIST",
+            default="a thumbnail in the Aperio flavour, else none",
+            more="The thumbnail is made of the levels, label and macro are the source's; they may show who the patient is.",
+        ),
+    )
+    label: str | os.PathLike[str] | None = field(
+        default=None,
+        metadata=says(
+            "An image file to write as the label, instead of the source's.", "Metadata", metavar="IMAGE", default="none"
+        ),
+    )
+    format: str | None = field(
+        default=None,
+        metadata=says(
+            "What to write, such as tiff.", "File", metavar="NAME", default="by the destination's suffix, else a TIFF"
+        ),
+    )
+    flavour: str = field(
+        default="generic",
+        metadata=says(
+            "How a TIFF says what it is: generic, or aperio, as slide viewers know it.", "File", choices=FLAVOURS
+        ),
+    )
+    strict: bool = field(
+        default=False,
+        metadata=says(
+            "Leave the copies of the levels out of an OME-TIFF, which readers without OME need, such as OpenSlide.",
+            "File",
+            parse=read_yes_or_no,
+            given=True,
+        ),
+    )
+    bigtiff: bool = field(
+        default=True,
+        metadata=says(
+            "Classic TIFF instead of BigTIFF; fails cleanly if it does not fit in 4 GB.",
+            "File",
+            parse=read_yes_or_no,
+            flag="--classic",
+            given=False,
+        ),
+    )
+    overwrite: bool = field(
+        default=False, metadata=says("Replace an existing destination, at the very end and in one step.", **_FINISH)
+    )
+    verify: bool = field(
+        default=False, metadata=says("Decode every tile of the output before it gets its name.", **_FINISH)
+    )
+    n_workers: int | None = field(
+        default=None,
+        metadata=says(
+            "Worker processes; 0 works in this process.",
+            parse=read_whole,
+            metavar="N",
+            flag="--workers",
+            default="usable CPUs",
+            takers=ENCODING | FINISHING,
+            column=False,
+            **_RUN,
+        ),
+    )
+    memory: str | int | None = field(
+        default=None,
+        metadata=says(
+            "Budget for all processes of the run together, such as 4GB.",
+            metavar="SIZE",
+            default="what is free",
+            takers=ENCODING | FINISHING,
+            **_RUN,
+        ),
+    )
+    block_tiles: int | None = field(
+        default=None,
+        metadata=says(
+            "Block side in tiles, a power of two; never changes the output.",
+            parse=read_whole,
+            metavar="N",
+            default="by tile size and memory",
+            **_RUN,
+        ),
+    )
+    scratch: str | os.PathLike[str] | None = field(
+        default=None,
+        metadata=says(
+            "Folder for temporary levels.",
+            metavar="DIR",
+            default="TMPDIR, the system's temporary folder",
+            takers=ENCODING | FINISHING,
+            **_RUN,
+        ),
+    )
+    timeout: float | None = field(
+        default=None,
+        metadata=says(
+            "Seconds a worker may take for one block; then it is killed and the block done again.",
+            parse=read_seconds,
+            metavar="SECONDS",
+            default="no limit",
+            takers=ENCODING | FINISHING,
+            **_RUN,
+        ),
+    )
+    on_corrupt: str = field(
+        default="error",
+        metadata=says(
+            "What to do about a tile of the source that does not decode: end and name it, or fill in the background.",
+            "Source",
+            choices=ON_CORRUPT,
+        ),
+    )
+    resume: bool = field(
+        default=False,
+        metadata=says(
+            "Keep finished parts in the folder DST.shards until DST is complete; run again to go on after a kill.",
+            parse=read_yes_or_no,
+            given=True,
+            takers=REREADING,
+            **_RUN,
+        ),
+    )
+    engine: str = field(
+        default="processes",
+        metadata=says(
+            "Who encodes: processes of this machine, or dask, the workers of a Dask cluster.",
+            choices=ENGINES,
+            flag=None,
+            more="On the command line --dask chooses it.",
+            takers=REREADING,
+            column=False,
+            **_RUN,
+        ),
+    )
+    dask: object = field(
+        default=None,
+        metadata=says(
+            "Address of the scheduler of the Dask cluster to encode on.",
+            metavar="ADDRESS",
+            more='In Python with engine="dask", also a `distributed.Client`; None lets Dask\'s configuration decide.',
+            takers=REREADING,
+            column=False,
+            **_RUN,
+        ),
+    )
 
     def __post_init__(self) -> None:
-        self._check_integer("tile_size", self.tile_size, 16, MAX_TILE)
+        self._check_integer("tile_size", 16, MAX_TILE)
         if self.tile_size % 16:
             raise OptionError(
                 f"tile_size {self.tile_size} is not a multiple of 16, which TIFF 6.0 (section 15) asks for"
             )
-        if self.quality is not None:
-            self._check_integer("quality", self.quality, 1, 100)
-        if self.levels is not None:
-            self._check_integer("levels", self.levels, 1, 32)
-        if self.n_workers is not None:
-            self._check_integer("n_workers", self.n_workers, 0, 1024)
-        if self.block_tiles is not None:
-            self._check_integer("block_tiles", self.block_tiles, 1, 256)
-            if self.block_tiles & (self.block_tiles - 1):
-                raise OptionError(f"block_tiles {self.block_tiles} is not a power of two")
-        if self.resampling is not None:
-            self._check_choice("resampling", self.resampling, RESAMPLINGS)
-        self._check_choice("engine", self.engine, ENGINES)
+        self._check_integer("quality", 1, 100)
+        self._check_integer("levels", 1, 32)
+        self._check_integer("n_workers", 0, 1024)
+        self._check_integer("block_tiles", 1, 256)
+        if self.block_tiles is not None and self.block_tiles & (self.block_tiles - 1):
+            raise OptionError(f"block_tiles {self.block_tiles} is not a power of two")
+        for name, option in OPTIONS.items():
+            if option.choices:
+                self._check_choice(name, option.choices)
+        for name in self.associated or ():
+            if name not in ASSOCIATED:
+                raise OptionError(f"associated {name!r} is not known; choose of {', '.join(ASSOCIATED)}, or none")
+        if self.objective_power is not None and not 0 < self.objective_power < 1e4:
+            raise OptionError(f"objective_power {self.objective_power!r} must be a magnification such as 20")
+        if self.label is not None and not Path(self.label).is_file():
+            raise OptionError(f"label {os.fspath(self.label)!r} is no file; give an image")
         if self.dask is not None and self.engine != "dask":
             raise OptionError('dask names a cluster; give engine="dask" with it')
-        if self.kind is not None:
-            self._check_choice("kind", self.kind, KINDS)
-        self._check_choice("alpha", self.alpha, ("keep", "compose"))
         if self.bits not in (None, 1, 8):
             raise OptionError(f"bits {self.bits!r} must be 1 or 8")
-        self._check_choice("on_corrupt", self.on_corrupt, ON_CORRUPT)
         if self.timeout is not None and not (isinstance(self.timeout, (int, float)) and 0 < self.timeout < 1e9):
             raise OptionError(f"timeout {self.timeout!r} must be a positive number of seconds")
-        if self.subsampling is not None:
-            self._check_choice("subsampling", self.subsampling, SUBSAMPLINGS)
         if self.memory is not None:
             parse_bytes(self.memory)
         for value in self.mpp_xy or ():
@@ -177,12 +443,58 @@ class ConvertOptions:
         """`memory` in bytes, or None."""
         return None if self.memory is None else parse_bytes(self.memory)
 
-    @staticmethod
-    def _check_integer(name: str, value: object, low: int, high: int) -> None:
+    def _check_integer(self, name: str, low: int, high: int) -> None:
+        value = getattr(self, name)
+        if value is None and DEFAULTS[name] is None:
+            return
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise OptionError(f"{name} {value!r} must be a whole number from {low} to {high}")
 
-    @staticmethod
-    def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value is None and DEFAULTS[name] is None:
+            return
         if not isinstance(value, str) or value not in choices:
-            raise OptionError(f"{name} {value!r} is not known; choose one of {', '.join(choices)}")
+            near = did_you_mean(value, choices) if isinstance(value, str) else ""
+            raise OptionError(f"{name} {value!r} is not known; choose one of {', '.join(choices)}{near}")
+
+
+OPTIONS: Mapping[str, Option] = {
+    field.name: replace(field.metadata["option"], name=field.name) for field in fields(ConvertOptions)
+}
+"""The fields of `ConvertOptions`."""
+SELECTION: Mapping[str, Option] = {
+    field.name: replace(field.metadata["option"], name=field.name) for field in fields(Selection)
+}
+"""The fields of `Selection`."""
+DEFAULTS: Mapping[str, Any] = {field.name: field.default for field in fields(ConvertOptions)}
+
+
+def taken_by(taker: str) -> dict[str, Option]:
+    """The options of `ConvertOptions` that a verb or function takes."""
+    return {name: option for name, option in OPTIONS.items() if taker in option.takers}
+
+
+def make_options(given: Mapping[str, object], taker: str | None = None) -> ConvertOptions:
+    """The options as a validated value.
+
+    Raises
+    ------
+    OptionError
+        For a name that is not known, or not for this taker; the message says what may have been meant.
+    """
+    known = OPTIONS if taker is None else taken_by(taker)
+    for name in given:
+        if name not in known:
+            raise OptionError(_unknown(name, known, taker))
+    values: dict[str, Any] = dict(given)
+    return ConvertOptions(**values)
+
+
+def _unknown(name: str, known: Collection[str], taker: str | None) -> str:
+    if name in OPTIONS or name in SELECTION:
+        return f"option {name!r} is not for {taker or 'this'}, which takes {', '.join(known)}; leave it out"
+    for option in (*OPTIONS.values(), *SELECTION.values()):
+        if "--" + name.replace("_", "-") in option.flags:
+            return f"option {name!r} is the command line's {option.flags[0]}; here it is {option.name}"
+    return f"option {name!r} is not known; known are {', '.join(known)}{did_you_mean(name, (*known, *SELECTION))}"

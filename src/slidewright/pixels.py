@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,29 +85,6 @@ def parse_colormap(colormap: Mapping[int, Color] | Sequence[Color]) -> Colormap:
     colors = {int(index): parse_color(color, f"colormap[{index}]") for index, color in items.items()}
     wide = {index: (red * 257, green * 257, blue * 257) for index, (red, green, blue) in colors.items()}
     return tuple(wide.get(index, (0, 0, 0)) for index in range(max(wide) + 1))
-
-
-def read_colormap(text: str) -> dict[int, str]:
-    """A palette as a line of text, "0=white,1=red", or the path of a JSON file of it: {"0": "white", "1": "red"}."""
-    if "=" not in text:
-        return _from_json(text)
-    pairs = [part.split("=", 1) for part in text.split(",") if part.strip()]
-    try:
-        return {int(index): color.strip() for index, color in pairs}
-    except ValueError:
-        raise OptionError(f"{text!r} is not a list such as 0=white,1=red,2=#00ff00") from None
-
-
-def _from_json(path: str) -> dict[int, str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return {int(index): color for index, color in json.load(file).items()}
-    except OSError as error:
-        raise OptionError(
-            f"{path!r} can't be read ({error.strerror}); give a list such as 0=white,1=red, or a JSON file of it"
-        ) from error
-    except (ValueError, AttributeError) as error:
-        raise OptionError(f'{path!r} is not JSON such as {{"0": "white", "1": "red"}}') from error
 
 
 def _is_whole(value: object) -> bool:

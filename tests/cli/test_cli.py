@@ -64,9 +64,9 @@ def test_options_not_given_are_left_to_the_library(converter: Converter) -> None
 
 def test_every_option_reaches_the_library(converter: Converter) -> None:
     line = (
-        "convert a b --tile-size 256 --compression deflate --quality 80 --level 9 --subsampling 4:4:4 --predictor "
+        "convert a b --tile-size 256 --compression deflate --quality 80 --effort 9 --subsampling 4:4:4 --predictor "
         "--workers 3 --levels 4 --mpp 0.25,0.5 --memory 4GB --resampling max --description text --classic --overwrite "
-        "--verify --quiet --page 1 --series 2 --source-level 3 --block-tiles 4 --scratch /tmp"
+        "--verify --quiet --page 1 --series 2 --level 3 --block-tiles 4 --scratch /tmp"
     )
     assert main(line.split()) == 0
     assert converter.arguments == {
@@ -76,7 +76,7 @@ def test_every_option_reaches_the_library(converter: Converter) -> None:
         "tile_size": 256,
         "compression": "deflate",
         "quality": 80,
-        "level": 9,
+        "effort": 9,
         "subsampling": "444",
         "predictor": True,
         "n_workers": 3,
@@ -90,7 +90,7 @@ def test_every_option_reaches_the_library(converter: Converter) -> None:
         "verify": True,
         "page": 1,
         "series": 2,
-        "level_index": 3,
+        "level": 3,
         "block_tiles": 4,
         "scratch": "/tmp",
     }

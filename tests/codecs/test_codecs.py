@@ -76,12 +76,12 @@ def test_unknown_compression_names_them_all() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"compression": "webp", "level": 3}, "level does not apply to compression 'webp'; use quality, 1 to 100"),
-        ({"compression": "zstd", "quality": 90}, "quality does not apply to compression 'zstd'; use level, 1 to 22"),
-        ({"compression": "lzw", "level": 3}, "level does not apply to compression 'lzw'; leave it out"),
+        ({"compression": "webp", "effort": 3}, "effort does not apply to compression 'webp'; use quality, 1 to 100"),
+        ({"compression": "zstd", "quality": 90}, "quality does not apply to compression 'zstd'; use effort, 1 to 22"),
+        ({"compression": "lzw", "effort": 3}, "effort does not apply to compression 'lzw'; leave it out"),
         ({"compression": "jpeg2000", "quality": 80}, "quality does not apply to compression 'jpeg2000'; leave it out"),
-        ({"compression": "deflate", "level": 13}, "level 13 is out of range for 'deflate': 1 to 12"),
-        ({"compression": "webp-lossless", "level": -1}, "level -1 is out of range for 'webp-lossless': 0 to 6"),
+        ({"compression": "deflate", "effort": 13}, "effort 13 is out of range for 'deflate': 1 to 12"),
+        ({"compression": "webp-lossless", "effort": -1}, "effort -1 is out of range for 'webp-lossless': 0 to 6"),
         (
             {"compression": "png", "predictor": True},
             "does not apply to compression 'png', only to zstd, deflate, lzw",
@@ -148,7 +148,7 @@ def test_level_reaches_the_codec(name: str) -> None:
     assert effort is not None
     rng = np.random.default_rng(2)
     pixels = np.cumsum(rng.integers(-2, 3, (64, 64, 3)), axis=1).astype(np.uint8)
-    fast, small = (len(encode(pixels, compression=name, level=level)) for level in (effort.low, effort.high))
+    fast, small = (len(encode(pixels, compression=name, effort=value)) for value in (effort.low, effort.high))
     assert small < fast
 
 

@@ -17,7 +17,7 @@ from slidewright.codecs import CODECS
 from slidewright.errors import OptionError
 from slidewright.formats.tiff_tags import COMPRESSION
 from slidewright.geometry import Size
-from slidewright.inspection.info import describe
+from slidewright.inspection.info import info
 from slidewright.inspection.verify import verify_file
 from slidewright.sources.base import SourceInfo
 from slidewright.sources.open import open_source
@@ -39,7 +39,7 @@ def test_every_level_is_right_or_the_pixels_are_refused(compression: str, cell: 
     assert cell in ACCEPTED[compression]
     method = "nearest" if options.get("kind") in ("labels", "binary") or "colormap" in options else "mean"
     _check_levels(path, oracle.pyramid(pixels, 64, method), LOSSY.get(compression))
-    found = describe(path)
+    found = info(path)
     assert {level.compression for level in found.levels} == {compression}
     check_readers(path, compression, cell, 1 if found.dtype == "bool" else 8)
     report = verify_file(path, against=open_source(array), resampling=method, n_workers=1)
@@ -75,7 +75,7 @@ def test_single_bits_through_processes_and_other_readers(
     with tifffile.TiffFile(path) as tiff:
         for page in tiff.pages:
             assert (page.bitspersample, int(page.compression)) == (1, COMPRESSION[compression])
-    assert describe(path).dtype == "bool"
+    assert info(path).dtype == "bool"
     readers = [pages.by_tifffile, pages.by_pillow, *([pages.by_libtiff] if pages.LIBTIFF else [])]
     if compression != "zstd":  # pyvips' binary has none
         readers.append(pages.by_libvips)

@@ -15,10 +15,12 @@ from written import digest
 
 import slidewright
 from slidewright.cli.main import main
-from slidewright.conversions.conversion import Conversion
+from slidewright.conversions.conversion import Conversion, decide
 from slidewright.conversions.manifest import parse_cell
-from slidewright.conversions.opening import make_launcher, make_options
+from slidewright.conversions.opening import make_launcher
 from slidewright.errors import CorruptTileError, OptionError
+from slidewright.options import make_options
+from slidewright.sources.open import open_source
 
 OPTIONS = {"n_workers": 0, "tile_size": 64}
 
@@ -59,7 +61,7 @@ def test_folder_becomes_files_equal_to_those_of_convert(tmp_path, slides):
 def test_columns_of_a_manifest_override_the_options_of_the_batch(tmp_path, slides):
     path = manifest_of(
         tmp_path,
-        "source, destination, compression, level, mpp, verify\n"
+        "source, destination, compression, effort, mpp, verify\n"
         "slides/slide0.tif, a.tif, , , , \n"
         'slides/slide1.tif, b.tif, deflate, 9, "0.25,0.5", yes\n',
     )
@@ -155,6 +157,8 @@ def test_one_helper_process_serves_all_slides(tmp_path, slides):
         ("source\na.tif\n", "no column 'destination'"),
         ("source,destination\n", "no row"),
         ("source,destination,colour\na,b,c\n", "column 'colour' is not known"),
+        ("source,destination,qualty\na,b,80\n", "column 'qualty' is not known; .*did you mean 'quality'"),
+        ("source,destination,tile_size\na,b,big\n", "row 2: tile_size 'big' must be a whole number"),
         ("source,destination,n_workers\na,b,2\n", "'n_workers' is for the whole batch; give it as --workers"),
         ("source,destination,quality\na,b,90\nc,d,high\n", "row 3: quality 'high' must be a whole number"),
         ("source,destination,verify\na,b,maybe\n", "row 2: verify 'maybe' must be yes or no"),
@@ -229,13 +233,13 @@ def test_launcher_outlives_a_conversion_unless_it_failed(tmp_path, fails):
             assert list(tmp_path.glob(".out.tif.*.lock"))  # what is removed last is still there
             self._launcher.close()
 
-    source = SlowSource(200, 200, fault="corrupt" if fails else "")
+    source = open_source(SlowSource(200, 200, fault="corrupt" if fails else ""))
     options = make_options({**OPTIONS, "n_workers": 1})
     with make_launcher(options) as launcher:
         watched = Watched(launcher)
         with (
             pytest.raises(CorruptTileError) if fails else contextlib.nullcontext(),
-            Conversion(source, tmp_path / "out.tif", options, None, 0.0) as conversion,
+            Conversion(decide(source, options, 0.0), tmp_path / "out.tif", options) as conversion,
         ):
             conversion.run(watched, None)
     assert watched.closed == fails

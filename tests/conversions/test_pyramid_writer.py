@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import tifffile
+from children import heed_ctrl_c, named
 from written import assert_levels_equal_oracle, digest, image
 
 import slidewright
@@ -240,8 +241,6 @@ def test_region_after_tiles_is_refused(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are threads where there is no fork")
 def test_killed_workers_do_not_lose_a_tile(tmp_path):
-    from children import named
-
     pixels = image(900, 900)
 
     def slowly():
@@ -287,6 +286,7 @@ def test_workers_run_while_the_caller_is_in_a_thread(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are threads where there is no fork")
+@pytest.mark.alone
 @pytest.mark.parametrize("overlap", ["refuse", "replace"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_ended_caller_leaves_nothing(tmp_path, overlap, number):
@@ -306,9 +306,9 @@ def test_ended_caller_leaves_nothing(tmp_path, overlap, number):
                     print("under way", flush=True)
         """
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    line = [sys.executable, "-c", script]
+    process = subprocess.Popen(line, cwd=tmp_path, preexec_fn=heed_ctrl_c, **pipes)
     assert process.stdout.readline() == b"under way\n"
     family = psutil.Process(process.pid).children(recursive=True)
     assert family

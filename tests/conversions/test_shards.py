@@ -205,14 +205,14 @@ def test_assemble_refuses_what_shards_decide_and_what_is_no_folder_of_shards(tmp
     with pytest.raises(ShardError, match="is not a folder of shards"):
         slidewright.assemble(tmp_path, tmp_path / "out.tif")
     make_shards(tmp_path / "shards", 1)
-    with pytest.raises(OptionError, match="'quality' is not one of"):
+    with pytest.raises(OptionError, match="'quality' is not for assemble"):
         slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", source=SOURCE, quality=50)
     with pytest.raises(OptionError, match="without a path"):
         slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif")
     (tmp_path / "out.tif").write_bytes(b"precious")
     with pytest.raises(DestinationError, match="exists"):
         slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", source=SOURCE)
-    (tmp_path / "shards" / "job.json").write_text(json.dumps({"version": 1}))
+    (tmp_path / "shards" / "job.json").write_text(json.dumps({"version": 2}))
     with pytest.raises(ShardError, match=r"job\.json' can't be read"):
         slidewright.assemble(tmp_path / "shards", tmp_path / "new.tif", source=SOURCE)
 

@@ -21,7 +21,7 @@ from slidewright.geometry import Size
 from slidewright.options import ConvertOptions
 from slidewright.shards.file import read_index
 from slidewright.shards.folder import ShardFolder, share, share_of
-from slidewright.sources.base import SourceInfo
+from slidewright.sources.base import Source, SourceInfo
 from slidewright.sources.open import open_source
 
 HEIGHT, WIDTH = 300, 420
@@ -91,7 +91,7 @@ def test_shards_and_resume_make_the_same_file_of_every_kind(tmp_path, name):
 @pytest.mark.parametrize(("name", "planes", "band"), [("planar", 5, 1), ("interleaved", 5, 5)])
 def test_shared_reduced_level_holds_every_plane(tmp_path, name, planes, band):
     source, options = make_source(tmp_path, name)
-    plan = decide(open_source(source), ConvertOptions(**options)).plan
+    plan = decide(open_source(source), ConvertOptions(**options), 0.0).plan
     assert (plan.planes, plan.band) == (planes, band)
     for index in range(2):
         slidewright.shard(source, tmp_path / "shards", index=index, count=2, n_workers=0, **options)
@@ -139,16 +139,19 @@ def test_palette_written_otherwise_is_the_same_and_another_colour_is_not(tmp_pat
         )
 
 
-class Described:
+class Described(Source):
     """A source of which only the description is asked for."""
 
-    info = SourceInfo("described", "tiff", Size(8192, 8192), 1, "float32")
+    info = SourceInfo("described", "tiff", Size(8192, 8192), 1, "float32", worker_bytes=0)
+
+    def open(self):
+        raise NotImplementedError
 
 
 def test_blocks_of_shards_do_not_depend_on_the_memory_of_a_machine():
     def blocks(megabytes, planned_workers=None):
         options = ConvertOptions(tile_size=1024, compression="zstd", n_workers=1, memory=f"{megabytes}MB")
-        return [pas.block_tiles for pas in decide(Described(), options, planned_workers).plan.passes]
+        return [pas.block_tiles for pas in decide(Described(), options, 0.0, planned_workers).plan.passes]
 
     def feasible(megabytes):
         try:

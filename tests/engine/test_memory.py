@@ -13,6 +13,7 @@ from fake_sources import BlankSource
 import slidewright
 from slidewright.system.limits import proportional_memory
 
+pytestmark = pytest.mark.alone
 needs_pss = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's smaps_rollup")
 
 

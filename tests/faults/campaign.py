@@ -15,7 +15,7 @@ import tifffile
 
 import slidewright
 
-OPTIONS = {"tile_size": 64, "compression": "deflate", "level": 1, "block_tiles": 2}
+OPTIONS = {"tile_size": 64, "compression": "deflate", "effort": 1, "block_tiles": 2}
 
 
 class Campaign:

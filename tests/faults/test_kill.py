@@ -104,6 +104,8 @@ def one_try(campaign, folder, source, seconds) -> str:
     return f"{victim if killed else 'nobody'} killed, run {ended}"
 
 
+@pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.timeout(7200)
 def test_kill_campaign(tmp_path):
     campaign = Campaign("kill", short=40, long=1000)

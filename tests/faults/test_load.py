@@ -13,7 +13,7 @@ from faults.campaign import OPTIONS, Campaign, clean_digest, digest, make_slide,
 
 import slidewright
 
-pytestmark = pytest.mark.timeout(7200)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(7200)]
 
 
 def test_many_conversions_at_once(tmp_path):
@@ -22,7 +22,7 @@ def test_many_conversions_at_once(tmp_path):
     slide = make_slide(tmp_path / "slide.tif", 900, 1200)
     (tmp_path / "scratch").mkdir()
     line = [sys.executable, "-m", "slidewright", "convert", str(slide), "--scratch", str(tmp_path / "scratch"), "-q"]
-    line += ["--tile-size", "64", "--compression", "deflate", "--level", "1", "--block-tiles", "2", "--workers", "2"]
+    line += ["--tile-size", "64", "--compression", "deflate", "--effort", "1", "--block-tiles", "2", "--workers", "2"]
     outputs = [tmp_path / f"{number}.tif" for number in range(campaign.tries)]
     runs = [subprocess.Popen([*line, str(out)], stderr=subprocess.PIPE, text=True) for out in outputs]
     errors = [run.communicate(timeout=600)[1] for run in runs]
@@ -75,7 +75,7 @@ def test_forty_gigapixels_in_flat_memory(tmp_path):
     peaks = []
     for side in (10_000, 20_000 * campaign.tries if campaign.long else 20_000):
         report = slidewright.convert(
-            BlankSource(side), tmp_path / "out.tif", n_workers=2, compression="zstd", level=1, overwrite=True
+            BlankSource(side), tmp_path / "out.tif", n_workers=2, compression="zstd", effort=1, overwrite=True
         )
         peaks.append(report.peak_memory)
         rate, size = report.megapixels_per_second, report.bytes / 1e6

@@ -20,6 +20,7 @@ from faults.test_io import can_mount
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them"),
+    pytest.mark.alone,
     pytest.mark.timeout(600),
 ]
 MIB = 1 << 20
@@ -38,7 +39,7 @@ def command(slide, out, *options) -> list[str]:
         *map(str, line),
         "--compression",
         "deflate",
-        "--level",
+        "--effort",
         "1",
         "--workers",
         "2",

@@ -63,6 +63,8 @@ def convert_somehow(number: int, good: Path, bad: Path, out: Path) -> str:
     raise AssertionError("nothing happened")
 
 
+@pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.timeout(7200)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_soak(tmp_path):

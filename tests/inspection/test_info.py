@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from slidewright.errors import SourceError
-from slidewright.inspection.info import describe
+from slidewright.inspection.info import info
 from slidewright.tiff.directories import is_tiff
 
 SLIDE = Path(__file__).parents[3] / "shared" / "data" / "CMU-1-Small-Region.svs"
@@ -36,7 +36,7 @@ def write(path: Path, *, description: str = "a slide", **options: Any) -> Path:
 
 
 def test_levels_and_mpp_of_a_tiff(tmp_path: Path) -> None:
-    found = describe(write(tmp_path / "a.tif", software="slidewright 0", iccprofile=b"profile"))
+    found = info(write(tmp_path / "a.tif", software="slidewright 0", iccprofile=b"profile"))
     assert found.format == "bigtiff"
     assert [(tuple(level.size), tuple(level.tile or ()), level.compression) for level in found.levels] == [
         ((400, 300), (64, 64), "zstd"),
@@ -50,13 +50,13 @@ def test_levels_and_mpp_of_a_tiff(tmp_path: Path) -> None:
 
 
 def test_vendor_description_kept_by_us_does_not_change_what_is_a_level(tmp_path: Path) -> None:
-    found = describe(write(tmp_path / "a.tif", software="slidewright 0", description="Aperio Image Library"))
+    found = info(write(tmp_path / "a.tif", software="slidewright 0", description="Aperio Image Library"))
     assert [tuple(level.size) for level in found.levels] == [(400, 300), (200, 150), (100, 75)]
 
 
 @pytest.mark.skipif(not SLIDE.exists(), reason="the real slide is not here")
 def test_real_slide() -> None:
-    found = describe(SLIDE)
+    found = info(SLIDE)
     assert (found.format, tuple(found.size), found.levels[0].compression) == ("svs", (2967, 2220), "jpeg")
     assert {image.name for image in found.associated} == {"thumbnail", "label", "macro"}
     assert found.mpp == pytest.approx((0.499, 0.499))
@@ -64,11 +64,11 @@ def test_real_slide() -> None:
 
 def test_npy_file_is_described_by_its_source(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((30, 40, 3), np.uint8))
-    found = describe(tmp_path / "a.npy")
+    found = info(tmp_path / "a.npy")
     assert (found.format, tuple(found.size), found.samples, len(found.levels)) == ("npy", (30, 40), 3, 1)
 
 
 def test_missing_file_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="does not exist"):
-        describe(tmp_path / "nothing.svs")
+        info(tmp_path / "nothing.svs")
     assert not is_tiff(tmp_path / "nothing.svs")

@@ -22,7 +22,7 @@ from slidewright.bench.peers import Peer, Task, find_peers
 from slidewright.errors import OptionError, RunError, SourceError
 
 OURS = "slidewright"
-LEVELS = {"deflate": 6, "zstd": 3}
+EFFORTS = {"deflate": 6, "zstd": 3}
 """Efforts, said to everybody: programs have defaults of their own."""
 LIMIT = "codec-limit"
 """One process that does nothing but decode, encode and reduce; its time divided by the workers."""
@@ -41,8 +41,8 @@ class Settings:
     """Names of peers; None for all that are installed."""
     compression: str = "jpeg"
     quality: int = 90
-    level: int | None = None
-    """Effort of a lossless codec; default as `LEVELS` has it."""
+    effort: int | None = None
+    """Effort of a lossless codec; default as `EFFORTS` has it."""
     tile_size: int = 512
     folder: str | None = None
     """Where the outputs go; default the system's temporary folder."""
@@ -71,8 +71,8 @@ class Settings:
             options["predictor"] = False  # as the peers are asked to
         if CODECS[self.compression].lossy:
             return options | {"quality": self.quality}
-        level = LEVELS.get(self.compression) if self.level is None else self.level
-        return options if level is None else options | {"level": level}
+        effort = EFFORTS.get(self.compression) if self.effort is None else self.effort
+        return options if effort is None else options | {"effort": effort}
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ def _contestants(settings: Settings, peers: Sequence[Peer], folder: str) -> list
             levels=count_levels(size, settings.tile_size),
             compression=settings.compression,
             quality=settings.codec.get("quality"),
-            level=settings.codec.get("level"),
+            effort=settings.codec.get("effort"),
         )
         for peer in peers:
             if peer.parallel or workers == min(settings.workers):  # one process is the same for any number

@@ -116,7 +116,7 @@ def _encoder(page: Page, options: dict[str, Any]) -> Callable[[Any], Any]:
     """The codec without what a writer adds to it, such as taking JPEG's tables out of each stream."""
     import imagecodecs
 
-    compression, effort = options["compression"], options.get("quality", options.get("level"))
+    compression, effort = options["compression"], options.get("quality", options.get("effort"))
     if compression == "jpeg":
         colours: dict[str, Any] = {}
         if page.samples == 3:

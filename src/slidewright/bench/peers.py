@@ -29,7 +29,7 @@ class Task:
     levels: int
     compression: str
     quality: int | None
-    level: int | None
+    effort: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,8 @@ def vips_arguments(task: Task) -> dict[str, Any]:
     }
     if task.quality is not None:
         arguments["Q"] = min(task.quality, 89) if task.compression == "jpeg" else task.quality
-    if task.level is not None:
-        arguments["level"] = task.level
+    if task.effort is not None:
+        arguments["level"] = task.effort
     if task.compression in ("deflate", "lzw", "zstd"):
         arguments["predictor"] = "none"
     return arguments

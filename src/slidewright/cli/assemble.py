@@ -6,16 +6,23 @@ from typing import Any
 
 import click
 
-from slidewright.cli.common import hush_libraries, say, warn
-from slidewright.cli.convert import collected, running_options, summary
+from slidewright.cli.common import debug_option, hush_libraries, quiet_option, say, warn
+from slidewright.cli.convert import summary
+from slidewright.cli.options import GroupedCommand, collected, options_of
 
 
-@click.command(short_help="Put shards together to a pyramidal TIFF.")
+@click.command(
+    cls=GroupedCommand,
+    short_help="Put shards together to a pyramidal TIFF.",
+    example="slidewright assemble shards out.tif --verify --remove",
+)
 @click.argument("shards", metavar="SHARDS")
 @click.argument("destination", metavar="DST")
 @click.option("--source", metavar="SRC", help="The source, if it is not where it was.")
 @click.option("--remove", is_flag=True, help="Remove SHARDS when DST is complete.")
-@running_options("n_workers", "memory", "scratch", "timeout", "overwrite", "verify", "quiet")
+@quiet_option
+@debug_option
+@options_of("assemble")
 @click.pass_context
 def assemble(context: click.Context, /, shards: str, destination: str, quiet: bool, **given: Any) -> None:
     """Put the shards in the folder SHARDS together to the pyramidal TIFF DST.

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slidewright.cli.common import human_bytes, hush_libraries, plural, say, table, warn
-from slidewright.cli.convert import collected, pixel_options, running_options, source_options
-from slidewright.cli.kinds import kind_options
+from slidewright.cli.common import debug_option, human_bytes, hush_libraries, plural, quiet_option, say, table, warn
+from slidewright.cli.options import GroupedCommand, collected, options_of
 
 if TYPE_CHECKING:
     from slidewright.conversions.batch import BatchItem, BatchReport
 
 
-@click.command(short_help="Convert many slides; skip what is done, go on after a failure.")
+@click.command(
+    cls=GroupedCommand,
+    short_help="Convert many slides; skip what is done, go on after a failure.",
+    example="slidewright batch 'slides/*.svs' --out pyramids --quality 85",
+)
 @click.argument("manifest", metavar="MANIFEST")
 @click.option("--out", metavar="DIR", help="Where the files go, for a folder or pattern.")
 @click.option("--suffix", default=".tif", show_default=True, metavar="TEXT", help="What their names end with.")
@@ -25,13 +28,9 @@ if TYPE_CHECKING:
 @click.option(
     "--report", metavar="FILE", help="JSON lines of what was done.  [default: beside MANIFEST, or in the folder]"
 )
-@pixel_options
-@kind_options
-@source_options
-@running_options(
-    *("n_workers", "memory", "block_tiles", "scratch", "on_corrupt", "timeout"),
-    *("overwrite", "verify", "resume", "dask", "quiet"),
-)
+@quiet_option
+@debug_option
+@options_of("batch")
 @click.pass_context
 def batch(context: click.Context, /, manifest: str, array: bool, count: int | None, quiet: bool, **given: Any) -> int:
     """Convert the slides of MANIFEST: a CSV file, a folder, or a pattern in quotes.

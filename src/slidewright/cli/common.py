@@ -25,6 +25,21 @@ class State:
     debug: bool = False
 
 
+class SuggestingGroup(click.Group):
+    """A group that makes its verbs when they are used, and tells a mistyped one what may have been meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, which suggests only verbs that are made already."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            raise click.exceptions.NoSuchCommand(
+                error.command_name, possibilities=self.list_commands(ctx), ctx=ctx
+            ) from None
+
+
 def debug_option(function: F) -> F:
     """Add `--debug`, which `main` acts on, so the verb does not see it."""
 
@@ -34,6 +49,11 @@ def debug_option(function: F) -> F:
     return click.option(
         "--debug", is_flag=True, expose_value=False, callback=remember, help="Show tracebacks and library warnings."
     )(function)
+
+
+def quiet_option(function: F) -> F:
+    """Add `--quiet`."""
+    return click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")(function)
 
 
 def say(text: str) -> None:

@@ -23,9 +23,9 @@ _DESCRIPTION_CHARACTERS = 200
 def info(context: click.Context, /, file: str, as_json: bool) -> None:
     """Show what the slide FILE is; no pixel is decoded."""
     hush_libraries(context)
-    from slidewright.inspection.info import describe
+    from slidewright.inspection.info import info as info_of
 
-    found = describe(file)
+    found = info_of(file)
     if as_json:
         say_json(as_dict(found))
     else:

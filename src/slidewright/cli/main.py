@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from slidewright.cli.common import OutputClosedError, State, complain
+from slidewright.cli.common import OutputClosedError, State, SuggestingGroup, complain
 from slidewright.errors import SlidewrightError
 
 _VERBS = {
@@ -47,7 +47,7 @@ class _Interrupted(BaseException):
     """Ctrl-C under a name that click does not know: it would print an empty line."""
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(SuggestingGroup):
     """Imports a verb's module when the verb is used: `--help` costs click alone."""
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -7,12 +7,15 @@ from typing import Any
 
 import click
 
-from slidewright.cli.common import human_bytes, hush_libraries, plural, say, warn
-from slidewright.cli.convert import collected, pixel_options, running_options, source_options
-from slidewright.cli.kinds import kind_options
+from slidewright.cli.common import debug_option, human_bytes, hush_libraries, plural, quiet_option, say, warn
+from slidewright.cli.options import GroupedCommand, collected, options_of
 
 
-@click.command(short_help="Encode one share of a slide, for assemble.")
+@click.command(
+    cls=GroupedCommand,
+    short_help="Encode one share of a slide, for assemble.",
+    example="slidewright shard slide.svs shards --index 0 --count 8",
+)
 @click.argument("source", metavar="SRC")
 @click.argument("shards", metavar="SHARDS")
 @click.option("--index", type=int, metavar="I", help="Which share, from 0.")
@@ -22,10 +25,9 @@ from slidewright.cli.kinds import kind_options
     is_flag=True,
     help="Take both from the scheduler (Slurm, PBS, Grid Engine, LSF); with --count, the task's id is the index.",
 )
-@pixel_options
-@kind_options
-@source_options
-@running_options("n_workers", "memory", "block_tiles", "scratch", "on_corrupt", "timeout", "quiet")
+@quiet_option
+@debug_option
+@options_of("shard")
 @click.pass_context
 def shard(
     context: click.Context,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slidewright.codecs.encoding import Encoding
-from slidewright.codecs.table import CODECS, DEFAULT, DEFAULT_IMAGE, MASKS, Codec, canonical
-from slidewright.errors import OptionError
+from slidewright.codecs.table import ALIASES, CODECS, DEFAULT, DEFAULT_IMAGE, MASKS, Codec, canonical
+from slidewright.errors import OptionError, did_you_mean
 
 if TYPE_CHECKING:
     from slidewright.options import ConvertOptions
@@ -49,7 +49,8 @@ def _codec(options: ConvertOptions, pixels: PixelFormat) -> Codec:
         return CODECS[DEFAULT_IMAGE if pixels.kind in ("rgb", "grey") and pixels.dtype == "uint8" else DEFAULT]
     name = canonical(options.compression) if isinstance(options.compression, str) else None
     if name is None:
-        raise OptionError(f"compression {options.compression!r} is not known; choose one of {', '.join(CODECS)}")
+        near = did_you_mean(str(options.compression), (*CODECS, *ALIASES))
+        raise OptionError(f"compression {options.compression!r} is not known; choose one of {', '.join(CODECS)}{near}")
     return CODECS[name]
 
 
@@ -72,15 +73,15 @@ def _words(pixels: PixelFormat, bits: int | None) -> str:
 
 
 def _effort(codec: Codec, options: ConvertOptions) -> int | None:
-    """Quality or level, whichever the codec has, checked against its range."""
+    """Quality or effort, whichever the codec has, checked against its range."""
     effort = codec.effort
-    for name, value in (("quality", options.quality), ("level", options.level)):
+    for name, value in (("quality", options.quality), ("effort", options.effort)):
         if value is not None and (effort is None or effort.name != name):
             remedy = f"use {effort.name}, {effort.low} to {effort.high}" if effort is not None else "leave it out"
             raise OptionError(f"{name} does not apply to compression {codec.name!r}; {remedy}")
     if effort is None:
         return None
-    value = options.quality if effort.name == "quality" else options.level
+    value = options.quality if effort.name == "quality" else options.effort
     if value is None:
         return effort.default
     if not isinstance(value, int) or not effort.low <= value <= effort.high:

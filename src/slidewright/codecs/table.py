@@ -23,7 +23,7 @@ NUMBERS = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """The one number that a codec takes: `quality` if it is lossy, `level` if it is not."""
+    """The one number that a codec takes: `quality` if it is lossy, `effort` if it is not."""
 
     name: str
     low: int
@@ -124,7 +124,7 @@ CODECS: dict[str, Codec] = {
             accepts={"rgb": BYTES, "rgba": BYTES},
             limits="WebP holds uint8 RGB and RGBA",
             make=images.make_webp_lossless,
-            effort=Effort("level", 0, 6, 0, "libwebp's method, from fast to small"),
+            effort=Effort("effort", 0, 6, 0, "libwebp's method, from fast to small"),
         ),
         Codec(
             name="zstd",
@@ -133,7 +133,7 @@ CODECS: dict[str, Codec] = {
             accepts=_EVERYTHING,
             limits="",
             make=bytewise.make_zstd,
-            effort=Effort("level", 1, 22, 3, "Zstandard's level"),
+            effort=Effort("effort", 1, 22, 3, "Zstandard's level"),
             predictor=True,
             bits=(8, 1),
         ),
@@ -144,7 +144,7 @@ CODECS: dict[str, Codec] = {
             accepts=_EVERYTHING,
             limits="",
             make=bytewise.make_deflate,
-            effort=Effort("level", 1, 12, 6, "libdeflate's level"),
+            effort=Effort("effort", 1, 12, 6, "libdeflate's level"),
             predictor=True,
             bits=(8, 1),
         ),
@@ -157,7 +157,7 @@ CODECS: dict[str, Codec] = {
             accepts=_all(WORDS, WORDS, WORDS),
             limits="PNG holds uint8 and uint16",
             make=images.make_png,
-            effort=Effort("level", 1, 9, 6, "zlib's level; rows are filtered by Paeth, but for masks"),
+            effort=Effort("effort", 1, 9, 6, "zlib's level; rows are filtered by Paeth, but for masks"),
         ),
         Codec(
             name="ccitt-t4",
@@ -197,7 +197,7 @@ CODECS: dict[str, Codec] = {
             accepts=_all(WORDS, WORDS, WORDS),
             limits="JPEG XL holds uint8 and uint16 (and float32, of which libjxl's encoder refuses some)",
             make=images.make_jpegxl_lossless,
-            effort=Effort("level", 1, 9, 3, "libjxl's effort, from fast to small"),
+            effort=Effort("effort", 1, 9, 3, "libjxl's effort, from fast to small"),
         ),
     )
 }

@@ -6,12 +6,14 @@ import contextlib
 import os
 from collections.abc import Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from slidewright.conversions.conversion import Conversion
-from slidewright.conversions.opening import make_launcher, make_options, open_chosen
+from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan
+from slidewright.conversions.signatures import AssembleOptions, with_options
 from slidewright.errors import OptionError, ShardError
+from slidewright.options import Selection, make_options
 from slidewright.report import ProgressOption, Report
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.folder import ShardFolder
@@ -20,9 +22,8 @@ from slidewright.shards.plan import ShardPlan
 if TYPE_CHECKING:
     from slidewright.engine.run import Run
 
-ASSEMBLING = ("overwrite", "verify", "n_workers", "memory", "scratch", "timeout")
 
-
+@with_options("assemble")
 def assemble(
     shards: str | os.PathLike[str],
     dest: str | os.PathLike[str],
@@ -30,7 +31,7 @@ def assemble(
     source: Any = None,
     remove: bool = False,
     progress: ProgressOption = False,
-    **options: Any,
+    **options: Unpack[AssembleOptions],
 ) -> Report:
     """Put shards together; the file is the one that `slidewright.convert` makes, byte for byte.
 
@@ -47,7 +48,7 @@ def assemble(
     progress
         As for `slidewright.convert`.
     **options
-        overwrite, verify, n_workers, memory or scratch: what changes how a run goes. The shards know the others.
+        Fields of `ConvertOptions` that change how a run goes. The shards know the others.
 
     Raises
     ------
@@ -61,16 +62,14 @@ def assemble(
     started = monotonic()
     folder = ShardFolder.open(shards)
     job = folder.job
-    for name in options:
-        if name not in ASSEMBLING:
-            raise OptionError(f"option {name!r} is not one of {', '.join(ASSEMBLING)}; the shards decide the others")
+    make_options(options, "assemble")
     checked = make_options({**identity.options_from(job.options), **options})
-    chosen = {"page": None, "series": None, "level_index": None, **job.selection}
+    selection = Selection(**job.selection)
     if source is None and job.path is None:
         raise OptionError(f"the shards in {folder.path!r} were made from a source without a path; give it as `source`")
     with make_launcher(checked) as launcher, make_callback(progress) as callback:
-        opened, path = open_chosen(source if source is not None else job.path, chosen)
-        folder, decided = open_job(folder.path, opened, path, chosen, checked, started)
+        opened, path = open_selected(source if source is not None else job.path, selection)
+        folder, decided = open_job(folder.path, opened, path, selection, checked, started)
         with Conversion(decided, dest, checked, path) as conversion:
             plan = shard_plan(folder, decided, tuple(range(job.count)), ())
             folder.require(decided.plan, plan.levels)

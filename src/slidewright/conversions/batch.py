@@ -13,13 +13,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from time import monotonic
-from typing import Any
+from typing import Any, Unpack
 
 from slidewright.conversions.convert import convert_opened
 from slidewright.conversions.manifest import Entry, read_entries
-from slidewright.conversions.opening import make_launcher, make_options, open_chosen
+from slidewright.conversions.opening import make_launcher, open_selected
+from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.errors import OptionError
-from slidewright.options import ConvertOptions
+from slidewright.options import ConvertOptions, Selection, make_options
 from slidewright.report import ProgressOption
 from slidewright.shards import fingerprint as identity
 
@@ -57,6 +58,7 @@ class BatchReport:
         return tuple(item for item in self.items if item.status == "failed")
 
 
+@with_options("batch")
 def batch(
     manifest: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
@@ -66,14 +68,17 @@ def batch(
     report: str | os.PathLike[str] | None = None,
     tell: Callable[[BatchItem], None] | None = None,
     progress: ProgressOption = False,
-    **options: Any,
+    page: int | None = None,
+    series: int | None = None,
+    level: int | None = None,
+    **options: Unpack[AllOptions],
 ) -> BatchReport:
     """Convert many slides.
 
     Parameters
     ----------
     manifest
-        A CSV file with the columns source and destination, and any of page, series, level_index and the fields of
+        A CSV file with the columns source and destination, and any of page, series, level and the fields of
         `ConvertOptions`; its relative paths begin at its folder. Or a folder of slides, or a pattern such as
         "slides/*.svs".
     out, suffix
@@ -87,6 +92,8 @@ def batch(
         Called with each slide when it is done, skipped or failed.
     progress
         As for `slidewright.convert`, for each slide.
+    page, series, level
+        Which image of a file with several, for every slide that does not say otherwise.
     **options
         The fields of `ConvertOptions`, for every slide that does not say otherwise.
 
@@ -101,7 +108,8 @@ def batch(
         When the manifest can't be used; no slide has been touched then.
     """
     started = monotonic()
-    entries = read_entries(manifest, out, options, suffix)
+    given = {**options, **Selection(page, series, level).given}
+    entries = read_entries(manifest, out, given, suffix)
     path = os.fspath(report) if report is not None else _default_report(manifest, out)
     done = read_done(_siblings(path))
     if task is not None:
@@ -112,7 +120,7 @@ def batch(
         path = f"{os.path.splitext(path)[0]}.task-{index:05}{os.path.splitext(path)[1]}"
     if out is not None:
         os.makedirs(out, exist_ok=True)
-    running = make_options({name: value for name, value in options.items() if name in ConvertOptions.__slots__})
+    running = make_options(options, "batch")
     items = []
     with _Helpers(running) as helpers, _append(path) as write:
         for entry in entries:
@@ -201,8 +209,8 @@ def _convert_one(
         options = replace(entry.options, overwrite=True) if untouched else entry.options
         launcher = helpers.get()
         with make_callback(progress) as callback:
-            opened, path = open_chosen(entry.source, entry.chosen)
-            report = convert_opened(launcher, opened, path, destination, entry.chosen, options, callback, started)
+            opened, path = open_selected(entry.source, entry.selection)
+            report = convert_opened(launcher, opened, path, destination, entry.selection, options, callback, started)
     except Exception as error:  # whatever it is, the next slide may be fine
         helpers.drop()
         text = f"{type(error).__name__}: {error}"
@@ -223,12 +231,12 @@ def _convert_one(
 
 
 def _identity(entry: Entry) -> dict[str, Any]:
-    opened, path = open_chosen(entry.source, entry.chosen)
+    opened, path = open_selected(entry.source, entry.selection)
     found: dict[str, Any] = json.loads(
         json.dumps(
             {
                 "source": identity.fingerprint(opened, path),
-                "selection": {name: value for name, value in entry.chosen.items() if value is not None},
+                "selection": entry.selection.given,
                 "options": identity.made_options(entry.options),
                 "versions": identity.versions(),
             }

@@ -8,12 +8,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from slidewright.conversions.opening import make_launcher, make_options, open_chosen
+from slidewright.conversions.opening import make_launcher, open_selected
+from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.errors import DestinationError, OptionError
 from slidewright.formats.registry import settle_format
-from slidewright.options import ConvertOptions
+from slidewright.options import ConvertOptions, Selection, make_options
 from slidewright.report import Progress, ProgressOption, Report
 
 if TYPE_CHECKING:
@@ -22,18 +23,19 @@ if TYPE_CHECKING:
     from slidewright.system.launcher import Launcher
 
 
+@with_options("convert")
 def convert(
     source: Any,
     dest: str | os.PathLike[str],
     *,
     page: int | None = None,
     series: int | None = None,
-    level_index: int | None = None,
+    level: int | None = None,
     shape: tuple[int, ...] | None = None,
     dtype: Any = None,
     progress: ProgressOption = False,
     report: str | os.PathLike[str] | None = None,
-    **options: Any,
+    **options: Unpack[AllOptions],
 ) -> Report:
     """Write an image as a pyramidal, tiled TIFF, on every core.
 
@@ -45,7 +47,7 @@ def convert(
         height, width) that gives an array (called in the workers), or a `slidewright.sources.base.Source`.
     dest
         The file to write. It appears under this name only when it is complete.
-    page, series, level_index
+    page, series, level
         Which image of a file with several: a page of a TIFF, or a series and a level of it; by default the largest.
     shape, dtype
         Of a dataset or a function: (height, width[, samples]) of the image and the dtype of its pixels, where it does
@@ -78,12 +80,12 @@ def convert(
     from slidewright.reporting.progress import make_callback
 
     started = monotonic()
-    checked = make_options(options)
+    checked = make_options(options, "convert")
     recorder = None if report is None else _prepare_report(report, checked, started)
-    chosen = {"page": page, "series": series, "level_index": level_index}
+    selection = Selection(page, series, level)
     with make_launcher(checked) as launcher, make_callback(progress) as callback:
-        opened, path = open_chosen(source, chosen, shape, dtype)
-        finished = convert_opened(launcher, opened, path, dest, chosen, checked, callback, started, recorder)
+        opened, path = open_selected(source, selection, shape, dtype)
+        finished = convert_opened(launcher, opened, path, dest, selection, checked, callback, started, recorder)
     if report is not None and recorder is not None:
         from slidewright.reporting.html_page import Subject, write_report
 
@@ -96,18 +98,18 @@ def convert_opened(
     source: Source,
     source_path: str | None,
     dest: str | os.PathLike[str],
-    chosen: dict[str, int | None],
+    selection: Selection,
     options: ConvertOptions,
     callback: Callable[[Progress], None] | None,
     started: float,
     recorder: Recorder | None = None,
 ) -> Report:
-    """Convert with a launcher that is there already; `chosen` has page, series and level_index."""
+    """Convert with a launcher that is there already."""
     options = settle_format(options, dest)
     if options.resume or options.engine == "dask":
         from slidewright.conversions.resume import convert_resumably
 
-        return convert_resumably(launcher, source, source_path, dest, chosen, options, callback, started, recorder)
+        return convert_resumably(launcher, source, source_path, dest, selection, options, callback, started, recorder)
     from slidewright.conversions.conversion import Conversion, decide
 
     run = decide(source, options, started, recorder=recorder)
@@ -129,5 +131,3 @@ def _prepare_report(path: str | os.PathLike[str], options: ConvertOptions, start
     if page.is_dir() or (page.exists() and not options.overwrite):
         raise DestinationError(f"the report {str(page)!r} exists; choose another name, or allow overwriting")
     return Recorder(started)
-
-

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 from slidewright.errors import OptionError, RunError, SlidewrightError, SourceError
-from slidewright.options import ConvertOptions
+from slidewright.options import ConvertOptions, Selection
 from slidewright.report import Progress
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.folder import ShardFolder
@@ -42,7 +42,7 @@ class Cluster:
         folder: ShardFolder,
         plan: ShardPlan,
         source: str,
-        chosen: dict[str, int | None],
+        selection: Selection,
         options: ConvertOptions,
         callback: Callable[[Progress], None] | None,
         started: float,
@@ -61,7 +61,7 @@ class Cluster:
         made = identity.made_options(options)
         futures = {
             self.client.submit(
-                _make_shard, source, folder.path, index, plan.count, chosen, made,
+                _make_shard, source, folder.path, index, plan.count, selection, made,
                 key=f"slidewright-shard-{index}-{secrets.token_hex(4)}", pure=False,
             ): index
             for index in plan.to_make
@@ -170,7 +170,7 @@ def _look(source: str, size: int, probe: str) -> str | None:
 
 
 def _make_shard(
-    source: str, folder: str, index: int, count: int, chosen: dict[str, int | None], made: dict[str, Any]
+    source: str, folder: str, index: int, count: int, selection: Selection, made: dict[str, Any]
 ) -> tuple[int, int]:
     """In a worker: one shard, in this very process; its tiles and bytes."""
     import cv2
@@ -181,6 +181,6 @@ def _make_shard(
     for path in (source, folder):
         if not os.path.exists(path):
             raise SourceError(f"the Dask worker on {socket.gethostname()} does not see {path}; {_SHARED}")
-    given: dict[str, Any] = {**chosen, **identity.options_from(made), "n_workers": 0}
+    given: dict[str, Any] = {**selection.given, **identity.options_from(made), "n_workers": 0}
     report = shard(source, folder, index=index, count=count, **given)
     return report.tiles, report.bytes

@@ -6,25 +6,21 @@ Everything that can be judged without opening a slide is judged here, for all ro
 from __future__ import annotations
 
 import csv
-import dataclasses
 import glob
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from slidewright.errors import OptionError
-from slidewright.options import ConvertOptions
-from slidewright.pixels import read_colormap
+from slidewright.errors import OptionError, did_you_mean
+from slidewright.options import OPTIONS, SELECTION, ConvertOptions, Selection, make_options
 
-CHOSEN = ("page", "series", "level_index")
+COLUMNS = {name: option for name, option in {**SELECTION, **OPTIONS}.items() if option.column}
+"""What a row may say besides its source and destination."""
 SUFFIXES = (
     *(".tif", ".tiff", ".svs", ".npy", ".zarr", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"),
     *(".qptiff", ".zip"),
 )
-_REFUSED = {"n_workers": "--workers", "engine": "--dask", "dask": "--dask"}
-_WORDS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
-_TYPES = {field.name: str(field.type) for field in dataclasses.fields(ConvertOptions)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +30,7 @@ class Entry:
     source: str
     destination: str
     options: ConvertOptions
-    chosen: dict[str, int | None]
-    """page, series and level_index."""
+    selection: Selection
 
 
 def read_entries(
@@ -75,9 +70,9 @@ def _from_files(path: str, out: str | os.PathLike[str] | None, options: Mapping[
         found = sorted(glob.glob(path, recursive=True))
     if not found:
         raise OptionError(f"{path!r} is no file, and no slide is in it; quote a pattern, so that the shell leaves it")
-    chosen, checked = split_options(options)
+    selection, checked = split_options(options)
     return [
-        Entry(source, os.path.join(out, os.path.splitext(os.path.basename(source))[0] + suffix), checked, chosen)
+        Entry(source, os.path.join(out, os.path.splitext(os.path.basename(source))[0] + suffix), checked, selection)
         for source in found
     ]
 
@@ -107,10 +102,13 @@ def _check_columns(path: str, names: Any) -> None:
         if needed not in names:
             raise OptionError(f"{path!r} has no column {needed!r}; its first line must name the columns")
     for name in names:
-        if name in _REFUSED:
-            raise OptionError(f"{path!r}: {name!r} is for the whole batch; give it as {_REFUSED[name]}")
-        if name not in ("source", "destination", *CHOSEN, *_TYPES):
-            raise OptionError(f"{path!r}: column {name!r} is not known; known are {', '.join((*CHOSEN, *_TYPES))}")
+        option = OPTIONS.get(name)
+        if option is not None and not option.column:
+            flag = (option.flags or OPTIONS["dask"].flags)[0]
+            raise OptionError(f"{path!r}: {name!r} is for the whole batch; give it as {flag}")
+        if name not in ("source", "destination", *COLUMNS):
+            near = did_you_mean(name, ("source", "destination", *COLUMNS))
+            raise OptionError(f"{path!r}: column {name!r} is not known; known are {', '.join(COLUMNS)}{near}")
 
 
 def _entry(row: Mapping[str, Any], folder: str, options: Mapping[str, Any]) -> Entry:
@@ -123,43 +121,20 @@ def _entry(row: Mapping[str, Any], folder: str, options: Mapping[str, Any]) -> E
     for needed in ("source", "destination"):
         if not row[needed].strip():
             raise OptionError(f"its {needed} is empty")
-    chosen, checked = split_options(given)
+    selection, checked = split_options(given)
     source, destination = (os.path.join(folder, row[name].strip()) for name in ("source", "destination"))
-    return Entry(source, destination, checked, chosen)
+    return Entry(source, destination, checked, selection)
 
 
-def split_options(given: Mapping[str, Any]) -> tuple[dict[str, int | None], ConvertOptions]:
+def split_options(given: Mapping[str, Any]) -> tuple[Selection, ConvertOptions]:
     """Which image of the source, and the validated options."""
-    from slidewright.conversions.opening import make_options
-
-    chosen: dict[str, int | None] = {name: given.get(name) for name in CHOSEN}
-    return chosen, make_options({name: value for name, value in given.items() if name not in CHOSEN})
+    selection = Selection(**{name: given[name] for name in SELECTION if name in given})
+    return selection, make_options({name: value for name, value in given.items() if name not in SELECTION}, "batch")
 
 
 def parse_cell(name: str, text: str) -> Any:
-    """A cell of an option's column as the option's type: a number, yes or no, "x,y", a palette, or the text itself."""
-    if name == "colormap":
-        return read_colormap(text)
-    kind = _TYPES.get(name, "int")
-    if kind.startswith("bool"):
-        if text.lower() not in _WORDS:
-            raise OptionError(f"{name} {text!r} must be yes or no")
-        return _WORDS[text.lower()]
-    if "float" in kind:
-        numbers = [_number(part) for part in text.split(",")]
-        if None not in numbers:
-            return numbers[0] if len(numbers) == 1 else tuple(numbers)
-        return text
-    if "str" in kind or "int" not in kind:
-        return text
+    """A cell of an option's column as the option's value; raises OptionError, naming the option."""
     try:
-        return int(text)
-    except ValueError:
-        raise OptionError(f"{name} {text!r} must be a whole number") from None
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+        return COLUMNS[name].parse(text)
+    except OptionError as error:
+        raise OptionError(f"{name} {error}") from error

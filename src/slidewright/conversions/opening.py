@@ -7,8 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from slidewright.errors import OptionError
-from slidewright.options import ConvertOptions
+from slidewright.options import ConvertOptions, Selection
 
 if TYPE_CHECKING:
     from slidewright.sources.base import Source
@@ -28,30 +27,21 @@ PRELOAD = (
 """What workers and writer are forked with."""
 
 
-def open_chosen(
-    source: Any, chosen: dict[str, int | None], shape: tuple[int, ...] | None = None, dtype: Any = None
+def open_selected(
+    source: Any, selection: Selection, shape: tuple[int, ...] | None = None, dtype: Any = None
 ) -> tuple[Source, str | None]:
-    """Open what was given, with the page, series and level that were chosen; also its path, where it is one."""
+    """Open what was given, with the page, series and level that were selected; also its path, where it is one."""
     from slidewright.sources.open import open_source
 
     opened = open_source(
         source,
-        page=chosen["page"],
-        series=chosen["series"],
-        level=chosen["level_index"],
+        page=selection.page,
+        series=selection.series,
+        level=selection.level,
         shape=shape,
         dtype=dtype,
     )
     return opened, os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
-
-
-def make_options(given: dict[str, Any]) -> ConvertOptions:
-    """The options as a validated value; an unknown name is an OptionError that lists the known ones."""
-    known = ConvertOptions.__dataclass_fields__
-    for name in given:
-        if name not in known:
-            raise OptionError(f"option {name!r} is not known; known are {', '.join(known)}")
-    return ConvertOptions(**given)
 
 
 @contextlib.contextmanager

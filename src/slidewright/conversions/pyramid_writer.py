@@ -11,10 +11,12 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+from slidewright.conversions.signatures import WriterOptions, with_options
 from slidewright.errors import OptionError, SourceError
 from slidewright.geometry import Size
+from slidewright.options import make_options
 from slidewright.report import Report
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 OVERLAPS = ("refuse", "replace", "blend")
 
 
+@with_options("PyramidWriter")
 class PyramidWriter:
     """Writes an image that the caller produces as a pyramidal TIFF; a context manager.
 
@@ -78,10 +81,8 @@ class PyramidWriter:
         dtype: Any = "uint8",
         overlap: str = "refuse",
         progress: ProgressOption = False,
-        **options: Any,
+        **options: Unpack[WriterOptions],
     ) -> None:
-        from slidewright.conversions.opening import make_options
-
         if overlap not in OVERLAPS:
             raise OptionError(f"overlap {overlap!r} is not known; choose one of {', '.join(OVERLAPS)}")
         self._dest, self._overlap, self._progress = dest, overlap, progress

@@ -22,7 +22,7 @@ from slidewright.conversions.destination import Destination
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan, trash_name
 from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.formats.registry import make_format
-from slidewright.options import ConvertOptions
+from slidewright.options import ConvertOptions, Selection
 from slidewright.report import Progress, Report
 from slidewright.shards.folder import JOB_FILE, ShardFolder, sweep_partials
 from slidewright.shards.plan import ShardPlan
@@ -46,7 +46,7 @@ def convert_resumably(
     source: Source,
     source_path: str | None,
     dest: str | os.PathLike[str],
-    chosen: dict[str, int | None],
+    selection: Selection,
     options: ConvertOptions,
     callback: Callback,
     started: float,
@@ -65,7 +65,7 @@ def convert_resumably(
         cluster = _connect(stack, options, source_path)
         planned = None if cluster is None else cluster.n_threads
         folder, decided = open_job(
-            path, source, source_path, chosen, options, started, planned_workers=planned, recorder=recorder
+            path, source, source_path, selection, options, started, planned_workers=planned, recorder=recorder
         )
         stack.callback(_lock(path).release)
         finished = None if fresh else _finished_before(path, dest, decided)
@@ -74,7 +74,7 @@ def convert_resumably(
             with Conversion(decided, dest, options, source_path) as conversion:
                 plan = _survey(folder, decided, fresh=fresh)
                 if cluster is not None and source_path is not None and plan.to_make:
-                    cluster.make_shards(folder, plan, source_path, chosen, options, callback, started)
+                    cluster.make_shards(folder, plan, source_path, selection, options, callback, started)
                     plan = _survey(folder, decided, fresh=False)
                 finished = conversion.run(
                     launcher,

@@ -10,13 +10,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from slidewright.conversions.conversion import execute, share_source
-from slidewright.conversions.opening import make_launcher, make_options, open_chosen
+from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.shard_job import SHARDS_A_WORKER, open_job, shard_plan
+from slidewright.conversions.signatures import ShardOptions, with_options
 from slidewright.errors import OptionError
 from slidewright.formats.registry import settle_format
+from slidewright.options import Selection, make_options
 from slidewright.report import Progress, ProgressOption
 from slidewright.shards.folder import shard_name, sweep_partials
 from slidewright.shards.plan import ShardPlan
@@ -48,6 +50,7 @@ class ShardReport:
     warnings: tuple[str, ...] = ()
 
 
+@with_options("shard")
 def shard(
     source: Any,
     shards: str | os.PathLike[str],
@@ -56,22 +59,22 @@ def shard(
     count: int,
     page: int | None = None,
     series: int | None = None,
-    level_index: int | None = None,
+    level: int | None = None,
     progress: ProgressOption = False,
-    **options: Any,
+    **options: Unpack[ShardOptions],
 ) -> ShardReport:
     """Encode one of `count` equal shares of a slide into a shard, for `assemble`.
 
     Parameters
     ----------
-    source, page, series, level_index, progress
+    source, page, series, level, progress
         As for `slidewright.convert`. Pixels in memory are refused: another process could not read them.
     shards
         The folder that all shards of this conversion go to; made if need be.
     index, count
         Which share, from 0, of how many; there may be more than there are blocks to share.
     **options
-        The fields of `ConvertOptions`; those that decide what is made must be the same for every shard.
+        Fields of `ConvertOptions`; those that decide what is made must be the same for every shard.
 
     Returns
     -------
@@ -88,12 +91,12 @@ def shard(
     from slidewright.reporting.progress import make_callback
 
     started = monotonic()
-    checked = settle_format(make_options(options), None)
+    checked = settle_format(make_options(options, "shard"), None)
     if count < 1 or not 0 <= index < count:
         raise OptionError(f"shard {index} of {count} does not exist; shards are numbered from 0 to {count - 1}")
-    chosen = {"page": page, "series": series, "level_index": level_index}
-    opened, path = open_chosen(source, chosen)
-    folder, decided = open_job(shards, opened, path, chosen, checked, started, count, SHARDS_A_WORKER * count)
+    selection = Selection(page, series, level)
+    opened, path = open_selected(source, selection)
+    folder, decided = open_job(shards, opened, path, selection, checked, started, count, SHARDS_A_WORKER * count)
     plan = shard_plan(folder, decided, (), (index,), sync=True)
     warnings: list[str] = []
     before = folder.problem(index, decided.plan, plan.levels, deep=False) is None

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slidewright.conversions.conversion import decide
-from slidewright.options import ConvertOptions
+from slidewright.options import ConvertOptions, Selection
 from slidewright.pyramid.level_store import Scratch
 from slidewright.report import Progress
 from slidewright.shards import fingerprint as identity
@@ -35,7 +35,7 @@ def open_job(
     path: str | os.PathLike[str],
     source: Source,
     source_path: str | None,
-    chosen: dict[str, int | None],
+    selection: Selection,
     options: ConvertOptions,
     started: float,
     count: int | None = None,
@@ -56,7 +56,7 @@ def open_job(
     given = decided.memory.block_tiles if planned_workers is None else options.block_tiles
     job = Job(
         path=None if source_path is None else os.path.abspath(source_path),
-        selection={name: value for name, value in chosen.items() if value is not None},
+        selection=selection.given,
         source=identity.fingerprint(source, source_path),
         options=identity.made_options(options),
         versions=identity.versions(),

@@ -34,7 +34,7 @@ class AssociatedInfo:
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """What `describe` found."""
+    """What `info` found."""
 
     path: str
     format: str
@@ -52,8 +52,18 @@ class FileInfo:
     software: str | None
 
 
-def describe(path: str | os.PathLike[str]) -> FileInfo:
-    """Describe a slide: a TIFF from its directories, anything else as its source sees it.
+def info(path: str | os.PathLike[str]) -> FileInfo:
+    """Describe a slide without decoding a pixel: a TIFF from its directories, anything else as its source sees it.
+
+    Parameters
+    ----------
+    path
+        Of a file or zarr store that `slidewright.convert` reads, or of any TIFF.
+
+    Returns
+    -------
+    FileInfo
+        Format, bytes, size, samples, dtype, mpp, levels, associated images, description.
 
     Raises
     ------
@@ -103,19 +113,19 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
 
     if "://" not in os.fspath(path) and not os.path.exists(path):
         raise SourceError(f"{os.fspath(path)} does not exist; check the path")
-    info = open_source(os.fspath(path)).info
+    found = open_source(os.fspath(path)).info
     return FileInfo(
         path=os.fspath(path),
-        format=info.format,
+        format=found.format,
         bytes=file_bytes(path) if os.path.exists(path) else 0,
-        size=info.size,
-        samples=info.samples,
-        dtype=info.dtype,
-        mpp=info.mpp,
-        levels=_source_levels(path, info.size, info.tile),
-        associated=tuple(AssociatedInfo(name, None) for name in info.associated),
-        icc_bytes=len(info.icc_profile or b""),
-        description=info.description,
+        size=found.size,
+        samples=found.samples,
+        dtype=found.dtype,
+        mpp=found.mpp,
+        levels=_source_levels(path, found.size, found.tile),
+        associated=tuple(AssociatedInfo(name, None) for name in found.associated),
+        icc_bytes=len(found.icc_profile or b""),
+        description=found.description,
         software=None,
     )
 
@@ -135,10 +145,10 @@ def _source_levels(path: str | os.PathLike[str], size: Size, grid: Size | None) 
     levels = [LevelInfo(size, grid, None, None)]
     while len(levels) < 32:
         try:
-            info = open_source(os.fspath(path), level=len(levels)).info
+            found = open_source(os.fspath(path), level=len(levels)).info
         except SlidewrightError:
             break
-        if max(info.size) >= max(levels[-1].size):  # a source without levels may ignore the number
+        if max(found.size) >= max(levels[-1].size):  # a source without levels may ignore the number
             break
-        levels.append(LevelInfo(info.size, info.tile, None, None))
+        levels.append(LevelInfo(found.size, found.tile, None, None))
     return tuple(levels)

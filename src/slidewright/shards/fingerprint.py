@@ -13,25 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from slidewright._version import __version__
-from slidewright.options import ConvertOptions
+from slidewright.options import OPTIONS, ConvertOptions
 from slidewright.pixels import hex_color, parse_colormap
 from slidewright.sources.base import Source
 from slidewright.sources.on_disk import file_identity
 
-RUNNING = frozenset(
-    (
-        "overwrite",
-        "verify",
-        "n_workers",
-        "memory",
-        "block_tiles",
-        "scratch",
-        "resume",
-        "engine",
-        "dask",
-        "timeout",
-    )
-)
+RUNNING = frozenset(name for name, option in OPTIONS.items() if not option.changes_output)
 """Options that change how a run goes and not what it makes."""
 _LIBRARIES = ("imagecodecs", "opencv-python-headless", "tifffile")
 

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from slidewright.errors import OptionError, ShardError
+from slidewright.options import OPTIONS, SELECTION
 from slidewright.pyramid.plan import Plan
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.file import ShardDamageError, ShardIndex, check_segments, read_index
 
 JOB_FILE = "job.json"
-_VERSION = 1
+_VERSION = 2
 _COMPARED = ("selection", "source", "options", "versions", "count", "block_tiles")
 
 
@@ -46,7 +47,7 @@ class Job:
     path: str | None
     """The source's path where the folder was made; None for a source without one. Not compared."""
     selection: dict[str, Any]
-    """page, series, level_index: those that were given."""
+    """page, series, level: those that were given."""
     source: dict[str, Any]
     """`identity.fingerprint` of the source."""
     options: dict[str, Any]
@@ -74,21 +75,10 @@ class Job:
     def command(self, folder: str, index: int) -> str:
         """The command that makes one shard."""
         words = ["slidewright", "shard", self.path or "SRC", folder, "--index", str(index), "--count", str(self.count)]
-        for name, value in {**self.selection, **self.options}.items():
-            words += _as_flag(name, value)
+        table = {**SELECTION, **OPTIONS}
+        for name, value in {**self.selection, **identity.options_from(self.options)}.items():
+            words += table[name].arguments(value)
         return shlex.join(words)
-
-
-def _as_flag(name: str, value: Any) -> list[str]:
-    """An option as the command line has it."""
-    if name == "bigtiff":
-        return ["--classic"]
-    flag = "--" + {"level_index": "source-level"}.get(name, name.replace("_", "-"))
-    if isinstance(value, bool):
-        return [flag if value else flag.replace("--", "--no-", 1)]
-    if isinstance(value, dict):
-        return [flag, ",".join(f"{index}={color}" for index, color in value["mapping"])]
-    return [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
 
 
 class ShardFolder:

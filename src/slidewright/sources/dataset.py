@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from slidewright.errors import OptionError, SourceError
+from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.geometry import Size
 from slidewright.pixels import Colormap
 from slidewright.sources.access.shapes import check_dtype, check_shape
@@ -157,8 +157,9 @@ def _tile(dataset: Any, index: int, place: str) -> _Tile:
         sample = dataset[index]
     except MemoryError:
         raise
-    except Exception as error:  # the caller's own
-        raise SourceError(f"{place} can't be had ({type(error).__name__}: {error}); check the dataset") from error
+    except Exception as error:  # the caller's own; a tile that can't be had can be filled
+        text = f"{place} can't be had ({type(error).__name__}: {error}); check the dataset"
+        raise CorruptTileError(text) from error
     image = sample
     if isinstance(sample, Mapping):
         if "image" not in sample:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from slidewright.errors import SourceError
+from slidewright.errors import CorruptTileError, SourceError
 from slidewright.geometry import Size
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, unknown_identity
@@ -99,8 +99,8 @@ def _call(function: Callable[..., Any], name: str, y: int, x: int, height: int, 
         return np.asarray(function(y, x, height, width))
     except MemoryError:
         raise
-    except Exception as error:  # the caller's own
-        raise SourceError(
+    except Exception as error:  # the caller's own; what can't be had of an image can be filled
+        raise CorruptTileError(
             f"{name} failed for {width} x {height} pixels at x={x}, y={y} ({type(error).__name__}: {error}); "
             "it is called as function(y, x, height, width)"
         ) from error

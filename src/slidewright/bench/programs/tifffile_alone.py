@@ -10,7 +10,7 @@ import tifffile
 
 given = json.loads(sys.argv[1])
 compression = {"none": None, "jpeg": "jpeg", "deflate": "zlib", "zstd": "zstd", "lzw": "lzw", "webp": "webp"}
-effort = given["quality"] if given["compression"] == "jpeg" else given["level"]
+effort = given["quality"] if given["compression"] == "jpeg" else given["effort"]
 arguments = {
     "tile": (given["tile_size"], given["tile_size"]),
     "photometric": "rgb",

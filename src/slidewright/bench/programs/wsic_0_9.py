@@ -11,7 +11,7 @@ CODECS = {"jpeg": "jpeg", "deflate": "deflate", "lzw": "lzw", "zstd": "zstd", "w
 if __name__ == "__main__":  # its workers may import this file again
     given = json.loads(sys.argv[1])
     reader = Reader.from_file(given["source"])
-    effort = given["quality"] if given["compression"] == "jpeg" else given["level"]
+    effort = given["quality"] if given["compression"] == "jpeg" else given["effort"]
     tile = (given["tile_size"], given["tile_size"])
     writer = TIFFWriter(
         given["dest"],

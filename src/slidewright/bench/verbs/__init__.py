@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from slidewright.cli.common import SuggestingGroup
+
 _VERBS = {
     "convert": "Time conversions at several numbers of workers, by stage.",
     "peers": "Time conversions next to other programs, in turns.",
@@ -17,7 +19,7 @@ _VERBS = {
 }
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(SuggestingGroup):
     """Imports a verb's module when the verb is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

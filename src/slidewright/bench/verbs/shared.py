@@ -58,7 +58,7 @@ def encoded(function: Any) -> Any:
     """The options that say what is written."""
     for option in (
         click.option("--tile-size", type=click.IntRange(min=16), default=512, show_default=True, metavar="N"),
-        click.option("--level", type=int, metavar="N", help="Effort of a lossless codec.  [default: the codec's]"),
+        click.option("--effort", type=int, metavar="N", help="Effort of a lossless codec.  [default: the codec's]"),
         click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="If lossy."),
         click.option("--compression", default="jpeg", show_default=True, metavar="NAME"),
     ):

@@ -1,0 +1,114 @@
+"""The options in the signatures and docstrings of the functions that take them.
+
+Type checkers and editors read the typed dictionaries here, which must be written out; `help` and `inspect.signature`
+show what is made from the table in `slidewright.options`. tests/test_options.py holds the two against each other.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from textwrap import fill
+from typing import Any, TypedDict, TypeVar
+
+from slidewright.options import Color, ConvertOptions, taken_by
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+class RunOptions(TypedDict, total=False):
+    """What every run takes."""
+
+    n_workers: int | None
+    memory: str | int | None
+    scratch: str | os.PathLike[str] | None
+    timeout: float | None
+
+
+class AssembleOptions(RunOptions, total=False):
+    """What a run that finishes a file takes."""
+
+    overwrite: bool
+    verify: bool
+
+
+class ShardOptions(RunOptions, total=False):
+    """What a run that encodes takes."""
+
+    tile_size: int
+    compression: str | None
+    quality: int | None
+    effort: int | None
+    subsampling: str | None
+    predictor: bool | None
+    kind: str | None
+    colormap: Mapping[int, Color] | Sequence[Color] | None
+    alpha: str
+    background: Color | int | float | None
+    bits: int | None
+    levels: int | None
+    resampling: str | None
+    mpp: float | tuple[float, float] | None
+    description: str | None
+    objective_power: float | None
+    channel_names: Sequence[str] | None
+    channel_colors: Sequence[Color] | None
+    keep_metadata: str
+    associated: Sequence[str] | None
+    label: str | os.PathLike[str] | None
+    format: str | None
+    flavour: str
+    strict: bool
+    bigtiff: bool
+    block_tiles: int | None
+    on_corrupt: str
+
+
+class WriterOptions(ShardOptions, AssembleOptions, total=False):
+    """What a run that encodes and finishes a file takes."""
+
+
+class AllOptions(WriterOptions, total=False):
+    """All fields of `ConvertOptions`."""
+
+    resume: bool
+    engine: str
+    dask: object
+
+
+def with_options(taker: str) -> Callable[[T], T]:
+    """Spell out the options in a function's, or a class's, signature and docstring."""
+
+    def decorate(function: T) -> T:
+        target: Any = function.__init__ if inspect.isclass(function) else function
+        own = inspect.signature(target)
+        given = [parameter for parameter in own.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+        target.__signature__ = own.replace(parameters=[*given, *_parameters(taker)])
+        if function.__doc__ is not None:  # python -OO
+            function.__doc__ = _spelled_out(function.__doc__, taker)
+        return function
+
+    return decorate
+
+
+def _parameters(taker: str) -> list[inspect.Parameter]:
+    taken = taken_by(taker)
+    return [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in fields(ConvertOptions)
+        if field.name in taken
+    ]
+
+
+def _spelled_out(doc: str, taker: str) -> str:
+    """A docstring whose `**options` is followed by the options, each with its help."""
+    taken = taken_by(taker)
+    entries = []
+    for field in fields(ConvertOptions):
+        if field.name in taken:
+            text = fill(taken[field.name].text, 112, initial_indent=" " * 8, subsequent_indent=" " * 8)
+            entries.append(f"    {field.name} : {field.type}, default {field.default!r}\n{text}\n")
+    return re.sub(r"    \*\*options\n(?: {8}.*\n)+", lambda match: match[0] + "".join(entries), doc, count=1)
