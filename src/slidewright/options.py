@@ -229,13 +229,13 @@ class ConvertOptions:
     channel_colors: Sequence[Color] | None = field(
         default=None,
         metadata=says(
-            "Colours to show the channels in, such as blue,#00ff00.", parse=read_words, metavar="LIST", **_SAID
+            "Colours of the channels, such as blue,#00ff00.", parse=read_words, metavar="LIST", **_SAID
         ),
     )
     keep_metadata: str = field(
         default="allowed",
         metadata=says(
-            "What the source says of itself: allowed keeps optics, geometry and scanner, all what may identify as well.",
+            "What the source says of itself: allowed keeps optics and scanner, all what may identify too.",
             "Metadata",
             choices=KEEP_METADATA,
             more="User, barcode, case, file name and date are kept by all alone.",
@@ -249,7 +249,7 @@ class ConvertOptions:
             parse=read_words,
             metavar="LIST",
             default="a thumbnail in the Aperio flavour, else none",
-            more="The thumbnail is made of the levels, label and macro are the source's; they may show who the patient is.",
+            more="The thumbnail is made of the levels; the source's label and macro may show who the patient is.",
         ),
     )
     label: str | os.PathLike[str] | None = field(

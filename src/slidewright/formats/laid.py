@@ -204,7 +204,8 @@ def _decoded(written: Written, level: Level, encoding: Tags) -> NDArray[Any]:
     """The pixels of a small level of one plane, read back from the file."""
     plan, file = written.image.plan, written.file
     page = page_of(encoding, plan.tile)
-    out = np.zeros((level.tiles.height * plan.tile, level.tiles.width * plan.tile, written.image.encoding.samples), "u1")
+    height, width = level.tiles.height * plan.tile, level.tiles.width * plan.tile
+    out = np.zeros((height, width, written.image.encoding.samples), np.uint8)
     end = file.tell()
     for index in range(level.n_tiles):
         file.seek(int(written.offsets[level.index][0, index]))

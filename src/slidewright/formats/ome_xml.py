@@ -104,9 +104,8 @@ def _pyramid(element: Element, image: ImageDescription) -> None:
         if known is not None and known.color is not None:
             channel.set("Color", str(_color(known.color)))
     for plane in range(plan.planes):
-        SubElement(
-            pixels, "TiffData", FirstC=str(plane * encoding.samples), FirstT="0", FirstZ="0", IFD=str(plane), PlaneCount="1"
-        )
+        place = {"FirstC": str(plane * encoding.samples), "FirstT": "0", "FirstZ": "0", "IFD": str(plane)}
+        SubElement(pixels, "TiffData", place, PlaneCount="1")
 
 
 def _color(color: tuple[int, int, int]) -> int:

@@ -27,7 +27,7 @@ def mpp_of(tiff: Any, page: Any, series: int) -> tuple[float, float] | None:
     description = str(page.description or "")
     if tiff.is_svs:
         found = _APERIO_MPP.search(description) or _APERIO_MPP.search(str(tiff.pages.first.description or ""))
-        value = _positive(found.group(1)) if found else None
+        value = positive(found.group(1)) if found else None
         if value is not None:
             return (value, value)
     if tiff.is_ome:
@@ -58,12 +58,13 @@ def _resolution_mpp(page: Any) -> tuple[float, float] | None:
 
 def _ratio(value: Any) -> float | None:
     try:
-        return _positive(value[0] / value[1])
+        return positive(value[0] / value[1])
     except (TypeError, IndexError, ZeroDivisionError):
         return None
 
 
-def _positive(value: Any) -> float | None:
+def positive(value: Any) -> float | None:
+    """A number above 0, of text or anything; None for what is none."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -82,7 +83,7 @@ def _ome_mpp(xml: str, series: int) -> tuple[float, float] | None:
         return None
     found: list[float] = []
     for axis in "XY":
-        value = _positive(pixels[series].get(f"PhysicalSize{axis}"))
+        value = positive(pixels[series].get(f"PhysicalSize{axis}"))
         unit = MICROMETRES.get(pixels[series].get(f"PhysicalSize{axis}Unit", "µm").lower())
         if value is None or unit is None:
             return None

@@ -11,8 +11,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from slidewright.errors import SlidewrightError, SourceError, VerifyError
+from slidewright.metadata import Metadata
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff import series as layout
 from slidewright.tiff.directories import check_directories
@@ -21,6 +26,7 @@ from slidewright.tiff.page import Page, read_page
 from slidewright.tiff.segments import Segments
 from slidewright.tiff.series import Image
 from slidewright.tiff.stream_headers import HEAD_BYTES, look
+from slidewright.tiff.vendor_metadata import metadata_of
 
 _EITHER = frozenset({"jpeg2000", "webp", "jpegxl"})  # the tag does not say whether it is lossless; the stream does
 _APERIO_YCBCR = 33003  # JPEG 2000 whose colours tifffile leaves as YCbCr
@@ -94,7 +100,7 @@ class TiffSlide:
         with damage_named(self.path, VerifyError):
             found = []
             for number, level in enumerate(layout.levels_of(self._tiff, 0)):
-                first, *others = (page for page in level.pages or (level,) if page is not None)
+                others = [page for page in level.pages or () if page is not None][1:]
                 pages = [read_page(page.aspage(), f"level {number}, channel {n}") for n, page in enumerate(others, 1)]
                 found.append((self.levels[number], *map(self._look, pages)))
             return tuple(found)
@@ -137,6 +143,21 @@ class TiffSlide:
     def description_of(self, page: Page) -> str | None:
         """The page's ImageDescription, unless it describes the layout of the very file."""
         return description_of(self._tiff, page.page)
+
+    def metadata(self, page: Page, series: int = 0) -> Metadata:
+        """What the file says of optics, instrument and channels of a series, and what of it may identify."""
+        with damage_named(self.path, VerifyError):
+            return metadata_of(self._tiff, page.page, series, self.vendor)
+
+    def pixels(self, page: Page, error: type[SlidewrightError] = VerifyError) -> NDArray[Any]:
+        """All pixels of a small page, such as a label, as (height, width, samples)."""
+        segments, out = self.segments(page, error), np.zeros((*page.size, page.samples), page.dtype)
+        for index in range(page.n_segments):
+            row, column = (n * side for n, side in zip(divmod(index, page.grid.width), page.cell, strict=True))
+            part, found = out[row : row + page.cell.height, column : column + page.cell.width], segments.decode(index)
+            if found is not None:
+                part[...] = found[: part.shape[0], : part.shape[1]]
+        return out
 
     def segments(self, page: Page, error: type[SlidewrightError] = VerifyError) -> Segments:
         """The segments of a page, which raise `error` for a damaged one."""
