@@ -14,13 +14,12 @@ from option_tables import PAGE, written
 import slidewright
 from slidewright.conversions import signatures
 from slidewright.errors import OptionError
+from slidewright.option import GROUPS, Option
 from slidewright.options import (
     DEFAULTS,
-    GROUPS,
     OPTIONS,
     SELECTION,
     ConvertOptions,
-    Option,
     Selection,
     make_options,
     parse_bytes,

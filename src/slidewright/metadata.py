@@ -59,10 +59,10 @@ class Metadata:
         return {name: value for name, value in values.items() if value is not None}
 
     def kept(self, keep: str) -> Metadata:
-        """What goes into an output: all, what is on the list ("allowed"), or nothing but the channels ("none")."""
+        """What goes into an output: all, what is on the list ("allowed"), or nothing ("none")."""
         if keep == "all":
             return self
-        return replace(self, identifying=()) if keep == "allowed" else Metadata(channels=self.channels)
+        return replace(self, identifying=()) if keep == "allowed" else Metadata()
 
     def with_channels(
         self, count: int, names: Sequence[str] | None, colors: Sequence[tuple[int, int, int]] | None

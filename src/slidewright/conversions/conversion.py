@@ -14,7 +14,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from slidewright._version import __version__
+from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
 from slidewright.errors import OutputError
 from slidewright.options import ConvertOptions
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started fi
     from slidewright.pyramid.plan import Plan
     from slidewright.report import Recorder
     from slidewright.shards.plan import ShardPlan
-    from slidewright.sources.base import Source, SourceInfo
+    from slidewright.sources.base import Source
     from slidewright.system.launcher import Launcher
 
 Callback = Callable[[Progress], None] | None
@@ -49,7 +49,6 @@ def decide(
     """
     from slidewright.engine.memory_budget import needs_of, plan_memory
     from slidewright.engine.run import Run
-    from slidewright.formats.base import ImageDescription
     from slidewright.formats.registry import make_format
     from slidewright.pyramid.plan import make_plan
     from slidewright.sources.pixel_format import resolve_pixels
@@ -83,7 +82,7 @@ def decide(
     plan = shared or planned(memory.block_tiles, memory.n_workers)
     return Run(
         source=adapted(source, encoding.pixels, options),
-        image=ImageDescription(plan, encoding, *_said(info, options)),
+        image=describe_image(source, options, plan, encoding),
         format=form,
         memory=memory,
         n_workers=memory.n_workers if wanted else 0,
@@ -99,23 +98,6 @@ def _small_block(tile_bytes: int) -> int | None:
     few, one a level; None for any other, where speed decides.
     """
     return None if tile_bytes <= _LARGE_TILE else 1 if tile_bytes > 4 * _LARGE_TILE else 2
-
-
-def _said(
-    info: SourceInfo, options: ConvertOptions
-) -> tuple[tuple[float, float] | None, str | None, bytes | None, str]:
-    """What the file says besides its pixels: mpp, description, ICC profile, software."""
-    description = options.description if options.description is not None else kept_description(info.description)
-    return options.mpp_xy or info.mpp, description, info.icc_profile, f"slidewright {__version__}"
-
-
-def kept_description(text: str | None) -> str | None:
-    """The source's description, wrapped so that no reader takes the output for the source's own format.
-
-    OpenSlide and tiffslide take any file whose description begins with "Aperio" for an Aperio slide, tifffile one
-    that ends with OME-XML for an OME-TIFF, and then look for what is not there.
-    """
-    return None if text is None else f"[description of the source: {text}]"
 
 
 def share_source(stack: contextlib.ExitStack, run: Run) -> Run:

@@ -48,14 +48,15 @@ class Associated:
         import imagecodecs
 
         if self.lossy and self.pixels.shape[2] == 3:
-            stream: bytes = imagecodecs.jpeg8_encode(
-                np.ascontiguousarray(self.pixels), level=85, colorspace="RGB", outcolorspace="YCBCR", subsampling="420"
+            pixels = np.ascontiguousarray(self.pixels)
+            return bytes(
+                imagecodecs.jpeg8_encode(
+                    pixels, level=85, colorspace="RGB", outcolorspace="YCBCR", subsampling="420"
+                )
             )
-            return stream
         differences = self.pixels.copy()
         differences[:, 1:] -= self.pixels[:, :-1]
-        packed: bytes = imagecodecs.zlib_encode(differences.tobytes(), level=6)
-        return packed
+        return bytes(imagecodecs.zlib_encode(differences.tobytes(), level=6))
 
     def tags(self, offset: int, nbytes: int, subfile_type: int = 0, description: str | None = None) -> Tags:
         """The tags of its directory."""

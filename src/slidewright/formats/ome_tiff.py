@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from slidewright.errors import OptionError
 from slidewright.formats.laid import LaidTiff, Written, first_tags
 from slidewright.formats.ome_xml import ome_xml
 from slidewright.formats.tiff_directories import Directory, Tags
@@ -33,6 +34,8 @@ class OmeTiff(LaidTiff):
     @classmethod
     def from_options(cls, options: ConvertOptions) -> OmeTiff:
         """See `Format`."""
+        if options.flavour != "generic":
+            raise OptionError(f"flavour {options.flavour!r} is of a plain TIFF; leave it out, or choose another suffix")
         return cls(bigtiff=options.bigtiff, strict=options.strict)
 
     def directories(self, written: Written, encoding: Tags) -> Sequence[Directory]:

@@ -65,9 +65,7 @@ def _image(root: Element, number: int, name: str, description: str | None) -> El
     return image
 
 
-def _pixels(
-    image: Element, number: int, size: tuple[int, int], kind: str, channels: int, interleaved: bool
-) -> Element:
+def _pixels(image: Element, number: int, size: tuple[int, int], kind: str, channels: int, interleaved: bool) -> Element:
     height, width = size
     return SubElement(
         image,

@@ -12,6 +12,7 @@ import numpy as np
 from slidewright.errors import OutputError
 from slidewright.formats.base import Format, ImageDescription, PackSegment, TakeSegment
 from slidewright.formats.flush import Flusher
+from slidewright.formats.plain_tiff import AperioTiff, GenericTiff
 from slidewright.formats.tiff_tags import abbreviator, corrections, page_arguments
 from slidewright.geometry import Size
 from slidewright.inspection.verify import check_structure, verify_file
@@ -40,8 +41,12 @@ class TiffFormat(Format):
     suffixes: ClassVar[tuple[str, ...]] = (".tif", ".tiff")
 
     @classmethod
-    def from_options(cls, options: ConvertOptions) -> TiffFormat:
-        """See `Format`."""
+    def from_options(cls, options: ConvertOptions) -> Format:
+        """See `Format`; another layout where the flavour, or images beside the levels, ask for one."""
+        if options.flavour == "aperio":
+            return AperioTiff.from_options(options)
+        if options.associated or options.label is not None:
+            return GenericTiff.from_options(options)
         return cls(bigtiff=options.bigtiff)
 
     def packer(self, encoding: Encoding) -> PackSegment | None:

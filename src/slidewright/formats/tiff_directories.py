@@ -33,7 +33,7 @@ class Tag(NamedTuple):
     """The value of a tag: its TIFF type, how many, and their bytes, little endian."""
 
     type: int
-    count: int
+    number: int
     value: bytes
 
 
@@ -174,7 +174,7 @@ class DirectoryWriter:
         inside = len(tag.value) <= self._width
         value = tag.value.ljust(self._width, b"\0") if inside else self._offset(self._store(tag.value))
         head = code.to_bytes(2, "little") + tag.type.to_bytes(2, "little")
-        return head + tag.count.to_bytes(self._width, "little") + value
+        return head + tag.number.to_bytes(self._width, "little") + value
 
     def _store(self, value: bytes) -> int:
         if value not in self._stored:
@@ -202,7 +202,6 @@ def segment_tables(offsets: NDArray[np.uint64], counts: NDArray[np.uint32], *, t
     """The tags of where segments are and how long."""
     first, second = (TILE_OFFSETS, TILE_BYTE_COUNTS) if tiled else (STRIP_OFFSETS, STRIP_BYTE_COUNTS)
     return {first: places(offsets), second: longs(counts)}
-
 
 
 def page_of(tags: Tags, tile: int) -> Any:

@@ -11,6 +11,7 @@ from slidewright.codecs import Encoding
 from slidewright.formats.base import ImageDescription, PackSegment
 from slidewright.pixels import Colormap
 from slidewright.pyramid.plan import Level
+from slidewright.tiff.vendor_metadata import as_description
 
 COMPRESSION = {
     "none": 1,
@@ -53,9 +54,20 @@ def page_arguments(image: ImageDescription, level: Level) -> dict[str, Any]:
         arguments["resolutionunit"] = "CENTIMETER"
     if image.icc_profile is not None:
         arguments["iccprofile"] = image.icc_profile
-    if image.description is not None and not level.index:
-        arguments["description"] = image.description.encode("utf-8")
+    description = generic_description(image)
+    if description is not None and not level.index:
+        arguments["description"] = description.encode("utf-8")
     return arguments
+
+
+def generic_description(image: ImageDescription) -> str | None:
+    """ImageDescription where no tag and no schema has a place for metadata: what was given, or what is known, as a line
+    that slidewright reads back.
+    """
+    known = as_description(image.metadata)
+    if known is None or (image.description is not None and not image.description.startswith("[")):
+        return image.description
+    return known if image.description is None else f"{known}\n{image.description}"
 
 
 def _page_shape(image: ImageDescription, level: Level) -> tuple[int, ...]:

@@ -11,6 +11,8 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
+OWN = "slidewright|"
+"""How a description begins in which slidewright itself kept metadata."""
 MICROMETRES = {
     "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "in": 25_400.0,
     "meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3,
@@ -42,7 +44,7 @@ def description_of(tiff: Any, page: Any) -> str | None:
     shape).
     """
     text = str(page.description or "").strip("\0 \r\n")
-    if not text or tiff.is_ome or page.is_imagej or page.is_shaped:
+    if not text or tiff.is_ome or page.is_imagej or page.is_shaped or text.startswith(OWN):
         return None
     return text
 

@@ -13,15 +13,14 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from slidewright.metadata import Channel, Metadata, fields_of
-from slidewright.tiff.metadata import MICROMETRES, positive
+from slidewright.tiff.metadata import MICROMETRES, OWN, positive
 
-OWN = "slidewright|"
-"""How a description begins in which slidewright itself kept metadata."""
 _OWN_FIELDS = ("objective_power", "scanner_vendor", "scanner_model", "scanner_software", "z_spacing", "background")
-_HARMLESS = frozenset(
-    "AppMag MPP StripeWidth Parmset Left Top LineCameraSkew LineAreaXOffset LineAreaYOffset Filtered OriginalWidth "
-    "OriginalHeight Originalheight DisplayColor SessonMode".split()
-) | {"Focus Offset", "Exposure Time", "Exposure Scale", "ICC Profile", "Gamma"}
+_HARMLESS = {
+    *("AppMag", "MPP", "StripeWidth", "Parmset", "Left", "Top", "LineCameraSkew", "LineAreaXOffset", "LineAreaYOffset"),
+    *("Filtered", "OriginalWidth", "OriginalHeight", "Originalheight", "DisplayColor", "SessonMode", "Gamma"),
+    *("Focus Offset", "Exposure Time", "Exposure Scale", "ICC Profile"),
+}
 """Aperio's fields of optics and geometry, which identify nobody."""
 _PHILIPS = {
     "DICOM_MANUFACTURER": "scanner_vendor",
@@ -101,7 +100,6 @@ def own(description: str) -> Metadata:
 def as_description(metadata: Metadata) -> str | None:
     """What may be kept, as a line for a generic TIFF, which has no tags for it; None where nothing is known."""
     known = [f"{name} = {value.replace('|', '/')}" for name, value in metadata.known.items() if name in _OWN_FIELDS]
-    known += [f"{name} = {value.replace('|', '/')}" for name, value in metadata.identifying]
     return OWN + "|".join(" ".join(field.split()) for field in known) if known else None
 
 
