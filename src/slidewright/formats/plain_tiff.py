@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from slidewright.errors import OptionError
 from slidewright.formats.laid import LaidTiff, Written, first_tags
 from slidewright.formats.tiff_directories import IMAGE_DESCRIPTION, NEW_SUBFILE_TYPE, Directory, Tags, long, text
-from slidewright.formats.tiff_tags import generic_description
+from slidewright.formats.tiff_tags import generic_description, is_kept
 
 if TYPE_CHECKING:
     from slidewright.formats.base import ImageDescription
@@ -91,5 +91,6 @@ def aperio_description(image: ImageDescription) -> str:
         fields["MPP"] = f"{image.mpp[0]:.6g}"
     fields |= {name: value for name, value in said.identifying if name not in fields}
     lines = f"{aperio_head(image)}\n{size.width}x{size.height} ({tile}x{tile}) {image.encoding.compression}"
-    extra = "" if image.description is None else f";{image.description.replace('|', '/')}"
+    given = image.description if image.description is not None and not is_kept(image.description) else ""
+    extra = ";" + given.replace("|", "/") if given else ""
     return lines + extra + "".join(f"|{name} = {value.replace('|', '/')}" for name, value in fields.items())

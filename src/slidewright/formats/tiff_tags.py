@@ -65,9 +65,14 @@ def generic_description(image: ImageDescription) -> str | None:
     that slidewright reads back.
     """
     known = as_description(image.metadata)
-    if known is None or (image.description is not None and not image.description.startswith("[")):
+    if known is None or (image.description is not None and not is_kept(image.description)):
         return image.description
     return known if image.description is None else f"{known}\n{image.description}"
+
+
+def is_kept(description: str) -> bool:
+    """Whether a description is the source's, which conversions put into brackets, and not one that was given."""
+    return description.startswith("[description of the source: ")
 
 
 def _page_shape(image: ImageDescription, level: Level) -> tuple[int, ...]:

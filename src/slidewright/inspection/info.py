@@ -8,6 +8,7 @@ from pathlib import Path
 
 from slidewright.errors import SlidewrightError, SourceError
 from slidewright.geometry import Size
+from slidewright.metadata import Metadata
 from slidewright.tiff.directories import is_tiff
 from slidewright.tiff.slide import TiffSlide
 
@@ -50,6 +51,8 @@ class FileInfo:
     """Bytes of the ICC profile, 0 without one."""
     description: str | None
     software: str | None
+    metadata: Metadata
+    """What is said of optics, instrument and channels, and the fields that may identify a patient or a person."""
 
 
 def info(path: str | os.PathLike[str]) -> FileInfo:
@@ -94,6 +97,7 @@ def _describe_tiff(path: str | os.PathLike[str]) -> FileInfo:
             icc_bytes=len(slide.icc_profile or b""),
             description=slide.description or None,
             software=slide.software or None,
+            metadata=slide.metadata(first),
         )
 
 
@@ -127,6 +131,7 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
         icc_bytes=len(found.icc_profile or b""),
         description=found.description,
         software=None,
+        metadata=info.metadata,
     )
 
 

@@ -100,7 +100,7 @@ def verify_file(
     with TiffSlide(path) as slide:
         warnings = check_tables(slide, strict=slide.ours)
         decoded = {page.name: 0 for page in slide.levels}
-        pages = slide.others if against is not None else slide.levels + slide.others
+        pages = slide.others if against is not None else slide.pages
         for page in pages:
             decoded[page.name] = decode_page(slide, page, decode, threads)
         checks = {}
@@ -157,7 +157,7 @@ def check_structure(path: str | os.PathLike[str], expected: Sequence[Size] | Non
                 f"{', '.join(str(Size(*size)) for size in expected)}"
             )
         check_tables(slide, strict=True)
-        for page in slide.levels + slide.others:
+        for page in slide.pages:
             decode_page(slide, page, "sample", 1)
 
 
@@ -174,7 +174,7 @@ def check_tables(slide: TiffSlide, *, strict: bool) -> list[str]:
                 f"{slide.path}: {page.name} is stored in strips, not in tiles; convert it with slidewright"
             )
     _check_sizes(slide, strict, warnings)
-    for page in slide.levels + slide.others:
+    for page in slide.pages:
         _check_lengths(slide, page, strict, warnings)
     _check_ranges(slide, strict, warnings)
     return warnings
@@ -237,7 +237,7 @@ def _segment_bytes(page: Page) -> int:
 
 def _check_ranges(slide: TiffSlide, strict: bool, warnings: list[str]) -> None:
     """Every segment lies inside the file and none over another."""
-    pages = slide.levels + slide.others
+    pages = slide.pages
     for page in pages:
         outside = np.flatnonzero(
             (page.counts < 0)

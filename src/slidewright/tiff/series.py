@@ -19,6 +19,8 @@ VENDORS = ("svs", "ome", "ndpi", "scn", "philips", "bif", "qpi")
 """Kinds of file whose levels tifffile knows better than NewSubfileType."""
 _OURS = {"ome": "<?xml", "svs": "Aperio Image Library (slidewright"}
 """How the description begins where slidewright itself wrote a vendor's kind of file."""
+ASSOCIATED = frozenset(("thumbnail", "label", "macro"))
+"""Names by which images beside the levels are known, where no vendor's layout names them."""
 _FILE_NAME = re.compile(r'FileName="([^"]*)"')
 
 
@@ -175,4 +177,5 @@ def _other_name(page: Any, number: int, names: dict[int, str]) -> str:
     name = names.get(page.offset, "")
     if not name:
         name = str(page.description or "").splitlines()[0][:40] if page.description else ""
+    name = name.removesuffix(" image")  # as Bio-Formats names them
     return name.lower() if name.isascii() and name.replace(" ", "").isalnum() else f"page {number}"

@@ -105,6 +105,11 @@ class TiffSlide:
                 found.append((self.levels[number], *map(self._look, pages)))
             return tuple(found)
 
+    @property
+    def pages(self) -> tuple[Page, ...]:
+        """Every page: of each level all channels, then the images beside them."""
+        return (*(page for level in self.planes for page in level), *self.others)
+
     @cached_property
     def others(self) -> tuple[Page, ...]:
         """The images beside the levels: label, macro, thumbnail, and what has no name."""
@@ -113,12 +118,11 @@ class TiffSlide:
 
     @property
     def associated(self) -> tuple[str, ...]:
-        """Names of the images beside the levels, as the vendor's layout names them."""
-        if self.vendor in ("", "ome", "qpi"):
-            return ()
+        """Names of the images beside the levels, as the vendor's layout or their own description names them."""
         with damage_named(self.path, VerifyError):
             pages, names = layout.other_pages(self._tiff)
-            return tuple(page.name for page in pages if page.name in names)
+            known = names if self.vendor not in ("", "ome", "qpi") else layout.ASSOCIATED
+            return tuple(page.name for page in pages if page.name in known)
 
     def image(self, page: int | None, series: int, level: int) -> Image:
         """One image: a page by its number, or a level of a series.

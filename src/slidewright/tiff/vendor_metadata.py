@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -44,8 +45,8 @@ def metadata_of(tiff: Any, page: Any, series: int, vendor: str) -> Metadata:
     if tiff.is_imagej:
         return _imagej(tiff.imagej_metadata or {})
     if description.startswith(OWN):
-        return own(description)
-    return Metadata(identifying=_plain_tags(page))
+        return replace(own(description), identifying=_plain_tags(page, "\n".join(description.splitlines()[1:])))
+    return Metadata(identifying=_plain_tags(page, "" if page.is_shaped else description))
 
 
 def aperio(description: str) -> Metadata:
@@ -174,10 +175,11 @@ def _imagej(found: Mapping[str, Any]) -> Metadata:
     )
 
 
-def _plain_tags(page: Any) -> tuple[tuple[str, str], ...]:
-    """TIFF 6.0's tags of who, when and where."""
+def _plain_tags(page: Any, description: str) -> tuple[tuple[str, str], ...]:
+    """TIFF 6.0's tags of who, when and where, and its free text."""
     codes = {"DocumentName": 269, "PageName": 285, "DateTime": 306, "Artist": 315, "HostComputer": 316}
-    return fields_of({name: str(page.tags.valueof(code) or "") for name, code in codes.items()})
+    found = {name: str(page.tags.valueof(code) or "") for name, code in codes.items()}
+    return fields_of({**found, "ImageDescription": description})
 
 
 def _all(root: Element, name: str) -> list[Element]:
