@@ -10,8 +10,7 @@ from pathlib import Path
 
 from cells import READERS
 
-from slidewright.codecs import ALIASES, CODECS
-from slidewright.codecs.table import Codec
+from slidewright.codecs import ALIASES, CODECS, Codec
 from slidewright.formats.tiff_tags import COMPRESSION
 
 PAGE = Path(__file__).parent.parent / "docs" / "compression.md"

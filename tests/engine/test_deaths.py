@@ -237,7 +237,7 @@ def test_existing_destination_is_kept_and_replaced_only_when_asked(tmp_path):
         ("", {}, DestinationError, "folder"),
         ("out.tif", {"compression": "floppy"}, OptionError, "floppy.*choose one of none, jpeg"),
         ("out.tif", {"quality": 101}, OptionError, "quality 101"),
-        ("out.tif", {"compression": "zstd", "quality": 90}, OptionError, "quality does not apply.*level"),
+        ("out.tif", {"compression": "zstd", "quality": 90}, OptionError, "quality does not apply.*effort"),
         ("out.tif", {"tile_size": 100}, OptionError, "multiple of 16"),
         ("out.tif", {"subsampling": "411"}, OptionError, "420, 422, 444"),
         ("out.tif", {"nworkers": 2}, OptionError, "nworkers.*n_workers"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -160,16 +161,13 @@ def test_disk_that_is_surely_too_small_is_refused_before_anything_is_written(mon
 @pytest.mark.parametrize(("samples", "options"), [(1, {}), (5, {}), (1, {"kind": "binary", "bits": 1})])
 def test_estimate_of_an_uncompressed_output_is_what_it_takes(tmp_path, samples, options):
     """Estimates that nobody compares with the truth drift."""
-    from slidewright.codecs import resolve
+    from slidewright.conversions.conversion import decide
     from slidewright.options import ConvertOptions
-    from slidewright.pyramid.plan import make_plan
-    from slidewright.sources.pixel_format import resolve_pixels
 
     options = {"tile_size": 64, "block_tiles": 2, "compression": "none", **options}
     pixels, chosen = np.zeros((600, 800, samples), np.uint8), ConvertOptions(**options)
-    info = slidewright.open_source(pixels).info
-    encoding = resolve(chosen, resolve_pixels(chosen, info))
-    guess = space.estimate(make_plan(info.size, 64, block_tiles=2, planes=encoding.pixels.planes), encoding, 0)
+    run = decide(slidewright.open_source(pixels), chosen, 0.0)
+    guess = space.estimate(replace(run, memory=replace(run.memory, store_bytes=0)))
     slidewright.convert(pixels, tmp_path / "out.tif", n_workers=0, **options)
     real = (tmp_path / "out.tif").stat().st_size
     assert guess.output_least <= real <= 1.05 * guess.output_least

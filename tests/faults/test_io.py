@@ -73,7 +73,10 @@ def test_every_call_failing_once(places, kind, monkeypatch):
     from slidewright.engine import segment_store as segments
 
     real = segments.SegmentStore
-    monkeypatch.setattr("slidewright.engine.inline.SegmentStore", lambda plan, _, *more: real(plan, 4096, *more))
+    def small(plan, wave, memory, *more):
+        return real(plan, wave, 4096, *more)
+
+    monkeypatch.setattr("slidewright.engine.writer.SegmentStore", small)
     campaign = Campaign(f"input and output: {kind}", short=0, long=0)
     with Injector(places, kind, 0, SHORT) as counter:
         convert(places, n_workers=0)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import slidewright
 from slidewright.errors import VerifyError
 from slidewright.geometry import Size
-from slidewright.inspection.info import describe
+from slidewright.inspection.info import info as describe
 from slidewright.sources.open import open_source
 from slidewright.tiff.slide import TiffSlide
 
@@ -85,3 +85,23 @@ def test_large_image_is_not_read_whole(tmp_path: Path) -> None:
         )  # fmt: skip
     with TiffSlide(path) as slide, pytest.raises(VerifyError, match="too large to be read in one piece"):
         slide.segments(slide.levels[0]).whole()
+
+
+def test_subifds_that_are_chained_as_well_as_listed_are_no_loop(tmp_path: Path) -> None:
+    """Bio-Formats writes pyramids so: each SubIFD's pointer to the next directory leads to the next of the list."""
+    path = tmp_path / "chained.tif"
+    pixels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        tiff.write(pixels, tile=(16, 16), subifds=2, metadata=None)
+        tiff.write(pixels[::2, ::2], tile=(16, 16), subfiletype=1, metadata=None)
+        tiff.write(pixels[::4, ::4], tile=(16, 16), subfiletype=1, metadata=None)
+    with tifffile.TiffFile(path) as tiff:
+        first, second = tiff.pages.first.subifds
+        count = len(tiff.pages.first.pages[0].tags)
+    with open(path, "r+b") as file:
+        file.seek(first + 8 + 20 * count)
+        file.write(second.to_bytes(8, "little"))
+    with TiffSlide(path) as slide:
+        assert [page.size for page in slide.levels] == [Size(64, 64), Size(32, 32), Size(16, 16)]
+    slidewright.convert(path, tmp_path / "out.tif", n_workers=0, tile_size=16, compression="deflate", levels=1)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif", key=0), pixels)

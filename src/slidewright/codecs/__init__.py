@@ -5,9 +5,9 @@ and the writer its tags. Nothing here imports NumPy or a codec before an encoder
 table.
 """
 
-from slidewright.codecs.encoding import Encoder, Encoding
+from slidewright.codecs.encoding import Codec, Effort, Encoder, Encoding
 from slidewright.codecs.resolve import resolve
-from slidewright.codecs.table import ALIASES, CODECS, DEFAULT, DEFAULT_IMAGE, Codec, Effort, canonical
+from slidewright.codecs.table import ALIASES, CODECS, DEFAULT, DEFAULT_IMAGE, canonical
 
 __all__ = [
     "ALIASES",

@@ -1,16 +1,19 @@
-"""What every tile of a file is encoded with, as one picklable value: apart from the table, which all files share."""
+"""What a codec is, and what every tile of a file is encoded with, as picklable values: apart from the table, which has
+all codecs.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from slidewright.pixels import MASKS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from slidewright.codecs.table import Codec
     from slidewright.pixels import PixelFormat
 
 EncodeTile = Callable[["NDArray[Any]"], bytes]
@@ -42,10 +45,53 @@ class OneByOne(Encoder):
 
 
 @dataclass(frozen=True, slots=True)
+class Effort:
+    """The one number that a codec takes: `quality` if it is lossy, `effort` if it is not."""
+
+    name: str
+    low: int
+    high: int
+    default: int
+    meaning: str
+    """What it maps to, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """One row of the compression table."""
+
+    name: str
+    title: str
+    """What it is, in a few words."""
+    lossy: bool
+    accepts: Mapping[str, tuple[str, ...]]
+    """Dtypes by kind of pixels."""
+    limits: str
+    """Why it accepts no more, as a clause of a message; empty if it takes everything."""
+    make: Callable[[Encoding], EncodeTile | Encoder]
+    effort: Effort | None = None
+    predictor: bool = False
+    """Whether differencing may precede it."""
+    bits: tuple[int, ...] = (8,)
+    """Bits a pixel of the binary masks that it takes; the first one is the default."""
+
+    def refusal(self, pixels: PixelFormat, bits: int | None = None) -> str | None:
+        """Why it can't encode such pixels, as a clause of a message; None if it can."""
+        if self.lossy and pixels.kind in MASKS:
+            return "it is lossy and would make values that were not there"
+        if pixels.dtype not in self.accepts.get(pixels.kind, ()):
+            return self.limits
+        if pixels.kind == "binary" and bits is not None and bits not in self.bits:
+            return f"it holds masks of {self.bits[0]} bit{'s' * (self.bits[0] > 1)} a pixel only"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Encoding:
     """How every tile of a file is encoded: a compression with its settings, and the pixels it applies to."""
 
-    compression: str
+    codec: Codec
+    """The row of the compression table."""
     pixels: PixelFormat
     tile: int
     bits: int
@@ -67,11 +113,9 @@ class Encoding:
         return self.pixels.samples
 
     @property
-    def codec(self) -> Codec:
-        """The row of the table."""
-        from slidewright.codecs.table import CODECS
-
-        return CODECS[self.compression]
+    def compression(self) -> str:
+        """The codec's name."""
+        return self.codec.name
 
     @property
     def tile_bytes(self) -> int:

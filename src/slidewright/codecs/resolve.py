@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slidewright.codecs.encoding import Encoding
-from slidewright.codecs.table import ALIASES, CODECS, DEFAULT, DEFAULT_IMAGE, MASKS, Codec, canonical
+from slidewright.codecs.encoding import Codec, Encoding
+from slidewright.codecs.table import ALIASES, CODECS, DEFAULT, DEFAULT_IMAGE, canonical
 from slidewright.errors import OptionError, did_you_mean
+from slidewright.pixels import MASKS
 
 if TYPE_CHECKING:
     from slidewright.options import ConvertOptions
@@ -34,7 +35,7 @@ def resolve(options: ConvertOptions, pixels: PixelFormat) -> Encoding:
     if reason is not None:
         raise OptionError(_refusal(codec, pixels, options.bits, reason))
     return Encoding(
-        compression=codec.name,
+        codec=codec,
         pixels=pixels,
         tile=options.tile_size,
         bits=bits,

@@ -4,63 +4,12 @@ and the test matrix are made from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from slidewright.codecs import bilevel, bytewise, images, jpeg
+from slidewright.codecs.encoding import Codec, Effort
 
-if TYPE_CHECKING:
-    from slidewright.codecs.encoding import Encoder, EncodeTile, Encoding
-    from slidewright.pixels import PixelFormat
-
-KINDS = ("rgb", "rgba", "grey", "multichannel", "labels", "binary")
-MASKS = ("labels", "binary")
 BYTES = ("uint8",)
 WORDS = ("uint8", "uint16")
 NUMBERS = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """The one number that a codec takes: `quality` if it is lossy, `effort` if it is not."""
-
-    name: str
-    low: int
-    high: int
-    default: int
-    meaning: str
-    """What it maps to, in words."""
-
-
-@dataclass(frozen=True, slots=True)
-class Codec:
-    """One row of the compression table."""
-
-    name: str
-    title: str
-    """What it is, in a few words."""
-    lossy: bool
-    accepts: Mapping[str, tuple[str, ...]]
-    """Dtypes by kind of pixels."""
-    limits: str
-    """Why it accepts no more, as a clause of a message; empty if it takes everything."""
-    make: Callable[[Encoding], EncodeTile | Encoder]
-    effort: Effort | None = None
-    predictor: bool = False
-    """Whether differencing may precede it."""
-    bits: tuple[int, ...] = (8,)
-    """Bits a pixel of the binary masks that it takes; the first one is the default."""
-
-    def refusal(self, pixels: PixelFormat, bits: int | None = None) -> str | None:
-        """Why it can't encode such pixels, as a clause of a message; None if it can."""
-        if self.lossy and pixels.kind in MASKS:
-            return "it is lossy and would make values that were not there"
-        if pixels.dtype not in self.accepts.get(pixels.kind, ()):
-            return self.limits
-        if pixels.kind == "binary" and bits is not None and bits not in self.bits:
-            return f"it holds masks of {self.bits[0]} bit{'s' * (self.bits[0] > 1)} a pixel only"
-        return None
 
 
 def _all(
