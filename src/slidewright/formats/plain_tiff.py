@@ -1,5 +1,4 @@
-"""TIFFs with images beside their levels, all in the main chain: Aperio's layout, which slide viewers know, and a generic
-one.
+"""TIFFs with images beside their levels in the main chain: Aperio's layout, which slide viewers know, or a generic one.
 
 Aperio puts the thumbnail second, the label and the macro last, and tells them apart by NewSubfileType and the second
 line of their description; OpenSlide, tifffile, large_image and QuPath look for that. Of a generic TIFF no reader looks

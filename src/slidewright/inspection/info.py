@@ -131,7 +131,7 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
         icc_bytes=len(found.icc_profile or b""),
         description=found.description,
         software=None,
-        metadata=info.metadata,
+        metadata=found.metadata,
     )
 
 

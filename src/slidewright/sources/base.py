@@ -211,7 +211,7 @@ class Source(ABC):
 
 def no_associated(info: SourceInfo, name: str) -> SourceError:
     """The error about an image that is not beside the levels."""
-    return SourceError(f"{info.name} has no {name} image; it has {', '.join(info.associated) or 'none'}")
+    return SourceError(f"{info.name} has no associated image {name!r}; it has {', '.join(info.associated) or 'none'}")
 
 
 def as_bytes(pixels: Pixels) -> Pixels:

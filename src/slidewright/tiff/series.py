@@ -65,6 +65,15 @@ def levels_of(tiff: Any, series: int) -> list[Any]:
     return [found[0], *reduced] if reduced and _is_single(found[0]) else found
 
 
+def channels_of(level: Any) -> list[Any]:
+    """The pages of a level beyond its first: those of other channels, or planes of a stack."""
+    from tifffile import TiffPage
+
+    if isinstance(level, TiffPage):
+        return []
+    return [page.aspage() for page in list(level.pages)[1:] if page is not None]
+
+
 def image_of(tiff: Any, path: str, series: int, level: int) -> Image:
     """The pages of a level; raises OptionError when there is none, SourceError when they are no single image."""
     from tifffile import TiffPage

@@ -91,7 +91,7 @@ class TiffSlide:
     def levels(self) -> tuple[Page, ...]:
         """The levels of the first series, largest first."""
         with damage_named(self.path, VerifyError):
-            found = enumerate(layout.levels_of(self._tiff, 0))
+            found = enumerate(self._levels)
             return tuple(self._look(read_page(level.keyframe, f"level {number}")) for number, level in found)
 
     @cached_property
@@ -99,11 +99,15 @@ class TiffSlide:
         """Every page of each level: more than one where channels are images of their own."""
         with damage_named(self.path, VerifyError):
             found = []
-            for number, level in enumerate(layout.levels_of(self._tiff, 0)):
-                others = [page for page in level.pages or () if page is not None][1:]
-                pages = [read_page(page.aspage(), f"level {number}, channel {n}") for n, page in enumerate(others, 1)]
-                found.append((self.levels[number], *map(self._look, pages)))
+            for first, level in zip(self.levels, self._levels, strict=True):
+                others = enumerate(layout.channels_of(level), 1)
+                pages = (read_page(page, f"{first.name}, channel {number}") for number, page in others)
+                found.append((first, *map(self._look, pages)))
             return tuple(found)
+
+    @cached_property
+    def _levels(self) -> list[Any]:
+        return layout.levels_of(self._tiff, 0)
 
     @property
     def pages(self) -> tuple[Page, ...]:
