@@ -248,7 +248,7 @@ class ConvertOptions:
             "Metadata",
             parse=read_words,
             metavar="LIST",
-            default="a thumbnail in the Aperio flavour, else none",
+            default="none, but the Aperio flavour always has a thumbnail",
             more="The thumbnail is made of the levels; the source's label and macro may show who the patient is.",
         ),
     )

@@ -68,7 +68,7 @@ def decide(
         return make_plan(
             info.size,
             options.tile_size,
-            n_levels=options.levels,
+            n_levels=options.levels or form.count_levels(info.size),
             block_tiles=block_tiles,
             n_workers=n_workers,
             planes=encoding.pixels.planes,
@@ -80,9 +80,11 @@ def decide(
     needs = needs_of(info, encoding, n_workers=wanted, block_tiles=block_side, band=band)
     memory = plan_memory(needs, options.memory_bytes)
     plan = shared or planned(memory.block_tiles, memory.n_workers)
+    image = describe_image(source, options, plan, encoding)
+    form.accept(image)
     return Run(
         source=adapted(source, encoding.pixels, options),
-        image=describe_image(source, options, plan, encoding),
+        image=image,
         format=form,
         memory=memory,
         n_workers=memory.n_workers if wanted else 0,

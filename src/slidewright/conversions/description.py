@@ -33,9 +33,7 @@ def describe_image(source: Source, options: ConvertOptions, plan: Plan, encoding
     from slidewright.formats.base import ImageDescription
 
     info = source.info
-    wanted = options.associated
-    if wanted is None:
-        wanted = ("thumbnail",) if options.flavour == "aperio" and options.format in (None, "tiff") else ()
+    wanted = options.associated or ()
     return ImageDescription(
         plan,
         encoding,
@@ -45,7 +43,7 @@ def describe_image(source: Source, options: ConvertOptions, plan: Plan, encoding
         f"slidewright {__version__}",
         _metadata(info, options, plan.planes),
         _associated(source, options, wanted),
-        "thumbnail" in wanted,
+        "thumbnail" in wanted or options.flavour == "aperio",
     )
 
 

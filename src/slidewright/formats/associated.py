@@ -25,6 +25,7 @@ from slidewright.formats.tiff_directories import (
     text,
 )
 from slidewright.pyramid.plan import Level, Plan
+from slidewright.pyramid.reduce import halve
 
 NAMES = ("thumbnail", "label", "macro")
 THUMBNAIL_SIDE = 1024
@@ -80,22 +81,21 @@ class Associated:
         return tags
 
 
-def thumbnail_level(plan: Plan, encoding: Encoding) -> Level | None:
-    """The level that a thumbnail is made of: the largest that fits, else the smallest unless that is large; None where
-    pixels are none to look at.
-    """
+def has_thumbnail(encoding: Encoding) -> bool:
+    """Whether pixels are such that a thumbnail can be made of them."""
     pixels = encoding.pixels
-    if pixels.dtype != "uint8" or pixels.kind not in ("rgb", "rgba", "grey"):
-        return None
+    return pixels.dtype == "uint8" and pixels.kind in ("rgb", "rgba", "grey")
+
+
+def thumbnail_level(plan: Plan) -> Level | None:
+    """The level that a thumbnail is made of: the largest that fits, else the smallest unless that is large."""
     fitting = [level for level in plan.levels if max(level.size) <= THUMBNAIL_SIDE]
     last = fitting[0] if fitting else plan.levels[-1]
     return last if max(last.size) <= 4 * THUMBNAIL_SIDE else None
 
 
-def thumbnail_of(pixels: NDArray[Any], *, lossy: bool) -> Associated:
-    """A thumbnail of the pixels of a level, halved until it fits."""
-    from slidewright.pyramid.reduce import halve
-
-    while max(pixels.shape[:2]) > THUMBNAIL_SIDE:
-        pixels = halve("mean", pixels)
+def thumbnail_of(pixels: NDArray[Any], *, lossy: bool, smaller: bool) -> Associated:
+    """A thumbnail of the pixels of a level, halved until it fits, or at least once."""
+    while max(pixels.shape[:2]) > THUMBNAIL_SIDE or smaller:
+        pixels, smaller = halve("mean", pixels), False
     return Associated("thumbnail", np.ascontiguousarray(pixels[:, :, : 3 if pixels.shape[2] > 2 else 1]), lossy)

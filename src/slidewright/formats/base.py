@@ -18,6 +18,7 @@ from slidewright.report import LevelReport
 if TYPE_CHECKING:
     from slidewright.codecs import Encoding
     from slidewright.formats.associated import Associated
+    from slidewright.geometry import Size
     from slidewright.options import ConvertOptions
     from slidewright.pixels import PixelFormat
     from slidewright.pyramid.plan import Key, Plan
@@ -72,6 +73,13 @@ class Format(ABC):
     def packer(self, encoding: Encoding) -> PackSegment | None:
         """What workers do to each segment before it leaves them; None for nothing."""
         return None
+
+    def count_levels(self, size: Size) -> int | None:
+        """How many levels to make of an image of this size; None until both sides fit in one tile."""
+        return None
+
+    def accept(self, image: ImageDescription) -> None:  # noqa: B027 - most formats can hold anything
+        """Raise OptionError for an image that the format can't hold; called before anything is done."""
 
     @abstractmethod
     def order(self, plan: Plan) -> Iterator[Key]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import OutputError
-from slidewright.formats.associated import Associated, thumbnail_level, thumbnail_of
+from slidewright.formats.associated import Associated, has_thumbnail, thumbnail_level, thumbnail_of
 from slidewright.formats.base import Format, ImageDescription, PackSegment, TakeSegment
 from slidewright.formats.flush import Flusher
 from slidewright.formats.tiff_directories import (
@@ -94,6 +94,13 @@ class LaidTiff(Format):
 
     name: ClassVar[str] = "tiff"
     suffixes: ClassVar[tuple[str, ...]] = ()
+
+    thumbnail_is_smallest: ClassVar[bool] = False
+    """Whether a thumbnail must be smaller than every level."""
+
+    def thumbnail_level(self, plan: Plan) -> Level | None:
+        """The level that a thumbnail is made of; None where that would take too much memory."""
+        return thumbnail_level(plan)
 
     @abstractmethod
     def directories(self, written: Written, encoding: Tags) -> Sequence[Directory]:
@@ -183,9 +190,10 @@ class LaidTiff(Format):
     def _extras(self, written: Written, encoding: Tags) -> Iterator[Associated]:
         """What lies beside the levels: a thumbnail first, where one is wanted and can be made."""
         image = written.image
-        level = thumbnail_level(image.plan, image.encoding) if image.thumbnail else None
+        level = self.thumbnail_level(image.plan) if image.thumbnail and has_thumbnail(image.encoding) else None
         if level is not None:
-            yield thumbnail_of(_decoded(written, level, encoding), lossy=image.encoding.codec.lossy)
+            pixels, smaller = _decoded(written, level, encoding), self.thumbnail_is_smallest and level.index > 0
+            yield thumbnail_of(pixels, lossy=image.encoding.codec.lossy, smaller=smaller)
         yield from image.associated
 
 

@@ -1,8 +1,8 @@
 """OME-TIFF whose levels are SubIFDs, which readers that know no OME see as a pyramid too.
 
 The OME-TIFF specification puts the levels of a plane into SubIFDs of its directory, where Bio-Formats, tifffile and
-libvips find them; OpenSlide and others look for reduced images in the main chain only. So after the last full-size
-directory come copies of the first plane's reduced directories: they point to the same tables and segments, take some
+libvips find them; OpenSlide and others look for reduced images in the main chain only. So at the end
+come copies of the first plane's reduced directories: they point to the same tables and segments, take some
 hundred bytes, and no plane of the XML refers to them.
 """
 
@@ -49,9 +49,10 @@ class OmeTiff(LaidTiff):
             )
             for plane in range(image.plan.planes)
         ]
-        if not self.strict:
-            chain += [Directory(written.tags(level, 0, encoding)) for level in reduced]
+        # Bio-Formats numbers directories without reduced ones, tifffile with them: so the copies come last.
         extras = [(extra, number) for number, (extra, _, _) in enumerate(written.associated, len(chain))]
         chain += [Directory(extra.tags(offset, nbytes, 0, extra.name)) for extra, offset, nbytes in written.associated]
+        if not self.strict:
+            chain += [Directory(written.tags(level, 0, encoding)) for level in reduced]
         chain[0].tags |= first_tags(image, ome_xml(image, extras))
         return chain

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from slidewright.errors import OptionError
+from slidewright.formats.associated import THUMBNAIL_SIDE, has_thumbnail
 from slidewright.formats.laid import LaidTiff, Written, first_tags
 from slidewright.formats.tiff_directories import IMAGE_DESCRIPTION, NEW_SUBFILE_TYPE, Directory, Tags, long, text
 from slidewright.formats.tiff_tags import generic_description, is_kept
 
 if TYPE_CHECKING:
     from slidewright.formats.base import ImageDescription
+    from slidewright.geometry import Size
     from slidewright.options import ConvertOptions
+    from slidewright.pyramid.plan import Level, Plan
 
 _LABEL, _MACRO = 1, 9  # NewSubfileType, as Aperio has it
 _APERIO_LEVEL = 0  # Aperio leaves the levels unmarked
@@ -33,11 +36,14 @@ class GenericTiff(LaidTiff):
         """See `Format`."""
         return cls(bigtiff=options.bigtiff)
 
+    def accept(self, image: ImageDescription) -> None:
+        """Channels are planes of one page in a generic TIFF, which is laid elsewhere (see `Format`)."""
+        if image.plan.planes > 1:
+            raise OptionError("a generic TIFF of several channels has no images beside its levels; write a .ome.tif")
+
     def directories(self, written: Written, encoding: Tags) -> Sequence[Directory]:
         """See `LaidTiff`."""
         image = written.image
-        if image.plan.planes > 1:
-            raise OptionError("a generic TIFF of several channels has no images beside its levels; choose ome-tiff")
         chain = [Directory(written.tags(level, 0, encoding)) for level in image.plan.levels]
         chain += [Directory(extra.tags(place, size, 0, extra.name)) for extra, place, size in written.associated]
         chain[0].tags |= first_tags(image, generic_description(image))
@@ -46,12 +52,38 @@ class GenericTiff(LaidTiff):
 
 @dataclass(frozen=True, slots=True)
 class AperioTiff(LaidTiff):
-    """The largest level, the thumbnail, the other levels, label and macro."""
+    """The largest level, the thumbnail, the other levels, label and macro.
+
+    Bio-Formats sorts what is no label or macro by size and drops the last, so the thumbnail must be the smallest; and
+    so that it still shows something, the levels end above it, as Aperio's do.
+    """
+
+    thumbnail_is_smallest: ClassVar[bool] = True
 
     @classmethod
     def from_options(cls, options: ConvertOptions) -> AperioTiff:
         """See `Format`."""
         return cls(bigtiff=options.bigtiff)
+
+    def count_levels(self, size: Size) -> int:
+        """As long as a level is larger than a thumbnail (see `Format`)."""
+        count = 1
+        while max(size.halved(count)) > THUMBNAIL_SIDE:
+            count += 1
+        return count
+
+    def thumbnail_level(self, plan: Plan) -> Level | None:
+        """The smallest, unless that is large (see `LaidTiff`)."""
+        last = plan.levels[-1]
+        return last if max(last.size) <= 4 * THUMBNAIL_SIDE else None
+
+    def accept(self, image: ImageDescription) -> None:
+        """Readers take the second directory for the thumbnail, so there must be one (see `Format`)."""
+        if self.thumbnail_level(image.plan) is None or not has_thumbnail(image.encoding):
+            raise OptionError(
+                "the Aperio flavour is for RGB or grey pixels of 8 bits, with levels down to 4096 pixels; leave "
+                "flavour or levels out, or write a .ome.tif"
+            )
 
     def directories(self, written: Written, encoding: Tags) -> Sequence[Directory]:
         """See `LaidTiff`."""

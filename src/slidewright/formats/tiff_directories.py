@@ -101,9 +101,11 @@ def encoding_tags(arguments: Mapping[str, Any], tile: int, samples: int) -> Tags
     import tifffile
 
     memory = io.BytesIO()
+    plain = tile * tile * samples * np.dtype(arguments["dtype"]).itemsize  # which tifffile insists on
+    segment = bytes(plain if arguments["compression"] is None else 1)
     shape = (tile, tile, samples) if samples > 1 else (tile, tile)
     with tifffile.TiffWriter(memory, bigtiff=True, byteorder="<", ome=False, shaped=False) as writer:
-        writer.write(iter([b"\0"]), shape=shape, tile=(tile, tile), metadata=None, software=False, **arguments)
+        writer.write(iter([segment]), shape=shape, tile=(tile, tile), metadata=None, software=False, **arguments)
     data = memory.getvalue()
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         tags = {tag.code: _raw(tag, data) for tag in tiff.pages.first.tags}
