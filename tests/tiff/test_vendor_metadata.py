@@ -18,11 +18,13 @@ PIXELS = np.zeros((64, 64, 3), np.uint8)
 OME = """<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">
 <Experimenter ID="Experimenter:0" LastName="Doe" UserName="jdoe"/>
 <Instrument ID="Instrument:0"><Microscope Manufacturer="Zeiss" Model="Axioscan 7"/>
-<Objective ID="Objective:0" NominalMagnification="10"/><Objective ID="Objective:1" NominalMagnification="20"/></Instrument>
+<Objective ID="Objective:0" NominalMagnification="10"/>
+<Objective ID="Objective:1" NominalMagnification="20"/></Instrument>
 <Image ID="Image:0" Name="case 12"><AcquisitionDate>2024-05-06T07:08:09</AcquisitionDate>
 <ObjectiveSettings ID="Objective:1"/><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="1" SizeY="1"
  SizeZ="3" SizeC="2" SizeT="1" PhysicalSizeZ="500" PhysicalSizeZUnit="nm">
-<Channel ID="Channel:0:0" Name="DAPI" Color="65535"/><Channel ID="Channel:0:1" Color="-16776961"/></Pixels></Image></OME>"""
+<Channel ID="Channel:0:0" Name="DAPI" Color="65535"/>
+<Channel ID="Channel:0:1" Color="-16776961"/></Pixels></Image></OME>"""
 PHILIPS = """<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport">
 <Attribute Name="DICOM_MANUFACTURER" Group="0x0008" Element="0x0070" PMSVR="IString">PHILIPS</Attribute>
 <Attribute Name="DICOM_MANUFACTURERS_MODEL_NAME" Group="0x0008" Element="0x1090" PMSVR="IString">UFS</Attribute>
@@ -56,7 +58,8 @@ def test_ome_xml_that_says_nothing_is_nothing(xml):
 def test_philips_barcode_and_serial_number_identify(tmp_path):
     path = tmp_path / "philips.tiff"
     software = "Philips DP v1.0"
-    tifffile.imwrite(path, PIXELS, tile=(32, 32), photometric="rgb", description=PHILIPS, software=software, metadata=None)
+    rgb = {"photometric": "rgb", "metadata": None, "tile": (32, 32)}
+    tifffile.imwrite(path, PIXELS, description=PHILIPS, software=software, **rgb)
     with TiffSlide(path) as slide:
         assert slide.vendor == "philips"
         found = slide.metadata(slide.levels[0])
@@ -77,8 +80,8 @@ def test_imagej_channels_have_names_and_colours(tmp_path):
 
 def test_plain_tags_of_who_and_when_identify(tmp_path):
     tifffile.imwrite(
-        tmp_path / "a.tif", PIXELS, photometric="rgb", datetime="2020:01:02 03:04:05", description="Smith", metadata=None,
-        extratags=[(315, 2, 0, "jane", True)],
+        tmp_path / "a.tif", PIXELS, photometric="rgb", datetime="2020:01:02 03:04:05", description="Smith",
+        metadata=None, extratags=[(315, 2, 0, "jane", True)],
     )  # fmt: skip
     found = slidewright.open_source(tmp_path / "a.tif").info.metadata
     assert dict(found.identifying) == {"Artist": "jane", "DateTime": "2020:01:02 03:04:05", "ImageDescription": "Smith"}
