@@ -216,7 +216,7 @@ class ConvertOptions:
         ),
     )
     description: str | None = field(
-        default=None, metadata=says("ImageDescription of level 0.", "Metadata", metavar="TEXT", default="the source's")
+        default=None, metadata=says("ImageDescription of level 0.", "Metadata", metavar="TEXT", default="none")
     )
     objective_power: float | None = field(
         default=None,
