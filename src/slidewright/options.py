@@ -228,9 +228,7 @@ class ConvertOptions:
     )
     channel_colors: Sequence[Color] | None = field(
         default=None,
-        metadata=says(
-            "Colours of the channels, such as blue,#00ff00.", parse=read_words, metavar="LIST", **_SAID
-        ),
+        metadata=says("Colours of the channels, such as blue,#00ff00.", parse=read_words, metavar="LIST", **_SAID),
     )
     keep_metadata: str = field(
         default="allowed",
@@ -302,7 +300,7 @@ class ConvertOptions:
             parse=read_whole,
             metavar="N",
             flag="--workers",
-            default="usable CPUs",
+            default="usable CPUs, 0 for little work",
             takers=ENCODING | FINISHING,
             column=False,
             **_RUN,

@@ -96,18 +96,19 @@ def ask(reader: str, paths: list[Path]) -> dict[str, str]:
     """What a reader makes of each file, in a few words."""
     python = python_of(reader)
     assert python is not None
-    with tempfile.TemporaryDirectory() as out:
-        command = [str(python), str(HERE / "probe.py"), reader, out, *map(str, paths)]
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        answers = Path(out) / "answers.json"
-        given = json.loads(answers.read_text()) if answers.exists() else []
-        if len(given) < len(paths):
-            given += [{"error": f"crashed: {done.stderr[-200:]}"}] * (len(paths) - len(given))
-        return {
-            " ".join(case): _verdict(case, answer, Path(out), number)
-            for number, (case, answer) in enumerate(zip(CASES, given, strict=True))
-        }
+    verdicts: list[str] = []
+    while len(verdicts) < len(paths):
+        with tempfile.TemporaryDirectory() as out:
+            command = [str(python), str(HERE / "probe.py"), reader, out, *map(str, paths[len(verdicts) :])]
+            environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+            subprocess.run(command, capture_output=True, check=False, env=environment)
+            answers = Path(out) / "answers.json"
+            given = json.loads(answers.read_text()) if answers.exists() else []
+            cases = CASES[len(verdicts) :]
+            verdicts += [_verdict(cases[n], answer, Path(out), n) for n, answer in enumerate(given)]
+        if len(verdicts) < len(paths):
+            verdicts.append("crashes")
+    return {" ".join(case): verdict for case, verdict in zip(CASES, verdicts, strict=True)}
 
 
 def _verdict(case: tuple[str, str, str], answer: dict[str, Any], out: Path, number: int) -> str:
@@ -129,7 +130,7 @@ def _verdict(case: tuple[str, str, str], answer: dict[str, Any], out: Path, numb
 
 
 def _seen(wanted: np.ndarray, given: list[np.ndarray], kind: str) -> tuple[str, float] | None:
-    """How a level is seen, as what it is or as what a reader makes of it, and the mean difference; None if not at all."""
+    """What a reader makes of a level, and the mean difference to that; None where it has no image of its size."""
     ways = {"": wanted}
     if kind == "labels":
         ways["as colours"] = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)[wanted[:, :, 0]]

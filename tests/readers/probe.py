@@ -2,8 +2,8 @@
 
     python probe.py READER OUT FILE [FILE ...]
 
-writes OUT/answers.json, a list with, for each file, either {"error": ...} or {"levels": [[width, height], ...], "mpp": x}, and
-the pixels of each level that the reader gave as OUT/FILE_NUMBER-LEVEL.npy, (height, width[, samples]).
+writes OUT/answers.json, a list with, for each file, {"error": ...} or {"levels": [[width, height], ...], "mpp": x}, and the
+pixels of each level that the reader gave as OUT/FILE_NUMBER-LEVEL.npy, (height, width[, samples]).
 """
 
 from __future__ import annotations
@@ -52,8 +52,7 @@ def by_tiffslide(path: str) -> Answer:
 
     with tiffslide.TiffSlide(path) as slide:
         levels = [
-            slide.read_region((0, 0), number, size, as_array=True)
-            for number, size in enumerate(slide.level_dimensions)
+            slide.read_region((0, 0), number, size, as_array=True) for number, size in enumerate(slide.level_dimensions)
         ]
         return {"levels": levels, "mpp": _number(slide.properties.get("tiffslide.mpp-x"))}
 
@@ -100,22 +99,15 @@ def by_rasterio(path: str) -> Answer:
 
 
 def by_large_image(path: str) -> Answer:
-    """The sizes that its metadata have; large_image makes levels of its own where the file has none."""
+    """The largest level alone: large_image makes levels of its own where the file has none."""
     import large_image
 
     source = large_image.open(path)
     said = source.getMetadata()
-    frames = len(said.get("frames", [0]))
-    levels = []
-    for number in range(said["levels"] - 1, -1, -1):
-        width = max(1, said["sizeX"] >> (said["levels"] - 1 - number))
-        parts = [
-            source.getRegion(format="numpy", output={"maxWidth": width}, frame=frame)[0][:, :, : 3 if frames == 1 else 1]
-            for frame in range(frames)
-        ]
-        levels.append(np.concatenate(parts, axis=2))
-        break
-    return {"levels": levels, "mpp": None if said["mm_x"] is None else 1000 * said["mm_x"], "depth": None}
+    frames = range(len(said.get("frames", [0])))
+    parts = [source.getRegion(format="numpy", frame=frame)[0] for frame in frames]
+    pixels = parts[0][:, :, :3] if len(parts) == 1 else np.concatenate([part[:, :, :1] for part in parts], axis=2)
+    return {"levels": [pixels], "mpp": None if said["mm_x"] is None else 1000 * said["mm_x"], "depth": None}
 
 
 def by_fastslide(path: str) -> Answer:
