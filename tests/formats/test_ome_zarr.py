@@ -165,8 +165,9 @@ def test_a_round_trip_from_tiff_and_back_is_exact(tmp_path: Path) -> None:
         resolution=(40000, 20000),
         resolutionunit="CENTIMETER",
     )
-    slidewright.convert(source, tmp_path / "there.ome.zarr", **SMALL)
-    slidewright.convert(tmp_path / "there.ome.zarr", tmp_path / "back.tif", compression="zstd", **SMALL)
+    everything = {"keep_metadata": "all", **SMALL}
+    slidewright.convert(source, tmp_path / "there.ome.zarr", **everything)
+    slidewright.convert(tmp_path / "there.ome.zarr", tmp_path / "back.tif", compression="zstd", **everything)
     with tifffile.TiffFile(tmp_path / "back.tif") as tiff:
         np.testing.assert_array_equal(tiff.pages[0].asarray(), pixels)
         assert tiff.pages[0].iccprofile == icc
@@ -209,12 +210,27 @@ def test_channels_have_windows_of_what_there_is_and_labels_have_colours(tmp_path
     assert colors[4] == {"label-value": 4, "rgba": [0, 255, 128, 255]}
 
 
+def test_names_colours_and_optics_are_said_and_come_back(tmp_path: Path) -> None:
+    pixels, options = IMAGES["channels"]
+    names, colors = ["DAPI", "CD3", "CD8", "CK", "AF"], ["blue", "red", "lime", "white", "#102030"]
+    said = {"channel_names": names, "channel_colors": colors, "objective_power": 20}
+    slidewright.convert(pixels, tmp_path / "a.ome.zarr", **said, **SMALL, **options)
+    channels = zarr.open_group(tmp_path / "a.ome.zarr", mode="r").attrs["ome"]["omero"]["channels"]
+    assert [channel["label"] for channel in channels] == names
+    assert [channel["color"] for channel in channels] == ["0000FF", "FF0000", "00FF00", "FFFFFF", "102030"]
+    found = slidewright.open_source(tmp_path / "a.ome.zarr").info.metadata
+    assert found.objective_power == 20
+    assert [channel.name for channel in found.channels] == names
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"compression": "jpeg"}, "'jpeg' is for TIFF, not for OME-Zarr; choose one of none, zstd, blosc, gzip"),
         ({"predictor": True}, "predictor is TIFF's"),
         ({"bigtiff": False}, "classic TIFF"),
+        ({"flavour": "aperio"}, "flavour is for a TIFF"),
+        ({"associated": ["thumbnail"]}, "associated is for a TIFF"),
         ({"ngff": "0.4", "zarr_shard": 2}, "no shards"),
         ({"zarr_shard": 3}, "not a power of two"),
         ({"ngff": "0.3"}, "choose one of 0.4, 0.5"),

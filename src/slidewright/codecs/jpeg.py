@@ -13,6 +13,9 @@ def make_jpeg(encoding: Encoding) -> EncodeTile:
     from imagecodecs import jpeg8_encode
 
     settings: dict[str, Any] = {"level": encoding.effort, "optimize": False}
+    if encoding.rgb_inside:
+        settings |= {"colorspace": "rgb", "outcolorspace": "rgb", "subsampling": "444"}
+        return lambda tile: bytes(jpeg8_encode(tile, **settings))
     if encoding.samples == 3:
         settings |= {"colorspace": "rgb", "outcolorspace": "ycbcr", "subsampling": encoding.subsampling}
         return lambda tile: bytes(jpeg8_encode(tile, **settings))

@@ -48,7 +48,7 @@ def resolve(options: ConvertOptions, pixels: PixelFormat, family: str = "tiff") 
     return Encoding(
         codec=codec,
         pixels=pixels,
-        tile=options.tile_size,
+        tile=options.tile_side,
         bits=bits,
         effort=_effort(codec, options, pixels),
         subsampling=_subsampling(codec, options, pixels),

@@ -53,8 +53,7 @@ class OmeZarrFormat(Format):
     @classmethod
     def from_options(cls, options: ConvertOptions) -> OmeZarrFormat:
         """See `Format`."""
-        if options.bigtiff != DEFAULTS["bigtiff"]:
-            raise OptionError("a classic TIFF (bigtiff) was asked for, but the output is an OME-Zarr; leave it out")
+        refuse_tiff_options(options)
         if options.ngff == "0.4" and options.zarr_shard:
             raise OptionError("NGFF 0.4 is stored as zarr v2, which has no shards; leave zarr_shard out, or make it 0")
         return cls(0 if options.ngff == "0.4" else options.zarr_shard, options.ngff or "0.5")
@@ -169,6 +168,19 @@ class OmeZarrFormat(Format):
         else:
             write_json(os.path.join(path, ".zgroup"), {"zarr_format": 2})
             write_json(os.path.join(path, ".zattrs"), attributes)
+
+
+def refuse_tiff_options(options: ConvertOptions) -> None:
+    """Raises OptionError for options of a TIFF."""
+    given = {
+        "a classic TIFF (bigtiff)": not options.bigtiff,
+        "strict": options.strict,
+        "label": options.label is not None,
+    }
+    given |= {"flavour": options.flavour != DEFAULTS["flavour"], "associated": bool(options.associated)}
+    for name, is_given in given.items():
+        if is_given:
+            raise OptionError(f"{name} is for a TIFF, and the output is an OME-Zarr: leave it out")
 
 
 def _blank_segment(encoding: Encoding) -> bytes:

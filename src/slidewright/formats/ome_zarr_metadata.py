@@ -12,6 +12,7 @@ import numpy as np
 
 from slidewright.codecs import Encoding
 from slidewright.formats.base import ImageDescription
+from slidewright.metadata import Channel
 from slidewright.pixels import MASKS, PixelFormat
 from slidewright.pyramid.plan import Level
 
@@ -90,7 +91,7 @@ def group_attributes(image: ImageDescription, ngff: str, windows: Sequence[Windo
     if pixels.kind in MASKS:
         ome["image-label"] = _image_label(pixels, ngff)
     elif windows is not None:
-        ome["omero"] = _omero(pixels, windows)
+        ome["omero"] = _omero(pixels, windows, image.metadata.channels)
     own = {OWN: _own(image)}
     return {"ome": {"version": ngff, **ome}, **own} if ngff == "0.5" else {**ome, **own}
 
@@ -179,7 +180,7 @@ def _image_label(pixels: PixelFormat, ngff: str) -> dict[str, Any]:
     return label
 
 
-def _omero(pixels: PixelFormat, windows: Sequence[Window]) -> dict[str, Any]:
+def _omero(pixels: PixelFormat, windows: Sequence[Window], named: Sequence[Channel]) -> dict[str, Any]:
     least, most = whole_window(pixels.dtype)
     colors = pixels.kind in ("rgb", "rgba")
     channels = []
@@ -189,6 +190,10 @@ def _omero(pixels: PixelFormat, windows: Sequence[Window]) -> dict[str, Any]:
         else:
             label = f"Channel {number}"
             color = "FFFFFF" if pixels.channels == 1 else _COLORS[number % len(_COLORS)]
+        if not colors and number < len(named):
+            label = named[number].name or label
+            given = named[number].color
+            color = color if given is None else "{:02X}{:02X}{:02X}".format(*given)
         low, high = (start, end) if pixels.dtype.startswith("float") else (least, most)
         window = {"min": low, "max": high, "start": start, "end": end}
         channels.append({"label": label, "color": color, "active": label != "Alpha", "window": window})
@@ -197,6 +202,16 @@ def _omero(pixels: PixelFormat, windows: Sequence[Window]) -> dict[str, Any]:
 
 def _own(image: ImageDescription) -> dict[str, Any]:
     own: dict[str, Any] = {"software": image.software, "kind": image.encoding.pixels.kind}
+    said = image.metadata
+    values = {
+        "objective_power": said.objective_power,
+        "scanner_vendor": said.scanner_vendor,
+        "scanner_model": said.scanner_model,
+        "scanner_software": said.scanner_software,
+    }
+    own |= {name: value for name, value in values.items() if value is not None}
+    if said.identifying:
+        own["identifying"] = [list(pair) for pair in said.identifying]
     if image.description is not None:
         own["description"] = image.description
     if image.icc_profile is not None:

@@ -138,7 +138,8 @@ class ZarrPyramid:
     """
 
     others: tuple[ZarrLevel, ...] = ()
-    bigtiff = False
+    kept = False
+    """Whether level 0 keeps tiles of a source as they were; see `TiffSlide`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
@@ -163,6 +164,16 @@ class ZarrPyramid:
 
     def close(self) -> None:
         """Nothing is open."""
+
+    @property
+    def planes(self) -> tuple[tuple[ZarrLevel, ...], ...]:
+        """The images of each level: one, with all channels."""
+        return tuple((level,) for level in self.levels)
+
+    @property
+    def pages(self) -> tuple[ZarrLevel, ...]:
+        """Everything that can be decoded."""
+        return self.levels
 
     @property
     def ours(self) -> bool:

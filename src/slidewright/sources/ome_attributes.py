@@ -9,6 +9,7 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
+from slidewright.metadata import Metadata
 from slidewright.options import KINDS
 from slidewright.pixels import Colormap
 
@@ -54,6 +55,20 @@ class OmeAttributes:
             return base64.b64decode(self._text("icc_profile") or "", validate=True) or None
         except (binascii.Error, ValueError):
             return None
+
+    @property
+    def metadata(self) -> Metadata:
+        """Optics and scanner, and what identifies."""
+        power, listed = self._own.get("objective_power"), self._own.get("identifying")
+        known = float(power) if isinstance(power, (int, float)) and not isinstance(power, bool) else 0.0
+        pairs = listed if isinstance(listed, list) else []
+        return Metadata(
+            objective_power=known if 0 < known < 1e6 else None,
+            scanner_vendor=self._text("scanner_vendor"),
+            scanner_model=self._text("scanner_model"),
+            scanner_software=self._text("scanner_software"),
+            identifying=tuple((str(p[0]), str(p[1])) for p in pairs if isinstance(p, list) and len(p) == 2),
+        )
 
     @property
     def colormap(self) -> Colormap | None:

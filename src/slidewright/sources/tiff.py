@@ -14,9 +14,10 @@ import numpy as np
 from slidewright.errors import OptionError, SourceError, VerifyError
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.shapes import check_dtype
-from slidewright.sources.base import Source, SourceInfo, pickled_identity
+from slidewright.sources.base import Pixels, Source, SourceInfo, as_bytes, no_associated, pickled_identity
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.tiff_reader import TiffReader
+from slidewright.sources.tiff_stored import stored_of
 from slidewright.tiff.page import Page
 from slidewright.tiff.series import Image
 from slidewright.tiff.slide import TiffSlide, damage_named, vendor_of
@@ -76,6 +77,14 @@ class TiffSource(Source):
                 raise SourceError(f"{self.path} is not the file it was when the run began; start again")
             return TiffReader(info, image)
 
+    def associated_image(self, name: str) -> Pixels:
+        """See `Source`."""
+        with _opened(self.path) as slide:
+            page = next((page for page in slide.others if page.name == name), None)
+            if page is None or name not in slide.associated:
+                raise no_associated(self.info, name)
+            return as_bytes(slide.pixels(page, SourceError))
+
 
 @contextmanager
 def _opened(path: str) -> Iterator[TiffSlide]:
@@ -101,6 +110,7 @@ def _info(slide: TiffSlide, image: Image, number: int | None, series: int, level
     mpp = slide.mpp(base, series)
     if mpp is not None and base is not page:
         mpp = (mpp[0] * base.size.width / page.size.width, mpp[1] * base.size.height / page.size.height)
+    stored, not_stored = stored_of(slide, image)
     return SourceInfo(
         name=slide.path,
         format=slide.vendor if slide.vendor in ("svs", "ndpi") else "tiff",
@@ -115,7 +125,10 @@ def _info(slide: TiffSlide, image: Image, number: int | None, series: int, level
         worker_bytes=0,
         icc_profile=base.icc_profile,
         description=slide.description_of(base),
+        metadata=slide.metadata(base, series),
         associated=slide.associated,
+        stored=stored,
+        not_stored=not_stored,
     )
 
 

@@ -8,6 +8,7 @@ null compressor).
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError
 from slidewright.geometry import Size
+from slidewright.metadata import Channel
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
@@ -168,6 +170,7 @@ class _Chosen:
     kind: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Of the group that the array is a level of."""
+    channels: tuple[Channel, ...] = ()
 
 
 def _node(store: str, inner: str) -> Any:
@@ -199,8 +202,8 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
         return _choose(node[member], f"{name}/{member}", None, level)
     if attributes.get("multiscales"):
         chosen = _dataset(node, attributes["multiscales"][0], name, level or 0)
-        kind = "labels" if "image-label" in attributes else None
-        return replace(chosen, kind=kind, attributes=dict(node.attrs))
+        chosen = replace(chosen, channels=_channels(attributes.get("omero")), attributes=dict(node.attrs))
+        return replace(chosen, kind="labels") if "image-label" in attributes else chosen
     arrays = [key for key, _ in node.arrays()]
     if len(arrays) != 1:
         listing = ", ".join(sorted(arrays)) if arrays else "none"
@@ -240,6 +243,22 @@ def _dataset(node: Any, multiscale: Mapping[str, Any], name: str, level: int) ->
     if len(letters) != array.ndim:
         raise SourceError(f"{name}: {len(letters)} axes for an array of {array.ndim} dimensions; the store is damaged")
     return _Chosen(array, letters, _mpp(axes, letters, (multiscale, datasets[level])))
+
+
+def _channels(omero: Any) -> tuple[Channel, ...]:
+    """Names and colours of channels, as NGFF's "omero" has them for viewers; whatever else is there, none."""
+    listed = omero.get("channels") if isinstance(omero, Mapping) else None
+    found = [one if isinstance(one, Mapping) else {} for one in listed] if isinstance(listed, list) else []
+    colors = [re.fullmatch("#?([0-9a-fA-F]{6})", str(one.get("color", ""))) for one in found]
+    return tuple(
+        Channel(str(one["label"]) if one.get("label") else None, _rgb(color[1]) if color else None)
+        for one, color in zip(found, colors, strict=True)
+    )
+
+
+def _rgb(digits: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(digits)
+    return red, green, blue
 
 
 def _letter(axis: str) -> str:
@@ -330,6 +349,7 @@ def _info(chosen: _Chosen, axes: str, name: str) -> SourceInfo:
         planar=samples > 1 and depth == 1,
         mpp=chosen.mpp,
         tile=grid,
+        metadata=replace(said.metadata, channels=chosen.channels if len(chosen.channels) == samples else ()),
     )
 
 
