@@ -85,6 +85,8 @@ def encoding_arguments(encoding: Encoding) -> dict[str, Any]:
         arguments["jpegtables"] = jpeg_tables(encoding)
         if encoding.subsampling is not None:
             arguments["subsampling"] = _SUBSAMPLING[encoding.subsampling]
+            if encoding.subsampling == "444":  # the streams hold RGB, and so the page's photometric is RGB
+                arguments["compressionargs"] = {"outcolorspace": "rgb"}
     return arguments
 
 
