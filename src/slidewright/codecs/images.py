@@ -37,13 +37,15 @@ def make_jpeg2000_lossy(encoding: Encoding) -> EncodeTile:
     from imagecodecs import jpeg2k_decode, jpeg2k_encode
 
     least = jpeg2000_psnr(encoding.effort or 0) + (_WORD_PSNR if encoding.dtype == "uint16" else 0)
-    settings: dict[str, Any] = {"codecformat": "j2k", "reversible": False, "mct": encoding.samples >= 3, "numthreads": 1}
+    settings: dict[str, Any] = {"codecformat": "j2k", "reversible": False}
+    settings |= {"mct": encoding.samples >= 3, "numthreads": 1}
     lossless = make_jpeg2000(encoding)
 
     def encode(tile: NDArray[Any]) -> bytes:
         pixels = _squeezed(tile)
         for more in _J2K_STEPS:
-            stream = bytes(jpeg2k_encode(pixels, least + more, **settings))
+            level: Any = least + more
+            stream = bytes(jpeg2k_encode(pixels, level, **settings))
             if _psnr(jpeg2k_decode(stream, numthreads=1), pixels) >= least:
                 return stream
         return lossless(tile)

@@ -22,6 +22,7 @@ from slidewright.inspection.decode import decode_checked, in_parallel
 from slidewright.pyramid.plan import Block, Pass, make_plan
 from slidewright.pyramid.reduce import halve
 from slidewright.tiff.page import Page
+from slidewright.tiff.shown import change_of
 from slidewright.tiff.slide import TiffSlide
 
 _KEEP_BYTES = 1 << 26  # a larger reduced level goes to a temporary file
@@ -49,6 +50,8 @@ def compare_levels(slide: TiffSlide, against: Any, resampling: str | None, threa
             f"{slide.path}: level 0 is {first.size} with {first.samples} samples of {first.dtype}, but {info.name} is "
             f"{info.size} with {info.samples} samples of {info.dtype}"
         )
+    if any(page.orientation != 1 for page in slide.levels):
+        raise VerifyError(f"{slide.path}: its levels are stored turned (Orientation), and can't be compared; convert it")
     masks = first.masks or info.kind in ("labels", "binary")
     return _Comparison(slide, source, resampling or ("nearest" if masks else "mean"), threads).run()
 
@@ -108,6 +111,7 @@ class _Comparison:
                     f"{slide.path}: {page.name} is {page.size}; only levels halved and rounded down can be compared"
                 )
         self._segments = {number: slide.segments(slide.levels[number]) for number in numbers.values()}
+        self._changes = {number: change_of(slide.levels[number]) for number in numbers.values()}
         self._tallies = {number: _Tally() for number in numbers.values()}
         self._lock = threading.Lock()
         self._local = threading.local()
@@ -188,6 +192,10 @@ class _Comparison:
         for in_plane, part in page.tiles_in(region):
             index = first + in_plane
             tile = decode_checked(self._segments[number], index)
+            change = self._changes[number]
+            if change is not None and tile is not None:  # compared is what a viewer shows
+                tile = tile.copy()
+                change(tile)
             if tile is None:
                 raise VerifyError(f"{self._slide.path}: {page.place(index)} is left out, so it can't be compared")
             y, x = part.y % page.cell.height, part.x % page.cell.width

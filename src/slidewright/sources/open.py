@@ -127,16 +127,31 @@ def _first_bytes(path: str) -> bytes:
 
 def _from_tiff(path: str, page: int | None, series: int | None, level: int | None) -> Source:
     from slidewright.sources.tiff import TiffSource, vendor_of
+    from slidewright.sources.wrappers.orient import upright
 
     if page is None and series is None and vendor_of(path) in _OPENSLIDE_BETTER and _openslide_knows(path):
         return _from_openslide(path, page, series, level)
+    if page is None and series is None:
+        _refuse_index(path)
     source = TiffSource.describe(path, page=page, series=series, level=level)
+    opened: Source = source
     grid = source.info.tile
-    if grid is None or grid.width < source.info.size.width:
-        return source
-    from slidewright.sources.access.unpack import unpacked_first
+    if grid is not None and grid.width >= source.info.size.width:
+        from slidewright.sources.access.unpack import unpacked_first
 
-    return unpacked_first(source, compressed_strips=source.strips_to_decode)
+        opened = unpacked_first(source, compressed_strips=source.strips_to_decode)
+    return upright(opened, source.orientation)
+
+
+def _refuse_index(path: str) -> None:
+    """Refuse a TIFF that only has a preview of what lies in files beside it: CellSens' .vsi, whose pixels are in .ets."""
+    folder = os.path.join(os.path.dirname(path), f"_{Path(path).stem}_")
+    if Path(path).suffix.lower() == ".vsi" or any(Path(folder).glob("stack*/frame*.ets")):
+        raise SourceError(
+            f"{path} has only a preview of a CellSens slide, whose image is in the .ets files of {folder!r}: slideio, "
+            "bioio-vsi and Bio-Formats read it (how to convert with slideio: the documentation, sources); the preview "
+            "itself is page 0"
+        )
 
 
 def _from_openslide(path: str, page: int | None, series: int | None, level: int | None) -> Source:

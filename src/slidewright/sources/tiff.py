@@ -42,7 +42,7 @@ class TiffSource(Source):
     def describe(
         cls, path: str, *, page: int | None = None, series: int | None = None, level: int | None = None
     ) -> TiffSource:
-        """Look at a file and choose an image; by default level 0 of series 0.
+        """Look at a file and choose an image; by default level 0 of the largest series.
 
         Raises
         ------
@@ -54,8 +54,15 @@ class TiffSource(Source):
         if page is not None and (series is not None or level is not None):
             raise OptionError("page chooses one image by itself; leave out series and level, or page")
         with _opened(path) as slide:
-            info = _info(slide, slide.image(page, series or 0, level or 0), page, series or 0, level or 0)
-        return cls(path, page, series or 0, level or 0, info)
+            series = series if series is not None else 0 if page is not None else slide.default_series
+            info = _info(slide, slide.image(page, series, level or 0), page, series, level or 0)
+        return cls(path, page, series, level or 0, info)
+
+    @property
+    def orientation(self) -> int:
+        """TIFF's Orientation, 1 for what is stored upright."""
+        with _opened(self.path) as slide:
+            return slide.image(self.page, self.series, self.level).pages[0].orientation
 
     @property
     def strips_to_decode(self) -> bool:

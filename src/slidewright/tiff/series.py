@@ -58,6 +58,14 @@ def levels_of(tiff: Any, series: int) -> list[Any]:
     return [found[0], *reduced] if reduced and _is_single(found[0]) else found
 
 
+def default_series(tiff: Any) -> int:
+    """The series whose image is the largest, the first of those that are; of a file of ours the first."""
+    if is_ours(tiff):
+        return 0
+    areas = [one.keyframe.imagelength * one.keyframe.imagewidth for one in tiff.series]
+    return areas.index(max(areas)) if areas else 0
+
+
 def image_of(tiff: Any, path: str, series: int, level: int) -> Image:
     """The pages of a level; raises OptionError when there is none, SourceError when they are no single image."""
     from tifffile import TiffPage
@@ -121,8 +129,8 @@ def pick(items: Any, index: int, what: str, path: str) -> Any:
 
 
 def other_pages(tiff: Any) -> tuple[list[Page], frozenset[str]]:
-    """The images beside the levels of the first series, and the names that the vendor's layout gives some of them."""
-    levels = levels_of(tiff, 0)
+    """The images beside the levels of the largest series, and the names that the vendor's layout gives some of them."""
+    levels = levels_of(tiff, default_series(tiff))
     taken = {level.keyframe.offset for level in levels}
     named: dict[int, str] = {}
     if vendor(tiff) and tiff.series:

@@ -83,9 +83,9 @@ class TiffSlide:
 
     @cached_property
     def levels(self) -> tuple[Page, ...]:
-        """The levels of the first series, largest first."""
+        """The levels of the largest series, largest first."""
         with damage_named(self.path, VerifyError):
-            found = enumerate(layout.levels_of(self._tiff, 0))
+            found = enumerate(layout.levels_of(self._tiff, layout.default_series(self._tiff)))
             return tuple(self._look(read_page(level.keyframe, f"level {number}")) for number, level in found)
 
     @cached_property
@@ -102,6 +102,12 @@ class TiffSlide:
         with damage_named(self.path, VerifyError):
             pages, names = layout.other_pages(self._tiff)
             return tuple(page.name for page in pages if page.name in names)
+
+    @property
+    def default_series(self) -> int:
+        """The number of the series whose image is the largest."""
+        with damage_named(self.path, VerifyError):
+            return layout.default_series(self._tiff)
 
     def image(self, page: int | None, series: int, level: int) -> Image:
         """One image: a page by its number, or a level of a series.
