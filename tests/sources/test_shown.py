@@ -194,3 +194,47 @@ def test_index_of_a_cellsens_slide_is_refused(tmp_path: Path) -> None:
         open_source(tmp_path / "renamed.tif")
     with pytest.raises(OptionError, match="has no page 3"):
         open_source(tmp_path / "renamed.tif", page=3)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "unit", "mpp"),
+    [((72, 72), "INCH", None), ((4000, 2000), "CENTIMETER", (2.5, 5)), ((250, 250), "INCH", None), ((1, 1), "NONE", None)],
+)
+def test_resolution_of_a_screen_is_no_microscopes(
+    resolution: tuple[int, int], unit: str, mpp: tuple[float, float] | None, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "a.tif", tmp_path / "out.tif"
+    tifffile.imwrite(path, picture(), photometric="rgb", resolution=resolution, resolutionunit=unit, metadata=None)
+    report = slidewright.convert(path, out, tile_size=64, n_workers=0)
+    assert open_source(path).info.mpp == mpp
+    assert ("no microscope's" in "".join(report.warnings)) == (unit == "INCH")
+    with tifffile.TiffFile(out) as tiff:
+        assert tiff.pages.first.resolutionunit == (3 if mpp else 1)
+    slidewright.convert(path, out, tile_size=64, n_workers=0, mpp=200, overwrite=True)
+    with tifffile.TiffFile(out) as tiff:
+        assert tiff.pages.first.resolution == (50, 50)
+
+
+def test_coarse_resolution_is_kept_where_ome_says_it(tmp_path: Path) -> None:
+    size = {f"PhysicalSize{axis}": 200.0 for axis in "XY"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", picture(), photometric="rgb", metadata=size)
+    assert open_source(tmp_path / "a.ome.tif").info.mpp == (200, 200)
+
+
+@pytest.mark.parametrize(("unit", "mpp"), [("um", 0.5), ("micron", 0.5), ("\\u00B5m", 0.5), ("mm", None), ("", None)])
+def test_imagejs_resolution_is_mpp(unit: str, mpp: float | None, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(1), imagej=True, resolution=(2, 2), metadata={"unit": unit} if unit else None)
+    assert open_source(path).info.mpp == (None if mpp is None else (mpp, mpp))
+
+
+def test_what_is_not_passed_on_is_told_in_one_warning(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        options = {"photometric": "rgb", "metadata": None, "resolution": (72, 72), "resolutionunit": "INCH"}
+        tiff.write(picture().astype(np.float32), extratags=[(42113, "s", 0, "-1", True)], **options)
+        tiff.write(picture(1) > 9, photometric="mask", subfiletype=4, metadata=None)
+    report = slidewright.convert(path, tmp_path / "out.tif", tile_size=64, n_workers=0)
+    (warning,) = report.warnings
+    for words in ("352.8 um a pixel", "a mask", "are red, green and blue", "the value -1 stands for no data"):
+        assert words in warning

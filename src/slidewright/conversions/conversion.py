@@ -118,6 +118,11 @@ def kept_description(text: str | None) -> str | None:
     return None if text is None else f"[description of the source: {text}]"
 
 
+def _left_out(info: SourceInfo) -> list[str]:
+    """One warning about all that the source says and the file will not."""
+    return [f"not passed on of {info.name}: {'; '.join(info.left_out)}"] if info.left_out else []
+
+
 def share_source(stack: contextlib.ExitStack, run: Run) -> Run:
     """The run with its source as worker processes can open it, until the stack is closed."""
     shared = run.source.shared(run.temporary, on_disk=run.memory.array_on_disk)
@@ -146,7 +151,7 @@ class Conversion:
         self._options = options
         self._stack = contextlib.ExitStack()
         self._committed = False
-        self._warnings = list(decided.memory.warnings)
+        self._warnings = [*decided.memory.warnings, *_left_out(decided.source.info)]
         self._destination = Destination(
             dest, overwrite=options.overwrite, source=source_path, is_folder=decided.format.is_folder
         )

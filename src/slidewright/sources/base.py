@@ -84,6 +84,8 @@ class SourceInfo:
     """The ICC profile, where there is one."""
     description: str | None = None
     """The source's own ImageDescription, where there is one."""
+    left_out: tuple[str, ...] = ()
+    """What the source says that a conversion does not pass on, as clauses of a warning."""
     background: tuple[int, int, int] | None = None
     """The colour, of 0 to 255, that stands for "no tissue" where the source states one."""
     associated: tuple[str, ...] = ()

@@ -106,6 +106,7 @@ def _info(slide: TiffSlide, image: Image, number: int | None, series: int, level
         _check_segments(each, np.dtype(dtype), where, slide.bytes)
     base = slide.image(None, series, 0).pages[0] if number is None and level else page
     mpp = slide.mpp(base, series)
+    left_out = slide.left_out(page, mpp)
     if mpp is not None and base is not page:
         mpp = (mpp[0] * base.size.width / page.size.width, mpp[1] * base.size.height / page.size.height)
     return SourceInfo(
@@ -122,6 +123,7 @@ def _info(slide: TiffSlide, image: Image, number: int | None, series: int, level
         worker_bytes=0,
         icc_profile=base.icc_profile,
         description=slide.description_of(base),
+        left_out=left_out,
         associated=slide.associated,
     )
 

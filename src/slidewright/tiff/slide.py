@@ -16,6 +16,7 @@ from slidewright.errors import SlidewrightError, SourceError, VerifyError
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff import series as layout
 from slidewright.tiff.directories import check_directories
+from slidewright.tiff.left_out import left_out_of
 from slidewright.tiff.metadata import description_of, mpp_of
 from slidewright.tiff.page import Page, read_page
 from slidewright.tiff.segments import Segments
@@ -128,6 +129,11 @@ class TiffSlide:
         """Micrometres a pixel along (x, y) of a full-size page of a series, or None where nothing states them."""
         with damage_named(self.path, VerifyError):
             return mpp_of(self._tiff, page.page, series)
+
+    def left_out(self, page: Page, mpp: tuple[float, float] | None) -> tuple[str, ...]:
+        """What the file says of an image that a conversion does not pass on, as clauses."""
+        with damage_named(self.path, VerifyError):
+            return left_out_of(self._tiff, page.page, mpp)
 
     def description_of(self, page: Page) -> str | None:
         """The page's ImageDescription, unless it describes the layout of the very file."""
