@@ -83,7 +83,13 @@ def test_turned_wide_strips_are_unpacked_and_turned(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 9, (300, 30_000, 3), np.uint8)
     tags = [(274, "H", 1, 6, True)]
     tifffile.imwrite(
-        tmp_path / "a.tif", pixels, compression="zlib", rowsperstrip=16, photometric="rgb", extratags=tags, metadata=None
+        tmp_path / "a.tif",
+        pixels,
+        compression="zlib",
+        rowsperstrip=16,
+        photometric="rgb",
+        extratags=tags,
+        metadata=None,
     )
     with open_source(tmp_path / "a.tif").shared(str(tmp_path)) as shared:
         found = shared.open().read(29_000, 20, 100, 90, np.empty((100, 100, 3), np.uint8))
@@ -99,7 +105,13 @@ def test_corrupt_tile_of_a_turned_source_is_filled_where_it_is_shown(tmp_path: P
         file.seek(place)
         file.write(b"\x55" * 20)
     report = slidewright.convert(
-        path, tmp_path / "out.tif", tile_size=64, compression="deflate", n_workers=2, on_corrupt="fill", background="red"
+        path,
+        tmp_path / "out.tif",
+        tile_size=64,
+        compression="deflate",
+        n_workers=2,
+        on_corrupt="fill",
+        background="red",
     )
     shown[48:96, HEIGHT - 64 :] = (255, 0, 0)
     assert report.corrupt_tiles == 1
@@ -198,7 +210,12 @@ def test_index_of_a_cellsens_slide_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("resolution", "unit", "mpp"),
-    [((72, 72), "INCH", None), ((4000, 2000), "CENTIMETER", (2.5, 5)), ((250, 250), "INCH", None), ((1, 1), "NONE", None)],
+    [
+        ((72, 72), "INCH", None),
+        ((4000, 2000), "CENTIMETER", (2.5, 5)),
+        ((250, 250), "INCH", None),
+        ((1, 1), "NONE", None),
+    ],
 )
 def test_resolution_of_a_screen_is_no_microscopes(
     resolution: tuple[int, int], unit: str, mpp: tuple[float, float] | None, tmp_path: Path

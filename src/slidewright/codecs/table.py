@@ -34,7 +34,7 @@ CODECS: dict[str, Codec] = {
             accepts={"rgb": BYTES, "grey": BYTES, "multichannel": BYTES},
             limits="JPEG holds uint8 RGB and grey (each channel by itself), no alpha",
             make=jpeg.make_jpeg,
-            effort=Effort("quality", *_QUALITY, "libjpeg's quality; chroma is halved unless `subsampling` says otherwise"),
+            effort=Effort("quality", *_QUALITY, "libjpeg's quality; chroma is halved unless `subsampling` says else"),
         ),
         Codec(
             name="jpeg2000",

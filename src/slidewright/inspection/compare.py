@@ -51,7 +51,9 @@ def compare_levels(slide: TiffSlide, against: Any, resampling: str | None, threa
             f"{info.size} with {info.samples} samples of {info.dtype}"
         )
     if any(page.orientation != 1 for page in slide.levels):
-        raise VerifyError(f"{slide.path}: its levels are stored turned (Orientation), and can't be compared; convert it")
+        raise VerifyError(
+            f"{slide.path}: its levels are stored turned (Orientation), which is not compared; convert it"
+        )
     masks = first.masks or info.kind in ("labels", "binary")
     return _Comparison(slide, source, resampling or ("nearest" if masks else "mean"), threads).run()
 

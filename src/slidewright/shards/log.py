@@ -125,5 +125,3 @@ class ShardLog:
         }
         self._writers.pop(index).finish(footer, sync=shards.sync)
         del self._missing[index]
-
-

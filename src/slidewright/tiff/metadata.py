@@ -19,7 +19,7 @@ MICROMETRES = {
 """Micrometres in a unit, by its OME symbol or its UDUNITS name."""
 
 MAX_MPP = 100.0
-"""The coarsest resolution that is taken for a microscope's without OME or a vendor to say so: 72 dpi are 353 um a pixel.
+"""The coarsest resolution that is taken for a microscope's without OME or a vendor to say so (72 dpi are 353).
 """
 
 _APERIO_MPP = re.compile(r"\|\s*MPP\s*=\s*([0-9.eE+-]+)")

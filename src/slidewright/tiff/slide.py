@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import cached_property
 
 from slidewright.errors import SlidewrightError, SourceError, VerifyError
+from slidewright.options import Selection
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff import series as layout
 from slidewright.tiff.directories import check_directories
@@ -110,20 +111,20 @@ class TiffSlide:
         with damage_named(self.path, VerifyError):
             return layout.default_series(self._tiff)
 
-    def image(self, page: int | None, series: int, level: int) -> Image:
-        """One image: a page by its number, or a level of a series.
+    def image(self, chosen: Selection) -> Image:
+        """One image: a page by its number, or a level of a series, or one plane of that.
 
         Raises
         ------
         OptionError
-            When there is no such page, series or level.
+            When there is no such page, series, level, plane or time.
         SourceError
             When it is no single image, such as a stack.
         """
         with damage_named(self.path, VerifyError):
-            if page is not None:
-                return Image((read_page(layout.pick(self._tiff.pages, page, "page", self.path).aspage()),))
-            return layout.image_of(self._tiff, self.path, series, level)
+            if chosen.page is not None:
+                return Image((read_page(layout.pick(self._tiff.pages, chosen.page, "page", self.path).aspage()),))
+            return layout.image_of(self._tiff, self.path, chosen)
 
     def mpp(self, page: Page, series: int = 0) -> tuple[float, float] | None:
         """Micrometres a pixel along (x, y) of a full-size page of a series, or None where nothing states them."""
