@@ -73,7 +73,6 @@ def test_every_call_failing_once(places, kind, monkeypatch):
     from slidewright.engine import segment_store as segments
 
     real = segments.SegmentStore
-
     def small(plan, wave, memory, *more):
         return real(plan, wave, 4096, *more)
 

@@ -28,8 +28,8 @@ REGION = (37, 21, 120, 99)
 def test_plane_of_a_stack_has_all_its_channels(kind: str, tmp_path: Path) -> None:
     path = tmp_path / kind
     if kind == "zarr":
-        array = zarr.create_array(path, shape=STACK.shape, chunks=(1, 1, 1, 64, 64), dtype=STACK.dtype)
-        array[...] = STACK
+        stored = STACK.transpose(0, 2, 1, 3, 4)  # T, C, Z, Y, X
+        zarr.create_array(path, shape=stored.shape, chunks=(1, 1, 1, 64, 64), dtype=stored.dtype)[...] = stored
     elif kind == "ome.tif":
         tifffile.imwrite(path, STACK, ome=True, metadata={"axes": "TZCYX"}, tile=(64, 64), compression="zlib")
     else:

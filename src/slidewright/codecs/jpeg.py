@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+
     from slidewright.codecs.encoding import EncodeTile, Encoding
 
 

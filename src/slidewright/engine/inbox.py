@@ -35,7 +35,9 @@ class PushedSource(Source):
     buffer: SharedBuffer
 
     @classmethod
-    def allocate(cls, info: SourceInfo, tile: int, n_slots: int, folder: str | os.PathLike[str] | None) -> PushedSource:
+    def allocate(
+        cls, info: SourceInfo, tile: int, n_slots: int, folder: str | os.PathLike[str] | None
+    ) -> PushedSource:
         """Reserve the slots; raises OutputError where there is no room."""
         nbytes = (n_slots + 1) * 16 + n_slots * tile * tile * info.samples * info.itemsize
         return cls(info, tile, n_slots, SharedBuffer.allocate(nbytes, folder))

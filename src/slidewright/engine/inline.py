@@ -21,7 +21,9 @@ class Inline:
     there yet, or when the caller that feeds the schedule has `turn` called.
     """
 
-    def __init__(self, run: Run, report: Callable[[Progress], None] | None, schedule: Schedule | None = None) -> None:
+    def __init__(
+        self, run: Run, report: Callable[[Progress], None] | None, schedule: Schedule | None = None
+    ) -> None:
         self._run, self._report = run, report
         self.outcome = Outcome()
         self._schedule = schedule or Schedule.pulled(run)

@@ -52,7 +52,7 @@ def compare_levels(slide: TiffSlide, against: Any, resampling: str | None, threa
         )
     if any(page.orientation != 1 for page in slide.levels):
         raise VerifyError(
-            f"{slide.path}: its levels are stored turned (Orientation), which is not compared; convert it"
+            f"{slide.path}: its levels are stored turned (Orientation): convert it first"
         )
     masks = first.masks or info.kind in ("labels", "binary")
     return _Comparison(slide, source, resampling or ("nearest" if masks else "mean"), threads).run()

@@ -125,3 +125,5 @@ class ShardLog:
         }
         self._writers.pop(index).finish(footer, sync=shards.sync)
         del self._missing[index]
+
+

@@ -1,4 +1,5 @@
-"""What a source's pixels become under the options: kind, dtype, channels, palette, background, reduction. Decided once."""
+"""What a source's pixels become under the options: kind, dtype, channels, palette, background, reduction. Decided once.
+"""
 
 from __future__ import annotations
 
