@@ -1,7 +1,18 @@
-"""slidewright writes large slides as pyramidal TIFFs, in parallel.
+"""slidewright writes large slides as pyramids, in parallel.
 
-The public API, nothing else. Importing it starts nothing and loads none of the heavy libraries: names are resolved
-when first used.
+The front door: names, and nothing else. Importing it starts nothing and loads none of the heavy libraries; a name is
+resolved when it is first used.
+
+The packages, in the order in which a pixel goes through them:
+
+- `sources`: where pixels come from; `tiff`, the one reader of TIFFs, lies under it
+- `pyramid`: blocks of pixels to the tiles of every level; `codecs`: a tile to a segment
+- `engine`: who does it: coordinator, workers, the ring between them, the one writer
+- `formats`: segments to a file; `shards`: segments to parts of a job on disk
+- `conversions`: what a caller asks for: `convert`, `PyramidWriter`, `shard`, `assemble`, `batch`
+- `inspection` looks at files, `reporting` tells of a run, `system` is what the operating system gives
+
+`docs/developers.md` has the map, the words and the rule of who may import whom.
 """
 
 from __future__ import annotations

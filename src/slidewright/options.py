@@ -338,7 +338,7 @@ class ConvertOptions:
             parse=read_whole,
             metavar="N",
             flag="--workers",
-            default="usable CPUs",
+            default="usable CPUs, 0 for little work",
             takers=_ENCODING | _FINISHING,
             column=False,
             **_RUN,

@@ -39,7 +39,7 @@ def resolve(options: ConvertOptions, pixels: PixelFormat) -> Encoding:
         pixels=pixels,
         tile=options.tile_size,
         bits=bits,
-        effort=_effort(codec, options),
+        effort=_effort(codec, options, pixels),
         subsampling=_subsampling(codec, options, pixels),
         predictor=_predictor(codec, options, pixels, bits),
     )
@@ -73,7 +73,7 @@ def _words(pixels: PixelFormat, bits: int | None) -> str:
     return pixels.words
 
 
-def _effort(codec: Codec, options: ConvertOptions) -> int | None:
+def _effort(codec: Codec, options: ConvertOptions, pixels: PixelFormat) -> int | None:
     """Quality or effort, whichever the codec has, checked against its range."""
     effort = codec.effort
     for name, value in (("quality", options.quality), ("effort", options.effort)):
@@ -84,7 +84,7 @@ def _effort(codec: Codec, options: ConvertOptions) -> int | None:
         return None
     value = options.quality if effort.name == "quality" else options.effort
     if value is None:
-        return effort.default
+        return effort.default_for(pixels)
     if not isinstance(value, int) or not effort.low <= value <= effort.high:
         raise OptionError(f"{effort.name} {value!r} is out of range for {codec.name!r}: {effort.low} to {effort.high}")
     return value

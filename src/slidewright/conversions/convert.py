@@ -10,8 +10,9 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
-from slidewright.conversions.opening import make_launcher, open_selected
+from slidewright.conversions.opening import open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
+from slidewright.conversions.workload import Workforce
 from slidewright.errors import DestinationError, OptionError
 from slidewright.formats.registry import settle_format
 from slidewright.options import ConvertOptions, Selection, make_options
@@ -90,8 +91,9 @@ def convert(
     checked = make_options(options, "convert")
     recorder = None if report is None else _prepare_report(report, checked, started)
     selection = Selection(page, series, level, z, t, region)
-    with make_launcher(checked) as launcher, make_callback(progress) as callback:
+    with Workforce(checked, source) as workforce, make_callback(progress) as callback:
         opened, path = open_selected(source, selection, shape, dtype)
+        launcher, checked = workforce.settle(opened.info)
         finished = convert_opened(launcher, opened, path, dest, selection, checked, callback, started, recorder)
     if report is not None and recorder is not None:
         from slidewright.reporting.html_page import Subject, write_report

@@ -82,13 +82,14 @@ class _Walk:
         seen: set[int] = set()
         todo = [self._unpack("Q", 8) if self._big else self._unpack("I", 4)]
         while todo:
-            offset = todo.pop()
-            while offset:
-                if offset in seen:
+            offset, chain = todo.pop(), set[int]()
+            while offset and (offset not in seen or offset in chain):  # Bio-Formats chains the SubIFDs of a list too
+                if offset in chain:
                     raise VerifyError(
                         f"{self._name}: the directory at byte {offset} is reached twice; the file is damaged"
                     )
                 seen.add(offset)
+                chain.add(offset)
                 if len(seen) > MAX_DIRECTORIES:
                     raise VerifyError(f"{self._name}: more than {MAX_DIRECTORIES} directories; this is not a slide")
                 offset, children = self._directory(offset)

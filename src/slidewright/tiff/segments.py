@@ -131,6 +131,12 @@ class Segments:
         """Decode by tifffile's decoder, which knows every codec, predictor and byte order."""
         self._check_stream(index, data)
         try:
+            if self._codec == "jpeg" and self.page.planes > 1:
+                # Bio-Formats: a grey JPEG a channel, whatever the photometric says, which tifffile would believe
+                from imagecodecs import jpeg8_decode
+
+                plane: NDArray[Any] = np.asarray(jpeg8_decode(data, tables=self._tables))
+                return plane[:, :, None] if plane.ndim == 2 else plane
             pixels = self._generic(data, index, jpegtables=self._tables, jpegheader=self._header)[0]
         except MemoryError:
             raise
