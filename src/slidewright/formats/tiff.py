@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -22,11 +22,16 @@ from slidewright.tiff.slide import TiffSlide
 if TYPE_CHECKING:
     from slidewright.codecs import Encoding
     from slidewright.options import ConvertOptions
+    from slidewright.pixels import PixelFormat
     from slidewright.pyramid.plan import Key, Level, Plan
 
 CLASSIC_LIMIT = (1 << 32) - (1 << 24)  # offsets are 32 bits; the rest is for the tables of the pages
 
 _BUFFER = 1 << 13  # only what is smaller is copied once more on its way to the file
+MAX_INTERLEAVED = 16
+"""Channels of a plain TIFF that lie side by side; of more, a viewer that shows one would read too much."""
+
+_BYTEWISE = ("none", "deflate", "zstd", "lzw", "packbits")
 _LEAST_SEGMENT = 10  # bytes of the two table entries of a tile: tifffile gives a small length two bytes
 
 
@@ -44,6 +49,16 @@ class TiffFormat(Format):
     def from_options(cls, options: ConvertOptions) -> TiffFormat:
         """See `Format`."""
         return cls(bigtiff=options.bigtiff)
+
+    def encoding(self, options: ConvertOptions, pixels: PixelFormat) -> Encoding:
+        """See `Format`. Up to 16 channels lie side by side in a tile (PlanarConfiguration 1) where the codec takes bytes:
+        tiles of separate planes are opened by three of nine readers, these by seven (docs/sources.md).
+        """
+        encoding = super(TiffFormat, self).encoding(options, pixels)
+        few = pixels.kind == "multichannel" and 1 < pixels.channels <= MAX_INTERLEAVED and pixels.resampling != "mode"
+        if not few or encoding.compression not in _BYTEWISE:
+            return encoding
+        return replace(encoding, pixels=replace(pixels, interleaved=True))
 
     def packer(self, encoding: Encoding) -> PackSegment | None:
         """JPEG tables go into a tag, once (see `Format`)."""

@@ -77,6 +77,8 @@ def encoding_arguments(encoding: Encoding) -> dict[str, Any]:
         arguments["extrasamples"] = ("unassalpha",)
     if pixels.planes > 1:
         arguments["planarconfig"] = "separate"
+    elif pixels.interleaved:
+        arguments |= {"planarconfig": "contig", "extrasamples": ("unspecified",) * (pixels.channels - 1)}
     if pixels.colormap is not None:
         arguments |= {"photometric": "palette", "colormap": _whole_palette(pixels.colormap, encoding.bits)}
     if encoding.predictor != 1:
