@@ -100,6 +100,15 @@ def read_mpp(text: str) -> float | tuple[float, float]:
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
+def read_region(text: str) -> tuple[int, int, int, int]:
+    """ "x,y,width,height"."""
+    try:
+        x, y, width, height = (int(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"{text!r} is not a region; write x,y,width,height in pixels, such as 0,0,512,512") from None
+    return x, y, width, height
+
+
 def read_background(text: str) -> str | int | float:
     """A colour, or a number for pixels that are none."""
     for kind in (int, float):

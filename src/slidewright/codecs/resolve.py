@@ -34,13 +34,15 @@ def resolve(options: ConvertOptions, pixels: PixelFormat) -> Encoding:
     reason = codec.refusal(pixels, bits)
     if reason is not None:
         raise OptionError(_refusal(codec, pixels, options.bits, reason))
+    subsampling = _subsampling(codec, options, pixels)
     return Encoding(
         codec=codec,
         pixels=pixels,
         tile=options.tile_side,
         bits=bits,
         effort=_effort(codec, options, pixels),
-        subsampling=_subsampling(codec, options, pixels),
+        subsampling=subsampling,
+        rgb_inside=subsampling == "444",
         predictor=_predictor(codec, options, pixels, bits),
     )
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started fi
     from slidewright.pyramid.plan import Plan
     from slidewright.report import Recorder
     from slidewright.shards.plan import ShardPlan
-    from slidewright.sources.base import Source
+    from slidewright.sources.base import Source, SourceInfo
     from slidewright.system.launcher import Launcher
 
 Callback = Callable[[Progress], None] | None
@@ -107,6 +107,11 @@ def _small_block(tile_bytes: int) -> int | None:
     return None if tile_bytes <= _LARGE_TILE else 1 if tile_bytes > 4 * _LARGE_TILE else 2
 
 
+def _left_out(info: SourceInfo) -> list[str]:
+    """One warning about all that the source says and the file will not."""
+    return [f"not passed on of {info.name}: {'; '.join(info.left_out)}"] if info.left_out else []
+
+
 def share_source(stack: contextlib.ExitStack, run: Run) -> Run:
     """The run with its source as worker processes can open it, until the stack is closed."""
     shared = run.source.shared(run.temporary, on_disk=run.memory.array_on_disk)
@@ -135,7 +140,7 @@ class Conversion:
         self._options = options
         self._stack = contextlib.ExitStack()
         self._committed = False
-        self._warnings = list(decided.memory.warnings)
+        self._warnings = [*decided.memory.warnings, *_left_out(decided.source.info)]
         self._destination = Destination(
             dest, overwrite=options.overwrite, source=source_path, is_folder=decided.format.is_folder
         )

@@ -32,6 +32,9 @@ def convert(
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
+    z: int | None = None,
+    t: int | None = None,
+    region: tuple[int, int, int, int] | None = None,
     shape: tuple[int, ...] | None = None,
     dtype: Any = None,
     progress: ProgressOption = False,
@@ -50,6 +53,10 @@ def convert(
         The file to write. It appears under this name only when it is complete.
     page, series, level
         Which image of a file with several: a page of a TIFF, or a series and a level of it; by default the largest.
+    z, t
+        Which plane and which time of a TIFF or zarr source that is a stack; all its channels are kept.
+    region
+        Only this part of the source: (x, y, width, height) in pixels of the level that is read.
     shape, dtype
         Of a dataset or a function: (height, width[, samples]) of the image and the dtype of its pixels, where it does
         not say so itself.
@@ -83,7 +90,7 @@ def convert(
     started = monotonic()
     checked = make_options(options, "convert")
     recorder = None if report is None else _prepare_report(report, checked, started)
-    selection = Selection(page, series, level)
+    selection = Selection(page, series, level, z, t, region)
     with Workforce(checked, source) as workforce, make_callback(progress) as callback:
         opened, path = open_selected(source, selection, shape, dtype)
         launcher, checked = workforce.settle(opened.info)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,12 +22,17 @@ from slidewright.tiff.slide import TiffSlide
 if TYPE_CHECKING:
     from slidewright.codecs import Encoding
     from slidewright.options import ConvertOptions
+    from slidewright.pixels import PixelFormat
     from slidewright.pyramid.plan import Key, Level, Plan
     from slidewright.sources.base import Stored
 
 CLASSIC_LIMIT = (1 << 32) - (1 << 24)  # offsets are 32 bits; the rest is for the tables of the pages
 
 _BUFFER = 1 << 13  # only what is smaller is copied once more on its way to the file
+MAX_INTERLEAVED = 16
+"""Channels of a plain TIFF that lie side by side; of more, a viewer that shows one would read too much."""
+
+_BYTEWISE = ("none", "deflate", "zstd", "lzw", "packbits")
 _LEAST_SEGMENT = 10  # bytes of the two table entries of a tile: tifffile gives a small length two bytes
 
 
@@ -53,6 +58,16 @@ class TiffFormat(Format):
     def keeps(self, stored: Stored) -> str | None:
         """Any tile of a codec that has a number in TIFF; samples are little-endian here (see `Format`)."""
         return why_not_kept(stored)
+
+    def encoding(self, options: ConvertOptions, pixels: PixelFormat) -> Encoding:
+        """See `Format`. Up to 16 channels lie side by side in a tile (PlanarConfiguration 1) of codecs of bytes:
+        tiles of separate planes are opened by three of nine readers, these by seven (docs/sources.md).
+        """
+        encoding = super(TiffFormat, self).encoding(options, pixels)
+        few = pixels.kind == "multichannel" and 1 < pixels.channels <= MAX_INTERLEAVED and pixels.resampling != "mode"
+        if not few or encoding.compression not in _BYTEWISE:
+            return encoding
+        return replace(encoding, pixels=replace(pixels, interleaved=True))
 
     def packer(self, encoding: Encoding) -> PackSegment | None:
         """JPEG tables go into a tag, once (see `Format`)."""
