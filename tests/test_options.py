@@ -69,6 +69,8 @@ EXAMPLES: dict[str, Any] = {
     "bigtiff": False,
     "overwrite": True,
     "verify": True,
+    "zarr_shard": 4,
+    "ngff": "0.4",
     "n_workers": 3,
     "memory": "4GB",
     "block_tiles": 4,

@@ -38,6 +38,7 @@ SUBSAMPLINGS = ("420", "422", "444")
 ALPHAS = ("keep", "compose")
 ENGINES = ("processes", "dask")
 ON_CORRUPT = ("error", "fill")
+NGFF_VERSIONS = ("0.4", "0.5")
 FLAVOURS = ("generic", "aperio")
 KEEP_METADATA = ("none", "allowed", "all")
 ASSOCIATED = ("thumbnail", "label", "macro")
@@ -161,7 +162,7 @@ class ConvertOptions:
             "How tiles are compressed: a name or alias of the compression table.",
             "Compression",
             metavar="NAME",
-            default="jpeg for RGB and grey of 8 bits, else deflate",
+            default="jpeg for RGB and grey of 8 bits, else deflate; in an OME-Zarr zstd, or blosc for wider images",
         ),
     )
     quality: int | None = field(
@@ -318,7 +319,7 @@ class ConvertOptions:
     format: str | None = field(
         default=None,
         metadata=says(
-            "What to write, such as tiff.", "File", metavar="NAME", default="by the destination's suffix, else a TIFF"
+            "What to write: tiff, ome-tiff or ome-zarr.", "File", metavar="NAME", default="by DST's suffix, else a TIFF"
         ),
     )
     flavour: str = field(
@@ -334,6 +335,25 @@ class ConvertOptions:
             "File",
             parse=read_yes_or_no,
             given=True,
+        ),
+    )
+    zarr_shard: int | None = field(
+        default=None,
+        metadata=says(
+            "Chunks a side of a zarr shard of an OME-Zarr, a power of two; 0 makes each chunk a file.",
+            "File",
+            parse=read_whole,
+            metavar="N",
+            default="what makes shards of up to about 32 MB",
+        ),
+    )
+    ngff: str | None = field(
+        default=None,
+        metadata=says(
+            "Version of an OME-Zarr: 0.5 is zarr v3, 0.4 is zarr v2, without shards.",
+            "File",
+            choices=NGFF_VERSIONS,
+            default="0.5",
         ),
     )
     bigtiff: bool = field(
@@ -461,6 +481,9 @@ class ConvertOptions:
         self._check_integer("block_tiles", 1, 256)
         if self.block_tiles is not None and self.block_tiles & (self.block_tiles - 1):
             raise OptionError(f"block_tiles {self.block_tiles} is not a power of two")
+        self._check_integer("zarr_shard", 0, 256)
+        if self.zarr_shard and self.zarr_shard & (self.zarr_shard - 1):
+            raise OptionError(f"zarr_shard {self.zarr_shard} is not a power of two, nor 0 for none")
         for name, option in OPTIONS.items():
             if option.choices:
                 self._check_choice(name, option.choices)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
-from slidewright.errors import OutputError
+from slidewright.errors import DestinationError, OutputError
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.limits import usable_cpus
@@ -145,6 +145,11 @@ class Conversion:
             dest, overwrite=options.overwrite, source=source_path, is_folder=decided.format.is_folder
         )
         self._stack.callback(self._destination.close)
+        if options.overwrite and os.path.isdir(dest) and not decided.format.may_replace(os.fspath(dest)):
+            raise DestinationError(
+                f"the destination {os.fspath(dest)!r} is a folder of something else, which is not overwritten; "
+                "choose another name"
+            )
 
     def __enter__(self) -> Conversion:
         return self
@@ -196,6 +201,7 @@ class Conversion:
             before_commit(self._destination.partial)
         self._destination.commit()
         self._committed = True
+        run.format.named(str(self._destination.path))
         outcome.seconds["finish"] = monotonic() - begin
         report = self._report(outcome, run)
         if callback is not None:

@@ -41,7 +41,7 @@ def convert(
     report: str | os.PathLike[str] | None = None,
     **options: Unpack[AllOptions],
 ) -> Report:
-    """Write an image as a pyramidal, tiled TIFF, on every core.
+    """Write an image as a pyramidal, tiled TIFF or as an OME-Zarr, on every core.
 
     Parameters
     ----------
@@ -50,7 +50,8 @@ def convert(
         zarr array or group, a PIL image, a map-style dataset of tiles (indexed in the workers), a function of (y, x,
         height, width) that gives an array (called in the workers), or a `slidewright.sources.base.Source`.
     dest
-        The file to write. It appears under this name only when it is complete.
+        The file to write, or for a name that ends in .zarr the folder of an OME-Zarr. It appears under this name only
+        when it is complete.
     page, series, level
         Which image of a file with several: a page of a TIFF, or a series and a level of it; by default the largest.
     z, t

@@ -26,7 +26,7 @@ from slidewright.options import ConvertOptions, Selection
 from slidewright.report import Progress, Report
 from slidewright.shards.folder import JOB_FILE, ShardFolder, sweep_partials
 from slidewright.shards.plan import ShardPlan
-from slidewright.system.files import FileLock
+from slidewright.system.files import FileLock, total_bytes
 from slidewright.system.files import remove as remove_tree
 from slidewright.system.limits import usable_cpus
 
@@ -143,7 +143,7 @@ def _finished_before(path: str, dest: str | os.PathLike[str], decided: Run) -> R
     if noted != [status.st_ino, status.st_size]:
         return None
     levels = decided.format.levels(os.fspath(dest))
-    return Report(str(Path(dest)), levels, status.st_size, monotonic() - decided.started, 0, 0, 0, None)
+    return Report(str(Path(dest)), levels, total_bytes(dest), monotonic() - decided.started, 0, 0, 0, None)
 
 
 def _sweep_trash(dest: str | os.PathLike[str]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from slidewright.errors import OutputError
+from slidewright.errors import OptionError, OutputError
 from slidewright.formats.base import Format, ImageDescription, PackSegment, TakeSegment
 from slidewright.formats.flush import Flusher
 from slidewright.formats.plain_tiff import AperioTiff, GenericTiff
@@ -49,6 +49,7 @@ class TiffFormat(Format):
     @classmethod
     def from_options(cls, options: ConvertOptions) -> Format:
         """See `Format`; another layout where the flavour, or images beside the levels, ask for one."""
+        refuse_zarr_options(options)
         if options.flavour == "aperio":
             return AperioTiff.from_options(options)
         if options.associated or options.label is not None:
@@ -132,6 +133,15 @@ class TiffFormat(Format):
             if not self.bigtiff and sum(sizes) > CLASSIC_LIMIT:
                 raise OutputError("the output does not fit in a classic TIFF (4 GB); write a BigTIFF, or compress more")
             yield segment
+
+
+def refuse_zarr_options(options: ConvertOptions) -> None:
+    """Raises OptionError for options of an OME-Zarr."""
+    for name, value in (("zarr_shard", options.zarr_shard), ("ngff", options.ngff)):
+        if value is not None:
+            raise OptionError(
+                f"{name} is for an OME-Zarr, and the output is a TIFF: leave it out, or write to a name.ome.zarr"
+            )
 
 
 def _keys(plan: Plan, level: Level) -> Iterator[Key]:

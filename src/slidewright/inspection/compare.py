@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Region, Size, halvings
 from slidewright.inspection.decode import decode_checked, in_parallel
+from slidewright.inspection.pyramid_file import PyramidFile
 from slidewright.pyramid.plan import Block, Pass, make_plan
 from slidewright.pyramid.reduce import halve
 from slidewright.tiff.page import Page
 from slidewright.tiff.shown import change_of
-from slidewright.tiff.slide import TiffSlide
 
 _KEEP_BYTES = 1 << 26  # a larger reduced level goes to a temporary file
 Match = tuple[bool, float, float]
 
 
-def compare_levels(slide: TiffSlide, against: Any, resampling: str | None, threads: int) -> dict[int, Match]:
+def compare_levels(slide: PyramidFile, against: Any, resampling: str | None, threads: int) -> dict[int, Match]:
     """Compare every level with the oracle made from `against`.
 
     Returns
@@ -101,7 +101,7 @@ def psnr(mean_square: float, peak: float) -> float:
 class _Comparison:
     """One sweep after another over the source, as `plan` divides the pyramid."""
 
-    def __init__(self, slide: TiffSlide, source: Any, resampling: str, threads: int) -> None:
+    def __init__(self, slide: PyramidFile, source: Any, resampling: str, threads: int) -> None:
         self._slide, self._source, self._resampling, self._threads = slide, source, resampling, threads
         first = slide.levels[0]
         numbers = {halvings(first.size, page.size) if number else 0: number for number, page in enumerate(slide.levels)}

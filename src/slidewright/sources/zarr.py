@@ -18,12 +18,13 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError
 from slidewright.geometry import Size
-from slidewright.metadata import Channel, Metadata
+from slidewright.metadata import Channel
 from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
+from slidewright.sources.ome_attributes import OmeAttributes
 from slidewright.sources.on_disk import file_identity
 from slidewright.tiff.metadata import MICROMETRES
 
@@ -172,6 +173,8 @@ class _Chosen:
     axes: str | None = None
     mpp: tuple[float, float] | None = None
     kind: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Of the group that the array is a level of."""
     channels: tuple[Channel, ...] = ()
 
 
@@ -204,7 +207,7 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
         return _choose(node[member], f"{name}/{member}", None, level)
     if attributes.get("multiscales"):
         chosen = _dataset(node, attributes["multiscales"][0], name, level or 0)
-        chosen = replace(chosen, channels=_channels(attributes.get("omero")))
+        chosen = replace(chosen, channels=_channels(attributes.get("omero")), attributes=dict(node.attrs))
         return replace(chosen, kind="labels") if "image-label" in attributes else chosen
     arrays = [key for key, _ in node.arrays()]
     if len(arrays) != 1:
@@ -346,17 +349,21 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, int]) -> S
         raise SourceError(
             f"{name} has chunks of {grid} pixels, too large to decode in memory; save it again with smaller chunks"
         )
+    said = OmeAttributes(chosen.attributes)
     return SourceInfo(
         name=name,
         format="zarr",
         size=size,
         samples=samples,
         dtype=dtype,
-        kind=chosen.kind,
+        kind=said.kind(samples, dtype) or chosen.kind,
+        description=said.description,
+        icc_profile=said.icc_profile,
+        colormap=said.colormap if samples == 1 and dtype in ("uint8", "uint16") else None,
         planar=samples > 1 and depth == 1,
         mpp=chosen.mpp,
         tile=grid,
-        metadata=Metadata(channels=chosen.channels if len(chosen.channels) == samples else ()),
+        metadata=replace(said.metadata, channels=chosen.channels if len(chosen.channels) == samples else ()),
     )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 try:
     import fcntl
@@ -67,6 +68,14 @@ def remove_abandoned(lock: str, remove: Callable[[], None]) -> None:
         return
     finally:
         os.close(fd)
+
+
+def total_bytes(path: str | os.PathLike[str]) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    root = Path(path)
+    if root.is_dir():
+        return sum(item.stat().st_size for item in root.rglob("*") if item.is_file())
+    return root.stat().st_size
 
 
 def remove(path: str) -> None:
