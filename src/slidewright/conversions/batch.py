@@ -16,13 +16,15 @@ from time import monotonic
 from typing import Any, Unpack
 
 from slidewright.conversions.convert import convert_opened
-from slidewright.conversions.manifest import Entry, read_entries
+from slidewright.conversions.destination import sweep_beside
+from slidewright.conversions.manifest import Entry, check_apart, read_entries
 from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.errors import OptionError
 from slidewright.options import ConvertOptions, Selection, make_options
 from slidewright.report import ProgressOption
 from slidewright.shards import fingerprint as identity
+from slidewright.system.files import regular
 
 _FRESH_EVERY = 100  # slides that one helper serves: bounds what any library may leak
 
@@ -111,7 +113,9 @@ def batch(
     given = {**options, **Selection(page, series, level).given}
     entries = read_entries(manifest, out, given, suffix)
     path = os.fspath(report) if report is not None else _default_report(manifest, out)
-    done = read_done(_siblings(path))
+    reports = _siblings(path)
+    check_apart(entries, os.fspath(manifest), reports)
+    done = read_done(reports)
     if task is not None:
         index, count = task
         if not 0 <= index < count:
@@ -149,7 +153,10 @@ def read_done(paths: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The newest line about each destination that was made, by its absolute path; half lines of a kill are left out."""
     newest: dict[str, dict[str, Any]] = {}
     for path in paths:
-        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(path, encoding="utf-8", errors="replace", opener=regular) as file,
+        ):
             for text in file:
                 try:
                     line = json.loads(text)
@@ -201,6 +208,7 @@ def _convert_one(
     started = monotonic()
     destination = os.path.abspath(entry.destination)
     try:
+        sweep_beside(destination)  # also beside what is skipped
         made_of, before = _identity(entry), done.get(destination)
         untouched = before is not None and before["made"] == _status(destination)
         if before is not None and untouched and before["identity"] == made_of:
@@ -210,7 +218,9 @@ def _convert_one(
         launcher = helpers.get()
         with make_callback(progress) as callback:
             opened, path = open_selected(entry.source, entry.selection)
-            report = convert_opened(launcher, opened, path, destination, entry.selection, options, callback, started)
+            report = convert_opened(
+                launcher, opened, path, destination, entry.selection, options, callback, started, compare=True
+            )
     except Exception as error:  # whatever it is, the next slide may be fine
         helpers.drop()
         text = f"{type(error).__name__}: {error}"
@@ -258,7 +268,7 @@ def _status(path: str) -> list[int] | None:
 def _append(path: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Append lines to a report, each in one piece; a half line that a kill left is ended first."""
     try:
-        file = open(path, "ab+", buffering=0)  # noqa: SIM115
+        file = open(path, "ab+", buffering=0, opener=regular)  # noqa: SIM115
     except OSError as error:
         raise OptionError(f"can't write the report {path!r}: {error.strerror}; give another with --report") from error
     with file:

@@ -140,15 +140,26 @@ class Conversion:
     """
 
     def __init__(
-        self, decided: Run, dest: str | os.PathLike[str], options: ConvertOptions, source_path: str | None = None
+        self,
+        decided: Run,
+        dest: str | os.PathLike[str],
+        options: ConvertOptions,
+        source_path: str | None = None,
+        compare: bool = False,
     ) -> None:
         self.decided = decided
         self._options = options
         self._stack = contextlib.ExitStack()
         self._committed = False
         self._warnings = list(decided.memory.warnings)
+        name = decided.source.info.name
         self._destination = Destination(
-            dest, overwrite=options.overwrite, source=source_path, is_folder=decided.format.is_folder
+            dest,
+            overwrite=options.overwrite,
+            source=source_path or (name if os.path.isabs(name) else None),
+            is_folder=decided.format.is_folder,
+            recognises=decided.format.recognises,
+            compare=compare,
         )
         self._stack.callback(self._destination.close)
 
@@ -178,6 +189,8 @@ class Conversion:
         own: Callable[[str], None] = launcher.own if launcher is not None else _ignore
         for path in self._destination.temporary:
             own(path)
+        if launcher is not None:
+            launcher.restore(self._destination.aside, str(self._destination.path))
         self._destination.claim()
         levels = shards.levels if shards is not None else self._make_levels(own)
         if launcher is not None:

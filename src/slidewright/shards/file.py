@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from slidewright.errors import OutputError
 from slidewright.pyramid.plan import Key
 from slidewright.sources.base import CorruptPlace
+from slidewright.system.files import new_file, regular
 
 MAGIC = b"slidewright shard 1\n"
 _TRAILER = struct.Struct("<QQI12s")  # where the index begins, where the footer begins, the CRC-32 of both, a mark
@@ -64,7 +65,7 @@ class ShardWriter:
         self._keys: list[Key] = []
         self._places: list[tuple[int, int, int]] = []
         with _writing(partial):
-            self._file = open(partial, "xb", buffering=1 << 16)  # noqa: SIM115
+            self._file = open(partial, "wb", buffering=1 << 16, opener=new_file)  # noqa: SIM115
             self._size = self._file.write(MAGIC)
 
     def put(self, key: Key, segment: bytes) -> None:
@@ -107,7 +108,7 @@ class ShardWriter:
 
 def read_index(path: str) -> ShardIndex:
     """The index of a shard, checked; raises FileNotFoundError or ShardDamageError."""
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         size = file.seek(0, os.SEEK_END)
         if size < len(MAGIC) + _TRAILER.size:
             raise ShardDamageError("it is cut short")
@@ -129,7 +130,7 @@ def read_index(path: str) -> ShardIndex:
 
 def check_segments(path: str, index: ShardIndex) -> None:
     """Read every segment; raises ShardDamageError at the first whose checksum differs."""
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         for place in index.places.tolist():
             read_segment(file.fileno(), *place)
 

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import secrets
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from slidewright.options import OPTIONS, SELECTION
 from slidewright.pyramid.plan import Plan
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.file import ShardDamageError, ShardIndex, check_segments, read_index
+from slidewright.system.files import new_file, regular, token
 
 JOB_FILE = "job.json"
 _VERSION = 2
@@ -92,7 +92,7 @@ class ShardFolder:
         """An existing folder; raises ShardError when it is none."""
         path = os.path.abspath(os.fspath(path))
         try:
-            with open(os.path.join(path, JOB_FILE), encoding="utf-8") as file:
+            with open(os.path.join(path, JOB_FILE), encoding="utf-8", opener=regular) as file:
                 data = json.load(file)
             if data.pop("version") != _VERSION:
                 raise ShardError(f"{path!r} was made by another version of slidewright; make the shards again")
@@ -207,9 +207,9 @@ def sweep_partials(folder: str, name: str = "") -> None:
 
 def _write_once(path: str, text: str) -> None:
     """Write a file that appears whole, unless another process was first."""
-    own = f"{path}.{secrets.token_hex(4)}.partial"
+    own = f"{path}.{token()}.partial"
     try:
-        with open(own, "x", encoding="utf-8") as file:
+        with open(own, "w", encoding="utf-8", opener=new_file) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())  # a power cut must not take the one file that all shards depend on

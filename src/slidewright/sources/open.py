@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from slidewright.errors import OptionError, SourceError
 from slidewright.sources.base import Source, SourceInfo
+from slidewright.system.files import regular
 from slidewright.tiff.directories import starts_as_tiff
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _first_bytes(path: str) -> bytes:
             f"{path} is not a regular file; sources are read in no fixed order, so save it to a disk first"
         )
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             start = file.read(16)
     except OSError as error:
         raise SourceError(f"{path} can't be opened: {error.strerror or error}") from error

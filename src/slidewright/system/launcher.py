@@ -79,6 +79,9 @@ class Launcher(Protocol):
     def own(self, *paths: str) -> None:
         """Have these paths removed if this process is killed."""
 
+    def restore(self, aside: str, path: str) -> None:
+        """Have what was moved aside put back, if this process is killed and nothing has taken its place."""
+
     def close(self) -> None:
         """End all children at once, and wait for them; may be called twice."""
 
@@ -153,6 +156,9 @@ class ProcessLauncher:
 
     def own(self, *paths: str) -> None:
         self._request({"own": paths})
+
+    def restore(self, aside: str, path: str) -> None:
+        self._request({"restore": [aside, os.path.abspath(path)]})
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -252,6 +258,9 @@ class ThreadLauncher:
         raise RunError(f"{child.name} hangs, and a thread can't be killed; end this program and run again")
 
     def own(self, *paths: str) -> None:
+        return
+
+    def restore(self, aside: str, path: str) -> None:
         return
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import struct
 from typing import BinaryIO
 
 from slidewright.errors import SourceError, VerifyError
+from slidewright.system.files import regular
 
 MAX_DIRECTORIES = 65_536
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -18,7 +19,7 @@ _SUB_IFDS = 330
 def is_tiff(path: str | os.PathLike[str]) -> bool:
     """Whether a file starts as a classic TIFF or a BigTIFF does."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             return starts_as_tiff(file.read(4))
     except OSError:
         return False
@@ -56,7 +57,7 @@ def check_directories(path: str | os.PathLike[str]) -> int:
         than the file.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             return _Walk(file, os.fspath(path)).run()
     except OSError as error:
         raise SourceError(f"{os.fspath(path)} can't be read: {error.strerror or error}") from error
