@@ -24,8 +24,10 @@ from slidewright.errors import OptionError
 from slidewright.options import ConvertOptions, Selection, make_options
 from slidewright.report import ProgressOption
 from slidewright.shards import fingerprint as identity
+from slidewright.shards.schema import parse_json, read_as
 from slidewright.system.files import regular
 
+_MAX_LINE = 1 << 20
 _FRESH_EVERY = 100  # slides that one helper serves: bounds what any library may leak
 
 
@@ -115,7 +117,10 @@ def batch(
     path = os.fspath(report) if report is not None else _default_report(manifest, out)
     reports = _siblings(path)
     check_apart(entries, os.fspath(manifest), reports)
-    done = read_done(reports)
+    try:
+        done = read_done(reports)
+    except OSError as error:
+        raise OptionError(f"can't read the report {path!r}: {error.strerror}; give another with --report") from error
     if task is not None:
         index, count = task
         if not 0 <= index < count:
@@ -149,23 +154,33 @@ def _siblings(path: str) -> list[str]:
     return [path, *sorted(glob.glob(f"{glob.escape(stem)}.task-*{extension}"))]
 
 
-def read_done(paths: Iterable[str]) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What a later batch must know of a line of the report."""
+
+    status: str
+    destination: str
+    identity: dict[str, Any] | None
+    made: tuple[int, int] | None
+
+
+def read_done(paths: Iterable[str]) -> dict[str, _Line]:
     """The newest line about each destination that was made, by its absolute path; half lines of a kill are left out."""
-    newest: dict[str, dict[str, Any]] = {}
+    newest: dict[str, _Line] = {}
     for path in paths:
         with (
             contextlib.suppress(FileNotFoundError),
             open(path, encoding="utf-8", errors="replace", opener=regular) as file,
         ):
-            for text in file:
+            while text := file.readline(_MAX_LINE):
                 try:
-                    line = json.loads(text)
-                    if line["status"] == "done" and line["made"] is not None:
-                        old = newest.get(line["destination"])
-                        if old is None or line["made"][1] >= old["made"][1]:
-                            newest[line["destination"]] = line
-                except (ValueError, KeyError, TypeError):
+                    line = read_as(_Line, parse_json(text), strict=False)
+                except ValueError:
                     continue
+                if line.status == "done" and line.made is not None:
+                    old = newest.get(line.destination)
+                    if old is None or old.made is None or line.made[1] >= old.made[1]:
+                        newest[line.destination] = line
     return newest
 
 
@@ -200,7 +215,7 @@ class _Helpers:
 
 
 def _convert_one(
-    entry: Entry, done: Mapping[str, dict[str, Any]], helpers: _Helpers, progress: ProgressOption
+    entry: Entry, done: Mapping[str, _Line], helpers: _Helpers, progress: ProgressOption
 ) -> tuple[BatchItem, dict[str, Any] | None]:
     """Convert a slide if need be; the line for the report, or None when there is nothing new."""
     from slidewright.reporting.progress import make_callback
@@ -210,8 +225,8 @@ def _convert_one(
     try:
         sweep_beside(destination)  # also beside what is skipped
         made_of, before = _identity(entry), done.get(destination)
-        untouched = before is not None and before["made"] == _status(destination)
-        if before is not None and untouched and before["identity"] == made_of:
+        untouched = before is not None and before.made == _status(destination)
+        if before is not None and untouched and before.identity == made_of:
             return BatchItem(entry.source, entry.destination, "skipped", monotonic() - started), None
         # What this batch made and nobody has touched since may be made again when source or options have changed.
         options = replace(entry.options, overwrite=True) if untouched else entry.options
@@ -255,13 +270,13 @@ def _identity(entry: Entry) -> dict[str, Any]:
     return found
 
 
-def _status(path: str) -> list[int] | None:
+def _status(path: str) -> tuple[int, int] | None:
     """Size and time of change of a file, or None."""
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns]
+    return status.st_size, status.st_mtime_ns
 
 
 @contextlib.contextmanager

@@ -139,8 +139,8 @@ def _entry(row: Mapping[str, Any], folder: str, options: Mapping[str, Any]) -> E
         if name not in ("source", "destination") and text.strip():
             given[name] = parse_cell(name, text.strip())
     for needed in ("source", "destination"):
-        if not row[needed].strip():
-            raise OptionError(f"its {needed} is empty")
+        if not row[needed].strip() or "\0" in row[needed]:
+            raise OptionError(f"its {needed} is empty or has a zero byte")
     selection, checked = split_options(given)
     source, destination = (os.path.join(folder, row[name].strip()) for name in ("source", "destination"))
     return Entry(source, destination, checked, selection)

@@ -26,6 +26,7 @@ from slidewright.options import ConvertOptions, Selection
 from slidewright.report import Progress, Report
 from slidewright.shards.folder import JOB_FILE, ShardFolder, sweep_partials
 from slidewright.shards.plan import ShardPlan
+from slidewright.shards.schema import parse_json
 from slidewright.system.files import TOKEN_PATTERN, FileLock, regular, short_name
 from slidewright.system.files import remove as remove_tree
 from slidewright.system.limits import usable_cpus
@@ -127,6 +128,10 @@ def _lock(path: str) -> FileLock:
         return FileLock(os.path.join(path, _LOCK), wait=False)
     except BlockingIOError:
         raise DestinationError(f"another process is at work in {path!r}; wait for it, or end it") from None
+    except OSError as error:
+        raise DestinationError(
+            f"can't lock {os.path.join(path, _LOCK)!r}: {error.strerror}; remove that folder"
+        ) from error
 
 
 def _note_finished(path: str, partial: str) -> None:
@@ -145,7 +150,7 @@ def _finished_before(path: str, dest: str | os.PathLike[str], decided: Run) -> R
     """The report of a file that was complete when its run was killed; None when it was not."""
     try:
         with open(os.path.join(path, _FINISHED), encoding="ascii", opener=regular) as file:
-            noted = json.load(file)
+            noted = parse_json(file.read(4096))
         status = os.stat(dest)
     except (OSError, ValueError):
         return None

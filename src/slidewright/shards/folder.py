@@ -14,17 +14,22 @@ import os
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+import numpy as np
 
 from slidewright.errors import OptionError, ShardError
 from slidewright.options import OPTIONS, SELECTION
 from slidewright.pyramid.plan import Plan
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.file import ShardDamageError, ShardIndex, check_segments, read_index
+from slidewright.shards.schema import Whole, Within, parse_json, read_as
 from slidewright.system.files import new_file, regular, token
 
 JOB_FILE = "job.json"
 _VERSION = 2
+_MAX_JOB_BYTES = 64 << 20  # a palette may be long
+MAX_SHARDS = 100_000
 _COMPARED = ("selection", "source", "options", "versions", "count", "block_tiles")
 
 
@@ -46,19 +51,19 @@ class Job:
 
     path: str | None
     """The source's path where the folder was made; None for a source without one. Not compared."""
-    selection: dict[str, Any]
+    selection: dict[str, Whole]
     """page, series, level: those that were given."""
     source: dict[str, Any]
     """`identity.fingerprint` of the source."""
     options: dict[str, Any]
     versions: dict[str, str]
-    count: int
+    count: Annotated[int, Within(1, MAX_SHARDS)]
     """Number of shards."""
-    planned_workers: int
+    planned_workers: Annotated[int, Within(1, 1 << 32)]
     """What the plan's block size was balanced for."""
-    block_tiles: int
+    block_tiles: Annotated[int, Within(1, 1 << 32)]
     """The resulting block side of the first pass."""
-    block_tiles_given: int | None
+    block_tiles_given: Annotated[int, Within(1, 1 << 32)] | None
     """The block side that was asked for, if any."""
 
     @property
@@ -93,13 +98,15 @@ class ShardFolder:
         path = os.path.abspath(os.fspath(path))
         try:
             with open(os.path.join(path, JOB_FILE), encoding="utf-8", opener=regular) as file:
-                data = json.load(file)
-            if data.pop("version") != _VERSION:
+                data = parse_json(file.read(_MAX_JOB_BYTES))
+            if not isinstance(data, dict):
+                raise ValueError("it is no object")
+            if data.pop("version", None) != _VERSION:
                 raise ShardError(f"{path!r} was made by another version of slidewright; make the shards again")
-            return cls(path, Job(**data))
+            return cls(path, read_as(Job, data))
         except FileNotFoundError:
             raise ShardError(f"{path!r} is not a folder of shards (it has no {JOB_FILE}); check the path") from None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError) as error:
             raise ShardError(
                 f"{os.path.join(path, JOB_FILE)!r} can't be read ({error}); make the shards again"
             ) from error
@@ -142,12 +149,17 @@ class ShardFolder:
         """
         found = read_index(self.shard_path(index))
         footer = found.footer
-        if (footer["job"], footer["index"], footer["count"]) != (self.job.id, index, self.job.count):
+        if (footer.job, footer.index, footer.count) != (self.job.id, index, self.job.count):
             raise ShardDamageError("it is of another job")
         first = plan.passes[0]
         numbers = share(first.n_blocks, index, self.job.count)
-        if len(found.keys) != sum(1 for number in numbers for _ in plan.tiles_of(first.block(number))):
+        due = np.array(sorted(key for number in numbers for key in plan.tiles_of(first.block(number))), "<u4")
+        if len(found.keys) != len(due):
             raise ShardDamageError("segments are missing in it")
+        if len(due) and not np.array_equal(found.keys[np.lexsort(found.keys.T[::-1])], due):
+            raise ShardDamageError("its segments are not those that belong in it")
+        if not all(number in numbers for number in found.chunks):
+            raise ShardDamageError("its chunks are not those that belong to it")
         return found
 
     def problem(self, index: int, plan: Plan, scratch: Any, *, deep: bool) -> str | None:

@@ -96,6 +96,8 @@ def _from_path(path: str | bytes, page: int | None, series: int | None, level: i
             raise SourceError(f"{path} is a folder, but not a zarr array or group; {SUPPORTED}")
         from slidewright.sources.zarr import ZarrSource
 
+        if not os.path.isdir(path):
+            _first_bytes(path)  # a regular file
         _refuse("a zarr store", page=page)
         return ZarrSource.at(path, series=series, level=level)
     start = _first_bytes(path)

@@ -8,6 +8,7 @@ null compressor).
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,7 +95,9 @@ class ZarrSource(Source):
         now = tuple(lengths.get(axis, 1) for axis in "yxc")
         if len(shape) != len(self.axes) or now != self.info.shape or dtype.name != self.info.dtype:
             raise SourceError(f"{self.info.name} is not the array it was when the run began; start again")
-        return ZarrReader(self, array)
+        from slidewright.sources.access.zarr_codecs import bounded
+
+        return ZarrReader(self, bounded(array))
 
 
 class ZarrReader(Reader):
@@ -171,9 +174,14 @@ class _Chosen:
 def _node(store: str, inner: str) -> Any:
     import zarr
 
+    from slidewright.sources.access.zarr_store import FolderStore
+
     try:
-        target: Any = zarr.storage.ZipStore(store, mode="r") if store.lower().endswith(".zip") else store
-        return zarr.open(target, path=inner or None, mode="r")
+        is_zip = store.lower().endswith(".zip")
+        target = zarr.storage.ZipStore(store, mode="r") if is_zip else FolderStore(store, read_only=True)
+        with warnings.catch_warnings():  # about codecs beyond the specification, which are read all the same
+            warnings.simplefilter("ignore", UserWarning)
+            return zarr.open(target, path=inner or None, mode="r")
     except Exception as error:
         where = os.path.join(store, inner)
         raise SourceError(
@@ -304,6 +312,8 @@ def _info(chosen: _Chosen, axes: str, name: str) -> SourceInfo:
         raise SourceError(f"{name} has axes {axes!r} with {what}; {_SUPPORTED}: save {remedy} first")
     if 0 in array.shape:
         raise SourceError(f"{name} has shape {tuple(array.shape)}, which holds no pixel")
+    if min(array.chunks) < 1:
+        raise SourceError(f"{name} has chunks of {tuple(array.chunks)}, which hold no pixel; the store is damaged")
     _check_codecs(array, name)
     dtype = check_dtype(np.dtype(array.dtype), name)
     size, chunk = _yx(array.shape, axes), _yx(array.chunks, axes)
