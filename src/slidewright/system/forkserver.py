@@ -31,6 +31,10 @@ from typing import Any, NoReturn
 from slidewright.system.files import remove, settle_aside
 
 MAX_FDS = 16
+IGNORED = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
+)
+"""Signals about which the coordinator decides: a terminal's Ctrl-C and Ctrl-\\ reach the whole group."""
 _PARENT_CHECK = 1.0  # seconds between looks at who the parent is, where no signal tells of its death
 _EXPENDABLE = 400  # of 1000: the kernel, short of memory, should take a worker, which can be replaced
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
@@ -38,8 +42,9 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 def main(fd: int, preload: list[str], parent: int) -> None:
     """Serve requests on the socket `fd` until its other end closes or the process `parent` is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the coordinator decides; a terminal's Ctrl-C reaches the whole group
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)  # they were held back until here
     signal.signal(signal.SIGUSR1, lambda *_: None)  # only wakes it up
     _prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
     _set_name("slidewright-for")

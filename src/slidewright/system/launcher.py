@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any, Protocol
 
 from slidewright.errors import RunError
+from slidewright.system.forkserver import IGNORED
 from slidewright.system.shared_memory import dumps
 
 # One thread a worker, or N workers would start N x cores threads. And glibc gives an array of a tile's size back to
@@ -94,12 +95,17 @@ class ProcessLauncher:
         with theirs:
             start = f"main({theirs.fileno()}, {list(preload)!r}, {os.getpid()})"
             code = f"import sys; sys.path[:] = {sys.path!r}; from slidewright.system.forkserver import main; {start}"
-            self._forkserver = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **ENVIRONMENT},
-            )
+            # Ctrl-C reaches it as well: it waits until the fork server has said that it ignores it, imports or not
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+            try:
+                self._forkserver = subprocess.Popen(
+                    [sys.executable, "-c", code],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env={**os.environ, **ENVIRONMENT},
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._socket = ours
         self._pending = b""
         self._exits: dict[int, int] = {}
