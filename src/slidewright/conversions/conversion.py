@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
-from slidewright.errors import DestinationError, OutputError
+from slidewright.errors import OutputError
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.limits import usable_cpus
@@ -134,22 +134,28 @@ class Conversion:
     """
 
     def __init__(
-        self, decided: Run, dest: str | os.PathLike[str], options: ConvertOptions, source_path: str | None = None
+        self,
+        decided: Run,
+        dest: str | os.PathLike[str],
+        options: ConvertOptions,
+        source_path: str | None = None,
+        compare: bool = False,
     ) -> None:
         self.decided = decided
         self._options = options
         self._stack = contextlib.ExitStack()
         self._committed = False
         self._warnings = [*decided.memory.warnings, *_left_out(decided.source.info)]
+        name = decided.source.info.name
         self._destination = Destination(
-            dest, overwrite=options.overwrite, source=source_path, is_folder=decided.format.is_folder
+            dest,
+            overwrite=options.overwrite,
+            source=source_path or (name if os.path.isabs(name) else None),
+            is_folder=decided.format.is_folder,
+            recognises=decided.format.recognises,
+            compare=compare,
         )
         self._stack.callback(self._destination.close)
-        if options.overwrite and os.path.isdir(dest) and not decided.format.may_replace(os.fspath(dest)):
-            raise DestinationError(
-                f"the destination {os.fspath(dest)!r} is a folder of something else, which is not overwritten; "
-                "choose another name"
-            )
 
     def __enter__(self) -> Conversion:
         return self
@@ -177,6 +183,8 @@ class Conversion:
         own: Callable[[str], None] = launcher.own if launcher is not None else _ignore
         for path in self._destination.temporary:
             own(path)
+        if launcher is not None:
+            launcher.restore(self._destination.aside, str(self._destination.path))
         self._destination.claim()
         levels = shards.levels if shards is not None else self._make_levels(own)
         if launcher is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from slidewright.errors import OptionError, OutputError
+from slidewright.errors import OptionError, OutputError, SlidewrightError
 from slidewright.formats.base import Format, ImageDescription, PackSegment, TakeSegment
 from slidewright.formats.flush import Flusher
 from slidewright.formats.plain_tiff import AperioTiff, GenericTiff
@@ -17,6 +17,7 @@ from slidewright.formats.tiff_tags import abbreviator, page_arguments, page_corr
 from slidewright.geometry import Size
 from slidewright.inspection.verify import check_structure, verify_file
 from slidewright.report import LevelReport
+from slidewright.system.files import new_file
 from slidewright.tiff.slide import TiffSlide
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class TiffFormat(Format):
         sizes: list[int] = []
         try:
             with (
-                open(path, "xb", buffering=_BUFFER) as file,
+                open(path, "wb", buffering=_BUFFER, opener=new_file) as file,
                 Flusher(file.fileno()) as flusher,
                 tifffile.TiffWriter(file, bigtiff=self.bigtiff, byteorder="<", ome=False, shaped=False) as tiff,
             ):
@@ -121,6 +122,14 @@ class TiffFormat(Format):
         """See `Format`."""
         with TiffSlide(path) as slide:
             return tuple(LevelReport(Size(*page.size), page.n_segments, page.bytes) for page in slide.levels)
+
+    def recognises(self, path: str) -> bool:
+        """See `Format`; a TIFF that slidewright wrote."""
+        try:
+            with TiffSlide(path) as slide:
+                return slide.ours
+        except (SlidewrightError, OSError):
+            return False
 
     def least_bytes(self, plan: Plan, encoding: Encoding) -> int:
         """See `Format`."""

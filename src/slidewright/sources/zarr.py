@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
 from slidewright.sources.ome_attributes import OmeAttributes
 from slidewright.sources.on_disk import file_identity
+from slidewright.system.files import regular
 from slidewright.tiff.metadata import MICROMETRES
 
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, of one time and plane and up to {MAX_CHANNELS} channels"
@@ -100,7 +102,9 @@ class ZarrSource(Source):
         now = tuple(lengths.get(axis, 1) for axis in "yxc")
         if len(shape) != len(self.axes) or now != self.info.shape or dtype.name != self.info.dtype:
             raise SourceError(f"{self.info.name} is not the array it was when the run began; start again")
-        return ZarrReader(self, array)
+        from slidewright.sources.access.zarr_codecs import bounded
+
+        return ZarrReader(self, bounded(array))
 
 
 class ZarrReader(Reader):
@@ -181,9 +185,14 @@ class _Chosen:
 def _node(store: str, inner: str) -> Any:
     import zarr
 
+    from slidewright.sources.access.zarr_store import FolderStore
+
     try:
-        target: Any = zarr.storage.ZipStore(store, mode="r") if store.lower().endswith(".zip") else store
-        return zarr.open(target, path=inner or None, mode="r")
+        is_zip = store.lower().endswith(".zip")
+        target = zarr.storage.ZipStore(store, mode="r") if is_zip else FolderStore(store, read_only=True)
+        with warnings.catch_warnings():  # about codecs beyond the specification, which are read all the same
+            warnings.simplefilter("ignore", UserWarning)
+            return zarr.open(target, path=inner or None, mode="r")
     except Exception as error:
         where = os.path.join(store, inner)
         raise SourceError(
@@ -340,6 +349,8 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, int]) -> S
         raise SourceError(f"{name} has axes {axes!r} with {what}; {_SUPPORTED}: {remedy}")
     if 0 in array.shape:
         raise SourceError(f"{name} has shape {tuple(array.shape)}, which holds no pixel")
+    if min(array.chunks) < 1:
+        raise SourceError(f"{name} has chunks of {tuple(array.chunks)}, which hold no pixel; the store is damaged")
     _check_codecs(array, name)
     dtype = check_dtype(np.dtype(array.dtype), name)
     size, chunk = _yx(array.shape, axes), _yx(array.chunks, axes)
@@ -407,7 +418,9 @@ def _raw_chunks(array: Any, axes: str, store: str) -> Callable[[int, int, int, P
         place = {"y": row, "x": column, "c": band}
         buffer = memoryview(out).cast("B")
         try:
-            with open(prefix + encode_key(tuple(place.get(axis, 0) for axis in axes)), "rb", buffering=0) as file:
+            with open(
+                prefix + encode_key(tuple(place.get(axis, 0) for axis in axes)), "rb", buffering=0, opener=regular
+            ) as file:
                 got = file.readinto(buffer)
                 whole = got == len(buffer) and not file.read(1)
         except FileNotFoundError:
