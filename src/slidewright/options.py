@@ -24,6 +24,7 @@ from slidewright.option_text import (
     read_mpp,
     read_number,
     read_one_of,
+    read_region,
     read_seconds,
     read_whole,
     read_words,
@@ -72,17 +73,48 @@ class Selection:
         default=None, metadata=says("Page of a TIFF source, instead of a series and level.", default="none", **_SELECT)
     )
     series: int | None = field(
-        default=None, metadata=says("Series of a TIFF or zarr source.", default="0, the first", **_SELECT)
+        default=None, metadata=says("Series of a TIFF or zarr source.", default="the largest", **_SELECT)
     )
     level: int | None = field(
         default=None, metadata=says("Level of the source to read.", default="0, the largest", **_SELECT)
     )
+    z: int | None = field(
+        default=None, metadata=says("Plane of a TIFF or zarr source that is a stack.", default="none", **_SELECT)
+    )
+    t: int | None = field(
+        default=None, metadata=says("Time of a TIFF or zarr source that has several.", default="none", **_SELECT)
+    )
+    region: tuple[int, int, int, int] | None = field(
+        default=None,
+        metadata=says(
+            "Only this part of the source, in pixels of the level that is read.",
+            **{**_SELECT, "parse": read_region, "metavar": "X,Y,W,H"},
+            default="all of it",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        for name, value in self.place.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise OptionError(f"{name} {value!r} must be a whole number, 0 or more")
+        if self.region is None:
+            return
+        values = tuple(self.region)
+        whole = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+        if len(values) != 4 or not whole or min(values[:2]) < 0 or min(values[2:]) < 1:
+            raise OptionError(f"region {self.region!r} must be x, y, width and height, whole numbers of pixels")
+        object.__setattr__(self, "region", values)  # JSON knows lists only
 
     @property
-    def given(self) -> dict[str, int]:
-        """What was given, as JSON can hold it and `Selection(**given)` takes it."""
-        values = {"page": self.page, "series": self.series, "level": self.level}
+    def place(self) -> dict[str, int]:
+        """What was given of which image, without the part of it."""
+        values = {"page": self.page, "series": self.series, "level": self.level, "z": self.z, "t": self.t}
         return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What was given, as JSON can hold it and `Selection(**given)` takes it."""
+        return self.place if self.region is None else {**self.place, "region": list(self.region)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

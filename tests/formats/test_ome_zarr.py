@@ -386,7 +386,7 @@ def test_a_folder_of_something_else_is_never_overwritten(tmp_path: Path) -> None
     path = tmp_path / "out.zarr"
     path.mkdir()
     (path / "thesis.txt").write_text("all of it")
-    with pytest.raises(DestinationError, match="folder of something else"):
+    with pytest.raises(DestinationError, match="folder of other things"):
         slidewright.convert(image(64, 64), path, overwrite=True, **SMALL)
     assert (path / "thesis.txt").read_text() == "all of it"
 

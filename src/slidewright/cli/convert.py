@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slidewright.cli.common import debug_option, human_bytes, hush_libraries, plural, quiet_option, say, warn
+from slidewright.cli.common import debug_option, expect, human_bytes, hush_libraries, plural, quiet_option, say, warn
 from slidewright.cli.options import GroupedCommand, collected, options_of
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def convert(context: click.Context, /, source: str, destination: str, quiet: boo
     SRC is a TIFF or SVS, a zarr array or OME-NGFF group, a .npy file, or any slide that OpenSlide reads.
     """
     hush_libraries(context)
+    expect(context, destination)
     import slidewright
 
     report = slidewright.convert(source, destination, progress=not quiet, **collected(given))

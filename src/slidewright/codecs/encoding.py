@@ -119,7 +119,9 @@ class Encoding:
     """Quality of a lossy codec, level of a lossless one; None where the codec has neither."""
     subsampling: str | None = None
     rgb_inside: bool = False
-    """Whether a JPEG holds red, green and blue as they are, not YCbCr: only beside tiles of another encoder's."""
+    """Whether a JPEG holds red, green and blue as they are, not YCbCr: as it does without chroma subsampling, since
+    Bio-Formats shows YCbCr of 1, 1 in wrong colours (docs/compression.md).
+    """
     predictor: int = 1
     """TIFF's Predictor: 1 none, 2 horizontal differencing, 3 the same of floating point."""
 

@@ -45,13 +45,15 @@ def resolve(options: ConvertOptions, pixels: PixelFormat, family: str = "tiff") 
     reason = codec.refusal(pixels, bits)
     if reason is not None:
         raise OptionError(_refusal(codec, pixels, options.bits, reason, family))
+    subsampling = _subsampling(codec, options, pixels)
     return Encoding(
         codec=codec,
         pixels=pixels,
         tile=options.tile_side,
         bits=bits,
         effort=_effort(codec, options, pixels),
-        subsampling=_subsampling(codec, options, pixels),
+        subsampling=subsampling,
+        rgb_inside=subsampling == "444",
         predictor=_predictor(codec, options, pixels, bits) if family == "tiff" else _no_predictor(options),
     )
 

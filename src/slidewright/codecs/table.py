@@ -36,7 +36,7 @@ CODECS: dict[str, Codec] = {
             accepts={"rgb": BYTES, "grey": BYTES, "multichannel": BYTES},
             limits="JPEG holds uint8 RGB and grey (each channel by itself), no alpha",
             make=jpeg.make_jpeg,
-            effort=Effort("quality", *_QUALITY, "libjpeg's quality; chroma is halved unless `subsampling` is 444"),
+            effort=Effort("quality", *_QUALITY, "libjpeg's quality; chroma is halved unless `subsampling` says else"),
         ),
         Codec(
             name="jpeg2000",
@@ -56,7 +56,7 @@ CODECS: dict[str, Codec] = {
             effort=Effort(
                 "quality",
                 *_QUALITY,
-                "the PSNR asked of OpenJPEG, 20 + quality / 5 dB: 38 at 90; uint16 24 dB more, as if 4095 were white",
+                "the least PSNR of a tile, 20 + quality / 5 dB: 38 at 90; uint16 24 dB more, as if 4095 were white",
             ),
         ),
         Codec(

@@ -104,10 +104,6 @@ class OmeZarrFormat(Format):
         with ZarrPyramid(path) as pyramid:
             return tuple(LevelReport(level.size, level.n_segments, level.bytes) for level in pyramid.levels)
 
-    def may_replace(self, path: str) -> bool:
-        """See `Format`: a zarr group or array, or nothing at all."""
-        return is_zarr(path) or not os.listdir(path)
-
     def named(self, path: str) -> None:
         """A label image in the group "labels" of an image is added to that group's list (see `Format`)."""
         group, name = os.path.split(os.path.abspath(path))

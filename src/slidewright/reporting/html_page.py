@@ -23,6 +23,7 @@ from slidewright.options import ConvertOptions
 from slidewright.report import Recorder, Report
 from slidewright.reporting import html_charts as htmlcharts
 from slidewright.sources.base import SourceInfo
+from slidewright.system.files import write_whole
 from slidewright.tiff.page import Page
 
 _PACKAGES = ("slidewright", "numpy", "tifffile", "imagecodecs", "opencv-python-headless", "zarr", "openslide-bin")
@@ -44,7 +45,7 @@ def write_report(path: Path, subject: Subject) -> None:
     """Write the page; raises OutputError when it can't be written, which leaves the slide as it is."""
     text = make_page(subject)
     try:
-        path.write_text(text, encoding="utf-8")
+        write_whole(str(path), text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         done = f"{subject.report.destination} is complete"
         raise OutputError(f"{done}, but its report {str(path)!r} can't be written: {error.strerror}") from error
