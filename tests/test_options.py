@@ -14,13 +14,12 @@ from option_tables import PAGE, written
 import slidewright
 from slidewright.conversions import signatures
 from slidewright.errors import OptionError
+from slidewright.option import GROUPS, Option
 from slidewright.options import (
     DEFAULTS,
-    GROUPS,
     OPTIONS,
     SELECTION,
     ConvertOptions,
-    Option,
     Selection,
     make_options,
     parse_bytes,
@@ -55,7 +54,15 @@ EXAMPLES: dict[str, Any] = {
     "resampling": "max",
     "mpp": (0.25, 0.5),
     "description": "two words",
+    "objective_power": 20.0,
+    "channel_names": ("DAPI", "CD3"),
+    "channel_colors": ("blue", "#00ff00"),
+    "keep_metadata": "all",
+    "associated": ("thumbnail", "macro"),
+    "label": "label.png",
     "format": "tiff",
+    "flavour": "aperio",
+    "strict": True,
     "bigtiff": False,
     "overwrite": True,
     "verify": True,

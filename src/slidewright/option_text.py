@@ -68,6 +68,19 @@ def read_seconds(text: str) -> float:
         raise OptionError(f"{text!r} must be a number of seconds") from None
 
 
+def read_number(text: str) -> float:
+    """A number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise OptionError(f"{text!r} must be a number") from None
+
+
+def read_words(text: str) -> tuple[str, ...]:
+    """Words between commas; "none" for no word at all."""
+    return () if text == "none" else tuple(word.strip() for word in text.split(","))
+
+
 def read_yes_or_no(text: str) -> bool:
     """Yes or no, in any of the words that spreadsheets write."""
     words = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}

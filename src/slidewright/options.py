@@ -10,20 +10,23 @@ and samples is judged by `codecs.resolve`. Deep code never re-checks or re-defau
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from slidewright.errors import OptionError, did_you_mean
+from slidewright.option import ENCODING, FINISHING, REREADING, Option, says
 from slidewright.option_text import (
     parse_bytes,
     read_background,
     read_colormap,
     read_mpp,
+    read_number,
     read_one_of,
     read_seconds,
     read_whole,
+    read_words,
     read_yes_or_no,
 )
 
@@ -34,69 +37,13 @@ SUBSAMPLINGS = ("420", "422", "444")
 ALPHAS = ("keep", "compose")
 ENGINES = ("processes", "dask")
 ON_CORRUPT = ("error", "fill")
+FLAVOURS = ("generic", "aperio")
+KEEP_METADATA = ("none", "allowed", "all")
+ASSOCIATED = ("thumbnail", "label", "macro")
 KEEP_TILES = ("auto", "always", "never")
 TILE, MAX_TILE = 512, 4096
-GROUPS = ("Source", "Pixels", "Compression", "Levels", "Metadata", "File", "Run")
-"""Headings of the help, in its order."""
-
 Color = str | tuple[int, int, int]
 """A colour name or "#rrggbb" as Pillow's ImageColor reads them, or (red, green, blue) of 0 to 255."""
-
-_REREADING = frozenset(("convert", "batch"))
-_ENCODING = _REREADING | {"shard", "PyramidWriter"}
-_FINISHING = _REREADING | {"assemble", "PyramidWriter"}
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """All that is known of one option, apart from its name, type and default, which its field has."""
-
-    help: str
-    """What it is, in a sentence for the command line and the library alike."""
-    group: str
-    """Under which heading of `GROUPS` the help lists it."""
-    parse: Callable[[str], Any] = str
-    """From text, of the command line or a manifest; raises OptionError, whose message begins with the text."""
-    default: str = ""
-    """What is done without it, in words, where the field's default is None."""
-    more: str = ""
-    """What the reference adds to the help."""
-    metavar: str = ""
-    choices: tuple[str, ...] = ()
-    flag: str | None = ""
-    """On the command line: empty for the field's name, None where there is none, "--yes/--no" for either."""
-    given: bool | None = None
-    """What a flag without a value stands for; None for one with a value."""
-    changes_output: bool = True
-    """Whether it changes what is made, and not only how a run goes."""
-    takers: frozenset[str] = _ENCODING
-    """Which of convert, batch, shard, assemble (verbs and functions) and PyramidWriter take it."""
-    column: bool = True
-    """Whether a row of a batch manifest may have its own."""
-    name: str = ""
-    """The field's name; the table fills it in."""
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """The flag, or the two of an option that can be switched on and off; empty where there is none."""
-        return () if self.flag is None else tuple((self.flag or "--" + self.name.replace("_", "-")).split("/"))
-
-    @property
-    def text(self) -> str:
-        """The help with its default in words, and what the reference adds."""
-        start = f"False: {self.help[0].lower()}{self.help[1:]}" if self.given is False else self.help
-        return " ".join(filter(None, (start, f"Default: {self.default}." if self.default else "", self.more)))
-
-    def arguments(self, value: Any) -> list[str]:
-        """The words of a command line that give it this value."""
-        if not self.flags:
-            return []
-        if isinstance(value, bool):
-            return [self.flags[0 if value else -1]]
-        if isinstance(value, Mapping):
-            return [self.flags[0], ",".join(f"{index}={color}" for index, color in value.items())]
-        several = isinstance(value, Sequence) and not isinstance(value, str)
-        return [self.flags[0], ",".join(map(str, value)) if several else str(value)]
 
 
 def _read_subsampling(text: str) -> str:
@@ -104,21 +51,15 @@ def _read_subsampling(text: str) -> str:
     return read_one_of(*SUBSAMPLINGS)(text.replace(":", ""))
 
 
-def _says(help: str, group: str, **rest: Any) -> dict[str, Option]:
-    """The metadata of a field."""
-    if rest.get("choices") and "parse" not in rest:
-        rest["parse"] = read_one_of(*rest["choices"])
-    return {"option": Option(help, group, **rest)}
-
-
 _SELECT: dict[str, Any] = {
     **{"group": "Source", "parse": read_whole, "metavar": "N"},
-    "takers": _ENCODING - {"PyramidWriter"},
+    "takers": ENCODING - {"PyramidWriter"},
 }
 _FINISH: dict[str, Any] = {
     **{"group": "File", "parse": read_yes_or_no, "given": True},
-    **{"changes_output": False, "takers": _FINISHING},
+    **{"changes_output": False, "takers": FINISHING},
 }
+_SAID: dict[str, Any] = {"group": "Metadata", "default": "the source's"}
 _RUN: dict[str, Any] = {"group": "Run", "changes_output": False}
 
 
@@ -127,13 +68,13 @@ class Selection:
     """Which image of a source with several to read; the largest where nothing is given."""
 
     page: int | None = field(
-        default=None, metadata=_says("Page of a TIFF source, instead of a series and level.", default="none", **_SELECT)
+        default=None, metadata=says("Page of a TIFF source, instead of a series and level.", default="none", **_SELECT)
     )
     series: int | None = field(
-        default=None, metadata=_says("Series of a TIFF or zarr source.", default="0, the first", **_SELECT)
+        default=None, metadata=says("Series of a TIFF or zarr source.", default="0, the first", **_SELECT)
     )
     level: int | None = field(
-        default=None, metadata=_says("Level of the source to read.", default="0, the largest", **_SELECT)
+        default=None, metadata=says("Level of the source to read.", default="0, the largest", **_SELECT)
     )
 
     @property
@@ -152,7 +93,7 @@ class ConvertOptions:
 
     tile_size: int | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Tile side in pixels, a multiple of 16 up to 4096.",
             "Compression",
             parse=read_whole,
@@ -162,29 +103,29 @@ class ConvertOptions:
     )
     keep_tiles: str = field(
         default="auto",
-        metadata=_says(
+        metadata=says(
             "Whether level 0 keeps the source's own encoded tiles, so that only the levels above are made.",
             "Compression",
             choices=KEEP_TILES,
             more="auto keeps them where nothing else that was asked for contradicts it; always is an error where they "
             "can't be kept, and quality and effort are then those of the levels above.",
-            takers=_ENCODING - {"PyramidWriter"},
+            takers=ENCODING - {"PyramidWriter"},
         ),
     )
     scaled_decoding: bool = field(
         default=False,
-        metadata=_says(
+        metadata=says(
             "Make level 1 above kept JPEG tiles by libjpeg's half-size decoding: faster, and not the exact mean.",
             "Levels",
             parse=read_yes_or_no,
             given=True,
             more="Needs slidewright[scaled], and tiles that are kept.",
-            takers=_ENCODING - {"PyramidWriter"},
+            takers=ENCODING - {"PyramidWriter"},
         ),
     )
     compression: str | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "How tiles are compressed: a name or alias of the compression table.",
             "Compression",
             metavar="NAME",
@@ -193,7 +134,7 @@ class ConvertOptions:
     )
     quality: int | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Quality of a lossy compression.",
             "Compression",
             parse=read_whole,
@@ -203,7 +144,7 @@ class ConvertOptions:
     )
     effort: int | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Effort of a lossless compression: more is slower and smaller.",
             "Compression",
             parse=read_whole,
@@ -213,7 +154,7 @@ class ConvertOptions:
     )
     subsampling: str | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "JPEG chroma subsampling of RGB.",
             "Compression",
             parse=_read_subsampling,
@@ -223,7 +164,7 @@ class ConvertOptions:
     )
     predictor: bool | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Horizontal differencing before lzw, deflate or zstd.",
             "Compression",
             parse=read_yes_or_no,
@@ -235,7 +176,7 @@ class ConvertOptions:
     )
     kind: str | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "What the pixels are.",
             "Pixels",
             choices=KINDS,
@@ -246,7 +187,7 @@ class ConvertOptions:
     )
     colormap: Mapping[int, Color] | Sequence[Color] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Palette of labels: 0=white,1=red,..., or a JSON file of it.",
             "Pixels",
             parse=read_colormap,
@@ -255,11 +196,11 @@ class ConvertOptions:
         ),
     )
     alpha: str = field(
-        default="keep", metadata=_says("What becomes of alpha; compose it on background.", "Pixels", choices=ALPHAS)
+        default="keep", metadata=says("What becomes of alpha; compose it on background.", "Pixels", choices=ALPHAS)
     )
     background: Color | int | float | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Colour, or value, of what has no pixels, and what alpha is composed on.",
             "Pixels",
             parse=read_background,
@@ -270,19 +211,19 @@ class ConvertOptions:
     )
     bits: int | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Bits a pixel of a binary mask.", "Pixels", parse=read_whole, metavar="1|8", default="CCITT 1, else 8"
         ),
     )
     levels: int | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Number of levels.", "Levels", parse=read_whole, metavar="N", default="until both sides fit in one tile"
         ),
     )
     resampling: str | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "How a level is made from the one below.",
             "Levels",
             choices=RESAMPLINGS,
@@ -293,7 +234,7 @@ class ConvertOptions:
     )
     mpp: float | tuple[float, float] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Micrometres a pixel of level 0, one number or X,Y.",
             "Metadata",
             parse=read_mpp,
@@ -302,17 +243,70 @@ class ConvertOptions:
         ),
     )
     description: str | None = field(
-        default=None, metadata=_says("ImageDescription of level 0.", "Metadata", metavar="TEXT", default="the source's")
+        default=None, metadata=says("ImageDescription of level 0.", "Metadata", metavar="TEXT", default="none")
+    )
+    objective_power: float | None = field(
+        default=None,
+        metadata=says("Magnification of the objective, such as 20.", parse=read_number, metavar="N", **_SAID),
+    )
+    channel_names: Sequence[str] | None = field(
+        default=None,
+        metadata=says("Names of the channels, such as DAPI,CD3.", parse=read_words, metavar="LIST", **_SAID),
+    )
+    channel_colors: Sequence[Color] | None = field(
+        default=None,
+        metadata=says("Colours of the channels, such as blue,#00ff00.", parse=read_words, metavar="LIST", **_SAID),
+    )
+    keep_metadata: str = field(
+        default="allowed",
+        metadata=says(
+            "What the source says of itself: allowed keeps optics and scanner, all what may identify too.",
+            "Metadata",
+            choices=KEEP_METADATA,
+            more="User, barcode, case, file name and date are kept by all alone.",
+        ),
+    )
+    associated: Sequence[str] | None = field(
+        default=None,
+        metadata=says(
+            "Images to write beside the levels: thumbnail,label,macro, or none.",
+            "Metadata",
+            parse=read_words,
+            metavar="LIST",
+            default="none, but the Aperio flavour always has a thumbnail",
+            more="The thumbnail is made of the levels; the source's label and macro may show who the patient is.",
+        ),
+    )
+    label: str | os.PathLike[str] | None = field(
+        default=None,
+        metadata=says(
+            "An image file to write as the label, instead of the source's.", "Metadata", metavar="IMAGE", default="none"
+        ),
     )
     format: str | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "What to write, such as tiff.", "File", metavar="NAME", default="by the destination's suffix, else a TIFF"
+        ),
+    )
+    flavour: str = field(
+        default="generic",
+        metadata=says(
+            "How a TIFF says what it is: generic, or aperio, as slide viewers know it.", "File", choices=FLAVOURS
+        ),
+    )
+    strict: bool = field(
+        default=False,
+        metadata=says(
+            "Leave the copies of the levels out of an OME-TIFF, which readers without OME need, such as OpenSlide.",
+            "File",
+            parse=read_yes_or_no,
+            given=True,
         ),
     )
     bigtiff: bool = field(
         default=True,
-        metadata=_says(
+        metadata=says(
             "Classic TIFF instead of BigTIFF; fails cleanly if it does not fit in 4 GB.",
             "File",
             parse=read_yes_or_no,
@@ -321,37 +315,37 @@ class ConvertOptions:
         ),
     )
     overwrite: bool = field(
-        default=False, metadata=_says("Replace an existing destination, at the very end and in one step.", **_FINISH)
+        default=False, metadata=says("Replace an existing destination, at the very end and in one step.", **_FINISH)
     )
     verify: bool = field(
-        default=False, metadata=_says("Decode every tile of the output before it gets its name.", **_FINISH)
+        default=False, metadata=says("Decode every tile of the output before it gets its name.", **_FINISH)
     )
     n_workers: int | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Worker processes; 0 works in this process.",
             parse=read_whole,
             metavar="N",
             flag="--workers",
             default="usable CPUs, 0 for little work",
-            takers=_ENCODING | _FINISHING,
+            takers=ENCODING | FINISHING,
             column=False,
             **_RUN,
         ),
     )
     memory: str | int | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Budget for all processes of the run together, such as 4GB.",
             metavar="SIZE",
             default="what is free",
-            takers=_ENCODING | _FINISHING,
+            takers=ENCODING | FINISHING,
             **_RUN,
         ),
     )
     block_tiles: int | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Block side in tiles, a power of two; never changes the output.",
             parse=read_whole,
             metavar="N",
@@ -361,28 +355,28 @@ class ConvertOptions:
     )
     scratch: str | os.PathLike[str] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Folder for temporary levels.",
             metavar="DIR",
             default="TMPDIR, the system's temporary folder",
-            takers=_ENCODING | _FINISHING,
+            takers=ENCODING | FINISHING,
             **_RUN,
         ),
     )
     timeout: float | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Seconds a worker may take for one block; then it is killed and the block done again.",
             parse=read_seconds,
             metavar="SECONDS",
             default="no limit",
-            takers=_ENCODING | _FINISHING,
+            takers=ENCODING | FINISHING,
             **_RUN,
         ),
     )
     on_corrupt: str | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "What to do about a tile of the source that does not decode: end and name it, or fill in the background.",
             "Source",
             choices=ON_CORRUPT,
@@ -391,33 +385,33 @@ class ConvertOptions:
     )
     resume: bool = field(
         default=False,
-        metadata=_says(
+        metadata=says(
             "Keep finished parts in the folder DST.shards until DST is complete; run again to go on after a kill.",
             parse=read_yes_or_no,
             given=True,
-            takers=_REREADING,
+            takers=REREADING,
             **_RUN,
         ),
     )
     engine: str = field(
         default="processes",
-        metadata=_says(
+        metadata=says(
             "Who encodes: processes of this machine, or dask, the workers of a Dask cluster.",
             choices=ENGINES,
             flag=None,
             more="On the command line --dask chooses it.",
-            takers=_REREADING,
+            takers=REREADING,
             column=False,
             **_RUN,
         ),
     )
     dask: object = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Address of the scheduler of the Dask cluster to encode on.",
             metavar="ADDRESS",
             more='In Python with engine="dask", also a `distributed.Client`; None lets Dask\'s configuration decide.',
-            takers=_REREADING,
+            takers=REREADING,
             column=False,
             **_RUN,
         ),
@@ -438,6 +432,13 @@ class ConvertOptions:
         for name, option in OPTIONS.items():
             if option.choices:
                 self._check_choice(name, option.choices)
+        for name in self.associated or ():
+            if name not in ASSOCIATED:
+                raise OptionError(f"associated {name!r} is not known; choose of {', '.join(ASSOCIATED)}, or none")
+        if self.objective_power is not None and not 0 < self.objective_power < 1e4:
+            raise OptionError(f"objective_power {self.objective_power!r} must be a magnification such as 20")
+        if self.label is not None and not Path(self.label).is_file():
+            raise OptionError(f"label {os.fspath(self.label)!r} is no file; give an image")
         if self.dask is not None and self.engine != "dask":
             raise OptionError('dask names a cluster; give engine="dask" with it')
         if self.bits not in (None, 1, 8):

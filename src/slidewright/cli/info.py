@@ -47,6 +47,11 @@ def as_text(found: FileInfo) -> str:
         lines.append(f"  tiles        {found.keeping}")
     if found.software:
         lines.append(f"  software     {found.software}")
+    for name, value in found.metadata.known.items():
+        lines.append(f"  {name.replace('_', ' '):<12} {_shortened(value)}")
+    if found.metadata.identifying:
+        named = "; ".join(f"{name}: {value}" for name, value in found.metadata.identifying)
+        lines.append(f"  identifying  {_shortened(named)}")
     if found.description:
         lines.append(f"  description  {_shortened(found.description)}")
     rows = [
@@ -86,6 +91,8 @@ def as_dict(found: FileInfo) -> dict[str, object]:
         "software": found.software,
         "keeping": found.keeping,
         "description": found.description,
+        "metadata": found.metadata.known,
+        "identifying": dict(found.metadata.identifying),
     }
 
 

@@ -14,22 +14,20 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from slidewright._version import __version__
+from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
 from slidewright.errors import CorruptTileError, OutputError
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.limits import usable_cpus
-from slidewright.tiff.slide import KEPT_MARK
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
     from slidewright.engine.run import Outcome, Run
-    from slidewright.pyramid.kept import Kept
     from slidewright.pyramid.level_store import Scratch
     from slidewright.pyramid.plan import Plan
     from slidewright.report import Recorder
     from slidewright.shards.plan import ShardPlan
-    from slidewright.sources.base import CorruptPlace, Source, SourceInfo
+    from slidewright.sources.base import CorruptPlace, Source
     from slidewright.system.launcher import Launcher
 
 Callback = Callable[[Progress], None] | None
@@ -52,7 +50,6 @@ def decide(
     from slidewright.conversions.keeping import decide_keeping
     from slidewright.engine.memory_budget import needs_of, plan_memory
     from slidewright.engine.run import Run
-    from slidewright.formats.base import ImageDescription
     from slidewright.formats.registry import make_format
     from slidewright.pyramid.plan import make_plan
     from slidewright.sources.pixel_format import resolve_pixels
@@ -75,7 +72,7 @@ def decide(
         return make_plan(
             info.size,
             encoding.tile,
-            n_levels=options.levels,
+            n_levels=options.levels or form.count_levels(info.size),
             block_tiles=block_tiles,
             n_workers=n_workers,
             planes=encoding.pixels.planes,
@@ -87,9 +84,11 @@ def decide(
     needs = needs_of(info, encoding, n_workers=wanted, block_tiles=block_side, band=band)
     memory = plan_memory(needs, options.memory_bytes)
     plan = shared or planned(memory.block_tiles, memory.n_workers)
+    image = describe_image(source, options, plan, encoding, kept)
+    form.accept(image)
     return Run(
         source=adapted(source, encoding.pixels, options),
-        image=ImageDescription(plan, encoding, *_said(info, options, kept), kept),
+        image=image,
         format=form,
         memory=memory,
         n_workers=memory.n_workers if wanted else 0,
@@ -106,24 +105,6 @@ def _small_block(tile_bytes: int) -> int | None:
     few, one a level; None for any other, where speed decides.
     """
     return None if tile_bytes <= _LARGE_TILE else 1 if tile_bytes > 4 * _LARGE_TILE else 2
-
-
-def _said(
-    info: SourceInfo, options: ConvertOptions, kept: Kept | None
-) -> tuple[tuple[float, float] | None, str | None, bytes | None, str]:
-    """What the file says besides its pixels: mpp, description, ICC profile, software."""
-    description = options.description if options.description is not None else kept_description(info.description)
-    software = f"slidewright {__version__}{KEPT_MARK if kept is not None else ''}"
-    return options.mpp_xy or info.mpp, description, info.icc_profile, software
-
-
-def kept_description(text: str | None) -> str | None:
-    """The source's description, wrapped so that no reader takes the output for the source's own format.
-
-    OpenSlide and tiffslide take any file whose description begins with "Aperio" for an Aperio slide, tifffile one
-    that ends with OME-XML for an OME-TIFF, and then look for what is not there.
-    """
-    return None if text is None else f"[description of the source: {text}]"
 
 
 def share_source(stack: contextlib.ExitStack, run: Run) -> Run:

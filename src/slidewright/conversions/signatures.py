@@ -53,7 +53,15 @@ class EncodeOptions(RunOptions, total=False):
     resampling: str | None
     mpp: float | tuple[float, float] | None
     description: str | None
+    objective_power: float | None
+    channel_names: Sequence[str] | None
+    channel_colors: Sequence[Color] | None
+    keep_metadata: str
+    associated: Sequence[str] | None
+    label: str | os.PathLike[str] | None
     format: str | None
+    flavour: str
+    strict: bool
     bigtiff: bool
     block_tiles: int | None
     on_corrupt: str | None

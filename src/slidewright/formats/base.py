@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from slidewright.codecs import resolve
+from slidewright.metadata import Metadata
 from slidewright.report import LevelReport
 
 if TYPE_CHECKING:
     from slidewright.codecs import Encoding
+    from slidewright.formats.associated import Associated
+    from slidewright.geometry import Size
     from slidewright.options import ConvertOptions
     from slidewright.pixels import PixelFormat
     from slidewright.pyramid.kept import Kept
@@ -42,6 +45,12 @@ class ImageDescription:
     software: str
     kept: Kept | None = None
     """What level 0 keeps of the source's own tiles; the encoding is that of the other levels then."""
+    metadata: Metadata = field(default_factory=Metadata)
+    """What may be kept of optics, instrument and channels."""
+    associated: tuple[Associated, ...] = ()
+    """Images to write beside the levels."""
+    thumbnail: bool = False
+    """Whether a thumbnail made of the levels is written too, where the format can have one."""
 
 
 class Format(ABC):
@@ -72,6 +81,13 @@ class Format(ABC):
     def packer(self, encoding: Encoding) -> PackSegment | None:
         """What workers do to each segment before it leaves them; None for nothing."""
         return None
+
+    def count_levels(self, size: Size) -> int | None:
+        """How many levels to make of an image of this size; None until both sides fit in one tile."""
+        return None
+
+    def accept(self, image: ImageDescription) -> None:  # noqa: B027 - most formats can hold anything
+        """Raise OptionError for an image that the format can't hold; called before anything is done."""
 
     @abstractmethod
     def order(self, plan: Plan) -> Iterator[Key]:

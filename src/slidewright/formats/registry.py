@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FORMATS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "tiff": ((".tif", ".tiff", ".svs", ".btf", ".tf8"), "slidewright.formats.tiff", "TiffFormat"),
+    "ome-tiff": ((".ome.tif", ".ome.tiff", ".ome.btf"), "slidewright.formats.ome_tiff", "OmeTiff"),
 }
 """By name: the suffixes, the module and the class. A program may add its own before it converts."""
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +11,9 @@ import numpy as np
 
 from slidewright.errors import OutputError
 from slidewright.formats.base import Format, ImageDescription, PackSegment, TakeSegment
-from slidewright.formats.tiff_tags import BYTEWISE, COMPRESSION, abbreviator, page_arguments, page_corrections
+from slidewright.formats.flush import Flusher
+from slidewright.formats.plain_tiff import AperioTiff, GenericTiff
+from slidewright.formats.tiff_tags import abbreviator, page_arguments, page_corrections, why_not_kept
 from slidewright.geometry import Size
 from slidewright.inspection.verify import check_structure, verify_file
 from slidewright.report import LevelReport
@@ -42,15 +42,17 @@ class TiffFormat(Format):
     suffixes: ClassVar[tuple[str, ...]] = (".tif", ".tiff")
 
     @classmethod
-    def from_options(cls, options: ConvertOptions) -> TiffFormat:
-        """See `Format`."""
+    def from_options(cls, options: ConvertOptions) -> Format:
+        """See `Format`; another layout where the flavour, or images beside the levels, ask for one."""
+        if options.flavour == "aperio":
+            return AperioTiff.from_options(options)
+        if options.associated or options.label is not None:
+            return GenericTiff.from_options(options)
         return cls(bigtiff=options.bigtiff)
 
     def keeps(self, stored: Stored) -> str | None:
         """Any tile of a codec that has a number in TIFF; samples are little-endian here (see `Format`)."""
-        if stored.big_endian and stored.bits > 8 and stored.compression in BYTEWISE:
-            return "its samples are big-endian"
-        return None if stored.compression in COMPRESSION else f"compression {stored.compression!r} has no number here"
+        return why_not_kept(stored)
 
     def packer(self, encoding: Encoding) -> PackSegment | None:
         """JPEG tables go into a tag, once (see `Format`)."""
@@ -77,7 +79,7 @@ class TiffFormat(Format):
         try:
             with (
                 open(path, "xb", buffering=_BUFFER) as file,
-                _Flusher(file.fileno()) as flusher,
+                Flusher(file.fileno()) as flusher,
                 tifffile.TiffWriter(file, bigtiff=self.bigtiff, byteorder="<", ome=False, shaped=False) as tiff,
             ):
                 for level in image.plan.levels:
@@ -134,38 +136,3 @@ def _correct_tags(path: str, corrections: Sequence[dict[str, Any]]) -> None:
         for page, tags in zip(tiff.pages, corrections, strict=False):
             for name, value in tags.items():
                 page.aspage().tags[name].overwrite(value)
-
-
-class _Flusher:
-    """Has the disk write along while the file grows, so that the sync at the end is short.
-
-    It is a hint only: its errors are left for that sync to report.
-    """
-
-    STEP = 32 << 20  # bytes between one flush and the next
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._pool = ThreadPoolExecutor(1, "slidewright-flush")
-        self._since = 0
-        self._flush: Future[None] | None = None
-
-    def __enter__(self) -> _Flusher:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def watch(self, segments: Iterator[bytes]) -> Iterator[bytes]:
-        """Pass segments on, starting a flush every now and then unless one is still going on."""
-        for segment in segments:
-            self._since += len(segment)
-            if self._since >= self.STEP and (self._flush is None or self._flush.done()):
-                self._since = 0
-                self._flush = self._pool.submit(_sync_data, self._fd)
-            yield segment
-
-
-def _sync_data(fd: int) -> None:
-    with contextlib.suppress(OSError):
-        getattr(os, "fdatasync", os.fsync)(fd)

@@ -12,6 +12,8 @@ from slidewright.formats.base import ImageDescription, PackSegment
 from slidewright.pixels import Colormap
 from slidewright.pyramid.kept import Kept
 from slidewright.pyramid.plan import Level
+from slidewright.sources.base import Stored
+from slidewright.tiff.vendor_metadata import as_description
 
 COMPRESSION = {
     "none": 1,
@@ -56,9 +58,25 @@ def page_arguments(image: ImageDescription, level: Level) -> dict[str, Any]:
         arguments["resolutionunit"] = "CENTIMETER"
     if image.icc_profile is not None:
         arguments["iccprofile"] = image.icc_profile
-    if image.description is not None and not level.index:
-        arguments["description"] = image.description.encode("utf-8")
+    description = generic_description(image)
+    if description is not None and not level.index:
+        arguments["description"] = description.encode("utf-8")
     return arguments
+
+
+def generic_description(image: ImageDescription) -> str | None:
+    """ImageDescription where no tag and no schema has a place for metadata: what was given, or what is known, as a line
+    that slidewright reads back.
+    """
+    known = as_description(image.metadata)
+    if known is None or (image.description is not None and not is_kept(image.description)):
+        return image.description
+    return known if image.description is None else f"{known}\n{image.description}"
+
+
+def is_kept(description: str) -> bool:
+    """Whether a description is the source's, which conversions put into brackets, and not one that was given."""
+    return description.startswith("[description of the source: ")
 
 
 def _page_shape(image: ImageDescription, level: Level) -> tuple[int, ...]:
@@ -91,6 +109,13 @@ def encoding_arguments(encoding: Encoding) -> dict[str, Any]:
     return arguments
 
 
+def why_not_kept(stored: Stored) -> str | None:
+    """Why a TIFF can't hold tiles that are stored so, as a clause; None if it can: samples are little-endian here."""
+    if stored.big_endian and stored.bits > 8 and stored.compression in BYTEWISE:
+        return "its samples are big-endian"
+    return None if stored.compression in COMPRESSION else f"compression {stored.compression!r} has no number here"
+
+
 def kept_arguments(kept: Kept) -> dict[str, Any]:
     """Those that say how tiles of another encoder are encoded.
 
@@ -108,9 +133,12 @@ def kept_arguments(kept: Kept) -> dict[str, Any]:
 
 def page_corrections(image: ImageDescription, level: Level) -> dict[str, Any]:
     """Tags, by tifffile's names, to overwrite in the page of a level after writing."""
-    stored = None if image.kept is None or level.index else image.kept.stored
-    if stored is None:
-        return corrections(image.encoding)
+    return corrections(image.encoding) if image.kept is None or level.index else kept_corrections(image.kept)
+
+
+def kept_corrections(kept: Kept) -> dict[str, Any]:
+    """Those of a page whose tiles are another encoder's."""
+    stored = kept.stored
     if stored.compression != "jpeg":
         return {}
     tags: dict[str, Any] = {"Compression": COMPRESSION["jpeg"]}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.errors import VerifyError
+from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Region, Size, halvings
 from slidewright.inspection.decode import decode_checked, in_parallel
 from slidewright.pyramid.plan import Block, Pass, make_plan
@@ -42,6 +42,11 @@ def compare_levels(slide: TiffSlide, against: Any, resampling: str | None, threa
         When size, dtype or samples differ, or a pixel of a lossless level does; it names level, tile and pixel.
     """
     first = slide.levels[0]
+    if len(slide.planes[0]) > 1:
+        raise OptionError(
+            f"{slide.path}: its channels are images of their own, which can't be compared with a source yet; leave out "
+            "the source"
+        )
     source = _as_written(against, first.samples)
     info = source.info
     if (first.size, first.samples, first.dtype.name) != (info.size, info.samples, info.dtype):

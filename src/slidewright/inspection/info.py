@@ -8,6 +8,7 @@ from pathlib import Path
 
 from slidewright.errors import SlidewrightError, SourceError
 from slidewright.geometry import Size
+from slidewright.metadata import Metadata
 from slidewright.sources.base import SourceInfo
 from slidewright.tiff.directories import is_tiff
 from slidewright.tiff.slide import TiffSlide
@@ -51,6 +52,8 @@ class FileInfo:
     """Bytes of the ICC profile, 0 without one."""
     description: str | None
     software: str | None
+    metadata: Metadata
+    """What is said of optics, instrument and channels, and the fields that may identify a patient or a person."""
     keeping: str = ""
     """Whether its tiles are those of its own source, and whether a conversion could keep them, in words."""
 
@@ -99,6 +102,7 @@ def _describe_tiff(path: str | os.PathLike[str]) -> FileInfo:
             description=slide.description or None,
             software=slide.software or None,
             keeping=_keeping(slide, source),
+            metadata=slide.metadata(first),
         )
 
 
@@ -138,6 +142,7 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
         icc_bytes=len(found.icc_profile or b""),
         description=found.description,
         software=None,
+        metadata=found.metadata,
     )
 
 

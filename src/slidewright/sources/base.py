@@ -12,7 +12,7 @@ import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from slidewright.errors import OptionError, SourceError
 from slidewright.geometry import Size
+from slidewright.metadata import Metadata
 
 Pixels = NDArray[Any]
 
@@ -92,6 +93,8 @@ class SourceInfo:
     """The ICC profile, where there is one."""
     description: str | None = None
     """The source's own ImageDescription, where there is one."""
+    metadata: Metadata = field(default_factory=Metadata)
+    """What the source says of optics, instrument and channels, and what of it may identify."""
     background: tuple[int, int, int] | None = None
     """The colour, of 0 to 255, that stands for "no tissue" where the source states one."""
     associated: tuple[str, ...] = ()
@@ -221,7 +224,19 @@ class Source(ABC):
         SourceError
             When there is none of this name, or it can't be decoded.
         """
-        raise SourceError(f"{self.info.name} has no associated image {name!r}; it has {self.info.associated}")
+        raise no_associated(self.info, name)
+
+
+def no_associated(info: SourceInfo, name: str) -> SourceError:
+    """The error about an image that is not beside the levels."""
+    return SourceError(f"{info.name} has no associated image {name!r}; it has {', '.join(info.associated) or 'none'}")
+
+
+def as_bytes(pixels: Pixels) -> Pixels:
+    """Pixels of an associated image as uint8 of 1 or 3 samples."""
+    if pixels.dtype != np.uint8:
+        pixels = (pixels.astype(np.float64) * (255 / np.iinfo(pixels.dtype).max)).round().astype(np.uint8)
+    return np.ascontiguousarray(pixels[:, :, : 3 if pixels.shape[2] > 2 else 1])
 
 
 def known(pixels: Pixels | Blank) -> Pixels:

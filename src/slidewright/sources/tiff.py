@@ -14,7 +14,7 @@ import numpy as np
 from slidewright.errors import OptionError, SourceError, VerifyError
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.shapes import check_dtype
-from slidewright.sources.base import Source, SourceInfo, pickled_identity
+from slidewright.sources.base import Pixels, Source, SourceInfo, as_bytes, no_associated, pickled_identity
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.tiff_reader import TiffReader
 from slidewright.sources.tiff_stored import stored_of
@@ -77,6 +77,14 @@ class TiffSource(Source):
                 raise SourceError(f"{self.path} is not the file it was when the run began; start again")
             return TiffReader(info, image)
 
+    def associated_image(self, name: str) -> Pixels:
+        """See `Source`."""
+        with _opened(self.path) as slide:
+            page = next((page for page in slide.others if page.name == name), None)
+            if page is None or name not in slide.associated:
+                raise no_associated(self.info, name)
+            return as_bytes(slide.pixels(page, SourceError))
+
 
 @contextmanager
 def _opened(path: str) -> Iterator[TiffSlide]:
@@ -117,6 +125,7 @@ def _info(slide: TiffSlide, image: Image, number: int | None, series: int, level
         worker_bytes=0,
         icc_profile=base.icc_profile,
         description=slide.description_of(base),
+        metadata=slide.metadata(base, series),
         associated=slide.associated,
         stored=stored,
         not_stored=not_stored,

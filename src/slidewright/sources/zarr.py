@@ -8,6 +8,7 @@ null compressor).
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError
 from slidewright.geometry import Size
+from slidewright.metadata import Channel, Metadata
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
@@ -165,6 +167,7 @@ class _Chosen:
     axes: str | None = None
     mpp: tuple[float, float] | None = None
     kind: str | None = None
+    channels: tuple[Channel, ...] = ()
 
 
 def _node(store: str, inner: str) -> Any:
@@ -196,6 +199,7 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
         return _choose(node[member], f"{name}/{member}", None, level)
     if attributes.get("multiscales"):
         chosen = _dataset(node, attributes["multiscales"][0], name, level or 0)
+        chosen = replace(chosen, channels=_channels(attributes.get("omero")))
         return replace(chosen, kind="labels") if "image-label" in attributes else chosen
     arrays = [key for key, _ in node.arrays()]
     if len(arrays) != 1:
@@ -236,6 +240,22 @@ def _dataset(node: Any, multiscale: Mapping[str, Any], name: str, level: int) ->
     if len(letters) != array.ndim:
         raise SourceError(f"{name}: {len(letters)} axes for an array of {array.ndim} dimensions; the store is damaged")
     return _Chosen(array, letters, _mpp(axes, letters, (multiscale, datasets[level])))
+
+
+def _channels(omero: Any) -> tuple[Channel, ...]:
+    """Names and colours of channels, as NGFF's "omero" has them for viewers; whatever else is there, none."""
+    listed = omero.get("channels") if isinstance(omero, Mapping) else None
+    found = [one if isinstance(one, Mapping) else {} for one in listed] if isinstance(listed, list) else []
+    colors = [re.fullmatch("#?([0-9a-fA-F]{6})", str(one.get("color", ""))) for one in found]
+    return tuple(
+        Channel(str(one["label"]) if one.get("label") else None, _rgb(color[1]) if color else None)
+        for one, color in zip(found, colors, strict=True)
+    )
+
+
+def _rgb(digits: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(digits)
+    return red, green, blue
 
 
 def _letter(axis: str) -> str:
@@ -322,6 +342,7 @@ def _info(chosen: _Chosen, axes: str, name: str) -> SourceInfo:
         planar=samples > 1 and depth == 1,
         mpp=chosen.mpp,
         tile=grid,
+        metadata=Metadata(channels=chosen.channels if len(chosen.channels) == samples else ()),
     )
 
 
