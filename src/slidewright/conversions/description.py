@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from slidewright.pyramid.kept import Kept
     from slidewright.pyramid.plan import Plan
     from slidewright.sources.base import Source, SourceInfo
-    from slidewright.tiff.slide import KEPT_MARK
 
 
 def describe_image(
@@ -35,6 +34,7 @@ def describe_image(
         When an associated image that was asked for can't be read.
     """
     from slidewright.formats.base import ImageDescription
+    from slidewright.tiff.slide import KEPT_MARK
 
     info = source.info
     wanted = options.associated or ()
