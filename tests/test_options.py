@@ -38,6 +38,8 @@ EXAMPLES: dict[str, Any] = {
     "series": 2,
     "level": 3,
     "tile_size": 256,
+    "keep_tiles": "never",
+    "scaled_decoding": True,
     "compression": "zstd",
     "quality": 80,
     "effort": 9,

@@ -37,10 +37,11 @@ SUBSAMPLINGS = ("420", "422", "444")
 ALPHAS = ("keep", "compose")
 ENGINES = ("processes", "dask")
 ON_CORRUPT = ("error", "fill")
+KEEP_TILES = ("auto", "always", "never")
 FLAVOURS = ("generic", "aperio")
 KEEP_METADATA = ("none", "allowed", "all")
 ASSOCIATED = ("thumbnail", "label", "macro")
-MAX_TILE = 4096
+TILE, MAX_TILE = 512, 4096
 Color = str | tuple[int, int, int]
 """A colour name or "#rrggbb" as Pillow's ImageColor reads them, or (red, green, blue) of 0 to 255."""
 
@@ -90,10 +91,36 @@ class ConvertOptions:
     Raises OptionError, naming the option and what it accepts.
     """
 
-    tile_size: int = field(
-        default=512,
+    tile_size: int | None = field(
+        default=None,
         metadata=says(
-            "Tile side in pixels, a multiple of 16 up to 4096.", "Compression", parse=read_whole, metavar="N"
+            "Tile side in pixels, a multiple of 16 up to 4096.",
+            "Compression",
+            parse=read_whole,
+            metavar="N",
+            default="512, or the source's own where its tiles are kept",
+        ),
+    )
+    keep_tiles: str = field(
+        default="auto",
+        metadata=says(
+            "Whether level 0 keeps the source's own encoded tiles, so that only the levels above are made.",
+            "Compression",
+            choices=KEEP_TILES,
+            more="auto keeps them where nothing else that was asked for contradicts it; always is an error where they "
+            "can't be kept, and quality and effort are then those of the levels above.",
+            takers=ENCODING - {"PyramidWriter"},
+        ),
+    )
+    scaled_decoding: bool = field(
+        default=False,
+        metadata=says(
+            "Make level 1 above kept JPEG tiles by libjpeg's half-size decoding: faster, and not the exact mean.",
+            "Levels",
+            parse=read_yes_or_no,
+            given=True,
+            more="Needs slidewright[scaled], and tiles that are kept.",
+            takers=ENCODING - {"PyramidWriter"},
         ),
     )
     compression: str | None = field(
@@ -347,12 +374,13 @@ class ConvertOptions:
             **_RUN,
         ),
     )
-    on_corrupt: str = field(
-        default="error",
+    on_corrupt: str | None = field(
+        default=None,
         metadata=says(
             "What to do about a tile of the source that does not decode: end and name it, or fill in the background.",
             "Source",
             choices=ON_CORRUPT,
+            default="error, but where tiles are kept it is kept too, with a warning that names it",
         ),
     )
     resume: bool = field(
@@ -391,7 +419,7 @@ class ConvertOptions:
 
     def __post_init__(self) -> None:
         self._check_integer("tile_size", 16, MAX_TILE)
-        if self.tile_size % 16:
+        if self.tile_size is not None and self.tile_size % 16:
             raise OptionError(
                 f"tile_size {self.tile_size} is not a multiple of 16, which TIFF 6.0 (section 15) asks for"
             )
@@ -435,6 +463,11 @@ class ConvertOptions:
                 raise OptionError(f"mpp {self.mpp!r} must be one number or (x, y)")
             return (float(self.mpp[0]), float(self.mpp[1]))
         return (float(self.mpp), float(self.mpp))
+
+    @property
+    def tile_side(self) -> int:
+        """`tile_size`, or its default."""
+        return self.tile_size or TILE
 
     @property
     def memory_bytes(self) -> int | None:

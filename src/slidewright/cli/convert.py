@@ -48,6 +48,8 @@ def summary(report: Report) -> str:
         f"{human_bytes(report.bytes)} in {report.seconds:.1f} s",
         f"{report.megapixels_per_second:.0f} Mpx/s",
     ]
+    if report.kept_tiles:
+        parts.insert(2, "level 0 kept as it was")
     if report.retries:
         parts.append(f"{plural(report.retries, 'block')} redone")
     if report.warnings:

@@ -43,6 +43,8 @@ def as_text(found: FileInfo) -> str:
         f"  associated   {', '.join(f'{a.name} ({a.size})' if a.size else a.name for a in found.associated) or 'none'}",
         f"  ICC profile  {human_bytes(found.icc_bytes) if found.icc_bytes else 'none'}",
     ]
+    if found.keeping:
+        lines.append(f"  tiles        {found.keeping}")
     if found.software:
         lines.append(f"  software     {found.software}")
     for name, value in found.metadata.known.items():
@@ -87,6 +89,7 @@ def as_dict(found: FileInfo) -> dict[str, object]:
         "associated": [{"name": a.name, **({} if a.size is None else size_dict(a.size))} for a in found.associated],
         "icc_bytes": found.icc_bytes,
         "software": found.software,
+        "keeping": found.keeping,
         "description": found.description,
         "metadata": found.metadata.known,
         "identifying": dict(found.metadata.identifying),

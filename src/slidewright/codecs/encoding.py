@@ -113,6 +113,8 @@ class Encoding:
     effort: int | None = None
     """Quality of a lossy codec, level of a lossless one; None where the codec has neither."""
     subsampling: str | None = None
+    rgb_inside: bool = False
+    """Whether a JPEG holds red, green and blue as they are, not YCbCr: only beside tiles of another encoder's."""
     predictor: int = 1
     """TIFF's Predictor: 1 none, 2 horizontal differencing, 3 the same of floating point."""
 

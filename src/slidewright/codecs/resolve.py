@@ -37,7 +37,7 @@ def resolve(options: ConvertOptions, pixels: PixelFormat) -> Encoding:
     return Encoding(
         codec=codec,
         pixels=pixels,
-        tile=options.tile_size,
+        tile=options.tile_side,
         bits=bits,
         effort=_effort(codec, options, pixels),
         subsampling=_subsampling(codec, options, pixels),

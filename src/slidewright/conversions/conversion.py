@@ -47,6 +47,7 @@ def decide(
     Blocks are balanced for `planned_workers` where several machines share them: then neither this machine's processors
     nor its memory change their size. By default they are balanced for the workers of this run, and shrink with memory.
     """
+    from slidewright.conversions.keeping import decide_keeping
     from slidewright.engine.memory_budget import needs_of, plan_memory
     from slidewright.engine.run import Run
     from slidewright.formats.registry import make_format
@@ -57,9 +58,12 @@ def decide(
 
     info = source.info
     form = make_format(options)
-    encoding = form.encoding(options, resolve_pixels(options, info))
-    if options.on_corrupt == "fill":
-        source = fill_corrupt(source, resolve_pixels(replace(options, alpha="keep"), info).background)
+    keeping = decide_keeping(form, options, info, resolve_pixels(options, info))
+    encoding, kept = keeping.encoding, keeping.kept
+    hand_out = kept is not None and kept.corrupt
+    if options.on_corrupt == "fill" or hand_out:
+        background = resolve_pixels(replace(options, alpha="keep"), info).background
+        source = fill_corrupt(source, background, hand_out=hand_out)
     wanted = options.n_workers if options.n_workers is not None else usable_cpus()
     band = 1 if info.planar else encoding.pixels.planes
     block_tiles = options.block_tiles or _small_block(band * encoding.tile_bytes)
@@ -67,7 +71,7 @@ def decide(
     def planned(block_tiles: int | None, n_workers: int) -> Plan:
         return make_plan(
             info.size,
-            options.tile_size,
+            encoding.tile,
             n_levels=options.levels or form.count_levels(info.size),
             block_tiles=block_tiles,
             n_workers=n_workers,
@@ -80,7 +84,7 @@ def decide(
     needs = needs_of(info, encoding, n_workers=wanted, block_tiles=block_side, band=band)
     memory = plan_memory(needs, options.memory_bytes)
     plan = shared or planned(memory.block_tiles, memory.n_workers)
-    image = describe_image(source, options, plan, encoding)
+    image = describe_image(source, options, plan, keeping)
     form.accept(image)
     return Run(
         source=adapted(source, encoding.pixels, options),
@@ -92,6 +96,7 @@ def decide(
         started=started,
         timeout=options.timeout,
         recorder=recorder,
+        keeping=keeping.words,
     )
 
 
@@ -231,6 +236,8 @@ class Conversion:
         plan = run.plan
         before = run.shards.found_corrupt() if run.shards is not None else {}
         corrupt = {**before, **run.source.filled, **outcome.corrupt}
+        kept = run.image.kept
+        said = [describe_corrupt(corrupt, kept=kept is not None and kept.corrupt)] if corrupt else []
         return Report(
             destination=str(self._destination.path),
             levels=tuple(
@@ -244,8 +251,10 @@ class Conversion:
             retries=outcome.retries,
             peak_memory=outcome.peak_memory,
             stages=dict(outcome.seconds),
-            warnings=(*self._warnings, *outcome.warnings, *([describe_corrupt(corrupt)] if corrupt else ())),
+            warnings=(*self._warnings, *outcome.warnings, *said),
             corrupt_tiles=len(corrupt),
+            kept_tiles=plan.planes * plan.levels[0].n_tiles if kept is not None else 0,
+            keeping=run.keeping,
         )
 
 

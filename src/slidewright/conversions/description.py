@@ -11,7 +11,7 @@ from slidewright.errors import OptionError
 from slidewright.pixels import parse_color
 
 if TYPE_CHECKING:
-    from slidewright.codecs import Encoding
+    from slidewright.conversions.keeping import Keeping
     from slidewright.formats.associated import Associated
     from slidewright.formats.base import ImageDescription
     from slidewright.metadata import Metadata
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from slidewright.sources.base import Source, SourceInfo
 
 
-def describe_image(source: Source, options: ConvertOptions, plan: Plan, encoding: Encoding) -> ImageDescription:
+def describe_image(source: Source, options: ConvertOptions, plan: Plan, keeping: Keeping) -> ImageDescription:
     """Everything that a format needs to know of an image.
 
     Raises
@@ -31,19 +31,21 @@ def describe_image(source: Source, options: ConvertOptions, plan: Plan, encoding
         When an associated image that was asked for can't be read.
     """
     from slidewright.formats.base import ImageDescription
+    from slidewright.tiff.slide import KEPT_MARK
 
     info = source.info
     wanted = options.associated or ()
     return ImageDescription(
         plan,
-        encoding,
+        keeping.encoding,
         options.mpp_xy or info.mpp,
         _description(info, options),
         info.icc_profile,
-        f"slidewright {__version__}",
+        f"slidewright {__version__}{KEPT_MARK if keeping.kept is not None else ''}",
         _metadata(info, options, plan.planes),
         _associated(source, options, wanted),
         "thumbnail" in wanted or options.flavour == "aperio",
+        keeping.kept,
     )
 
 

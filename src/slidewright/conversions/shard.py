@@ -110,6 +110,8 @@ def shard(
             remove_tree(plan.partial(index))
     numbers = plan.blocks(index)
     corrupt = replace(plan, found=(index,)).found_corrupt()
+    kept = decided.image.kept
+    said = [describe_corrupt(corrupt, kept=kept is not None and kept.corrupt)] if corrupt else []
     return ShardReport(
         folder.shard_path(index),
         index,
@@ -120,7 +122,7 @@ def shard(
         monotonic() - started,
         before,
         len(corrupt),
-        (*warnings, *([describe_corrupt(corrupt)] if corrupt else ())),
+        (*warnings, *said),
     )
 
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from slidewright.geometry import Size
     from slidewright.options import ConvertOptions
     from slidewright.pixels import PixelFormat
+    from slidewright.pyramid.kept import Kept
     from slidewright.pyramid.plan import Key, Plan
+    from slidewright.sources.base import Stored
 
 TakeSegment = Callable[["Key"], bytes]
 """Gives a tile's segment, waiting for it if need be."""
@@ -47,6 +49,8 @@ class ImageDescription:
     """Images to write beside the levels."""
     thumbnail: bool = False
     """Whether a thumbnail made of the levels is written too, where the format can have one."""
+    kept: Kept | None = None
+    """What level 0 keeps of the source's own tiles; the encoding is that of the other levels then."""
 
 
 class Format(ABC):
@@ -69,6 +73,10 @@ class Format(ABC):
     def encoding(self, options: ConvertOptions, pixels: PixelFormat) -> Encoding:
         """How tiles are encoded; raises OptionError for a codec that the format can't hold."""
         return resolve(options, pixels)
+
+    def keeps(self, stored: Stored) -> str | None:
+        """Why level 0 can't hold a source's own tiles as they are, as a clause of a message; None if it can."""
+        return f"the format {self.name!r} holds only what it has encoded"
 
     def packer(self, encoding: Encoding) -> PackSegment | None:
         """What workers do to each segment before it leaves them; None for nothing."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from slidewright.errors import OutputError
 from slidewright.formats.base import Format, ImageDescription, PackSegment, TakeSegment
 from slidewright.formats.flush import Flusher
 from slidewright.formats.plain_tiff import AperioTiff, GenericTiff
-from slidewright.formats.tiff_tags import abbreviator, corrections, page_arguments
+from slidewright.formats.tiff_tags import abbreviator, keeps, page_arguments, page_corrections
 from slidewright.geometry import Size
 from slidewright.inspection.verify import check_structure, verify_file
 from slidewright.report import LevelReport
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from slidewright.codecs import Encoding
     from slidewright.options import ConvertOptions
     from slidewright.pyramid.plan import Key, Level, Plan
+    from slidewright.sources.base import Stored
 
 CLASSIC_LIMIT = (1 << 32) - (1 << 24)  # offsets are 32 bits; the rest is for the tables of the pages
 
@@ -48,6 +49,10 @@ class TiffFormat(Format):
         if options.associated or options.label is not None:
             return GenericTiff.from_options(options)
         return cls(bigtiff=options.bigtiff)
+
+    def keeps(self, stored: Stored) -> str | None:
+        """Any tile of a codec that has a number in TIFF; samples are little-endian here (see `Format`)."""
+        return keeps(stored)
 
     def packer(self, encoding: Encoding) -> PackSegment | None:
         """JPEG tables go into a tag, once (see `Format`)."""
@@ -82,7 +87,7 @@ class TiffFormat(Format):
                     segments = self._segments(image.plan, level, take, sizes)
                     tiff.write(flusher.watch(segments), **page_arguments(image, level))
                 file.flush()
-                _correct_tags(path, corrections(image.encoding))
+                _correct_tags(path, [page_corrections(image, level) for level in image.plan.levels])
                 os.fsync(file.fileno())
         except OSError as error:
             raise OutputError(f"can't write {path!r}: {error.strerror or error}") from error
@@ -90,7 +95,7 @@ class TiffFormat(Format):
 
     def check(self, path: str, image: ImageDescription) -> None:
         """See `Format`."""
-        check_structure(path, [level.size for level in image.plan.levels])
+        check_structure(path, [level.size for level in image.plan.levels], kept=image.kept is not None)
 
     def verify(self, path: str, n_workers: int | None) -> None:
         """See `Format`."""
@@ -120,13 +125,13 @@ def _keys(plan: Plan, level: Level) -> Iterator[Key]:
         yield level.index, plane, row, column
 
 
-def _correct_tags(path: str, corrections: dict[str, int]) -> None:
-    """Overwrite tags of every page with what tifffile's writer would not write; the new values are of the same size."""
-    if not corrections:
+def _correct_tags(path: str, corrections: Sequence[dict[str, Any]]) -> None:
+    """Overwrite tags, page by page, with what tifffile's writer would not write; the new values are of the same size."""
+    if not any(corrections):
         return
     import tifffile
 
     with tifffile.TiffFile(path, mode="r+") as tiff:
-        for page in tiff.pages:
-            for name, value in corrections.items():
+        for page, tags in zip(tiff.pages, corrections, strict=False):
+            for name, value in tags.items():
                 page.aspage().tags[name].overwrite(value)

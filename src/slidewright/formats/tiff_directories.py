@@ -45,6 +45,11 @@ def short(value: int) -> Tag:
     return Tag(_SHORT, 1, value.to_bytes(2, "little"))
 
 
+def shorts(values: Sequence[int]) -> Tag:
+    """Several of them."""
+    return Tag(_SHORT, len(values), np.asarray(values, "<u2").tobytes())
+
+
 def long(value: int) -> Tag:
     """One LONG."""
     return Tag(_LONG, 1, value.to_bytes(4, "little"))

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from slidewright.codecs import Encoding
 from slidewright.formats.base import ImageDescription, PackSegment
 from slidewright.pixels import Colormap
+from slidewright.pyramid.kept import Kept
 from slidewright.pyramid.plan import Level
+from slidewright.sources.base import Stored
 from slidewright.tiff.vendor_metadata import as_description
 
 COMPRESSION = {
@@ -31,6 +33,8 @@ COMPRESSION = {
     "jpegxl-lossless": 50002,
 }
 """TIFF's Compression (259) of every codec of the table."""
+BYTEWISE = ("none", "deflate", "lzw", "zstd", "packbits")
+"""Codecs that take samples for bytes, in the byte order of the file."""
 
 _PACKBITS = COMPRESSION["packbits"]
 _SUBSAMPLING = {"420": (2, 2), "422": (2, 1), "444": (1, 1)}
@@ -47,7 +51,7 @@ def page_arguments(image: ImageDescription, level: Level) -> dict[str, Any]:
         "subfiletype": 1 if level.index else 0,
         "metadata": None,
         "software": image.software if not level.index else False,
-        **encoding_arguments(encoding),
+        **level_arguments(image, level),
     }
     if image.mpp is not None:
         arguments["resolution"] = tuple(1e4 / (mpp * (1 << level.index)) for mpp in image.mpp)
@@ -105,8 +109,48 @@ def encoding_arguments(encoding: Encoding) -> dict[str, Any]:
     return arguments
 
 
-def corrections(encoding: Encoding) -> dict[str, int]:
-    """Tags, by tifffile's names, to overwrite in every page after writing.
+def level_arguments(image: ImageDescription, level: Level) -> dict[str, Any]:
+    """Those of a level, whose tiles may be the source's own."""
+    if image.kept is not None and not level.index:
+        return kept_arguments(image.kept)
+    return encoding_arguments(image.encoding)
+
+
+def kept_arguments(kept: Kept) -> dict[str, Any]:
+    """Those that say how tiles of another encoder are encoded.
+
+    JPEG is written as if it were PackBits, and `page_corrections` says what it is: of JPEG tifffile takes RGB for
+    YCbCr, and not every subsampling at every tile size.
+    """
+    stored = kept.stored
+    arguments = encoding_arguments(kept.filling)
+    if stored.compression == "jpeg":
+        arguments.pop("subsampling", None)
+        arguments |= {"compression": _PACKBITS, "jpegtables": stored.tables}
+        arguments["photometric"] = "minisblack" if stored.photometric == "grey" else stored.photometric
+    return arguments
+
+
+def keeps(stored: Stored) -> str | None:
+    """Why a TIFF can't hold tiles that are encoded like this; None where it can. Samples are little-endian here."""
+    if stored.big_endian and stored.bits > 8 and stored.compression in BYTEWISE:
+        return "its samples are big-endian"
+    return None if stored.compression in COMPRESSION else f"compression {stored.compression!r} has no number here"
+
+
+def page_corrections(image: ImageDescription, level: Level) -> dict[str, Any]:
+    """Tags, by tifffile's names, to overwrite in the page of a level after writing."""
+    stored = None if image.kept is None or level.index else image.kept.stored
+    if stored is None:
+        return corrections(image.encoding)
+    if stored.compression != "jpeg":
+        return {}
+    tags: dict[str, Any] = {"Compression": COMPRESSION["jpeg"]}
+    return tags | ({"YCbCrSubSampling": stored.subsampling} if stored.subsampling else {})
+
+
+def corrections(encoding: Encoding) -> dict[str, Any]:
+    """Those of a page that is encoded here.
 
     tifffile writes no single bits in CCITT, and of others leaves out BitsPerSample, without which OpenSlide refuses the
     file.

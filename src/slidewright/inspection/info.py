@@ -9,6 +9,7 @@ from pathlib import Path
 from slidewright.errors import SlidewrightError, SourceError
 from slidewright.geometry import Size
 from slidewright.metadata import Metadata
+from slidewright.sources.base import SourceInfo
 from slidewright.tiff.directories import is_tiff
 from slidewright.tiff.slide import TiffSlide
 
@@ -53,6 +54,8 @@ class FileInfo:
     software: str | None
     metadata: Metadata
     """What is said of optics, instrument and channels, and the fields that may identify a patient or a person."""
+    keeping: str = ""
+    """Whether its tiles are those of its own source, and whether a conversion could keep them, in words."""
 
 
 def info(path: str | os.PathLike[str]) -> FileInfo:
@@ -83,6 +86,7 @@ def info(path: str | os.PathLike[str]) -> FileInfo:
 def _describe_tiff(path: str | os.PathLike[str]) -> FileInfo:
     with TiffSlide(path) as slide:
         first = slide.levels[0]
+        source = _source_of(path)
         levels = tuple(LevelInfo(page.size, page.cell, page.compression, page.bytes) for page in slide.levels)
         return FileInfo(
             path=slide.path,
@@ -91,25 +95,32 @@ def _describe_tiff(path: str | os.PathLike[str]) -> FileInfo:
             size=first.size,
             samples=first.samples,
             dtype="bool" if first.bits == 1 else first.dtype.name,
-            mpp=_mpp(path, slide),
+            mpp=(source.mpp if source is not None else None) or slide.mpp(first),
             levels=levels,
             associated=tuple(AssociatedInfo(page.name, page.size) for page in slide.others),
             icc_bytes=len(slide.icc_profile or b""),
             description=slide.description or None,
             software=slide.software or None,
             metadata=slide.metadata(first),
+            keeping=_keeping(slide, source),
         )
 
 
-def _mpp(path: str | os.PathLike[str], slide: TiffSlide) -> tuple[float, float] | None:
-    """The mpp as a conversion would understand it; from the resolution tags where no source reads the pixels."""
+def _source_of(path: str | os.PathLike[str]) -> SourceInfo | None:
+    """The file as a conversion would understand it; None where no source reads the pixels."""
     from slidewright.sources.open import open_source
 
     try:
-        mpp = open_source(os.fspath(path)).info.mpp
+        return open_source(os.fspath(path)).info
     except SlidewrightError:
-        mpp = None
-    return mpp or slide.mpp(slide.levels[0])
+        return None
+
+
+def _keeping(slide: TiffSlide, source: SourceInfo | None) -> str:
+    past = "kept from its source; " if slide.kept else ""
+    if source is None:
+        return past
+    return past + ("can be kept as they are" if source.stored is not None else f"can't be kept: {source.not_stored}")
 
 
 def _describe_source(path: str | os.PathLike[str]) -> FileInfo:

@@ -91,6 +91,8 @@ def _summary(subject: Subject) -> str:
         f"{_megabytes(report.bytes)} in {report.seconds:.2f} s",
         f"{report.megapixels_per_second:.0f} Mpx/s with {workers}",
     ]
+    if report.keeping:
+        parts.insert(2, f"the tiles of level 0 {report.keeping}")
     if report.peak_memory is not None:
         parts.append(f"at most {_megabytes(report.peak_memory)} of memory")
     if report.retries:

@@ -25,7 +25,7 @@ from slidewright.shards.file import ShardDamageError, ShardIndex, check_segments
 
 JOB_FILE = "job.json"
 _VERSION = 2
-_COMPARED = ("selection", "source", "options", "versions", "count", "block_tiles")
+_COMPARED = ("selection", "source", "options", "versions", "count", "block_tiles", "keeping")
 
 
 def share(n_blocks: int, index: int, count: int) -> range:
@@ -60,6 +60,8 @@ class Job:
     """The resulting block side of the first pass."""
     block_tiles_given: int | None
     """The block side that was asked for, if any."""
+    keeping: str = ""
+    """What becomes of the source's own tiles: another way to read the source may not have them."""
 
     @property
     def id(self) -> str:

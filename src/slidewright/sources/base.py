@@ -55,6 +55,14 @@ class Stored:
     """The tables that all JPEG tiles share (TIFF's JPEGTables); None where each tile is whole by itself."""
     predictor: int = 1
     """TIFF's Predictor, 1 for none."""
+    bits: int = 8
+    """Bits a sample."""
+    separate: bool = False
+    """Whether each channel has tiles of its own."""
+    big_endian: bool = False
+    """The byte order of samples that the codec takes for bytes."""
+    quality: int | None = None
+    """The quality of libjpeg's tables that come closest to those of a JPEG."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,8 @@ class SourceInfo:
     """Memory that reading takes in each worker, beyond a cache of decoded tiles."""
     stored: Stored | None = None
     """How the source's own tiles are encoded, where a reader can hand them out (`Reader.segment`)."""
+    not_stored: str = "its tiles are not of a kind that can be copied"
+    """Why there is no `stored`, as a clause of a message."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -135,11 +145,19 @@ class Reader(ABC):
             When the source can't be read.
         """
 
-    def segment(self, row: int, column: int) -> bytes | None:
+    def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
         """One of the source's own tiles, encoded as `SourceInfo.stored` says; None where it can't be handed out, and
-        `b""` for a tile that the source leaves out.
+        `b""` for a tile that the source leaves out. `plane` counts channels that have tiles of their own.
+
+        It is asked for right after the pixels of the same tile: a reader that keeps the last bytes reads them once.
         """
         return None
+
+    def halved(self, row: int, column: int, out: Pixels) -> bool:
+        """Decode one of the source's own tiles at half its size into `out`, as large as its pixels halved and rounded
+        down, as the codec does it; False where it can't, and then nothing is done.
+        """
+        return False
 
     def filled(self) -> dict[CorruptPlace, str]:
         """What this reader has filled since the last call because it did not decode: place to message."""

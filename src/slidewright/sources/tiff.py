@@ -17,6 +17,7 @@ from slidewright.sources.access.shapes import check_dtype
 from slidewright.sources.base import Pixels, Source, SourceInfo, as_bytes, no_associated, pickled_identity
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.tiff_reader import TiffReader
+from slidewright.sources.tiff_stored import stored_of
 from slidewright.tiff.page import Page
 from slidewright.tiff.series import Image
 from slidewright.tiff.slide import TiffSlide, damage_named, vendor_of
@@ -109,6 +110,7 @@ def _info(slide: TiffSlide, image: Image, number: int | None, series: int, level
     mpp = slide.mpp(base, series)
     if mpp is not None and base is not page:
         mpp = (mpp[0] * base.size.width / page.size.width, mpp[1] * base.size.height / page.size.height)
+    stored, not_stored = stored_of(slide, image)
     return SourceInfo(
         name=slide.path,
         format=slide.vendor if slide.vendor in ("svs", "ndpi") else "tiff",
@@ -125,6 +127,8 @@ def _info(slide: TiffSlide, image: Image, number: int | None, series: int, level
         description=slide.description_of(base),
         metadata=slide.metadata(base, series),
         associated=slide.associated,
+        stored=stored,
+        not_stored=not_stored,
     )
 
 

@@ -29,6 +29,8 @@ from slidewright.tiff.stream_headers import HEAD_BYTES, look
 from slidewright.tiff.vendor_metadata import metadata_of
 
 _EITHER = frozenset({"jpeg2000", "webp", "jpegxl"})  # the tag does not say whether it is lossless; the stream does
+KEPT_MARK = ", level 0 as in its source"
+"""At the end of Software: the tiles of level 0 are another encoder's."""
 _APERIO_YCBCR = 33003  # JPEG 2000 whose colours tifffile leaves as YCbCr
 
 
@@ -81,6 +83,11 @@ class TiffSlide:
         return layout.is_ours(self._tiff)
 
     @property
+    def kept(self) -> bool:
+        """Whether slidewright says that the tiles of level 0 are those of its source."""
+        return self.ours and self.software.endswith(KEPT_MARK)
+
+    @property
     def kind(self) -> str:
         """A word for the kind of file: tifffile's for a vendor's, else "tiff" or "bigtiff"."""
         if self.vendor and self._tiff.series:
@@ -92,7 +99,7 @@ class TiffSlide:
         """The levels of the first series, largest first."""
         with damage_named(self.path, VerifyError):
             found = enumerate(self._levels)
-            return tuple(self._look(read_page(level.keyframe, f"level {number}")) for number, level in found)
+            return tuple(self.look(read_page(level.keyframe, f"level {number}")) for number, level in found)
 
     @cached_property
     def planes(self) -> tuple[tuple[Page, ...], ...]:
@@ -102,7 +109,7 @@ class TiffSlide:
             for first, level in zip(self.levels, self._levels, strict=True):
                 others = enumerate(layout.channels_of(level), 1)
                 pages = (read_page(page, f"{first.name}, channel {number}") for number, page in others)
-                found.append((first, *map(self._look, pages)))
+                found.append((first, *map(self.look, pages)))
             return tuple(found)
 
     @cached_property
@@ -118,7 +125,7 @@ class TiffSlide:
     def others(self) -> tuple[Page, ...]:
         """The images beside the levels: label, macro, thumbnail, and what has no name."""
         with damage_named(self.path, VerifyError):
-            return tuple(map(self._look, layout.other_pages(self._tiff)[0]))
+            return tuple(map(self.look, layout.other_pages(self._tiff)[0]))
 
     @property
     def associated(self) -> tuple[str, ...]:
@@ -174,14 +181,19 @@ class TiffSlide:
         except Exception as problem:  # tifffile raises many kinds over a damaged tag
             raise VerifyError(f"{self.path}: {page.name} has tags that make no sense: {problem}") from problem
 
-    def _look(self, page: Page) -> Page:
+    def head(self, page: Page) -> bytes:
+        """The first bytes of the first segment that a page has; nothing where it has none."""
+        if not page.counts.any():
+            return b""
+        index = int(page.counts.nonzero()[0][0])
+        offset, count = int(page.offsets[index]), min(HEAD_BYTES, int(page.counts[index]))
+        return self.file.read(offset, count) if 0 <= offset < self.bytes else b""
+
+    def look(self, page: Page) -> Page:
         """The page, its compression named by its first segment where the tag is the same for two sorts."""
         if page.compression not in _EITHER or not page.counts.any():
             return page
-        index = int(page.counts.nonzero()[0][0])
-        offset, count = int(page.offsets[index]), min(HEAD_BYTES, int(page.counts[index]))
-        head = self.file.read(offset, count) if 0 <= offset < self.bytes else b""
-        lossless = look(page.compression, head).lossless
+        lossless = look(page.compression, self.head(page)).lossless
         name = page.compression
         if page.compression == "jpeg2000":
             name += "-lossy" if lossless is False else ""
