@@ -1,4 +1,4 @@
-"""Kept tiles in OME-TIFF and in Aperio's flavour: the source's bytes, and its pixels in readers that nobody here wrote."""
+"""Kept tiles in OME-TIFF and in Aperio's flavour: the source's bytes, and its pixels in other readers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_level_0_is_the_sources_in_an_ome_tiff(tmp_path, kind):
     report = slidewright.convert(source, out, n_workers=0, verify=True, keep_tiles="always")
     assert report.kept_tiles == report.levels[0].tiles > 0
     with tifffile.TiffFile(source) as there, tifffile.TiffFile(out) as here:
-        old, new = ([page for page in tiff.series[0].pages] for tiff in (there, here))
+        old, new = (list(tiff.series[0].pages) for tiff in (there, here))
         np.testing.assert_array_equal(here.series[0].asarray().squeeze(), there.series[0].asarray().squeeze())
         if len(old) == len(new):
             assert _segments(here, new) == _segments(there, old)

@@ -126,7 +126,7 @@ def _keys(plan: Plan, level: Level) -> Iterator[Key]:
 
 
 def _correct_tags(path: str, corrections: Sequence[dict[str, Any]]) -> None:
-    """Overwrite tags, page by page, with what tifffile's writer would not write; the new values are of the same size."""
+    """Overwrite tags, page by page, with what tifffile's writer would not write; new values are of the same size."""
     if not any(corrections):
         return
     import tifffile
