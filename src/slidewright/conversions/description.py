@@ -11,16 +11,19 @@ from slidewright.errors import OptionError
 from slidewright.pixels import parse_color
 
 if TYPE_CHECKING:
-    from slidewright.conversions.keeping import Keeping
+    from slidewright.codecs import Encoding
     from slidewright.formats.associated import Associated
     from slidewright.formats.base import ImageDescription
     from slidewright.metadata import Metadata
     from slidewright.options import ConvertOptions
+    from slidewright.pyramid.kept import Kept
     from slidewright.pyramid.plan import Plan
     from slidewright.sources.base import Source, SourceInfo
 
 
-def describe_image(source: Source, options: ConvertOptions, plan: Plan, keeping: Keeping) -> ImageDescription:
+def describe_image(
+    source: Source, options: ConvertOptions, plan: Plan, encoding: Encoding, kept: Kept | None = None
+) -> ImageDescription:
     """Everything that a format needs to know of an image.
 
     Raises
@@ -37,15 +40,15 @@ def describe_image(source: Source, options: ConvertOptions, plan: Plan, keeping:
     wanted = options.associated or ()
     return ImageDescription(
         plan,
-        keeping.encoding,
+        encoding,
         options.mpp_xy or info.mpp,
         _description(info, options),
         info.icc_profile,
-        f"slidewright {__version__}{KEPT_MARK if keeping.kept is not None else ''}",
+        f"slidewright {__version__}{KEPT_MARK if kept is not None else ''}",
+        kept,
         _metadata(info, options, plan.planes),
         _associated(source, options, wanted),
         "thumbnail" in wanted or options.flavour == "aperio",
-        keeping.kept,
     )
 
 

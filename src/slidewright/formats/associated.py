@@ -51,7 +51,9 @@ class Associated:
         if self.lossy and self.pixels.shape[2] == 3:
             pixels = np.ascontiguousarray(self.pixels)
             return bytes(
-                imagecodecs.jpeg8_encode(pixels, level=85, colorspace="RGB", outcolorspace="YCBCR", subsampling="420")
+                imagecodecs.jpeg8_encode(
+                    pixels, level=85, colorspace="RGB", outcolorspace="YCBCR", subsampling="420"
+                )
             )
         differences = self.pixels.copy()
         differences[:, 1:] -= self.pixels[:, :-1]

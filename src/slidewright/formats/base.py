@@ -43,14 +43,14 @@ class ImageDescription:
     description: str | None
     icc_profile: bytes | None
     software: str
+    kept: Kept | None = None
+    """What level 0 keeps of the source's own tiles; the encoding is that of the other levels then."""
     metadata: Metadata = field(default_factory=Metadata)
     """What may be kept of optics, instrument and channels."""
     associated: tuple[Associated, ...] = ()
     """Images to write beside the levels."""
     thumbnail: bool = False
     """Whether a thumbnail made of the levels is written too, where the format can have one."""
-    kept: Kept | None = None
-    """What level 0 keeps of the source's own tiles; the encoding is that of the other levels then."""
 
 
 class Format(ABC):
@@ -120,6 +120,17 @@ class Format(ABC):
     @abstractmethod
     def levels(self, path: str) -> tuple[LevelReport, ...]:
         """The levels of a file that was finished before."""
+
+    def named(self, path: str) -> None:
+        """The output has just got its name: what others say of it may be brought up to date; raises OutputError."""
+        return None
+
+    def recognises(self, path: str) -> bool:
+        """Whether what lies at a path is an image of this format, which may be replaced by another."""
+        try:
+            return bool(self.levels(path))
+        except Exception:  # it can be anything
+            return False
 
     def least_bytes(self, plan: Plan, encoding: Encoding) -> int:
         """Bytes that the tables of a file take, at least."""

@@ -36,11 +36,18 @@ from slidewright.formats.tiff_directories import (
     page_of,
     resolution,
     segment_tables,
-    shorts,
+    short,
     text,
     undefined,
 )
-from slidewright.formats.tiff_tags import abbreviator, keeps, level_arguments, page_corrections
+from slidewright.formats.tiff_tags import (
+    abbreviator,
+    corrections,
+    encoding_arguments,
+    kept_arguments,
+    kept_corrections,
+    why_not_kept,
+)
 from slidewright.geometry import Size
 from slidewright.inspection.verify import check_structure, verify_file
 from slidewright.report import LevelReport
@@ -54,7 +61,7 @@ if TYPE_CHECKING:
 
 REDUCED = 1  # NewSubfileType's bit 0
 _LEAST_SEGMENT = 12  # bytes of the two table entries of a tile
-_CORRECTED = {"BitsPerSample": 258, "Compression": 259, "YCbCrSubSampling": 530}
+_CORRECTED = {"BitsPerSample": 258, "Compression": 259, "PhotometricInterpretation": 262, "YCbCrSubSampling": 530}
 
 
 @dataclass(slots=True)
@@ -66,22 +73,16 @@ class Written:
     offsets: list[NDArray[np.uint64]]
     """A level: (planes, tiles)."""
     counts: list[NDArray[np.uint32]]
+    kept: Tags | None = None
+    """What says how the segments of level 0 are encoded, where they are the source's own."""
     associated: list[tuple[Associated, int, int]] = field(default_factory=list)
     """Images beside the levels, with the offset and length of their strip."""
-    _encodings: dict[bool, Tags] = field(default_factory=dict)
 
-    def encoding(self, level: Level) -> Tags:
-        """The tags that say how tiles of a level are encoded: the first may keep those of the source."""
-        first = level.index == 0
-        if first not in self._encodings:
-            self._encodings[first] = _encoding_tags(self.image, level)
-        return self._encodings[first]
-
-    def tags(self, level: Level, plane: int) -> Tags:
+    def tags(self, level: Level, plane: int, encoding: Tags) -> Tags:
         """The tags of one plane of one level, without text."""
         image = self.image
         tags = {
-            **self.encoding(level),
+            **(self.kept if self.kept is not None and not level.index else encoding),
             NEW_SUBFILE_TYPE: long(REDUCED if level.index else 0),
             IMAGE_WIDTH: long(level.size.width),
             IMAGE_LENGTH: long(level.size.height),
@@ -113,12 +114,12 @@ class LaidTiff(Format):
         return thumbnail_level(plan)
 
     @abstractmethod
-    def directories(self, written: Written) -> Sequence[Directory]:
-        """The main chain."""
+    def directories(self, written: Written, encoding: Tags) -> Sequence[Directory]:
+        """The main chain; `encoding` are the tags of every plane that say how it is encoded."""
 
     def keeps(self, stored: Stored) -> str | None:
-        """Any tile of a codec that has a number in TIFF (see `Format`)."""
-        return keeps(stored)
+        """As any TIFF (see `Format`)."""
+        return why_not_kept(stored)
 
     def packer(self, encoding: Encoding) -> PackSegment | None:
         """JPEG tables go into a tag, once (see `Format`)."""
@@ -150,11 +151,12 @@ class LaidTiff(Format):
             with open(path, "x+b", buffering=1 << 13) as file, Flusher(file.fileno()) as flusher:
                 file.write(DirectoryWriter.header(big=self.bigtiff))
                 written = self._segments(file, image, take, flusher)
-                for extra in self._extras(written):
+                encoding = _encoding_tags(image.encoding)
+                for extra in self._extras(written, encoding):
                     strip = extra.encoded()
                     written.associated.append((extra, file.tell(), len(strip)))
                     file.write(strip)
-                DirectoryWriter(file, big=self.bigtiff).write(self.directories(written))
+                DirectoryWriter(file, big=self.bigtiff).write(self.directories(written, encoding))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -192,51 +194,49 @@ class LaidTiff(Format):
             level, plane, row, column = key
             segment = take(key)
             index = row * plan.levels[level].tiles.width + column
-            counts[level][plane, index] = len(segment)
             offsets[level][plane, index] = place if segment else 0  # a tile that the source leaves out
+            counts[level][plane, index] = len(segment)
             place += len(segment)
             if not self.bigtiff and place > CLASSIC_LIMIT:
                 raise OutputError("the output does not fit in a classic TIFF (4 GB); write a BigTIFF, or compress more")
             file.write(segment)
             flusher.count(len(segment))
-        return Written(file, image, offsets, counts)
+        return Written(file, image, offsets, counts, None if image.kept is None else _kept_tags(image.kept))
 
-    def _extras(self, written: Written) -> Iterator[Associated]:
+    def _extras(self, written: Written, encoding: Tags) -> Iterator[Associated]:
         """What lies beside the levels: a thumbnail first, where one is wanted and can be made."""
         image = written.image
         level = self.thumbnail_level(image.plan) if image.thumbnail and has_thumbnail(image.encoding) else None
         if level is not None:
-            pixels, smaller = _decoded(written, level), self.thumbnail_is_smallest and level.index > 0
+            pixels, smaller = _decoded(written, level, encoding), self.thumbnail_is_smallest and level.index > 0
             yield thumbnail_of(pixels, lossy=image.encoding.codec.lossy, smaller=smaller)
         yield from image.associated
 
 
-def _encoding_tags(image: ImageDescription, level: Level) -> Tags:
-    """Those of one plane of a level."""
-    one = replace(image, encoding=_one_plane(image.encoding), kept=_kept_plane(image.kept))
-    encoding = one.kept.filling if one.kept is not None and not level.index else one.encoding
-    arguments = {"dtype": encoding.dtype, **level_arguments(one, level)}
+def _encoding_tags(encoding: Encoding) -> Tags:
+    """The tags of one plane."""
+    if encoding.pixels.planes > 1:
+        encoding = replace(encoding, pixels=replace(encoding.pixels, kind="grey", channels=1, colormap=None))
+    arguments = {"dtype": encoding.dtype, **encoding_arguments(encoding)}
     tags = encoding_tags(arguments, encoding.tile, encoding.samples)
-    for name, value in page_corrections(one, level).items():
-        tags[_CORRECTED[name]] = shorts(value if isinstance(value, tuple) else (value,))
+    for name, value in corrections(encoding).items():
+        tags[_CORRECTED[name]] = short(value)
     return tags
 
 
-def _one_plane(encoding: Encoding) -> Encoding:
-    """The encoding of one channel, which is a grey image of its own."""
-    if encoding.pixels.planes == 1:
-        return encoding
-    return replace(encoding, pixels=replace(encoding.pixels, kind="grey", channels=1, colormap=None))
+def _kept_tags(kept: Kept) -> Tags:
+    """The tags of one plane of another encoder's tiles."""
+    arguments = {"dtype": kept.filling.dtype, **kept_arguments(kept)}
+    tags = encoding_tags(arguments, kept.filling.tile, kept.filling.samples)
+    for name, value in kept_corrections(kept).items():
+        tags[_CORRECTED[name]] = short(*value) if isinstance(value, tuple) else short(value)
+    return tags
 
 
-def _kept_plane(kept: Kept | None) -> Kept | None:
-    return None if kept is None else replace(kept, filling=_one_plane(kept.filling))
-
-
-def _decoded(written: Written, level: Level) -> NDArray[Any]:
+def _decoded(written: Written, level: Level, encoding: Tags) -> NDArray[Any]:
     """The pixels of a small level of one plane, read back from the file."""
     plan, file = written.image.plan, written.file
-    page = page_of(written.encoding(level), plan.tile)
+    page = page_of(encoding, plan.tile)
     height, width = level.tiles.height * plan.tile, level.tiles.width * plan.tile
     out = np.zeros((height, width, written.image.encoding.samples), np.uint8)
     end = file.tell()
@@ -244,8 +244,6 @@ def _decoded(written: Written, level: Level) -> NDArray[Any]:
         file.seek(int(written.offsets[level.index][0, index]))
         data = file.read(int(written.counts[level.index][0, index]))
         row, column = divmod(index, level.tiles.width)
-        if not data:
-            continue
         pixels = page.decode(data, 0, jpegtables=page.jpegtables)[0][0]
         out[row * plan.tile : (row + 1) * plan.tile, column * plan.tile : (column + 1) * plan.tile] = pixels
     file.seek(end)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from slidewright.errors import OptionError
 from slidewright.formats.laid import LaidTiff, Written, first_tags
 from slidewright.formats.ome_xml import ome_xml
-from slidewright.formats.tiff_directories import Directory
+from slidewright.formats.tiff_directories import Directory, Tags
 
 if TYPE_CHECKING:
     from slidewright.options import ConvertOptions
@@ -38,14 +38,14 @@ class OmeTiff(LaidTiff):
             raise OptionError(f"flavour {options.flavour!r} is of a plain TIFF; leave it out, or choose another suffix")
         return cls(bigtiff=options.bigtiff, strict=options.strict)
 
-    def directories(self, written: Written) -> Sequence[Directory]:
+    def directories(self, written: Written, encoding: Tags) -> Sequence[Directory]:
         """See `LaidTiff`."""
         image = written.image
         whole, *reduced = image.plan.levels
         chain = [
             Directory(
-                written.tags(whole, plane),
-                [Directory(written.tags(level, plane)) for level in reduced],
+                written.tags(whole, plane, encoding),
+                [Directory(written.tags(level, plane, encoding)) for level in reduced],
             )
             for plane in range(image.plan.planes)
         ]
@@ -53,6 +53,6 @@ class OmeTiff(LaidTiff):
         extras = [(extra, number) for number, (extra, _, _) in enumerate(written.associated, len(chain))]
         chain += [Directory(extra.tags(offset, nbytes, 0, extra.name)) for extra, offset, nbytes in written.associated]
         if not self.strict:
-            chain += [Directory(written.tags(level, 0)) for level in reduced]
+            chain += [Directory(written.tags(level, 0, encoding)) for level in reduced]
         chain[0].tags |= first_tags(image, ome_xml(image, extras))
         return chain

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from slidewright.errors import OptionError
 from slidewright.formats.associated import THUMBNAIL_SIDE, has_thumbnail
 from slidewright.formats.laid import LaidTiff, Written, first_tags
-from slidewright.formats.tiff_directories import IMAGE_DESCRIPTION, NEW_SUBFILE_TYPE, Directory, long, text
+from slidewright.formats.tiff_directories import IMAGE_DESCRIPTION, NEW_SUBFILE_TYPE, Directory, Tags, long, text
 from slidewright.formats.tiff_tags import generic_description, is_kept
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ class GenericTiff(LaidTiff):
         if image.plan.planes > 1:
             raise OptionError("a generic TIFF of several channels has no images beside its levels; write a .ome.tif")
 
-    def directories(self, written: Written) -> Sequence[Directory]:
+    def directories(self, written: Written, encoding: Tags) -> Sequence[Directory]:
         """See `LaidTiff`."""
         image = written.image
-        chain = [Directory(written.tags(level, 0)) for level in image.plan.levels]
+        chain = [Directory(written.tags(level, 0, encoding)) for level in image.plan.levels]
         chain += [Directory(extra.tags(place, size, 0, extra.name)) for extra, place, size in written.associated]
         chain[0].tags |= first_tags(image, generic_description(image))
         return chain
@@ -85,10 +85,10 @@ class AperioTiff(LaidTiff):
                 "flavour or levels out, or write a .ome.tif"
             )
 
-    def directories(self, written: Written) -> Sequence[Directory]:
+    def directories(self, written: Written, encoding: Tags) -> Sequence[Directory]:
         """See `LaidTiff`."""
         image = written.image
-        first, *others = [Directory(written.tags(level, 0)) for level in image.plan.levels]
+        first, *others = [Directory(written.tags(level, 0, encoding)) for level in image.plan.levels]
         head = aperio_head(image)
         size = image.plan.levels[0].size
         before, after = [], []

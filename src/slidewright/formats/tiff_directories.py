@@ -40,14 +40,9 @@ class Tag(NamedTuple):
 Tags = dict[int, Tag]
 
 
-def short(value: int) -> Tag:
-    """One SHORT."""
-    return Tag(_SHORT, 1, value.to_bytes(2, "little"))
-
-
-def shorts(values: Sequence[int]) -> Tag:
-    """Several of them."""
-    return Tag(_SHORT, len(values), np.asarray(values, "<u2").tobytes())
+def short(*values: int) -> Tag:
+    """A SHORT, or several."""
+    return Tag(_SHORT, len(values), b"".join(value.to_bytes(2, "little") for value in values))
 
 
 def long(value: int) -> Tag:

@@ -51,7 +51,7 @@ def page_arguments(image: ImageDescription, level: Level) -> dict[str, Any]:
         "subfiletype": 1 if level.index else 0,
         "metadata": None,
         "software": image.software if not level.index else False,
-        **level_arguments(image, level),
+        **(kept_arguments(image.kept) if image.kept and not level.index else encoding_arguments(encoding)),
     }
     if image.mpp is not None:
         arguments["resolution"] = tuple(1e4 / (mpp * (1 << level.index)) for mpp in image.mpp)
@@ -98,6 +98,8 @@ def encoding_arguments(encoding: Encoding) -> dict[str, Any]:
         arguments["extrasamples"] = ("unassalpha",)
     if pixels.planes > 1:
         arguments["planarconfig"] = "separate"
+    elif pixels.interleaved:
+        arguments |= {"planarconfig": "contig", "extrasamples": ("unspecified",) * (pixels.channels - 1)}
     if pixels.colormap is not None:
         arguments |= {"photometric": "palette", "colormap": _whole_palette(pixels.colormap, encoding.bits)}
     if encoding.predictor != 1:
@@ -106,14 +108,16 @@ def encoding_arguments(encoding: Encoding) -> dict[str, Any]:
         arguments["jpegtables"] = jpeg_tables(encoding)
         if encoding.subsampling is not None:
             arguments["subsampling"] = _SUBSAMPLING[encoding.subsampling]
+            if encoding.rgb_inside:  # the streams hold RGB, and so the page's photometric is RGB
+                arguments["compressionargs"] = {"outcolorspace": "rgb"}
     return arguments
 
 
-def level_arguments(image: ImageDescription, level: Level) -> dict[str, Any]:
-    """Those of a level, whose tiles may be the source's own."""
-    if image.kept is not None and not level.index:
-        return kept_arguments(image.kept)
-    return encoding_arguments(image.encoding)
+def why_not_kept(stored: Stored) -> str | None:
+    """Why a TIFF can't hold tiles that are stored so, as a clause; None if it can: samples are little-endian here."""
+    if stored.big_endian and stored.bits > 8 and stored.compression in BYTEWISE:
+        return "its samples are big-endian"
+    return None if stored.compression in COMPRESSION else f"compression {stored.compression!r} has no number here"
 
 
 def kept_arguments(kept: Kept) -> dict[str, Any]:
@@ -126,23 +130,20 @@ def kept_arguments(kept: Kept) -> dict[str, Any]:
     arguments = encoding_arguments(kept.filling)
     if stored.compression == "jpeg":
         arguments.pop("subsampling", None)
+        arguments.pop("compressionargs", None)
         arguments |= {"compression": _PACKBITS, "jpegtables": stored.tables}
         arguments["photometric"] = "minisblack" if stored.photometric == "grey" else stored.photometric
     return arguments
 
 
-def keeps(stored: Stored) -> str | None:
-    """Why a TIFF can't hold tiles that are encoded like this; None where it can. Samples are little-endian here."""
-    if stored.big_endian and stored.bits > 8 and stored.compression in BYTEWISE:
-        return "its samples are big-endian"
-    return None if stored.compression in COMPRESSION else f"compression {stored.compression!r} has no number here"
-
-
 def page_corrections(image: ImageDescription, level: Level) -> dict[str, Any]:
     """Tags, by tifffile's names, to overwrite in the page of a level after writing."""
-    stored = None if image.kept is None or level.index else image.kept.stored
-    if stored is None:
-        return corrections(image.encoding)
+    return corrections(image.encoding) if image.kept is None or level.index else kept_corrections(image.kept)
+
+
+def kept_corrections(kept: Kept) -> dict[str, Any]:
+    """Those of a page whose tiles are another encoder's."""
+    stored = kept.stored
     if stored.compression != "jpeg":
         return {}
     tags: dict[str, Any] = {"Compression": COMPRESSION["jpeg"]}
