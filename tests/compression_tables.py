@@ -10,9 +10,10 @@ from pathlib import Path
 
 from cells import READERS
 
-from slidewright.codecs import ALIASES, CODECS, Codec
+from slidewright.codecs import ALIASES, Codec, codecs_of
 from slidewright.formats.tiff_tags import COMPRESSION
 
+CODECS = codecs_of("tiff")
 PAGE = Path(__file__).parent.parent / "docs" / "compression.md"
 _KINDS = {"rgb": "RGB", "rgba": "RGBA", "grey": "grey", "multichannel": "channels", "labels": "labels"}
 _KINDS |= {"binary": "masks"}
@@ -50,7 +51,7 @@ def _effort() -> str:
     for codec in CODECS.values():
         if (effort := codec.effort) is not None:
             span = f"{effort.low} to {effort.high}"
-            rows.append((f"`{codec.name}`", f"`{effort.name}`", span, str(effort.default), effort.meaning))
+            rows.append((f"`{codec.name}`", f"`{effort.name}`", span, effort.default_words, effort.meaning))
     return _table(("compression", "option", "range", "default", "what it maps to"), rows)
 
 

@@ -69,6 +69,19 @@ def read_seconds(text: str) -> float:
         raise OptionError(f"{text!r} must be a number of seconds") from None
 
 
+def read_number(text: str) -> float:
+    """A number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise OptionError(f"{text!r} must be a number") from None
+
+
+def read_words(text: str) -> tuple[str, ...]:
+    """Words between commas; "none" for no word at all."""
+    return () if text == "none" else tuple(word.strip() for word in text.split(","))
+
+
 def read_yes_or_no(text: str) -> bool:
     """Yes or no, in any of the words that spreadsheets write."""
     words = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
@@ -86,6 +99,15 @@ def read_mpp(text: str) -> float | tuple[float, float]:
     if len(numbers) not in (1, 2):
         raise OptionError(f"{text!r} is not a number of micrometres; write 0.25, or 0.25,0.26 for x and y")
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def read_region(text: str) -> tuple[int, int, int, int]:
+    """ "x,y,width,height"."""
+    try:
+        x, y, width, height = (int(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"{text!r} is not a region; write x,y,width,height in pixels, such as 0,0,512,512") from None
+    return x, y, width, height
 
 
 def read_background(text: str) -> str | int | float:

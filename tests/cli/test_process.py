@@ -162,7 +162,7 @@ def test_signal_about_the_end_is_one_or_the_other(tmp_path):
     for _ in range(campaign.tries):
         number = campaign.random.choice([signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
         process = start("convert", slide, out, "--workers", "1", "-q")
-        assert wait_until(lambda process=process: out.exists() or process.poll() is not None, 30)
+        assert wait_until(lambda p=process: out.exists() or p.poll() is not None, 30)
         time.sleep(campaign.random.choice([0, campaign.random.uniform(0, 0.2)]))
         process.send_signal(number)
         code, errors = end(process)

@@ -105,3 +105,20 @@ def test_subifds_that_are_chained_as_well_as_listed_are_no_loop(tmp_path: Path) 
         assert [page.size for page in slide.levels] == [Size(64, 64), Size(32, 32), Size(16, 16)]
     slidewright.convert(path, tmp_path / "out.tif", n_workers=0, tile_size=16, compression="deflate", levels=1)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif", key=0), pixels)
+
+
+def test_grey_jpegs_of_separate_planes_are_channels_though_photometric_is_ycbcr(tmp_path: Path) -> None:
+    """Bio-Formats writes RGB so, and shows it so: a JPEG of one component a channel, tagged YCbCr, PlanarConfig 2."""
+    path = tmp_path / "planes.tif"
+    ramp = np.linspace(20, 230, 64 * 96).reshape(64, 96).astype(np.uint8)
+    planes = np.stack([ramp, ramp[::-1], 255 - ramp])
+    tifffile.imwrite(
+        path, planes, photometric="rgb", planarconfig="separate", tile=(32, 32), compression="jpeg", metadata=None,
+        compressionargs={"level": 95},
+    )  # fmt: skip
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages.first.tags[262].overwrite(6)
+    slidewright.convert(path, tmp_path / "out.tif", n_workers=0, tile_size=32, compression="deflate", levels=1)
+    written = tifffile.imread(tmp_path / "out.tif", key=0)
+    assert written.shape == (64, 96, 3)
+    assert np.abs(written.astype(int) - np.moveaxis(planes, 0, 2)).max() <= 4

@@ -22,12 +22,12 @@ from slidewright.cli.common import OutputClosedError, State, SuggestingGroup, co
 from slidewright.errors import SlidewrightError
 
 _VERBS = {
-    "convert": "Convert a slide to a pyramidal TIFF.",
+    "convert": "Convert a slide to a pyramidal TIFF or an OME-Zarr.",
     "shard": "Encode one share of a slide, for assemble.",
     "assemble": "Put shards together to a pyramidal TIFF.",
     "batch": "Convert many slides; skip what is done, go on after a failure.",
     "info": "Show what a slide is: size, levels, tiles, compression, mpp.",
-    "verify": "Check a pyramidal TIFF, and its pixels against a source.",
+    "verify": "Check a pyramidal TIFF or OME-Zarr, and its pixels against a source.",
     "bench": "Measure conversions on this machine.",
     "demo": "Make a tissue-like slide and convert it.",
 }

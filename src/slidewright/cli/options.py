@@ -12,7 +12,8 @@ import click
 
 from slidewright.codecs import CODECS
 from slidewright.errors import OptionError
-from slidewright.options import DEFAULTS, GROUPS, OPTIONS, SELECTION, Option, taken_by
+from slidewright.option import GROUPS, Option
+from slidewright.options import DEFAULTS, OPTIONS, SELECTION, taken_by
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -122,7 +123,7 @@ def _of_codecs(name: str) -> str:
     ranges: dict[str, list[str]] = {}
     for codec in CODECS.values():
         if codec.effort is not None and codec.effort.name == name:
-            words = f"{codec.effort.low} to {codec.effort.high}, default {codec.effort.default}"
+            words = f"{codec.effort.low} to {codec.effort.high}, default {codec.effort.default_words}"
             ranges.setdefault(words, []).append(codec.name)
     return "".join(f"{', '.join(names)}: {words}. " for words, names in ranges.items()).rstrip()
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from slidewright.codecs.encoding import EncodeTile, Encoding
 
 
+_ISAL_EFFORTS = 2
+
+
 def make_none(encoding: Encoding) -> EncodeTile:
     """Nothing but the bytes."""
     stored = _stored(encoding)
@@ -18,11 +21,35 @@ def make_none(encoding: Encoding) -> EncodeTile:
 
 
 def make_deflate(encoding: Encoding) -> EncodeTile:
-    """libdeflate: the zlib format at twice zlib's speed."""
+    """The zlib format: by ISA-L for the efforts 1 and 2, five times as fast as libdeflate, which has the others and is
+    twice as fast as zlib.
+    """
     from imagecodecs import deflate_encode
+    from isal import isal_zlib
+
+    stored, effort = _stored(encoding), encoding.effort or 0
+    if effort <= _ISAL_EFFORTS:
+        return lambda tile: isal_zlib.compress(stored(tile), effort)
+    return lambda tile: bytes(deflate_encode(stored(tile), effort))
+
+
+def make_gzip(encoding: Encoding) -> EncodeTile:
+    """A gzip file by libdeflate, without a name or a time."""
+    from imagecodecs import gzip_encode
 
     stored, level = _stored(encoding), encoding.effort
-    return lambda tile: bytes(deflate_encode(stored(tile), level))
+    return lambda tile: bytes(gzip_encode(stored(tile), level))
+
+
+def make_blosc(encoding: Encoding) -> EncodeTile:
+    """Blosc 1: Zstandard after the bits of samples have been sorted by significance."""
+    import numpy as np
+    from imagecodecs import blosc_encode
+
+    stored = _stored(encoding)
+    settings: dict[str, Any] = {"level": encoding.effort, "compressor": "zstd", "shuffle": 2, "numthreads": 1}
+    settings["typesize"] = int(np.dtype(encoding.dtype).itemsize)
+    return lambda tile: bytes(blosc_encode(stored(tile), **settings))
 
 
 def make_zstd(encoding: Encoding) -> EncodeTile:
@@ -74,7 +101,19 @@ def _stored(encoding: Encoding) -> Callable[[NDArray[Any]], Any]:
         from imagecodecs import floatpred_encode
 
         return lambda tile: floatpred_encode(_little_endian(tile), axis=-2)
+    if encoding.planar and encoding.samples > 1:
+        return lambda tile: _little_endian(_separated(tile))
     return _little_endian
+
+
+def _separated(tile: NDArray[Any]) -> Any:
+    """Sample by sample, by OpenCV: NumPy takes five times as long for bytes."""
+    import cv2
+    import numpy as np
+
+    out = np.empty((tile.shape[2], *tile.shape[:2]), tile.dtype)
+    cv2.split(tile, list(out))
+    return out
 
 
 def _little_endian(tile: NDArray[Any]) -> Any:

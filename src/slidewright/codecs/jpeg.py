@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-
     from slidewright.codecs.encoding import EncodeTile, Encoding
 
 
@@ -14,6 +13,9 @@ def make_jpeg(encoding: Encoding) -> EncodeTile:
     from imagecodecs import jpeg8_encode
 
     settings: dict[str, Any] = {"level": encoding.effort, "optimize": False}
+    if encoding.rgb_inside:
+        settings |= {"colorspace": "rgb", "outcolorspace": "rgb", "subsampling": "444"}
+        return lambda tile: bytes(jpeg8_encode(tile, **settings))
     if encoding.samples == 3:
         settings |= {"colorspace": "rgb", "outcolorspace": "ycbcr", "subsampling": encoding.subsampling}
         return lambda tile: bytes(jpeg8_encode(tile, **settings))

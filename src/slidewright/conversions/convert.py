@@ -10,8 +10,9 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
-from slidewright.conversions.opening import make_launcher, open_selected
+from slidewright.conversions.opening import open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
+from slidewright.conversions.workload import Workforce
 from slidewright.errors import DestinationError, OptionError
 from slidewright.formats.registry import settle_format
 from slidewright.options import ConvertOptions, Selection, make_options
@@ -32,13 +33,16 @@ def convert(
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
+    z: int | None = None,
+    t: int | None = None,
+    region: tuple[int, int, int, int] | None = None,
     shape: tuple[int, ...] | None = None,
     dtype: Any = None,
     progress: ProgressOption = False,
     report: str | os.PathLike[str] | None = None,
     **options: Unpack[AllOptions],
 ) -> Report:
-    """Write an image as a pyramidal, tiled TIFF, on every core.
+    """Write an image as a pyramidal, tiled TIFF or as an OME-Zarr, on every core.
 
     Parameters
     ----------
@@ -47,9 +51,14 @@ def convert(
         zarr array or group, a PIL image, a map-style dataset of tiles (indexed in the workers), a function of (y, x,
         height, width) that gives an array (called in the workers), or a `slidewright.sources.base.Source`.
     dest
-        The file to write. It appears under this name only when it is complete.
+        The file to write, or for a name that ends in .zarr the folder of an OME-Zarr. It appears under this name only
+        when it is complete.
     page, series, level
         Which image of a file with several: a page of a TIFF, or a series and a level of it; by default the largest.
+    z, t
+        Which plane and which time of a TIFF or zarr source that is a stack; all its channels are kept.
+    region
+        Only this part of the source: (x, y, width, height) in pixels of the level that is read.
     shape, dtype
         Of a dataset or a function: (height, width[, samples]) of the image and the dtype of its pixels, where it does
         not say so itself.
@@ -83,9 +92,10 @@ def convert(
     started = monotonic()
     checked = make_options(options, "convert")
     recorder = None if report is None else _prepare_report(report, source, dest, checked, started)
-    selection = Selection(page, series, level)
-    with make_launcher(checked) as launcher, make_callback(progress) as callback:
+    selection = Selection(page, series, level, z, t, region)
+    with Workforce(checked, source) as workforce, make_callback(progress) as callback:
         opened, path = open_selected(source, selection, shape, dtype)
+        launcher, checked = workforce.settle(opened.info)
         finished = convert_opened(launcher, opened, path, dest, selection, checked, callback, started, recorder)
     if report is not None and recorder is not None:
         from slidewright.reporting.html_page import Subject, write_report

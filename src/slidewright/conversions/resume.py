@@ -27,7 +27,7 @@ from slidewright.report import Progress, Report
 from slidewright.shards.folder import JOB_FILE, ShardFolder, sweep_partials
 from slidewright.shards.plan import ShardPlan
 from slidewright.shards.schema import parse_json
-from slidewright.system.files import TOKEN_PATTERN, FileLock, regular, short_name
+from slidewright.system.files import TOKEN_PATTERN, FileLock, regular, short_name, total_bytes
 from slidewright.system.files import remove as remove_tree
 from slidewright.system.limits import usable_cpus
 
@@ -157,7 +157,7 @@ def _finished_before(path: str, dest: str | os.PathLike[str], decided: Run) -> R
     if noted != [status.st_ino, status.st_size]:
         return None
     levels = decided.format.levels(os.fspath(dest))
-    return Report(str(Path(dest)), levels, status.st_size, monotonic() - decided.started, 0, 0, 0, None)
+    return Report(str(Path(dest)), levels, total_bytes(dest), monotonic() - decided.started, 0, 0, 0, None)
 
 
 def _sweep_trash(dest: str | os.PathLike[str]) -> None:

@@ -60,6 +60,9 @@ def shard(
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
+    z: int | None = None,
+    t: int | None = None,
+    region: tuple[int, int, int, int] | None = None,
     progress: ProgressOption = False,
     **options: Unpack[ShardOptions],
 ) -> ShardReport:
@@ -67,7 +70,7 @@ def shard(
 
     Parameters
     ----------
-    source, page, series, level, progress
+    source, page, series, level, z, t, region, progress
         As for `slidewright.convert`. Pixels in memory are refused: another process could not read them.
     shards
         The folder that all shards of this conversion go to; made if need be.
@@ -96,7 +99,7 @@ def shard(
         raise OptionError(f"{count} shards are more than {MAX_SHARDS}, the most there can be")
     if count < 1 or not 0 <= index < count:
         raise OptionError(f"shard {index} of {count} does not exist; shards are numbered from 0 to {count - 1}")
-    selection = Selection(page, series, level)
+    selection = Selection(page, series, level, z, t, region)
     opened, path = open_selected(source, selection)
     folder, decided = open_job(shards, opened, path, selection, checked, started, count, SHARDS_A_WORKER * count)
     plan = shard_plan(folder, decided, (), (index,), sync=True)
@@ -112,6 +115,8 @@ def shard(
             remove_tree(plan.partial(index))
     numbers = plan.blocks(index)
     corrupt = replace(plan, found=(index,)).found_corrupt()
+    kept = decided.image.kept
+    said = [describe_corrupt(corrupt, kept=kept is not None and kept.corrupt)] if corrupt else []
     return ShardReport(
         folder.shard_path(index),
         index,
@@ -122,7 +127,7 @@ def shard(
         monotonic() - started,
         before,
         len(corrupt),
-        (*warnings, *([describe_corrupt(corrupt)] if corrupt else ())),
+        (*warnings, *said),
     )
 
 

@@ -60,6 +60,7 @@ def open_job(
         source=identity.fingerprint(source, source_path),
         options=identity.made_options(options),
         versions=identity.versions(),
+        keeping=decided.keeping,
         count=count or min(first.n_blocks, max(LOCAL_SHARDS, SHARDS_A_WORKER * planned)),
         planned_workers=planned,
         block_tiles=first.block_tiles,

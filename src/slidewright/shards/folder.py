@@ -23,14 +23,14 @@ from slidewright.options import OPTIONS, SELECTION
 from slidewright.pyramid.plan import Plan
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.file import ShardDamageError, ShardIndex, check_segments, read_index
-from slidewright.shards.schema import Whole, Within, parse_json, read_as
+from slidewright.shards.schema import Within, parse_json, read_as
 from slidewright.system.files import new_file, regular, token
 
 JOB_FILE = "job.json"
 _VERSION = 2
 _MAX_JOB_BYTES = 64 << 20  # a palette may be long
 MAX_SHARDS = 100_000
-_COMPARED = ("selection", "source", "options", "versions", "count", "block_tiles")
+_COMPARED = ("selection", "source", "options", "versions", "count", "block_tiles", "keeping")
 
 
 def share(n_blocks: int, index: int, count: int) -> range:
@@ -51,7 +51,7 @@ class Job:
 
     path: str | None
     """The source's path where the folder was made; None for a source without one. Not compared."""
-    selection: dict[str, Whole]
+    selection: dict[str, Any]
     """page, series, level: those that were given."""
     source: dict[str, Any]
     """`identity.fingerprint` of the source."""
@@ -65,6 +65,8 @@ class Job:
     """The resulting block side of the first pass."""
     block_tiles_given: Annotated[int, Within(1, 1 << 32)] | None
     """The block side that was asked for, if any."""
+    keeping: str = ""
+    """What becomes of the source's own tiles: another way to read the source may not have them."""
 
     @property
     def id(self) -> str:

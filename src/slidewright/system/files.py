@@ -12,6 +12,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
 
 try:
     import fcntl
@@ -260,6 +261,14 @@ def remove_abandoned(lock: str, remove: Callable[[], None]) -> None:
         return
     finally:
         os.close(fd)
+
+
+def total_bytes(path: str | os.PathLike[str]) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    root = Path(path)
+    if root.is_dir():
+        return sum(item.stat().st_size for item in root.rglob("*") if item.is_file())
+    return root.stat().st_size
 
 
 def remove(path: str) -> None:

@@ -11,12 +11,18 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
+OWN = "slidewright|"
+"""How a description begins in which slidewright itself kept metadata."""
 MICROMETRES = {
     "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "in": 25_400.0,
     "meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3,
     "angstrom": 1e-4, "inch": 25_400.0,
 }  # fmt: skip
 """Micrometres in a unit, by its OME symbol or its UDUNITS name."""
+
+MAX_MPP = 100.0
+"""The coarsest resolution that is taken for a microscope's without OME or a vendor to say so (72 dpi are 353).
+"""
 
 _APERIO_MPP = re.compile(r"\|\s*MPP\s*=\s*([0-9.eE+-]+)")
 _RESOLUTION_UNITS = {2: 25_400.0, 3: 10_000.0}  # micrometres in an inch, in a centimetre
@@ -27,14 +33,15 @@ def mpp_of(tiff: Any, page: Any, series: int) -> tuple[float, float] | None:
     description = str(page.description or "")
     if tiff.is_svs:
         found = _APERIO_MPP.search(description) or _APERIO_MPP.search(str(tiff.pages.first.description or ""))
-        value = _positive(found.group(1)) if found else None
+        value = positive(found.group(1)) if found else None
         if value is not None:
             return (value, value)
     if tiff.is_ome:
         value_xy = _ome_mpp(str(tiff.ome_metadata or ""), series)
         if value_xy is not None:
             return value_xy
-    return _resolution_mpp(page)
+    found_xy = resolution_of(tiff, page)
+    return None if found_xy is None or max(found_xy) > MAX_MPP else found_xy
 
 
 def description_of(tiff: Any, page: Any) -> str | None:
@@ -42,13 +49,17 @@ def description_of(tiff: Any, page: Any) -> str | None:
     shape).
     """
     text = str(page.description or "").strip("\0 \r\n")
-    if not text or tiff.is_ome or page.is_imagej or page.is_shaped:
+    if not text or tiff.is_ome or page.is_imagej or page.is_shaped or text.startswith(OWN):
         return None
     return text
 
 
-def _resolution_mpp(page: Any) -> tuple[float, float] | None:
+def resolution_of(tiff: Any, page: Any) -> tuple[float, float] | None:
+    """Micrometres a pixel by the resolution tags alone, whatever they are worth; ImageJ says their unit elsewhere."""
     unit = _RESOLUTION_UNITS.get(int(page.tags.valueof(296, 2)))  # TIFF 6.0: an absent ResolutionUnit means inch
+    if tiff.is_imagej:
+        name = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").lower()
+        unit = MICROMETRES.get(name, unit)
     values = [_ratio(page.tags.valueof(code)) for code in (282, 283)]
     x, y = values[0], values[1] if values[1] is not None else values[0]
     if unit is None or x is None or y is None:
@@ -58,12 +69,13 @@ def _resolution_mpp(page: Any) -> tuple[float, float] | None:
 
 def _ratio(value: Any) -> float | None:
     try:
-        return _positive(value[0] / value[1])
+        return positive(value[0] / value[1])
     except (TypeError, IndexError, ZeroDivisionError):
         return None
 
 
-def _positive(value: Any) -> float | None:
+def positive(value: Any) -> float | None:
+    """A number above 0, of text or anything; None for what is none."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -82,7 +94,7 @@ def _ome_mpp(xml: str, series: int) -> tuple[float, float] | None:
         return None
     found: list[float] = []
     for axis in "XY":
-        value = _positive(pixels[series].get(f"PhysicalSize{axis}"))
+        value = positive(pixels[series].get(f"PhysicalSize{axis}"))
         unit = MICROMETRES.get(pixels[series].get(f"PhysicalSize{axis}Unit", "µm").lower())
         if value is None or unit is None:
             return None
