@@ -1,4 +1,4 @@
-"""Processes that are stopped for a while and go on, a shell that is killed above a run, clocks that can't be trusted."""
+"""Processes that are stopped for a while and go on, a shell that is killed above a run, clocks that jump."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pytest
 from faults.campaign import OPTIONS, clean_digest, digest, make_slide, role_of, session_members, wait_until
 
 import slidewright
+from slidewright.engine import crew
+from slidewright.system.launcher import ProcessLauncher
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -43,7 +45,7 @@ def assert_whole(process: subprocess.Popen[bytes], slide: Path, out: Path) -> No
     assert os.listdir(out.parent) == [out.name]
 
 
-@pytest.mark.parametrize("role", ["caller", "slidewright-for", "writer", "worker", "all"])
+@pytest.mark.parametrize("role", ["caller", "slidewright-for", "slidewright-wri", "slidewright-w0", "all"])
 def test_process_that_is_stopped_goes_on_where_it_was(tmp_path, slide, role):
     process = start(slide, tmp_path / "o.tif")
     members = session_members(process.pid)
@@ -70,9 +72,30 @@ def test_run_that_is_suspended_for_longer_than_its_timeout_goes_on(tmp_path, sli
 
 def test_stopped_worker_is_replaced_when_its_time_is_over(tmp_path, slide):
     process = start(slide, tmp_path / "o.tif", "--timeout", "2")
-    worker = next(pid for pid in session_members(process.pid) if "worker" in role_of(pid))
+    (partial,) = tmp_path.glob(".*.partial")
+    assert wait_until(lambda: partial.stat().st_size > 100_000, 30)  # so the workers are at work
+    worker = next(pid for pid in session_members(process.pid) if role_of(pid) == "slidewright-w0")
     os.kill(worker, signal.SIGSTOP)
     assert_whole(process, slide, tmp_path / "o.tif")
+
+
+def test_worker_that_never_gets_ready_is_replaced_too(tmp_path, slide, monkeypatch):
+    monkeypatch.setattr(crew, "_START_SECONDS", 1.0)
+    stopped = []
+
+    spawn = ProcessLauncher.spawn
+
+    def stopped_spawn(self: ProcessLauncher, module: str, name: str, job: object, **more: object) -> object:
+        child = spawn(self, module, name, job, **more)
+        if name == "slidewright-w0" and not stopped:
+            os.kill(child.pid, signal.SIGSTOP)
+            stopped.append(child.pid)
+        return child
+
+    monkeypatch.setattr(ProcessLauncher, "spawn", stopped_spawn)
+    report = slidewright.convert(slide, tmp_path / "o.tif", n_workers=2, timeout=1, **OPTIONS)
+    assert (len(stopped), report.retries) == (1, 1)
+    assert digest(tmp_path / "o.tif") == clean_digest(slide, tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
