@@ -51,8 +51,8 @@ class TiffFormat(Format):
         return cls(bigtiff=options.bigtiff)
 
     def encoding(self, options: ConvertOptions, pixels: PixelFormat) -> Encoding:
-        """See `Format`. Up to 16 channels lie side by side in a tile (PlanarConfiguration 1) where the codec takes bytes:
-        tiles of separate planes are opened by three of nine readers, these by seven (docs/sources.md).
+        """See `Format`. Up to 16 channels lie side by side in a tile (PlanarConfiguration 1) where the codec takes
+        bytes: tiles of separate planes are opened by three of nine readers, these by seven (docs/sources.md).
         """
         encoding = super(TiffFormat, self).encoding(options, pixels)
         few = pixels.kind == "multichannel" and 1 < pixels.channels <= MAX_INTERLEAVED and pixels.resampling != "mode"

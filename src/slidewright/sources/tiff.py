@@ -136,6 +136,11 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
     """Dtype name and kind of a page that can be converted; a SourceError says why another can't."""
     if page.dtype.kind == "V" or page.size.height <= 0 or page.size.width <= 0:
         raise SourceError(f"{where} has an image of no size or of an unknown kind of sample; the file is damaged")
+    if page.undecodable:
+        raise SourceError(
+            f"{where} is compressed by {page.compression} (TIFF's Compression {int(page.page.compression)}), which no "
+            "library here decodes; have the program that wrote it write another, such as LZW or JPEG"
+        )
     if page.depth > 1:
         raise SourceError(f"{where} is a volume of {page.depth} planes; save one plane of it first")
     if page.samples > MAX_CHANNELS:

@@ -97,6 +97,16 @@ class Page:
         return (int(value[0]), int(value[1]))
 
     @property
+    def undecodable(self) -> bool:
+        """Whether nothing here knows its compression."""
+        import tifffile
+
+        try:
+            return not callable(tifffile.TIFF.DECOMPRESSORS[self.page.compression])
+        except KeyError:
+            return True
+
+    @property
     def predictor(self) -> int:
         """Predictor, 1 for none."""
         return int(self.page.predictor)
