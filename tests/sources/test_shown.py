@@ -196,7 +196,7 @@ def test_largest_series_is_taken(tmp_path: Path) -> None:
 
 def test_index_of_a_cellsens_slide_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "slide.vsi", picture(), photometric="rgb")
-    with pytest.raises(SourceError, match="only a preview of a CellSens slide.*slideio"):
+    with pytest.raises(SourceError, match=r"only a preview of a CellSens slide.*slideio"):
         open_source(tmp_path / "slide.vsi")
     assert open_source(tmp_path / "slide.vsi", page=0).info.size == (HEIGHT, WIDTH)
     (tmp_path / "_renamed_" / "stack1").mkdir(parents=True)

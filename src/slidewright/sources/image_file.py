@@ -59,7 +59,8 @@ class ImageFileSource(Source):
                 f"{path}: its {size} pixels would take {nbytes >> 20} MiB, and {form} can't be read in parts; make a "
                 "tiled TIFF of it first, for example with vips tiffsave --tile"
             )
-        info = SourceInfo(path, form, size, samples, check_dtype(np.dtype(dtype), path), kind=kind, icc_profile=profile, worker_bytes=0)
+        dtype = check_dtype(np.dtype(dtype), path)
+        info = SourceInfo(path, form, size, samples, dtype, kind=kind, icc_profile=profile, worker_bytes=0)
         if kind == "labels":  # the palette is known only when it is decoded
             info = replace(info, colormap=_load(path).colormap)
         return cls(path, info)

@@ -14,11 +14,13 @@ import numpy as np
 from slidewright.errors import OptionError, SourceError, VerifyError
 from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
+from slidewright.sources.access.colours import given_as
 from slidewright.sources.access.shapes import check_dtype
 from slidewright.sources.base import Source, SourceInfo, pickled_identity
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.tiff_reader import TiffReader
 from slidewright.tiff.page import Page
+from slidewright.tiff.series import Image
 from slidewright.tiff.slide import TiffSlide, damage_named, vendor_of
 
 __all__ = ["TiffSource", "vendor_of"]
@@ -77,7 +79,7 @@ class TiffSource(Source):
         """Open the file in this process."""
         with _opened(self.path) as slide:
             image, info = slide.image(self.selection), self.info
-            if image.shape != info.shape or dtype_of(image.pages[0]) != info.dtype:
+            if (*image.shape[:2], _samples(image)) != info.shape or dtype_of(image.pages[0]) != info.dtype:
                 raise SourceError(f"{self.path} is not the file it was when the run began; start again")
             return TiffReader(info, image)
 
@@ -112,7 +114,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         name=slide.path,
         format=slide.vendor if slide.vendor in ("svs", "ndpi") else "tiff",
         size=page.size,
-        samples=image.shape[2],
+        samples=_samples(image),
         dtype=dtype,
         kind=kind,
         colormap=page.colormap if kind == "labels" else None,
@@ -120,7 +122,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         mpp=mpp,
         tile=page.cell,
         worker_bytes=0,
-        icc_profile=base.icc_profile,
+        icc_profile=None if given_as(page) == "rgb" else base.icc_profile,  # which was of what is stored
         description=slide.description_of(base),
         left_out=left_out,
         associated=slide.associated,
@@ -130,6 +132,12 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
 def dtype_of(page: Page) -> str:
     """The dtype of the pixels that a source gives."""
     return "bool" if page.bits == 1 else page.dtype.name
+
+
+def _samples(image: Image) -> int:
+    """Samples of a pixel as it is given."""
+    kind = given_as(image.pages[0])
+    return image.shape[2] if kind is None else 3 if kind == "rgb" else 4
 
 
 def _check_pixels(page: Page, where: str) -> tuple[str, str]:
@@ -146,12 +154,8 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
     if page.samples > MAX_CHANNELS:
         raise SourceError(f"{where} has {page.samples} samples a pixel, and {MAX_CHANNELS} at most can be converted")
     dtype = check_dtype(np.dtype(dtype_of(page)), where)
-    if page.photometric == "ycbcr" and not page.is_jpeg:
-        raise SourceError(
-            f"{where} stores YCbCr colours outside JPEG: install slidewright[openslide] if it is a slide, else pass "
-            "PIL.Image.open(path), which is converted to RGB"
-        )
-    kind = _kind(page.photometric, page.samples, dtype)
+    known = page.photometric != "ycbcr" or page.is_jpeg
+    kind = given_as(page) or (_kind(page.photometric, page.samples, dtype) if known else None)
     if kind is None:
         raise SourceError(
             f"{where} has {page.samples} {page.photometric} samples of {dtype} a pixel, which can't be read as they "
