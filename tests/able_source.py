@@ -30,7 +30,7 @@ class AbleReader(Reader):
             raise CorruptTileError("able: the tile at x=96, y=32 is corrupt")
         return pixels if pixels.any() or not self._source.info.sparse else BLANK
 
-    def segment(self, row: int, column: int) -> bytes | None:
+    def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
         return b"%d %d" % (row, column)
 
 

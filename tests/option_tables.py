@@ -9,7 +9,8 @@ import dataclasses
 import re
 from pathlib import Path
 
-from slidewright.options import GROUPS, OPTIONS, SELECTION, ConvertOptions, Option, Selection
+from slidewright.option import GROUPS, Option
+from slidewright.options import OPTIONS, SELECTION, ConvertOptions, Selection
 
 PAGE = Path(__file__).parent.parent / "docs" / "api.md"
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from slidewright.inspection.info import info
     from slidewright.inspection.verify import verify_file
+    from slidewright.metadata import Metadata
     from slidewright.options import ConvertOptions
     from slidewright.report import LevelReport, Progress, Report
     from slidewright.sources.open import open_source
@@ -58,6 +59,7 @@ _HOMES = {
     "info": "inspection.info",
     "verify_file": "inspection.verify",
     "ConvertOptions": "options",
+    "Metadata": "metadata",
     "LevelReport": "report",
     "Progress": "report",
     "Report": "report",
@@ -84,6 +86,7 @@ __all__ = [
     "CorruptTileError",
     "DestinationError",
     "LevelReport",
+    "Metadata",
     "OptionError",
     "OutputError",
     "Progress",

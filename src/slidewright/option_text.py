@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from slidewright.errors import OptionError, did_you_mean
+from slidewright.system.files import regular
 
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 
@@ -42,7 +43,7 @@ def read_colormap(text: str) -> dict[int, str]:
 
 def _colormap_file(path: str) -> dict[int, str]:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=regular) as file:
             return {int(index): color for index, color in json.load(file).items()}
     except OSError as error:
         raise OptionError(
@@ -66,6 +67,19 @@ def read_seconds(text: str) -> float:
         return float(text)
     except ValueError:
         raise OptionError(f"{text!r} must be a number of seconds") from None
+
+
+def read_number(text: str) -> float:
+    """A number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise OptionError(f"{text!r} must be a number") from None
+
+
+def read_words(text: str) -> tuple[str, ...]:
+    """Words between commas; "none" for no word at all."""
+    return () if text == "none" else tuple(word.strip() for word in text.split(","))
 
 
 def read_yes_or_no(text: str) -> bool:

@@ -10,21 +10,24 @@ and samples is judged by `codecs.resolve`. Deep code never re-checks or re-defau
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from slidewright.errors import OptionError, did_you_mean
+from slidewright.option import ENCODING, FINISHING, REREADING, Option, says
 from slidewright.option_text import (
     parse_bytes,
     read_background,
     read_colormap,
     read_mpp,
+    read_number,
     read_one_of,
     read_region,
     read_seconds,
     read_whole,
+    read_words,
     read_yes_or_no,
 )
 
@@ -35,68 +38,14 @@ SUBSAMPLINGS = ("420", "422", "444")
 ALPHAS = ("keep", "compose")
 ENGINES = ("processes", "dask")
 ON_CORRUPT = ("error", "fill")
-MAX_TILE = 4096
-GROUPS = ("Source", "Pixels", "Compression", "Levels", "Metadata", "File", "Run")
-"""Headings of the help, in its order."""
-
+NGFF_VERSIONS = ("0.4", "0.5")
+FLAVOURS = ("generic", "aperio")
+KEEP_METADATA = ("none", "allowed", "all")
+ASSOCIATED = ("thumbnail", "label", "macro")
+KEEP_TILES = ("auto", "always", "never")
+TILE, MAX_TILE = 512, 4096
 Color = str | tuple[int, int, int]
 """A colour name or "#rrggbb" as Pillow's ImageColor reads them, or (red, green, blue) of 0 to 255."""
-
-_REREADING = frozenset(("convert", "batch"))
-_ENCODING = _REREADING | {"shard", "PyramidWriter"}
-_FINISHING = _REREADING | {"assemble", "PyramidWriter"}
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """All that is known of one option, apart from its name, type and default, which its field has."""
-
-    help: str
-    """What it is, in a sentence for the command line and the library alike."""
-    group: str
-    """Under which heading of `GROUPS` the help lists it."""
-    parse: Callable[[str], Any] = str
-    """From text, of the command line or a manifest; raises OptionError, whose message begins with the text."""
-    default: str = ""
-    """What is done without it, in words, where the field's default is None."""
-    more: str = ""
-    """What the reference adds to the help."""
-    metavar: str = ""
-    choices: tuple[str, ...] = ()
-    flag: str | None = ""
-    """On the command line: empty for the field's name, None where there is none, "--yes/--no" for either."""
-    given: bool | None = None
-    """What a flag without a value stands for; None for one with a value."""
-    changes_output: bool = True
-    """Whether it changes what is made, and not only how a run goes."""
-    takers: frozenset[str] = _ENCODING
-    """Which of convert, batch, shard, assemble (verbs and functions) and PyramidWriter take it."""
-    column: bool = True
-    """Whether a row of a batch manifest may have its own."""
-    name: str = ""
-    """The field's name; the table fills it in."""
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """The flag, or the two of an option that can be switched on and off; empty where there is none."""
-        return () if self.flag is None else tuple((self.flag or "--" + self.name.replace("_", "-")).split("/"))
-
-    @property
-    def text(self) -> str:
-        """The help with its default in words, and what the reference adds."""
-        start = f"False: {self.help[0].lower()}{self.help[1:]}" if self.given is False else self.help
-        return " ".join(filter(None, (start, f"Default: {self.default}." if self.default else "", self.more)))
-
-    def arguments(self, value: Any) -> list[str]:
-        """The words of a command line that give it this value."""
-        if not self.flags:
-            return []
-        if isinstance(value, bool):
-            return [self.flags[0 if value else -1]]
-        if isinstance(value, Mapping):
-            return [self.flags[0], ",".join(f"{index}={color}" for index, color in value.items())]
-        several = isinstance(value, Sequence) and not isinstance(value, str)
-        return [self.flags[0], ",".join(map(str, value)) if several else str(value)]
 
 
 def _read_subsampling(text: str) -> str:
@@ -104,21 +53,15 @@ def _read_subsampling(text: str) -> str:
     return read_one_of(*SUBSAMPLINGS)(text.replace(":", ""))
 
 
-def _says(help: str, group: str, **rest: Any) -> dict[str, Option]:
-    """The metadata of a field."""
-    if rest.get("choices") and "parse" not in rest:
-        rest["parse"] = read_one_of(*rest["choices"])
-    return {"option": Option(help, group, **rest)}
-
-
 _SELECT: dict[str, Any] = {
     **{"group": "Source", "parse": read_whole, "metavar": "N"},
-    "takers": _ENCODING - {"PyramidWriter"},
+    "takers": ENCODING - {"PyramidWriter"},
 }
 _FINISH: dict[str, Any] = {
     **{"group": "File", "parse": read_yes_or_no, "given": True},
-    **{"changes_output": False, "takers": _FINISHING},
+    **{"changes_output": False, "takers": FINISHING},
 }
+_SAID: dict[str, Any] = {"group": "Metadata", "default": "the source's"}
 _RUN: dict[str, Any] = {"group": "Run", "changes_output": False}
 
 
@@ -127,23 +70,23 @@ class Selection:
     """Which image of a source with several to read; the largest where nothing is given."""
 
     page: int | None = field(
-        default=None, metadata=_says("Page of a TIFF source, instead of a series and level.", default="none", **_SELECT)
+        default=None, metadata=says("Page of a TIFF source, instead of a series and level.", default="none", **_SELECT)
     )
     series: int | None = field(
-        default=None, metadata=_says("Series of a TIFF or zarr source.", default="the largest", **_SELECT)
+        default=None, metadata=says("Series of a TIFF or zarr source.", default="the largest", **_SELECT)
     )
     level: int | None = field(
-        default=None, metadata=_says("Level of the source to read.", default="0, the largest", **_SELECT)
+        default=None, metadata=says("Level of the source to read.", default="0, the largest", **_SELECT)
     )
     z: int | None = field(
-        default=None, metadata=_says("Plane of a TIFF or zarr source that is a stack.", default="none", **_SELECT)
+        default=None, metadata=says("Plane of a TIFF or zarr source that is a stack.", default="none", **_SELECT)
     )
     t: int | None = field(
-        default=None, metadata=_says("Time of a TIFF or zarr source that has several.", default="none", **_SELECT)
+        default=None, metadata=says("Time of a TIFF or zarr source that has several.", default="none", **_SELECT)
     )
     region: tuple[int, int, int, int] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Only this part of the source, in pixels of the level that is read.",
             **{**_SELECT, "parse": read_region, "metavar": "X,Y,W,H"},
             default="all of it",
@@ -181,24 +124,50 @@ class ConvertOptions:
     Raises OptionError, naming the option and what it accepts.
     """
 
-    tile_size: int = field(
-        default=512,
-        metadata=_says(
-            "Tile side in pixels, a multiple of 16 up to 4096.", "Compression", parse=read_whole, metavar="N"
+    tile_size: int | None = field(
+        default=None,
+        metadata=says(
+            "Tile side in pixels, a multiple of 16 up to 4096.",
+            "Compression",
+            parse=read_whole,
+            metavar="N",
+            default="512, or the source's own where its tiles are kept",
+        ),
+    )
+    keep_tiles: str = field(
+        default="auto",
+        metadata=says(
+            "Whether level 0 keeps the source's own encoded tiles, so that only the levels above are made.",
+            "Compression",
+            choices=KEEP_TILES,
+            more="auto keeps them where nothing else that was asked for contradicts it; always is an error where they "
+            "can't be kept, and quality and effort are then those of the levels above.",
+            takers=ENCODING - {"PyramidWriter"},
+        ),
+    )
+    scaled_decoding: bool = field(
+        default=False,
+        metadata=says(
+            "Make level 1 above kept JPEG tiles by libjpeg's half-size decoding: faster, and not the exact mean.",
+            "Levels",
+            parse=read_yes_or_no,
+            given=True,
+            more="Needs slidewright[scaled], and tiles that are kept.",
+            takers=ENCODING - {"PyramidWriter"},
         ),
     )
     compression: str | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "How tiles are compressed: a name or alias of the compression table.",
             "Compression",
             metavar="NAME",
-            default="jpeg for RGB and grey of 8 bits, else deflate",
+            default="jpeg for RGB and grey of 8 bits, else deflate; in an OME-Zarr zstd, or blosc for wider images",
         ),
     )
     quality: int | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Quality of a lossy compression.",
             "Compression",
             parse=read_whole,
@@ -208,7 +177,7 @@ class ConvertOptions:
     )
     effort: int | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Effort of a lossless compression: more is slower and smaller.",
             "Compression",
             parse=read_whole,
@@ -218,7 +187,7 @@ class ConvertOptions:
     )
     subsampling: str | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "JPEG chroma subsampling of RGB.",
             "Compression",
             parse=_read_subsampling,
@@ -228,7 +197,7 @@ class ConvertOptions:
     )
     predictor: bool | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Horizontal differencing before lzw, deflate or zstd.",
             "Compression",
             parse=read_yes_or_no,
@@ -240,7 +209,7 @@ class ConvertOptions:
     )
     kind: str | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "What the pixels are.",
             "Pixels",
             choices=KINDS,
@@ -251,7 +220,7 @@ class ConvertOptions:
     )
     colormap: Mapping[int, Color] | Sequence[Color] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Palette of labels: 0=white,1=red,..., or a JSON file of it.",
             "Pixels",
             parse=read_colormap,
@@ -260,11 +229,11 @@ class ConvertOptions:
         ),
     )
     alpha: str = field(
-        default="keep", metadata=_says("What becomes of alpha; compose it on background.", "Pixels", choices=ALPHAS)
+        default="keep", metadata=says("What becomes of alpha; compose it on background.", "Pixels", choices=ALPHAS)
     )
     background: Color | int | float | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Colour, or value, of what has no pixels, and what alpha is composed on.",
             "Pixels",
             parse=read_background,
@@ -275,19 +244,19 @@ class ConvertOptions:
     )
     bits: int | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Bits a pixel of a binary mask.", "Pixels", parse=read_whole, metavar="1|8", default="CCITT 1, else 8"
         ),
     )
     levels: int | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Number of levels.", "Levels", parse=read_whole, metavar="N", default="until both sides fit in one tile"
         ),
     )
     resampling: str | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "How a level is made from the one below.",
             "Levels",
             choices=RESAMPLINGS,
@@ -298,7 +267,7 @@ class ConvertOptions:
     )
     mpp: float | tuple[float, float] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Micrometres a pixel of level 0, one number or X,Y.",
             "Metadata",
             parse=read_mpp,
@@ -307,17 +276,89 @@ class ConvertOptions:
         ),
     )
     description: str | None = field(
-        default=None, metadata=_says("ImageDescription of level 0.", "Metadata", metavar="TEXT", default="the source's")
+        default=None, metadata=says("ImageDescription of level 0.", "Metadata", metavar="TEXT", default="none")
+    )
+    objective_power: float | None = field(
+        default=None,
+        metadata=says("Magnification of the objective, such as 20.", parse=read_number, metavar="N", **_SAID),
+    )
+    channel_names: Sequence[str] | None = field(
+        default=None,
+        metadata=says("Names of the channels, such as DAPI,CD3.", parse=read_words, metavar="LIST", **_SAID),
+    )
+    channel_colors: Sequence[Color] | None = field(
+        default=None,
+        metadata=says("Colours of the channels, such as blue,#00ff00.", parse=read_words, metavar="LIST", **_SAID),
+    )
+    keep_metadata: str = field(
+        default="allowed",
+        metadata=says(
+            "What the source says of itself: allowed keeps optics and scanner, all what may identify too.",
+            "Metadata",
+            choices=KEEP_METADATA,
+            more="User, barcode, case, file name and date are kept by all alone.",
+        ),
+    )
+    associated: Sequence[str] | None = field(
+        default=None,
+        metadata=says(
+            "Images to write beside the levels: thumbnail,label,macro, or none.",
+            "Metadata",
+            parse=read_words,
+            metavar="LIST",
+            default="none, but the Aperio flavour always has a thumbnail",
+            more="The thumbnail is made of the levels; the source's label and macro may show who the patient is.",
+        ),
+    )
+    label: str | os.PathLike[str] | None = field(
+        default=None,
+        metadata=says(
+            "An image file to write as the label, instead of the source's.", "Metadata", metavar="IMAGE", default="none"
+        ),
     )
     format: str | None = field(
         default=None,
-        metadata=_says(
-            "What to write, such as tiff.", "File", metavar="NAME", default="by the destination's suffix, else a TIFF"
+        metadata=says(
+            "What to write: tiff, ome-tiff or ome-zarr.", "File", metavar="NAME", default="by DST's suffix, else a TIFF"
+        ),
+    )
+    flavour: str = field(
+        default="generic",
+        metadata=says(
+            "How a TIFF says what it is: generic, or aperio, as slide viewers know it.", "File", choices=FLAVOURS
+        ),
+    )
+    strict: bool = field(
+        default=False,
+        metadata=says(
+            "Leave the copies of the levels out of an OME-TIFF, which readers without OME need, such as OpenSlide.",
+            "File",
+            parse=read_yes_or_no,
+            given=True,
+        ),
+    )
+    zarr_shard: int | None = field(
+        default=None,
+        metadata=says(
+            "Chunks a side of a zarr shard of an OME-Zarr, a power of two; 0 makes each chunk a file.",
+            "File",
+            parse=read_whole,
+            metavar="N",
+            default="what makes shards of up to about 32 MB",
+        ),
+    )
+    ngff: str | None = field(
+        default=None,
+        metadata=says(
+            "Version of an OME-Zarr: 0.5 is zarr v3, 0.4 is zarr v2, without shards.",
+            "File",
+            choices=NGFF_VERSIONS,
+            default="0.5",
         ),
     )
     bigtiff: bool = field(
         default=True,
-        metadata=_says(
+        metadata=says(
             "Classic TIFF instead of BigTIFF; fails cleanly if it does not fit in 4 GB.",
             "File",
             parse=read_yes_or_no,
@@ -326,37 +367,37 @@ class ConvertOptions:
         ),
     )
     overwrite: bool = field(
-        default=False, metadata=_says("Replace an existing destination, at the very end and in one step.", **_FINISH)
+        default=False, metadata=says("Replace an existing destination, at the very end and in one step.", **_FINISH)
     )
     verify: bool = field(
-        default=False, metadata=_says("Decode every tile of the output before it gets its name.", **_FINISH)
+        default=False, metadata=says("Decode every tile of the output before it gets its name.", **_FINISH)
     )
     n_workers: int | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Worker processes; 0 works in this process.",
             parse=read_whole,
             metavar="N",
             flag="--workers",
             default="usable CPUs, 0 for little work",
-            takers=_ENCODING | _FINISHING,
+            takers=ENCODING | FINISHING,
             column=False,
             **_RUN,
         ),
     )
     memory: str | int | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Budget for all processes of the run together, such as 4GB.",
             metavar="SIZE",
             default="what is free",
-            takers=_ENCODING | _FINISHING,
+            takers=ENCODING | FINISHING,
             **_RUN,
         ),
     )
     block_tiles: int | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Block side in tiles, a power of two; never changes the output.",
             parse=read_whole,
             metavar="N",
@@ -366,62 +407,63 @@ class ConvertOptions:
     )
     scratch: str | os.PathLike[str] | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Folder for temporary levels.",
             metavar="DIR",
             default="TMPDIR, the system's temporary folder",
-            takers=_ENCODING | _FINISHING,
+            takers=ENCODING | FINISHING,
             **_RUN,
         ),
     )
     timeout: float | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Seconds a worker may take for one block; then it is killed and the block done again.",
             parse=read_seconds,
             metavar="SECONDS",
             default="no limit",
-            takers=_ENCODING | _FINISHING,
+            takers=ENCODING | FINISHING,
             **_RUN,
         ),
     )
-    on_corrupt: str = field(
-        default="error",
-        metadata=_says(
+    on_corrupt: str | None = field(
+        default=None,
+        metadata=says(
             "What to do about a tile of the source that does not decode: end and name it, or fill in the background.",
             "Source",
             choices=ON_CORRUPT,
+            default="error, but where tiles are kept it is kept too, with a warning that names it",
         ),
     )
     resume: bool = field(
         default=False,
-        metadata=_says(
+        metadata=says(
             "Keep finished parts in the folder DST.shards until DST is complete; run again to go on after a kill.",
             parse=read_yes_or_no,
             given=True,
-            takers=_REREADING,
+            takers=REREADING,
             **_RUN,
         ),
     )
     engine: str = field(
         default="processes",
-        metadata=_says(
+        metadata=says(
             "Who encodes: processes of this machine, or dask, the workers of a Dask cluster.",
             choices=ENGINES,
             flag=None,
             more="On the command line --dask chooses it.",
-            takers=_REREADING,
+            takers=REREADING,
             column=False,
             **_RUN,
         ),
     )
     dask: object = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Address of the scheduler of the Dask cluster to encode on.",
             metavar="ADDRESS",
             more='In Python with engine="dask", also a `distributed.Client`; None lets Dask\'s configuration decide.',
-            takers=_REREADING,
+            takers=REREADING,
             column=False,
             **_RUN,
         ),
@@ -429,7 +471,7 @@ class ConvertOptions:
 
     def __post_init__(self) -> None:
         self._check_integer("tile_size", 16, MAX_TILE)
-        if self.tile_size % 16:
+        if self.tile_size is not None and self.tile_size % 16:
             raise OptionError(
                 f"tile_size {self.tile_size} is not a multiple of 16, which TIFF 6.0 (section 15) asks for"
             )
@@ -439,9 +481,19 @@ class ConvertOptions:
         self._check_integer("block_tiles", 1, 256)
         if self.block_tiles is not None and self.block_tiles & (self.block_tiles - 1):
             raise OptionError(f"block_tiles {self.block_tiles} is not a power of two")
+        self._check_integer("zarr_shard", 0, 256)
+        if self.zarr_shard and self.zarr_shard & (self.zarr_shard - 1):
+            raise OptionError(f"zarr_shard {self.zarr_shard} is not a power of two, nor 0 for none")
         for name, option in OPTIONS.items():
             if option.choices:
                 self._check_choice(name, option.choices)
+        for name in self.associated or ():
+            if name not in ASSOCIATED:
+                raise OptionError(f"associated {name!r} is not known; choose of {', '.join(ASSOCIATED)}, or none")
+        if self.objective_power is not None and not 0 < self.objective_power < 1e4:
+            raise OptionError(f"objective_power {self.objective_power!r} must be a magnification such as 20")
+        if self.label is not None and not Path(self.label).is_file():
+            raise OptionError(f"label {os.fspath(self.label)!r} is no file; give an image")
         if self.dask is not None and self.engine != "dask":
             raise OptionError('dask names a cluster; give engine="dask" with it')
         if self.bits not in (None, 1, 8):
@@ -466,6 +518,11 @@ class ConvertOptions:
                 raise OptionError(f"mpp {self.mpp!r} must be one number or (x, y)")
             return (float(self.mpp[0]), float(self.mpp[1]))
         return (float(self.mpp), float(self.mpp))
+
+    @property
+    def tile_side(self) -> int:
+        """`tile_size`, or its default."""
+        return self.tile_size or TILE
 
     @property
     def memory_bytes(self) -> int | None:

@@ -62,7 +62,13 @@ class Report:
     stages: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     corrupt_tiles: int = 0
-    """Tiles, strips or chunks of the source that did not decode and were filled (`on_corrupt="fill"`)."""
+    """Tiles, strips or chunks of the source that did not decode and were filled (`on_corrupt="fill"`), or kept as they
+    are and filled in the levels above.
+    """
+    kept_tiles: int = 0
+    """Tiles of level 0 that are the source's own, byte for byte: all of them, or none."""
+    keeping: str = ""
+    """What became of the source's own tiles and why, in words; empty for a source without any."""
 
     @property
     def megapixels_per_second(self) -> float:

@@ -19,7 +19,8 @@ from slidewright.cli.batch import batch
 from slidewright.cli.convert import convert
 from slidewright.cli.main import main
 from slidewright.cli.shard import shard
-from slidewright.options import GROUPS, OPTIONS, SELECTION, taken_by
+from slidewright.option import GROUPS
+from slidewright.options import OPTIONS, SELECTION, taken_by
 
 VERBS = {"convert": convert, "shard": shard, "assemble": assemble, "batch": batch}
 OWN = {

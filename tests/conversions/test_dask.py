@@ -140,8 +140,9 @@ def test_failed_task_is_the_callers_error_and_its_shards_are_kept(tmp_path, clus
     data = bytearray(source.read_bytes())
     data[at : at + 40] = bytes(40)
     source.write_bytes(data)
+    options = {"engine": "dask", "dask": cluster.address, "n_workers": 0, "on_corrupt": "error", **OPTIONS}
     with pytest.raises(CorruptTileError, match=r"in\.tif"):
-        slidewright.convert(source, tmp_path / "out.tif", engine="dask", dask=cluster.address, n_workers=0, **OPTIONS)
+        slidewright.convert(source, tmp_path / "out.tif", **options)
     assert not (tmp_path / "out.tif").exists()
     assert shards_in(tmp_path)
 

@@ -52,9 +52,9 @@ def test_corrupt_tiles_are_filled_and_only_they(tmp_path, spoiled, tile, workers
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_corrupt_tile_is_an_error_by_default_and_named(tmp_path, spoiled, workers):
+def test_corrupt_tile_of_what_is_encoded_anew_is_an_error_by_default_and_named(tmp_path, spoiled, workers):
     with pytest.raises(CorruptTileError, match=r"slide\.tif: tile at row 2, column [34] does not decode"):
-        slidewright.convert(spoiled[0], tmp_path / "out.tif", n_workers=workers, tile_size=64)
+        slidewright.convert(spoiled[0], tmp_path / "out.tif", n_workers=workers, tile_size=64, keep_tiles="never")
     assert [p.name for p in tmp_path.iterdir()] == ["slide.tif"]
 
 

@@ -188,7 +188,7 @@ def _contestants(settings: Settings, peers: Sequence[Peer], folder: str) -> list
     entrants = []
     for workers in settings.workers:
         dest = str(Path(folder) / "out.tif")
-        options = {"n_workers": workers, "tile_size": settings.tile_size, **settings.codec}
+        options = {"n_workers": workers, "tile_size": settings.tile_size, "keep_tiles": "never", **settings.codec}
         given = json.dumps({"source": settings.source, "dest": dest, "options": options})
         command = (sys.executable, "-m", "slidewright.bench", "convert", given)
         entrants.append(Contestant(OURS, workers, command, {}, dest))

@@ -177,6 +177,7 @@ def measure_costs(
     import slidewright
 
     tell = tell or (lambda _: None)
+    options = {"keep_tiles": "never", **options}  # the model is of encoding
     given = {**options, "n_workers": 0, "overwrite": True}
     with tempfile.TemporaryDirectory(prefix="slidewright-bench-", dir=folder) as place:
         out = os.path.join(place, "out.tif")

@@ -43,8 +43,15 @@ def as_text(found: FileInfo) -> str:
         f"  associated   {', '.join(f'{a.name} ({a.size})' if a.size else a.name for a in found.associated) or 'none'}",
         f"  ICC profile  {human_bytes(found.icc_bytes) if found.icc_bytes else 'none'}",
     ]
+    if found.keeping:
+        lines.append(f"  tiles        {found.keeping}")
     if found.software:
         lines.append(f"  software     {found.software}")
+    for name, value in found.metadata.known.items():
+        lines.append(f"  {name.replace('_', ' '):<12} {_shortened(value)}")
+    if found.metadata.identifying:
+        named = "; ".join(f"{name}: {value}" for name, value in found.metadata.identifying)
+        lines.append(f"  identifying  {_shortened(named)}")
     if found.description:
         lines.append(f"  description  {_shortened(found.description)}")
     rows = [
@@ -82,7 +89,10 @@ def as_dict(found: FileInfo) -> dict[str, object]:
         "associated": [{"name": a.name, **({} if a.size is None else size_dict(a.size))} for a in found.associated],
         "icc_bytes": found.icc_bytes,
         "software": found.software,
+        "keeping": found.keeping,
         "description": found.description,
+        "metadata": found.metadata.known,
+        "identifying": dict(found.metadata.identifying),
     }
 
 

@@ -12,7 +12,8 @@ import click
 
 from slidewright.codecs import CODECS
 from slidewright.errors import OptionError
-from slidewright.options import DEFAULTS, GROUPS, OPTIONS, SELECTION, Option, taken_by
+from slidewright.option import GROUPS, Option
+from slidewright.options import DEFAULTS, OPTIONS, SELECTION, taken_by
 
 F = TypeVar("F", bound=Callable[..., Any])
 

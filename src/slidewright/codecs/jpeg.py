@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-
     from slidewright.codecs.encoding import EncodeTile, Encoding
 
 
@@ -14,9 +13,8 @@ def make_jpeg(encoding: Encoding) -> EncodeTile:
     from imagecodecs import jpeg8_encode
 
     settings: dict[str, Any] = {"level": encoding.effort, "optimize": False}
-    if encoding.samples == 3 and encoding.subsampling == "444":
-        # Without chroma subsampling the stream holds RGB itself: Bio-Formats shows YCbCr of 1, 1 pink (docs).
-        settings |= {"colorspace": "rgb", "outcolorspace": "rgb"}
+    if encoding.rgb_inside:
+        settings |= {"colorspace": "rgb", "outcolorspace": "rgb", "subsampling": "444"}
         return lambda tile: bytes(jpeg8_encode(tile, **settings))
     if encoding.samples == 3:
         settings |= {"colorspace": "rgb", "outcolorspace": "ycbcr", "subsampling": encoding.subsampling}

@@ -14,7 +14,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from slidewright._version import __version__
+from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
 from slidewright.errors import OutputError
 from slidewright.options import ConvertOptions
@@ -47,9 +47,9 @@ def decide(
     Blocks are balanced for `planned_workers` where several machines share them: then neither this machine's processors
     nor its memory change their size. By default they are balanced for the workers of this run, and shrink with memory.
     """
+    from slidewright.conversions.keeping import decide_keeping
     from slidewright.engine.memory_budget import needs_of, plan_memory
     from slidewright.engine.run import Run
-    from slidewright.formats.base import ImageDescription
     from slidewright.formats.registry import make_format
     from slidewright.pyramid.plan import make_plan
     from slidewright.sources.pixel_format import resolve_pixels
@@ -58,9 +58,12 @@ def decide(
 
     info = source.info
     form = make_format(options)
-    encoding = form.encoding(options, resolve_pixels(options, info))
-    if options.on_corrupt == "fill":
-        source = fill_corrupt(source, resolve_pixels(replace(options, alpha="keep"), info).background)
+    keeping = decide_keeping(form, options, info, resolve_pixels(options, info))
+    encoding, kept = keeping.encoding, keeping.kept
+    hand_out = kept is not None and kept.corrupt
+    if options.on_corrupt == "fill" or hand_out:
+        background = resolve_pixels(replace(options, alpha="keep"), info).background
+        source = fill_corrupt(source, background, hand_out=hand_out)
     wanted = options.n_workers if options.n_workers is not None else usable_cpus()
     band = 1 if info.planar else encoding.pixels.planes
     block_tiles = options.block_tiles or _small_block(band * encoding.tile_bytes)
@@ -68,8 +71,8 @@ def decide(
     def planned(block_tiles: int | None, n_workers: int) -> Plan:
         return make_plan(
             info.size,
-            options.tile_size,
-            n_levels=options.levels,
+            encoding.tile,
+            n_levels=options.levels or form.count_levels(info.size),
             block_tiles=block_tiles,
             n_workers=n_workers,
             planes=encoding.pixels.planes,
@@ -81,9 +84,11 @@ def decide(
     needs = needs_of(info, encoding, n_workers=wanted, block_tiles=block_side, band=band)
     memory = plan_memory(needs, options.memory_bytes)
     plan = shared or planned(memory.block_tiles, memory.n_workers)
+    image = describe_image(source, options, plan, encoding, kept)
+    form.accept(image)
     return Run(
         source=adapted(source, encoding.pixels, options),
-        image=ImageDescription(plan, encoding, *_said(info, options)),
+        image=image,
         format=form,
         memory=memory,
         n_workers=memory.n_workers if wanted else 0,
@@ -91,6 +96,7 @@ def decide(
         started=started,
         timeout=options.timeout,
         recorder=recorder,
+        keeping=keeping.words,
     )
 
 
@@ -99,23 +105,6 @@ def _small_block(tile_bytes: int) -> int | None:
     few, one a level; None for any other, where speed decides.
     """
     return None if tile_bytes <= _LARGE_TILE else 1 if tile_bytes > 4 * _LARGE_TILE else 2
-
-
-def _said(
-    info: SourceInfo, options: ConvertOptions
-) -> tuple[tuple[float, float] | None, str | None, bytes | None, str]:
-    """What the file says besides its pixels: mpp, description, ICC profile, software."""
-    description = options.description if options.description is not None else kept_description(info.description)
-    return options.mpp_xy or info.mpp, description, info.icc_profile, f"slidewright {__version__}"
-
-
-def kept_description(text: str | None) -> str | None:
-    """The source's description, wrapped so that no reader takes the output for the source's own format.
-
-    OpenSlide and tiffslide take any file whose description begins with "Aperio" for an Aperio slide, tifffile one
-    that ends with OME-XML for an OME-TIFF, and then look for what is not there.
-    """
-    return None if text is None else f"[description of the source: {text}]"
 
 
 def _left_out(info: SourceInfo) -> list[str]:
@@ -145,15 +134,26 @@ class Conversion:
     """
 
     def __init__(
-        self, decided: Run, dest: str | os.PathLike[str], options: ConvertOptions, source_path: str | None = None
+        self,
+        decided: Run,
+        dest: str | os.PathLike[str],
+        options: ConvertOptions,
+        source_path: str | None = None,
+        compare: bool = False,
     ) -> None:
         self.decided = decided
         self._options = options
         self._stack = contextlib.ExitStack()
         self._committed = False
         self._warnings = [*decided.memory.warnings, *_left_out(decided.source.info)]
+        name = decided.source.info.name
         self._destination = Destination(
-            dest, overwrite=options.overwrite, source=source_path, is_folder=decided.format.is_folder
+            dest,
+            overwrite=options.overwrite,
+            source=source_path or (name if os.path.isabs(name) else None),
+            is_folder=decided.format.is_folder,
+            recognises=decided.format.recognises,
+            compare=compare,
         )
         self._stack.callback(self._destination.close)
 
@@ -183,6 +183,8 @@ class Conversion:
         own: Callable[[str], None] = launcher.own if launcher is not None else _ignore
         for path in self._destination.temporary:
             own(path)
+        if launcher is not None:
+            launcher.restore(self._destination.aside, str(self._destination.path))
         self._destination.claim()
         levels = shards.levels if shards is not None else self._make_levels(own)
         if launcher is not None:
@@ -207,6 +209,7 @@ class Conversion:
             before_commit(self._destination.partial)
         self._destination.commit()
         self._committed = True
+        run.format.named(str(self._destination.path))
         outcome.seconds["finish"] = monotonic() - begin
         report = self._report(outcome, run)
         if callback is not None:
@@ -252,6 +255,8 @@ class Conversion:
         plan = run.plan
         before = run.shards.found_corrupt() if run.shards is not None else {}
         corrupt = {**before, **run.source.filled, **outcome.corrupt}
+        kept = run.image.kept
+        said = [describe_corrupt(corrupt, kept=kept is not None and kept.corrupt)] if corrupt else []
         return Report(
             destination=str(self._destination.path),
             levels=tuple(
@@ -265,8 +270,10 @@ class Conversion:
             retries=outcome.retries,
             peak_memory=outcome.peak_memory,
             stages=dict(outcome.seconds),
-            warnings=(*self._warnings, *outcome.warnings, *([describe_corrupt(corrupt)] if corrupt else ())),
+            warnings=(*self._warnings, *outcome.warnings, *said),
             corrupt_tiles=len(corrupt),
+            kept_tiles=plan.planes * plan.levels[0].n_tiles if kept is not None else 0,
+            keeping=run.keeping,
         )
 
 

@@ -34,7 +34,7 @@ OVERLAPS = ("refuse", "replace", "blend")
 
 @with_options("PyramidWriter")
 class PyramidWriter:
-    """Writes an image that the caller produces as a pyramidal TIFF; a context manager.
+    """Writes an image that the caller produces as a pyramidal TIFF or an OME-Zarr; a context manager.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ class PyramidWriter:
         SourceError
             For a tile of the wrong shape or dtype, and when there are fewer or more tiles than the image has.
         """
-        tile = self._options.tile_size
+        tile = self._options.tile_side
         rows, columns = Size(*self._shape[:2]).grid(tile)
         written, due = 0, rows * columns
         with contextlib.closing(_closable(tiles)) as items:
@@ -174,7 +174,7 @@ class PyramidWriter:
             written before and overlap is refused. Bad values (NaN, labels beyond the palette) may be noticed one
             of the next calls later.
         """
-        tile = self._options.tile_size
+        tile = self._options.tile_side
         grid = Size(*self._shape[:2]).grid(tile)
         for name, value, count in (("row", row, grid.height), ("column", column, grid.width)):
             if not hasattr(value, "__index__") or not 0 <= value < count:
@@ -232,7 +232,7 @@ class PyramidWriter:
 
         height, width, samples = self._shape
         options = settle_format(replace(self._options, block_tiles=1), self._dest)
-        tile_bytes = options.tile_size**2 * samples * np.dtype(self._dtype).itemsize
+        tile_bytes = options.tile_side**2 * samples * np.dtype(self._dtype).itemsize
         info = SourceInfo(
             name="PyramidWriter",
             format="array",
@@ -351,13 +351,13 @@ class _Regions:
         stack.callback(folder.remove)
         info, pixels = writer._given()
         info = replace(info, worker_bytes=0)
-        source = CanvasSource(info, pixels, writer._options.tile_size, writer._overlap, folder.path)
+        source = CanvasSource(info, pixels, writer._options.tile_side, writer._overlap, folder.path)
         self.canvas: Canvas = Canvas(source)
         options = replace(writer._settled, block_tiles=writer._options.block_tiles)
         conversion.decided = decide(source, options, writer._started)
 
     def put_tile(self, pixels: NDArray[Any], row: int, column: int) -> None:
-        tile = self._writer._options.tile_size
+        tile = self._writer._options.tile_side
         self.canvas.put(pixels, row * tile, column * tile)
 
     def finish(self) -> Report:

@@ -20,7 +20,7 @@ from slidewright.errors import OptionError
 from slidewright.formats.registry import settle_format
 from slidewright.options import Selection, make_options
 from slidewright.report import Progress, ProgressOption
-from slidewright.shards.folder import shard_name, sweep_partials
+from slidewright.shards.folder import MAX_SHARDS, shard_name, sweep_partials
 from slidewright.shards.plan import ShardPlan
 from slidewright.sources.wrappers.fill import describe_corrupt
 from slidewright.system.files import remove as remove_tree
@@ -95,6 +95,8 @@ def shard(
 
     started = monotonic()
     checked = settle_format(make_options(options, "shard"), None)
+    if count > MAX_SHARDS:
+        raise OptionError(f"{count} shards are more than {MAX_SHARDS}, the most there can be")
     if count < 1 or not 0 <= index < count:
         raise OptionError(f"shard {index} of {count} does not exist; shards are numbered from 0 to {count - 1}")
     selection = Selection(page, series, level, z, t, region)
@@ -113,6 +115,8 @@ def shard(
             remove_tree(plan.partial(index))
     numbers = plan.blocks(index)
     corrupt = replace(plan, found=(index,)).found_corrupt()
+    kept = decided.image.kept
+    said = [describe_corrupt(corrupt, kept=kept is not None and kept.corrupt)] if corrupt else []
     return ShardReport(
         folder.shard_path(index),
         index,
@@ -123,7 +127,7 @@ def shard(
         monotonic() - started,
         before,
         len(corrupt),
-        (*warnings, *([describe_corrupt(corrupt)] if corrupt else ())),
+        (*warnings, *said),
     )
 
 

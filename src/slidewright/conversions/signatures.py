@@ -35,10 +35,10 @@ class AssembleOptions(RunOptions, total=False):
     verify: bool
 
 
-class ShardOptions(RunOptions, total=False):
-    """What a run that encodes takes."""
+class EncodeOptions(RunOptions, total=False):
+    """What a run that encodes takes, whatever its source."""
 
-    tile_size: int
+    tile_size: int | None
     compression: str | None
     quality: int | None
     effort: int | None
@@ -53,17 +53,34 @@ class ShardOptions(RunOptions, total=False):
     resampling: str | None
     mpp: float | tuple[float, float] | None
     description: str | None
+    objective_power: float | None
+    channel_names: Sequence[str] | None
+    channel_colors: Sequence[Color] | None
+    keep_metadata: str
+    associated: Sequence[str] | None
+    label: str | os.PathLike[str] | None
     format: str | None
+    zarr_shard: int | None
+    ngff: str | None
+    flavour: str
+    strict: bool
     bigtiff: bool
     block_tiles: int | None
-    on_corrupt: str
+    on_corrupt: str | None
 
 
-class WriterOptions(ShardOptions, AssembleOptions, total=False):
+class ShardOptions(EncodeOptions, total=False):
+    """What a run that encodes a source takes."""
+
+    keep_tiles: str
+    scaled_decoding: bool
+
+
+class WriterOptions(EncodeOptions, AssembleOptions, total=False):
     """What a run that encodes and finishes a file takes."""
 
 
-class AllOptions(WriterOptions, total=False):
+class AllOptions(ShardOptions, AssembleOptions, total=False):
     """All fields of `ConvertOptions`."""
 
     resume: bool

@@ -17,7 +17,8 @@ class BlockRunner:
     def __init__(self, run: Run) -> None:
         self._run = run
         pack = run.format.packer(run.encoding)
-        self._encoder = BlockEncoder(run.plan, run.encoding, pack, sparse=run.source.info.sparse)
+        sparse, kept = run.source.info.sparse, run.image.kept
+        self._encoder = BlockEncoder(run.plan, run.encoding, pack, sparse=sparse, kept=kept)
         self._reader: tuple[int, Reader] | None = None
         self._writers: dict[int, ScratchLevel] = {}
         self._scratch_seconds = 0.0

@@ -40,6 +40,8 @@ class Run:
     """What the writer writes, under a name of its own; None for a run that makes shards alone."""
     shards: ShardPlan | None = None
     """Shards to find and to make; None for a run without any."""
+    keeping: str = ""
+    """What becomes of the source's own tiles and why, in words."""
     recorder: Recorder | None = None
     """Is told of every block and every death, for a report."""
 

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from slidewright.codecs import resolve
+from slidewright.metadata import Metadata
 from slidewright.report import LevelReport
 
 if TYPE_CHECKING:
     from slidewright.codecs import Encoding
+    from slidewright.formats.associated import Associated
+    from slidewright.geometry import Size
     from slidewright.options import ConvertOptions
     from slidewright.pixels import PixelFormat
+    from slidewright.pyramid.kept import Kept
     from slidewright.pyramid.plan import Key, Plan
+    from slidewright.sources.base import Stored
 
 TakeSegment = Callable[["Key"], bytes]
 """Gives a tile's segment, waiting for it if need be."""
@@ -38,6 +43,14 @@ class ImageDescription:
     description: str | None
     icc_profile: bytes | None
     software: str
+    kept: Kept | None = None
+    """What level 0 keeps of the source's own tiles; the encoding is that of the other levels then."""
+    metadata: Metadata = field(default_factory=Metadata)
+    """What may be kept of optics, instrument and channels."""
+    associated: tuple[Associated, ...] = ()
+    """Images to write beside the levels."""
+    thumbnail: bool = False
+    """Whether a thumbnail made of the levels is written too, where the format can have one."""
 
 
 class Format(ABC):
@@ -61,9 +74,20 @@ class Format(ABC):
         """How tiles are encoded; raises OptionError for a codec that the format can't hold."""
         return resolve(options, pixels)
 
+    def keeps(self, stored: Stored) -> str | None:
+        """Why level 0 can't hold a source's own tiles as they are, as a clause of a message; None if it can."""
+        return f"the format {self.name!r} holds only what it has encoded"
+
     def packer(self, encoding: Encoding) -> PackSegment | None:
         """What workers do to each segment before it leaves them; None for nothing."""
         return None
+
+    def count_levels(self, size: Size) -> int | None:
+        """How many levels to make of an image of this size; None until both sides fit in one tile."""
+        return None
+
+    def accept(self, image: ImageDescription) -> None:  # noqa: B027 - most formats can hold anything
+        """Raise OptionError for an image that the format can't hold; called before anything is done."""
 
     @abstractmethod
     def order(self, plan: Plan) -> Iterator[Key]:
@@ -96,6 +120,17 @@ class Format(ABC):
     @abstractmethod
     def levels(self, path: str) -> tuple[LevelReport, ...]:
         """The levels of a file that was finished before."""
+
+    def named(self, path: str) -> None:
+        """The output has just got its name: what others say of it may be brought up to date; raises OutputError."""
+        return None
+
+    def recognises(self, path: str) -> bool:
+        """Whether what lies at a path is an image of this format, which may be replaced by another."""
+        try:
+            return bool(self.levels(path))
+        except Exception:  # it can be anything
+            return False
 
     def least_bytes(self, plan: Plan, encoding: Encoding) -> int:
         """Bytes that the tables of a file take, at least."""

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from slidewright.errors import OutputError
+from slidewright.errors import OptionError, OutputError, SlidewrightError
 from slidewright.formats.base import Format, ImageDescription, PackSegment, TakeSegment
-from slidewright.formats.tiff_tags import abbreviator, corrections, page_arguments
+from slidewright.formats.flush import Flusher
+from slidewright.formats.plain_tiff import AperioTiff, GenericTiff
+from slidewright.formats.tiff_tags import abbreviator, page_arguments, page_corrections, why_not_kept
 from slidewright.geometry import Size
 from slidewright.inspection.verify import check_structure, verify_file
 from slidewright.report import LevelReport
+from slidewright.system.files import new_file
 from slidewright.tiff.slide import TiffSlide
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from slidewright.options import ConvertOptions
     from slidewright.pixels import PixelFormat
     from slidewright.pyramid.plan import Key, Level, Plan
+    from slidewright.sources.base import Stored
 
 CLASSIC_LIMIT = (1 << 32) - (1 << 24)  # offsets are 32 bits; the rest is for the tables of the pages
 
@@ -46,13 +48,22 @@ class TiffFormat(Format):
     suffixes: ClassVar[tuple[str, ...]] = (".tif", ".tiff")
 
     @classmethod
-    def from_options(cls, options: ConvertOptions) -> TiffFormat:
-        """See `Format`."""
+    def from_options(cls, options: ConvertOptions) -> Format:
+        """See `Format`; another layout where the flavour, or images beside the levels, ask for one."""
+        refuse_zarr_options(options)
+        if options.flavour == "aperio":
+            return AperioTiff.from_options(options)
+        if options.associated or options.label is not None:
+            return GenericTiff.from_options(options)
         return cls(bigtiff=options.bigtiff)
 
+    def keeps(self, stored: Stored) -> str | None:
+        """Any tile of a codec that has a number in TIFF; samples are little-endian here (see `Format`)."""
+        return why_not_kept(stored)
+
     def encoding(self, options: ConvertOptions, pixels: PixelFormat) -> Encoding:
-        """See `Format`. Up to 16 channels lie side by side in a tile (PlanarConfiguration 1) where the codec takes
-        bytes: tiles of separate planes are opened by three of nine readers, these by seven (docs/sources.md).
+        """See `Format`. Up to 16 channels lie side by side in a tile (PlanarConfiguration 1) of codecs of bytes:
+        tiles of separate planes are opened by three of nine readers, these by seven (docs/sources.md).
         """
         encoding = super(TiffFormat, self).encoding(options, pixels)
         few = pixels.kind == "multichannel" and 1 < pixels.channels <= MAX_INTERLEAVED and pixels.resampling != "mode"
@@ -84,8 +95,8 @@ class TiffFormat(Format):
         sizes: list[int] = []
         try:
             with (
-                open(path, "xb", buffering=_BUFFER) as file,
-                _Flusher(file.fileno()) as flusher,
+                open(path, "wb", buffering=_BUFFER, opener=new_file) as file,
+                Flusher(file.fileno()) as flusher,
                 tifffile.TiffWriter(file, bigtiff=self.bigtiff, byteorder="<", ome=False, shaped=False) as tiff,
             ):
                 for level in image.plan.levels:
@@ -93,7 +104,7 @@ class TiffFormat(Format):
                     segments = self._segments(image.plan, level, take, sizes)
                     tiff.write(flusher.watch(segments), **page_arguments(image, level))
                 file.flush()
-                _correct_tags(path, corrections(image.encoding))
+                _correct_tags(path, [page_corrections(image, level) for level in image.plan.levels])
                 os.fsync(file.fileno())
         except OSError as error:
             raise OutputError(f"can't write {path!r}: {error.strerror or error}") from error
@@ -101,7 +112,7 @@ class TiffFormat(Format):
 
     def check(self, path: str, image: ImageDescription) -> None:
         """See `Format`."""
-        check_structure(path, [level.size for level in image.plan.levels])
+        check_structure(path, [level.size for level in image.plan.levels], kept=image.kept is not None)
 
     def verify(self, path: str, n_workers: int | None) -> None:
         """See `Format`."""
@@ -111,6 +122,14 @@ class TiffFormat(Format):
         """See `Format`."""
         with TiffSlide(path) as slide:
             return tuple(LevelReport(Size(*page.size), page.n_segments, page.bytes) for page in slide.levels)
+
+    def recognises(self, path: str) -> bool:
+        """See `Format`; a TIFF that slidewright wrote."""
+        try:
+            with TiffSlide(path) as slide:
+                return slide.ours
+        except (SlidewrightError, OSError):
+            return False
 
     def least_bytes(self, plan: Plan, encoding: Encoding) -> int:
         """See `Format`."""
@@ -125,54 +144,29 @@ class TiffFormat(Format):
             yield segment
 
 
+def refuse_zarr_options(options: ConvertOptions) -> None:
+    """Raises OptionError for options of an OME-Zarr."""
+    for name, value in (("zarr_shard", options.zarr_shard), ("ngff", options.ngff)):
+        if value is not None:
+            raise OptionError(
+                f"{name} is for an OME-Zarr, and the output is a TIFF: leave it out, or write to a name.ome.zarr"
+            )
+
+
 def _keys(plan: Plan, level: Level) -> Iterator[Key]:
     """The keys of one level, in the order of TIFF's segments."""
     for plane, row, column in np.ndindex(plan.planes, *level.tiles):
         yield level.index, plane, row, column
 
 
-def _correct_tags(path: str, corrections: dict[str, int]) -> None:
-    """Overwrite tags of every page with what tifffile's writer would not write; the new values are of the same size."""
-    if not corrections:
+def _correct_tags(path: str, corrections: Sequence[dict[str, Any]]) -> None:
+    """Overwrite tags, page by page, with what tifffile's writer would not write; the new values are of the same size.
+    """
+    if not any(corrections):
         return
     import tifffile
 
     with tifffile.TiffFile(path, mode="r+") as tiff:
-        for page in tiff.pages:
-            for name, value in corrections.items():
+        for page, tags in zip(tiff.pages, corrections, strict=False):
+            for name, value in tags.items():
                 page.aspage().tags[name].overwrite(value)
-
-
-class _Flusher:
-    """Has the disk write along while the file grows, so that the sync at the end is short.
-
-    It is a hint only: its errors are left for that sync to report.
-    """
-
-    STEP = 32 << 20  # bytes between one flush and the next
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._pool = ThreadPoolExecutor(1, "slidewright-flush")
-        self._since = 0
-        self._flush: Future[None] | None = None
-
-    def __enter__(self) -> _Flusher:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def watch(self, segments: Iterator[bytes]) -> Iterator[bytes]:
-        """Pass segments on, starting a flush every now and then unless one is still going on."""
-        for segment in segments:
-            self._since += len(segment)
-            if self._since >= self.STEP and (self._flush is None or self._flush.done()):
-                self._since = 0
-                self._flush = self._pool.submit(_sync_data, self._fd)
-            yield segment
-
-
-def _sync_data(fd: int) -> None:
-    with contextlib.suppress(OSError):
-        getattr(os, "fdatasync", os.fsync)(fd)

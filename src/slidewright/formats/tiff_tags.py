@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from slidewright.codecs import Encoding
 from slidewright.formats.base import ImageDescription, PackSegment
 from slidewright.pixels import Colormap
+from slidewright.pyramid.kept import Kept
 from slidewright.pyramid.plan import Level
+from slidewright.sources.base import Stored
+from slidewright.tiff.vendor_metadata import as_description
 
 COMPRESSION = {
     "none": 1,
@@ -30,6 +33,8 @@ COMPRESSION = {
     "jpegxl-lossless": 50002,
 }
 """TIFF's Compression (259) of every codec of the table."""
+BYTEWISE = ("none", "deflate", "lzw", "zstd", "packbits")
+"""Codecs that take samples for bytes, in the byte order of the file."""
 
 _PACKBITS = COMPRESSION["packbits"]
 _SUBSAMPLING = {"420": (2, 2), "422": (2, 1), "444": (1, 1)}
@@ -46,16 +51,32 @@ def page_arguments(image: ImageDescription, level: Level) -> dict[str, Any]:
         "subfiletype": 1 if level.index else 0,
         "metadata": None,
         "software": image.software if not level.index else False,
-        **encoding_arguments(encoding),
+        **(kept_arguments(image.kept) if image.kept and not level.index else encoding_arguments(encoding)),
     }
     if image.mpp is not None:
         arguments["resolution"] = tuple(1e4 / (mpp * (1 << level.index)) for mpp in image.mpp)
         arguments["resolutionunit"] = "CENTIMETER"
     if image.icc_profile is not None:
         arguments["iccprofile"] = image.icc_profile
-    if image.description is not None and not level.index:
-        arguments["description"] = image.description.encode("utf-8")
+    description = generic_description(image)
+    if description is not None and not level.index:
+        arguments["description"] = description.encode("utf-8")
     return arguments
+
+
+def generic_description(image: ImageDescription) -> str | None:
+    """ImageDescription where no tag and no schema has a place for metadata: what was given, or what is known, as a line
+    that slidewright reads back.
+    """
+    known = as_description(image.metadata)
+    if known is None or (image.description is not None and not is_kept(image.description)):
+        return image.description
+    return known if image.description is None else f"{known}\n{image.description}"
+
+
+def is_kept(description: str) -> bool:
+    """Whether a description is the source's, which conversions put into brackets, and not one that was given."""
+    return description.startswith("[description of the source: ")
 
 
 def _page_shape(image: ImageDescription, level: Level) -> tuple[int, ...]:
@@ -87,13 +108,50 @@ def encoding_arguments(encoding: Encoding) -> dict[str, Any]:
         arguments["jpegtables"] = jpeg_tables(encoding)
         if encoding.subsampling is not None:
             arguments["subsampling"] = _SUBSAMPLING[encoding.subsampling]
-            if encoding.subsampling == "444":  # the streams hold RGB, and so the page's photometric is RGB
+            if encoding.rgb_inside:  # the streams hold RGB, and so the page's photometric is RGB
                 arguments["compressionargs"] = {"outcolorspace": "rgb"}
     return arguments
 
 
-def corrections(encoding: Encoding) -> dict[str, int]:
-    """Tags, by tifffile's names, to overwrite in every page after writing.
+def why_not_kept(stored: Stored) -> str | None:
+    """Why a TIFF can't hold tiles that are stored so, as a clause; None if it can: samples are little-endian here."""
+    if stored.big_endian and stored.bits > 8 and stored.compression in BYTEWISE:
+        return "its samples are big-endian"
+    return None if stored.compression in COMPRESSION else f"compression {stored.compression!r} has no number here"
+
+
+def kept_arguments(kept: Kept) -> dict[str, Any]:
+    """Those that say how tiles of another encoder are encoded.
+
+    JPEG is written as if it were PackBits, and `page_corrections` says what it is: of JPEG tifffile takes RGB for
+    YCbCr, and not every subsampling at every tile size.
+    """
+    stored = kept.stored
+    arguments = encoding_arguments(kept.filling)
+    if stored.compression == "jpeg":
+        arguments.pop("subsampling", None)
+        arguments.pop("compressionargs", None)
+        arguments |= {"compression": _PACKBITS, "jpegtables": stored.tables}
+        arguments["photometric"] = "minisblack" if stored.photometric == "grey" else stored.photometric
+    return arguments
+
+
+def page_corrections(image: ImageDescription, level: Level) -> dict[str, Any]:
+    """Tags, by tifffile's names, to overwrite in the page of a level after writing."""
+    return corrections(image.encoding) if image.kept is None or level.index else kept_corrections(image.kept)
+
+
+def kept_corrections(kept: Kept) -> dict[str, Any]:
+    """Those of a page whose tiles are another encoder's."""
+    stored = kept.stored
+    if stored.compression != "jpeg":
+        return {}
+    tags: dict[str, Any] = {"Compression": COMPRESSION["jpeg"]}
+    return tags | ({"YCbCrSubSampling": stored.subsampling} if stored.subsampling else {})
+
+
+def corrections(encoding: Encoding) -> dict[str, Any]:
+    """Those of a page that is encoded here.
 
     tifffile writes no single bits in CCITT, and of others leaves out BitsPerSample, without which OpenSlide refuses the
     file.

@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.errors import VerifyError
+from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Region, Size, halvings
 from slidewright.inspection.decode import decode_checked, in_parallel
+from slidewright.inspection.pyramid_file import PyramidFile
 from slidewright.pyramid.plan import Block, Pass, make_plan
 from slidewright.pyramid.reduce import halve
 from slidewright.tiff.page import Page
 from slidewright.tiff.shown import change_of
-from slidewright.tiff.slide import TiffSlide
 
 _KEEP_BYTES = 1 << 26  # a larger reduced level goes to a temporary file
 Match = tuple[bool, float, float]
 
 
-def compare_levels(slide: TiffSlide, against: Any, resampling: str | None, threads: int) -> dict[int, Match]:
+def compare_levels(slide: PyramidFile, against: Any, resampling: str | None, threads: int) -> dict[int, Match]:
     """Compare every level with the oracle made from `against`.
 
     Returns
@@ -43,6 +43,11 @@ def compare_levels(slide: TiffSlide, against: Any, resampling: str | None, threa
         When size, dtype or samples differ, or a pixel of a lossless level does; it names level, tile and pixel.
     """
     first = slide.levels[0]
+    if len(slide.planes[0]) > 1:
+        raise OptionError(
+            f"{slide.path}: its channels are images of their own, which can't be compared with a source yet; leave out "
+            "the source"
+        )
     source = _as_written(against, first.samples)
     info = source.info
     if (first.size, first.samples, first.dtype.name) != (info.size, info.samples, info.dtype):
@@ -96,7 +101,7 @@ def psnr(mean_square: float, peak: float) -> float:
 class _Comparison:
     """One sweep after another over the source, as `plan` divides the pyramid."""
 
-    def __init__(self, slide: TiffSlide, source: Any, resampling: str, threads: int) -> None:
+    def __init__(self, slide: PyramidFile, source: Any, resampling: str, threads: int) -> None:
         self._slide, self._source, self._resampling, self._threads = slide, source, resampling, threads
         first = slide.levels[0]
         numbers = {halvings(first.size, page.size) if number else 0: number for number, page in enumerate(slide.levels)}
@@ -115,6 +120,7 @@ class _Comparison:
         self._segments = {number: slide.segments(slide.levels[number]) for number in numbers.values()}
         self._changes = {number: change_of(slide.levels[number]) for number in numbers.values()}
         self._tallies = {number: _Tally() for number in numbers.values()}
+        self._kept = slide.kept and source.info.stored is not None and source.info.tile == first.cell
         self._lock = threading.Lock()
         self._local = threading.local()
         self._readers: list[Any] = []
@@ -193,6 +199,8 @@ class _Comparison:
         first = plane * page.grid.height * page.grid.width
         for in_plane, part in page.tiles_in(region):
             index = first + in_plane
+            if not number and self._kept and not self._compare_bytes(page, index, in_plane, plane):
+                continue
             tile = decode_checked(self._segments[number], index)
             change = self._changes[number]
             if change is not None and tile is not None:  # compared is what a viewer shows
@@ -207,12 +215,24 @@ class _Comparison:
             ]
             if np.array_equal(found, wanted):
                 errors = 0.0
-            elif page.lossless:
+            elif page.lossless or (not number and self._kept):
                 self._differ(page, index, part, found, wanted)
             else:
                 errors = squared_error(found, wanted)
             with self._lock:
                 self._tallies[number].add(errors, found.size)
+
+    def _compare_bytes(self, page: Page, index: int, in_plane: int, plane: int) -> bool:
+        """Hold a kept tile against the source's own, byte by byte; whether there are pixels to compare as well."""
+        row, column = divmod(in_plane, page.grid.width)
+        wanted: bytes | None = self._local.reader.segment(row, column, plane)
+        found = self._segments[0].read(index) or b""
+        if wanted is not None and wanted != found:
+            raise VerifyError(
+                f"{self._slide.path}: {page.place(index)} is not the source's own tile: {len(found)} bytes there and "
+                f"{len(wanted)} in the source"
+            )
+        return wanted != b""
 
     def _differ(self, page: Page, index: int, part: Region, found: NDArray[Any], wanted: NDArray[Any]) -> None:
         wrong = np.argwhere((found != wanted).any(axis=2))

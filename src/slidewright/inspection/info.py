@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from slidewright.errors import SlidewrightError, SourceError
 from slidewright.geometry import Size
+from slidewright.metadata import Metadata
+from slidewright.sources.base import SourceInfo
+from slidewright.system.files import total_bytes
 from slidewright.tiff.directories import is_tiff
 from slidewright.tiff.slide import TiffSlide
 
@@ -50,6 +52,10 @@ class FileInfo:
     """Bytes of the ICC profile, 0 without one."""
     description: str | None
     software: str | None
+    metadata: Metadata
+    """What is said of optics, instrument and channels, and the fields that may identify a patient or a person."""
+    keeping: str = ""
+    """Whether its tiles are those of its own source, and whether a conversion could keep them, in words."""
 
 
 def info(path: str | os.PathLike[str]) -> FileInfo:
@@ -74,12 +80,14 @@ def info(path: str | os.PathLike[str]) -> FileInfo:
     """
     if is_tiff(path):
         return _describe_tiff(path)
-    return _describe_source(path)
+    found = _describe_source(path)
+    return _with_chunks(found) if os.path.isdir(path) else found
 
 
 def _describe_tiff(path: str | os.PathLike[str]) -> FileInfo:
     with TiffSlide(path) as slide:
         first = slide.levels[0]
+        source = _source_of(path)
         levels = tuple(LevelInfo(page.size, page.cell, page.compression, page.bytes) for page in slide.levels)
         return FileInfo(
             path=slide.path,
@@ -88,24 +96,44 @@ def _describe_tiff(path: str | os.PathLike[str]) -> FileInfo:
             size=first.size,
             samples=first.samples,
             dtype="bool" if first.bits == 1 else first.dtype.name,
-            mpp=_mpp(path, slide),
+            mpp=(source.mpp if source is not None else None) or slide.mpp(first),
             levels=levels,
             associated=tuple(AssociatedInfo(page.name, page.size) for page in slide.others),
             icc_bytes=len(slide.icc_profile or b""),
             description=slide.description or None,
             software=slide.software or None,
+            keeping=_keeping(slide, source),
+            metadata=slide.metadata(first),
         )
 
 
-def _mpp(path: str | os.PathLike[str], slide: TiffSlide) -> tuple[float, float] | None:
-    """The mpp as a conversion would understand it; from the resolution tags where no source reads the pixels."""
+def _with_chunks(found: FileInfo) -> FileInfo:
+    """The same with what the files of an OME-Zarr say, where it is of a layout that is known in detail."""
+    from slidewright.inspection.zarr_pyramid import ZarrPyramid
+
+    try:
+        pyramid = ZarrPyramid(found.path)
+    except SlidewrightError:
+        return found
+    levels = tuple(LevelInfo(level.size, level.cell, level.compression, level.bytes) for level in pyramid.levels)
+    return replace(found, format=pyramid.kind, levels=levels, software=pyramid.software or None)
+
+
+def _source_of(path: str | os.PathLike[str]) -> SourceInfo | None:
+    """The file as a conversion would understand it; None where no source reads the pixels."""
     from slidewright.sources.open import open_source
 
     try:
-        mpp = open_source(os.fspath(path)).info.mpp
+        return open_source(os.fspath(path)).info
     except SlidewrightError:
-        mpp = None
-    return mpp or slide.mpp(slide.levels[0])
+        return None
+
+
+def _keeping(slide: TiffSlide, source: SourceInfo | None) -> str:
+    past = "kept from its source; " if slide.kept else ""
+    if source is None:
+        return past
+    return past + ("can be kept as they are" if source.stored is not None else f"can't be kept: {source.not_stored}")
 
 
 def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
@@ -117,7 +145,7 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
     return FileInfo(
         path=os.fspath(path),
         format=found.format,
-        bytes=file_bytes(path) if os.path.exists(path) else 0,
+        bytes=total_bytes(path) if os.path.exists(path) else 0,
         size=found.size,
         samples=found.samples,
         dtype=found.dtype,
@@ -127,15 +155,8 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
         icc_bytes=len(found.icc_profile or b""),
         description=found.description,
         software=None,
+        metadata=found.metadata,
     )
-
-
-def file_bytes(path: str | os.PathLike[str]) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    root = Path(path)
-    if root.is_dir():
-        return sum(item.stat().st_size for item in root.rglob("*") if item.is_file())
-    return root.stat().st_size
 
 
 def _source_levels(path: str | os.PathLike[str], size: Size, grid: Size | None) -> tuple[LevelInfo, ...]:

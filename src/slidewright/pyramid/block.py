@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.codecs import Encoding
-from slidewright.geometry import Region
+from slidewright.geometry import Region, Size
+from slidewright.pyramid.kept import Kept
 from slidewright.pyramid.plan import Block, Key, Pass, Plan
 from slidewright.pyramid.reduce import reduce_into
 from slidewright.sources.base import BLANK, Blank, Reader
@@ -38,6 +39,8 @@ class _Walk:
     plane: int
     """The first of the block's planes."""
     emit: Emit
+    keeps: bool = False
+    """Whether the tiles that are read are kept as the source has them."""
 
 
 class BlockEncoder:
@@ -51,13 +54,25 @@ class BlockEncoder:
         Done to each segment after it has been encoded; None for nothing.
     sparse
         Whether tiles of nothing but background are kept out of what a block hands on.
+    kept
+        What level 0 keeps of the source: its tiles are handed on as they are, and not encoded.
 
     `seconds` accumulates the time spent by stage: "read", "encode", "reduce".
     """
 
-    def __init__(self, plan: Plan, encoding: Encoding, pack: Pack | None = None, *, sparse: bool = False) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        encoding: Encoding,
+        pack: Pack | None = None,
+        *,
+        sparse: bool = False,
+        kept: Kept | None = None,
+    ) -> None:
         self._plan = plan
         self._encoder = encoding.encoder()
+        self._filling = None if kept is None else kept.filling.encoder()
+        self._scaled = kept is not None and kept.scaled
         self._pack, self._sparse = pack, sparse
         self._queue: list[tuple[Key, Pixels]] = []
         self._background = np.array(encoding.pixels.background)
@@ -69,7 +84,8 @@ class BlockEncoder:
         self._tiles = [np.empty(shape, encoding.dtype) for _ in range(depth)]
         half = max(1, plan.tile // 2)
         self._piece: Pixels = np.empty((half, half, channels), encoding.dtype)
-        self._blanks: dict[int, tuple[Pixels, list[bytes]]] = {}
+        self._blanks: dict[int, Pixels] = {}
+        self._blank_segments: dict[int, list[bytes]] = {}
         self.seconds = {"read": 0.0, "encode": 0.0, "reduce": 0.0}
 
     def run(self, reader: Reader, block: Block, emit: Emit) -> tuple[Region, Pixels] | None:
@@ -80,18 +96,20 @@ class BlockEncoder:
         of a sparse source.
         """
         pas = self._plan.passes[block.pass_index]
-        walk = _Walk(reader, pas, block.band * self._plan.band, emit)
-        top = self._tile(walk, pas.block_tiles.bit_length() - 1, block.row, block.column)
-        self._flush(emit)
-        if pas.scratch_level is None or top is None or (self._sparse and self._is_blank(top, walk.plane)):
-            return None
+        keeps = self._filling is not None and not pas.first
+        walk = _Walk(reader, pas, block.band * self._plan.band, emit, keeps)
         half = self._plan.tile // 2
-        region = Region(block.row * half, block.column * half, half, half).clipped(
-            self._plan.size_at(pas.scratch_level)
-        )
-        if region.empty:
-            return None
+        above = Size(0, 0) if pas.scratch_level is None else self._plan.size_at(pas.scratch_level)
+        region = Region(block.row * half, block.column * half, half, half).clipped(above)
         piece = self._piece[: region.height, : region.width]
+        depth = pas.block_tiles.bit_length() - 1
+        if keeps and self._scaled and not depth and not region.empty:
+            self._keep_halved(walk, block.row, block.column, piece)
+            return region, piece
+        top = self._tile(walk, depth, block.row, block.column)
+        self._flush(emit)
+        if region.empty or top is None or (self._sparse and self._is_blank(top, walk.plane)):
+            return None
         self._reduce(top, piece)
         return region, piece
 
@@ -108,6 +126,8 @@ class BlockEncoder:
         region = Region(row * tile, column * tile, tile, tile).clipped(self._plan.size_at(level))
         if depth == 0:
             answer = self._read(walk, region)
+            if walk.keeps:
+                return self._keep(walk, row, column, answer, region)
             if answer is BLANK:
                 return self._blank_tile(walk, (level, row, column), region)
             pixels = answer
@@ -127,6 +147,41 @@ class BlockEncoder:
             pixels = walk.reader.read(*region, self._tiles[0])
         self.seconds["read"] += perf_counter() - start
         return pixels
+
+    def _keep(self, walk: _Walk, row: int, column: int, answer: Pixels | Blank, region: Region) -> Pixels:
+        """Hand on the source's own tile, whose pixels were read; one that is not to be had is made of them."""
+        pixels = self._blank(walk.plane)[: region.height, : region.width] if answer is BLANK else answer
+        self._hand_on(walk, row, column, lambda: pixels)
+        return pixels
+
+    def _keep_halved(self, walk: _Walk, row: int, column: int, out: Pixels) -> None:
+        """Hand on the source's own tile, and have its codec decode it at half its size into `out`."""
+        tile = self._plan.tile
+        region = Region(row * tile, column * tile, tile, tile).clipped(self._plan.size_at(0))
+        start = perf_counter()
+        done = walk.reader.halved(row, column, out)
+        self.seconds["read"] += perf_counter() - start
+        if not done:
+            self._reduce(self._keep(walk, row, column, self._read(walk, region), region), out)
+            return
+
+        def whole() -> Pixels:
+            answer = self._read(walk, region)
+            return self._blank(walk.plane)[: region.height, : region.width] if answer is BLANK else answer
+
+        self._hand_on(walk, row, column, whole)
+
+    def _hand_on(self, walk: _Walk, row: int, column: int, pixels: Callable[[], Pixels]) -> None:
+        """Emit the source's own tile, of each plane; one that is not to be had is made of its pixels."""
+        for plane in range(walk.plane, walk.plane + self._plan.band):
+            start = perf_counter()
+            segment = walk.reader.segment(row, column, plane)
+            self.seconds["read"] += perf_counter() - start
+            if segment is None:
+                assert self._filling is not None
+                tile = self._planes(self._padded(pixels(), 0))[plane - walk.plane]
+                segment = self._filling.encode([tile])[0]
+            walk.emit((0, plane, row, column), segment)
 
     def _put(self, walk: _Walk, place: tuple[int, int, int], tile: Pixels) -> None:
         """Have a padded tile at (level, row, column) encoded: now, or when the encoder's batch is full."""
@@ -161,11 +216,10 @@ class BlockEncoder:
     def _blank_tile(self, walk: _Walk, place: tuple[int, int, int], region: Region) -> Pixels:
         """The background's pixels of a region of a tile, after emitting that tile; a whole one is encoded once."""
         level, row, column = place
-        if walk.plane not in self._blanks:
-            tile: Pixels = np.empty_like(self._tiles[0])
-            tile[...] = self._background[walk.plane : walk.plane + tile.shape[2]]
-            self._blanks[walk.plane] = tile, self._encode(self._planes(tile))
-        tile, segments = self._blanks[walk.plane]
+        tile = self._blank(walk.plane)
+        if walk.plane not in self._blank_segments:
+            self._blank_segments[walk.plane] = self._encode(self._planes(tile))
+        segments = self._blank_segments[walk.plane]
         if (region.height, region.width) != tile.shape[:2]:
             pixels = tile[: region.height, : region.width]
             self._put(walk, place, self._padded(pixels, 0))
@@ -174,14 +228,28 @@ class BlockEncoder:
             walk.emit((level, plane, row, column), segment)
         return tile
 
+    def _blank(self, plane: int) -> Pixels:
+        """A tile of the background, of the planes from `plane` on; the same array every time."""
+        if plane not in self._blanks:
+            tile: Pixels = np.empty_like(self._tiles[0])
+            tile[...] = self._background[plane : plane + tile.shape[2]]
+            self._blanks[plane] = tile
+        return self._blanks[plane]
+
     def _is_blank(self, pixels: Pixels, plane: int) -> bool:
-        return plane in self._blanks and pixels is self._blanks[plane][0]
+        return plane in self._blanks and pixels is self._blanks[plane]
 
     def _children(self, walk: _Walk, depth: int, row: int, column: int, out: Pixels | None) -> None:
         """Make the four children of a tile and reduce each into its quadrant of `out`, where there is one."""
         half = self._plan.tile // 2
+        halving = depth == 1 and walk.keeps and self._scaled
         for down in (0, 1):
             for right in (0, 1):
+                if halving and out is not None:
+                    quadrant = out[down * half : (down + 1) * half, right * half : (right + 1) * half]
+                    if quadrant.size:
+                        self._keep_halved(walk, 2 * row + down, 2 * column + right, quadrant)
+                        continue
                 child = self._tile(walk, depth - 1, 2 * row + down, 2 * column + right)
                 if child is None or out is None:
                     continue

@@ -12,7 +12,7 @@ import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from slidewright.errors import OptionError, SourceError
 from slidewright.geometry import Size
+from slidewright.metadata import Metadata
 
 Pixels = NDArray[Any]
 
@@ -54,6 +55,14 @@ class Stored:
     """The tables that all JPEG tiles share (TIFF's JPEGTables); None where each tile is whole by itself."""
     predictor: int = 1
     """TIFF's Predictor, 1 for none."""
+    bits: int = 8
+    """Bits a sample."""
+    separate: bool = False
+    """Whether each channel has tiles of its own."""
+    big_endian: bool = False
+    """The byte order of samples that the codec takes for bytes."""
+    quality: int | None = None
+    """The quality of libjpeg's tables that come closest to those of a JPEG."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,8 @@ class SourceInfo:
     """The ICC profile, where there is one."""
     description: str | None = None
     """The source's own ImageDescription, where there is one."""
+    metadata: Metadata = field(default_factory=Metadata)
+    """What the source says of optics, instrument and channels, and what of it may identify."""
     left_out: tuple[str, ...] = ()
     """What the source says that a conversion does not pass on, as clauses of a warning."""
     background: tuple[int, int, int] | None = None
@@ -100,6 +111,8 @@ class SourceInfo:
     """Memory that reading takes in each worker, beyond a cache of decoded tiles."""
     stored: Stored | None = None
     """How the source's own tiles are encoded, where a reader can hand them out (`Reader.segment`)."""
+    not_stored: str = "its tiles are not of a kind that can be copied"
+    """Why there is no `stored`, as a clause of a message."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -134,11 +147,19 @@ class Reader(ABC):
             When the source can't be read.
         """
 
-    def segment(self, row: int, column: int) -> bytes | None:
+    def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
         """One of the source's own tiles, encoded as `SourceInfo.stored` says; None where it can't be handed out, and
-        `b""` for a tile that the source leaves out.
+        `b""` for a tile that the source leaves out. `plane` counts channels that have tiles of their own.
+
+        It is asked for right after the pixels of the same tile: a reader that keeps the last bytes reads them once.
         """
         return None
+
+    def halved(self, row: int, column: int, out: Pixels) -> bool:
+        """Decode one of the source's own tiles at half its size into `out`, as large as its pixels halved and rounded
+        down, as the codec does it; False where it can't, and then nothing is done.
+        """
+        return False
 
     def filled(self) -> dict[CorruptPlace, str]:
         """What this reader has filled since the last call because it did not decode: place to message."""
@@ -205,7 +226,19 @@ class Source(ABC):
         SourceError
             When there is none of this name, or it can't be decoded.
         """
-        raise SourceError(f"{self.info.name} has no associated image {name!r}; it has {self.info.associated}")
+        raise no_associated(self.info, name)
+
+
+def no_associated(info: SourceInfo, name: str) -> SourceError:
+    """The error about an image that is not beside the levels."""
+    return SourceError(f"{info.name} has no associated image {name!r}; it has {', '.join(info.associated) or 'none'}")
+
+
+def as_bytes(pixels: Pixels) -> Pixels:
+    """Pixels of an associated image as uint8 of 1 or 3 samples."""
+    if pixels.dtype != np.uint8:
+        pixels = (pixels.astype(np.float64) * (255 / np.iinfo(pixels.dtype).max)).round().astype(np.uint8)
+    return np.ascontiguousarray(pixels[:, :, : 3 if pixels.shape[2] > 2 else 1])
 
 
 def known(pixels: Pixels | Blank) -> Pixels:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from slidewright.errors import OptionError, SourceError
 from slidewright.options import Selection
 from slidewright.sources.base import Source, SourceInfo
+from slidewright.system.files import regular
 from slidewright.tiff.directories import starts_as_tiff
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
             raise SourceError(f"{path} is a folder, but not a zarr array or group; {FILES}")
         from slidewright.sources.zarr import ZarrSource
 
+        if not os.path.isdir(path):
+            _first_bytes(path)  # a regular file
         _refuse("a zarr store", page=selection.page)
         return ZarrSource.at(path, selection)
     start = _first_bytes(path)
@@ -144,7 +147,7 @@ def _first_bytes(path: str) -> bytes:
             f"{path} is not a regular file; sources are read in no fixed order, so save it to a disk first"
         )
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             start = file.read(16)
     except OSError as error:
         raise SourceError(f"{path} can't be opened: {error.strerror or error}") from error

@@ -7,6 +7,8 @@ colour.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +16,28 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.geometry import Size
-from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
+from slidewright.metadata import Metadata, fields_of
+from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, no_associated, pickled_identity
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.wrappers.alpha import compose
 
 _PIECE = 1024  # RGBA, Pillow and NumPy copies of a piece are alive at once: 12 MB
 _CACHE_BYTES = 24_000_000
 _WHITE = (255, 255, 255)
+_KEPT = {
+    "scanner_vendor": ("philips.DICOM_MANUFACTURER", "tiff.Make", "dicom.Manufacturer"),
+    "scanner_model": (
+        *("philips.DICOM_MANUFACTURERS_MODEL_NAME", "leica.device-model", "ventana.ScannerModel", "tiff.Model"),
+        *("dicom.ManufacturerModelName", "hamamatsu.Product"),
+    ),
+    "scanner_software": ("philips.DICOM_SOFTWARE_VERSIONS", "leica.device-version", "tiff.Software"),
+}
+"""Where vendors say what may be kept."""
+_IDENTIFYING = re.compile(
+    r"user|operator|patient|name$|date|time|barcode|case|label|file|serial|comment|description|artist|computer|slide_?id"
+    r"|imageid|scanscope",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +76,19 @@ class OpenSlideSource(Source):
     def open(self) -> OpenSlideReader:
         """Open the slide in this process."""
         return OpenSlideReader(self)
+
+    def associated_image(self, name: str) -> Pixels:
+        """See `Source`."""
+        slide = _open(self.path)
+        try:
+            if name not in slide.associated_images:
+                raise no_associated(self.info, name)
+            rgba = np.asarray(slide.associated_images[name])
+        finally:
+            slide.close()
+        pixels = np.empty((*rgba.shape[:2], 3), np.uint8)
+        compose(rgba, _WHITE, pixels)
+        return pixels
 
 
 class OpenSlideReader(Reader):
@@ -153,8 +183,25 @@ def _describe(slide: Any, path: str, level: int) -> SourceInfo:
         tile=Size(int(tile[0]), int(tile[1])) if tile[0] and tile[1] else None,
         icc_profile=profile.tobytes() if profile is not None else None,
         description=properties.get("openslide.comment"),
+        metadata=_metadata(properties),
         background=_colour(properties.get("openslide.background-color")),
         associated=tuple(sorted(slide.associated_images)),
+    )
+
+
+def _metadata(properties: Mapping[str, str]) -> Metadata:
+    """What may be kept; of the rest, the fields whose names say that they may identify."""
+    known: dict[str, Any] = {
+        field: next((properties[name] for name in names if properties.get(name)), None)
+        for field, names in _KEPT.items()
+    }
+    vendor = known["scanner_vendor"] or properties.get("openslide.vendor")
+    identifying = {name: value for name, value in properties.items() if _IDENTIFYING.search(name.rpartition(".")[2])}
+    return Metadata(
+        **{**known, "scanner_vendor": vendor},
+        objective_power=_number(properties.get("openslide.objective-power")),
+        background=_colour(properties.get("openslide.background-color")),
+        identifying=fields_of(identifying),
     )
 
 

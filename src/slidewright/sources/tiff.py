@@ -16,9 +16,10 @@ from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.colours import given_as
 from slidewright.sources.access.shapes import check_dtype
-from slidewright.sources.base import Source, SourceInfo, pickled_identity
+from slidewright.sources.base import Pixels, Source, SourceInfo, as_bytes, no_associated, pickled_identity
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.tiff_reader import TiffReader
+from slidewright.sources.tiff_stored import stored_of
 from slidewright.tiff.page import Page
 from slidewright.tiff.series import Image
 from slidewright.tiff.slide import TiffSlide, damage_named, vendor_of
@@ -83,6 +84,14 @@ class TiffSource(Source):
                 raise SourceError(f"{self.path} is not the file it was when the run began; start again")
             return TiffReader(info, image)
 
+    def associated_image(self, name: str) -> Pixels:
+        """See `Source`."""
+        with _opened(self.path) as slide:
+            page = next((page for page in slide.others if page.name == name), None)
+            if page is None or name not in slide.associated:
+                raise no_associated(self.info, name)
+            return as_bytes(slide.pixels(page, SourceError))
+
 
 @contextmanager
 def _opened(path: str) -> Iterator[TiffSlide]:
@@ -110,6 +119,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
     left_out = slide.left_out(page, mpp)
     if mpp is not None and base is not page:
         mpp = (mpp[0] * base.size.width / page.size.width, mpp[1] * base.size.height / page.size.height)
+    stored, not_stored = stored_of(slide, image)
     return SourceInfo(
         name=slide.path,
         format=slide.vendor if slide.vendor in ("svs", "ndpi") else "tiff",
@@ -124,8 +134,11 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         worker_bytes=0,
         icc_profile=None if given_as(page) == "rgb" else base.icc_profile,  # which was of what is stored
         description=slide.description_of(base),
+        metadata=slide.metadata(base, series),
         left_out=left_out,
         associated=slide.associated,
+        stored=stored,
+        not_stored=not_stored,
     )
 
 

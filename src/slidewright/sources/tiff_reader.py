@@ -58,6 +58,20 @@ class TiffReader(Reader):
             self._change(pixels)
         return pixels
 
+    def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
+        """See `Reader`."""
+        if not self._page.tiled:
+            return None
+        several = len(self._segments) > 1
+        index = self._page.index(row, column, 0 if several else plane)
+        return self._segments[plane if several else 0].read(index) or b""
+
+    def halved(self, row: int, column: int, out: Pixels) -> bool:
+        """See `Reader`."""
+        page = self._page
+        single = page.tiled and page.planes == 1 and len(self._segments) == 1 and not self._straighten
+        return single and self._segments[0].decode_half(page.index(row, column), out)
+
     def close(self) -> None:
         """Close the file and drop the cache."""
         self._file.close()

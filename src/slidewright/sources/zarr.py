@@ -8,6 +8,8 @@ null compressor).
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,12 +19,15 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError
 from slidewright.geometry import Size
+from slidewright.metadata import Channel
 from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
+from slidewright.sources.ome_attributes import OmeAttributes
 from slidewright.sources.on_disk import file_identity
+from slidewright.system.files import regular
 from slidewright.tiff.metadata import MICROMETRES
 
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, of one time and plane and up to {MAX_CHANNELS} channels"
@@ -97,7 +102,9 @@ class ZarrSource(Source):
         now = tuple(lengths.get(axis, 1) for axis in "yxc")
         if len(shape) != len(self.axes) or now != self.info.shape or dtype.name != self.info.dtype:
             raise SourceError(f"{self.info.name} is not the array it was when the run began; start again")
-        return ZarrReader(self, array)
+        from slidewright.sources.access.zarr_codecs import bounded
+
+        return ZarrReader(self, bounded(array))
 
 
 class ZarrReader(Reader):
@@ -170,14 +177,22 @@ class _Chosen:
     axes: str | None = None
     mpp: tuple[float, float] | None = None
     kind: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Of the group that the array is a level of."""
+    channels: tuple[Channel, ...] = ()
 
 
 def _node(store: str, inner: str) -> Any:
     import zarr
 
+    from slidewright.sources.access.zarr_store import FolderStore
+
     try:
-        target: Any = zarr.storage.ZipStore(store, mode="r") if store.lower().endswith(".zip") else store
-        return zarr.open(target, path=inner or None, mode="r")
+        is_zip = store.lower().endswith(".zip")
+        target = zarr.storage.ZipStore(store, mode="r") if is_zip else FolderStore(store, read_only=True)
+        with warnings.catch_warnings():  # about codecs beyond the specification, which are read all the same
+            warnings.simplefilter("ignore", UserWarning)
+            return zarr.open(target, path=inner or None, mode="r")
     except Exception as error:
         where = os.path.join(store, inner)
         raise SourceError(
@@ -201,6 +216,7 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
         return _choose(node[member], f"{name}/{member}", None, level)
     if attributes.get("multiscales"):
         chosen = _dataset(node, attributes["multiscales"][0], name, level or 0)
+        chosen = replace(chosen, channels=_channels(attributes.get("omero")), attributes=dict(node.attrs))
         return replace(chosen, kind="labels") if "image-label" in attributes else chosen
     arrays = [key for key, _ in node.arrays()]
     if len(arrays) != 1:
@@ -241,6 +257,22 @@ def _dataset(node: Any, multiscale: Mapping[str, Any], name: str, level: int) ->
     if len(letters) != array.ndim:
         raise SourceError(f"{name}: {len(letters)} axes for an array of {array.ndim} dimensions; the store is damaged")
     return _Chosen(array, letters, _mpp(axes, letters, (multiscale, datasets[level])))
+
+
+def _channels(omero: Any) -> tuple[Channel, ...]:
+    """Names and colours of channels, as NGFF's "omero" has them for viewers; whatever else is there, none."""
+    listed = omero.get("channels") if isinstance(omero, Mapping) else None
+    found = [one if isinstance(one, Mapping) else {} for one in listed] if isinstance(listed, list) else []
+    colors = [re.fullmatch("#?([0-9a-fA-F]{6})", str(one.get("color", ""))) for one in found]
+    return tuple(
+        Channel(str(one["label"]) if one.get("label") else None, _rgb(color[1]) if color else None)
+        for one, color in zip(found, colors, strict=True)
+    )
+
+
+def _rgb(digits: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(digits)
+    return red, green, blue
 
 
 def _letter(axis: str) -> str:
@@ -317,6 +349,8 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, int]) -> S
         raise SourceError(f"{name} has axes {axes!r} with {what}; {_SUPPORTED}: {remedy}")
     if 0 in array.shape:
         raise SourceError(f"{name} has shape {tuple(array.shape)}, which holds no pixel")
+    if min(array.chunks) < 1:
+        raise SourceError(f"{name} has chunks of {tuple(array.chunks)}, which hold no pixel; the store is damaged")
     _check_codecs(array, name)
     dtype = check_dtype(np.dtype(array.dtype), name)
     size, chunk = _yx(array.shape, axes), _yx(array.chunks, axes)
@@ -326,16 +360,21 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, int]) -> S
         raise SourceError(
             f"{name} has chunks of {grid} pixels, too large to decode in memory; save it again with smaller chunks"
         )
+    said = OmeAttributes(chosen.attributes)
     return SourceInfo(
         name=name,
         format="zarr",
         size=size,
         samples=samples,
         dtype=dtype,
-        kind=chosen.kind,
+        kind=said.kind(samples, dtype) or chosen.kind,
+        description=said.description,
+        icc_profile=said.icc_profile,
+        colormap=said.colormap if samples == 1 and dtype in ("uint8", "uint16") else None,
         planar=samples > 1 and depth == 1,
         mpp=chosen.mpp,
         tile=grid,
+        metadata=replace(said.metadata, channels=chosen.channels if len(chosen.channels) == samples else ()),
     )
 
 
@@ -379,7 +418,9 @@ def _raw_chunks(array: Any, axes: str, store: str) -> Callable[[int, int, int, P
         place = {"y": row, "x": column, "c": band}
         buffer = memoryview(out).cast("B")
         try:
-            with open(prefix + encode_key(tuple(place.get(axis, 0) for axis in axes)), "rb", buffering=0) as file:
+            with open(
+                prefix + encode_key(tuple(place.get(axis, 0) for axis in axes)), "rb", buffering=0, opener=regular
+            ) as file:
                 got = file.readinto(buffer)
                 whole = got == len(buffer) and not file.read(1)
         except FileNotFoundError:

@@ -9,8 +9,10 @@ import struct
 from typing import BinaryIO
 
 from slidewright.errors import SourceError, VerifyError
+from slidewright.system.files import regular
 
 MAX_DIRECTORIES = 65_536
+MAX_REPEATED_BYTES = 1 << 26  # of tables that several directories share, such as an ICC profile
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _SUB_IFDS = 330
 
@@ -18,7 +20,7 @@ _SUB_IFDS = 330
 def is_tiff(path: str | os.PathLike[str]) -> bool:
     """Whether a file starts as a classic TIFF or a BigTIFF does."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             return starts_as_tiff(file.read(4))
     except OSError:
         return False
@@ -56,7 +58,7 @@ def check_directories(path: str | os.PathLike[str]) -> int:
         than the file.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             return _Walk(file, os.fspath(path)).run()
     except OSError as error:
         raise SourceError(f"{os.fspath(path)} can't be read: {error.strerror or error}") from error
@@ -75,6 +77,8 @@ class _Walk:
             raise SourceError(f"{name} is not a TIFF file")
         self._order, self._big = layout
         self._table_bytes = 0
+        self._repeated_bytes = 0
+        self._tables: set[tuple[int, int]] = set()
         # Hamamatsu's NDPI is the one format that is a classic TIFF of more than 4 GB: its offsets can't be judged here
         self._judge = self._big or self._bytes < 1 << 32
 
@@ -123,8 +127,13 @@ class _Walk:
         value = entry[-inline:]
         if size > inline:
             (offset,) = struct.unpack(self._order + ("Q" if self._big else "I"), value)
-            self._table_bytes += size
-            if self._judge and (offset + size > self._bytes or self._table_bytes > self._bytes):
+            if (offset, size) in self._tables:  # directories may share one, but reading it again costs memory again
+                self._repeated_bytes += size
+            else:
+                self._tables.add((offset, size))
+                self._table_bytes += size
+            too_many = self._table_bytes > self._bytes or self._repeated_bytes > max(self._bytes, MAX_REPEATED_BYTES)
+            if self._judge and (offset + size > self._bytes or too_many):
                 raise VerifyError(
                     f"{self._name}: tag {code} declares {size} bytes at byte {offset}, but the file has {self._bytes}; "
                     "it is cut short or damaged"

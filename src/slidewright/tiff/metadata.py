@@ -11,6 +11,8 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
+OWN = "slidewright|"
+"""How a description begins in which slidewright itself kept metadata."""
 MICROMETRES = {
     "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "in": 25_400.0,
     "meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3,
@@ -31,7 +33,7 @@ def mpp_of(tiff: Any, page: Any, series: int) -> tuple[float, float] | None:
     description = str(page.description or "")
     if tiff.is_svs:
         found = _APERIO_MPP.search(description) or _APERIO_MPP.search(str(tiff.pages.first.description or ""))
-        value = _positive(found.group(1)) if found else None
+        value = positive(found.group(1)) if found else None
         if value is not None:
             return (value, value)
     if tiff.is_ome:
@@ -47,7 +49,7 @@ def description_of(tiff: Any, page: Any) -> str | None:
     shape).
     """
     text = str(page.description or "").strip("\0 \r\n")
-    if not text or tiff.is_ome or page.is_imagej or page.is_shaped:
+    if not text or tiff.is_ome or page.is_imagej or page.is_shaped or text.startswith(OWN):
         return None
     return text
 
@@ -67,12 +69,13 @@ def resolution_of(tiff: Any, page: Any) -> tuple[float, float] | None:
 
 def _ratio(value: Any) -> float | None:
     try:
-        return _positive(value[0] / value[1])
+        return positive(value[0] / value[1])
     except (TypeError, IndexError, ZeroDivisionError):
         return None
 
 
-def _positive(value: Any) -> float | None:
+def positive(value: Any) -> float | None:
+    """A number above 0, of text or anything; None for what is none."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -91,7 +94,7 @@ def _ome_mpp(xml: str, series: int) -> tuple[float, float] | None:
         return None
     found: list[float] = []
     for axis in "XY":
-        value = _positive(pixels[series].get(f"PhysicalSize{axis}"))
+        value = positive(pixels[series].get(f"PhysicalSize{axis}"))
         unit = MICROMETRES.get(pixels[series].get(f"PhysicalSize{axis}Unit", "µm").lower())
         if value is None or unit is None:
             return None

@@ -122,6 +122,16 @@ class Page:
         return "<" if self.page.parent.byteorder == "<" else ">"
 
     @property
+    def big_endian(self) -> bool:
+        """Whether the file's byte order is that, which samples of several bytes have in most codecs."""
+        return str(self.page.parent.byteorder) == ">"
+
+    @property
+    def reversed_bits(self) -> bool:
+        """Whether the bits of each byte begin with the lowest (TIFF 6.0, FillOrder 2)."""
+        return int(self.page.fillorder) != 1
+
+    @property
     def contiguous(self) -> bool:
         """Whether its pixels lie in the file one after the other, from its first segment on."""
         return bool(self.page.is_contiguous)
@@ -158,8 +168,10 @@ class Page:
 
     @property
     def nodata(self) -> float:
-        """The value of pixels whose segment was left out."""
-        return self.page.nodata or 0
+        """The value of pixels whose segment was left out: what the file says, and white for Philips, which scans only
+        where there is tissue.
+        """
+        return self.page.nodata or (255 if self.page.parent.is_philips else 0)
 
     @property
     def depth(self) -> int:

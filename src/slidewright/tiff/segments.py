@@ -21,6 +21,8 @@ from slidewright.tiff.page import Page
 from slidewright.tiff.stream_headers import look
 
 MAX_SEGMENT_BYTES = 1 << 28  # decoded; a 4096-pixel RGB tile of uint16 is 100 MB
+_ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64" + bytes(5)
+"""Adobe's marker: the components are RGB."""
 _RGB = 2  # libjpeg's number of it, by way of TIFF's
 
 
@@ -48,11 +50,19 @@ class Segments:
         self._nodata = page.nodata
         self._offsets, self._counts = page.offsets, page.counts
         self._codec = "jpeg" if page.is_jpeg else page.compression.partition("-")[0]
+        self._last: tuple[int, bytes] = (-1, b"")
 
     def read(self, index: int) -> bytes | None:
-        """The bytes of a segment as they are in the file; None for one that was left out."""
+        """The bytes of a segment as they are in the file, the last one from memory; None for one that was left out."""
+        last = self._last
+        if last[0] == index:
+            return last[1]
         place = self._place(index)
-        return None if place is None else self._file.read(*place)
+        if place is None:
+            return None
+        data = self._file.read(*place)
+        self._last = (index, data)
+        return data
 
     def decode(self, index: int) -> NDArray[Any] | None:
         """The pixels of a segment as (height, width, samples), padding included; None for one that was left out."""
@@ -71,7 +81,8 @@ class Segments:
             if self._swap:
                 out.byteswap(inplace=True)
             return
-        data = self._file.read(*place)
+        data = self.read(index)
+        assert data is not None
         if self._jpeg is not None and self._decode_jpeg(index, data, out):
             return
         pixels = self._decode_any(index, data)
@@ -82,6 +93,35 @@ class Segments:
             raise self._damaged(index, f"{pixels.shape[2]} samples a pixel instead of {out.shape[2]}")
         height, width = min(pixels.shape[0], out.shape[0]), min(pixels.shape[1], out.shape[1])
         out[:height, :width] = pixels[:height, :width]
+
+    def decode_half(self, index: int, out: NDArray[Any]) -> bool:
+        """Decode a JPEG at half its size, as libjpeg does it in the frequencies of its blocks, into `out`, at most half
+        as large as the segment; False for what is no plain JPEG.
+        """
+        if self._jpeg is None or out.shape[2] not in (1, 3):
+            return False
+        data = self.read(index)
+        if data is None:
+            out[...] = self._nodata
+            return True
+        from simplejpeg import decode_jpeg
+
+        if data.rfind(b"\xff\xd9") < 0:
+            raise self._error(f"{self.where(index)} is a JPEG without an end; copy the file again")
+        self._check_stream(index, data)
+        tables = (self._tables or b"")[2:-2]
+        told = _ADOBE_RGB if self._jpeg[0] == _RGB else b""
+        half, colours = self.page.cell.halved(1), "RGB" if out.shape[2] == 3 else "GRAY"
+        try:
+            pixels = decode_jpeg(
+                data[:2] + told + tables + data[2:], colours, min_height=half.height, min_width=half.width, min_factor=2
+            )
+        except Exception as error:
+            raise self._damaged(index, error) from error
+        if pixels.shape[:2] != half:
+            return False
+        out[...] = pixels[: out.shape[0], : out.shape[1]]
+        return True
 
     def whole(self) -> NDArray[Any]:
         """All pixels of a small image, such as a label or a thumbnail, as (height, width, samples)."""

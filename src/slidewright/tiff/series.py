@@ -19,6 +19,10 @@ from slidewright.tiff.page import Page, read_page
 
 VENDORS = ("svs", "ome", "ndpi", "scn", "philips", "bif", "qpi")
 """Kinds of file whose levels tifffile knows better than NewSubfileType."""
+_OURS = {"ome": "<?xml", "svs": "Aperio Image Library (slidewright"}
+"""How the description begins where slidewright itself wrote a vendor's kind of file."""
+ASSOCIATED = frozenset(("thumbnail", "label", "macro"))
+"""Names by which images beside the levels are known, where no vendor's layout names them."""
 _FILE_NAME = re.compile(r'FileName="([^"]*)"')
 
 
@@ -45,7 +49,10 @@ def is_ours(tiff: Any) -> bool:
 
 def vendor(tiff: Any) -> str:
     """One of `VENDORS`, or ""; a description that slidewright kept may look like a vendor's."""
-    return "" if is_ours(tiff) else next((kind for kind in VENDORS if getattr(tiff, f"is_{kind}")), "")
+    kind = next((kind for kind in VENDORS if getattr(tiff, f"is_{kind}")), "")
+    if not is_ours(tiff):
+        return kind
+    return kind if str(tiff.pages.first.description).startswith(_OURS.get(kind, "\0")) else ""
 
 
 def levels_of(tiff: Any, series: int) -> list[Any]:
@@ -58,6 +65,15 @@ def levels_of(tiff: Any, series: int) -> list[Any]:
     if is_ours(tiff):
         return [first, *reduced]
     return [found[0], *reduced] if reduced and _is_single(found[0]) else found
+
+
+def channels_of(level: Any) -> list[Any]:
+    """The pages of a level beyond its first: those of other channels, or planes of a stack."""
+    from tifffile import TiffPage
+
+    if isinstance(level, TiffPage):
+        return []
+    return [page.aspage() for page in list(level.pages)[1:] if page is not None]
 
 
 def default_series(tiff: Any) -> int:
@@ -162,7 +178,12 @@ def other_pages(tiff: Any) -> tuple[list[Page], frozenset[str]]:
     if vendor(tiff) and tiff.series:
         taken |= {page.offset for level in levels for page in level.pages if page is not None}
         named = {one.keyframe.offset: str(one.name) for one in tiff.series}
-    others = [(number, page) for number, page in enumerate(all_pages(tiff)) if page.offset not in taken]
+    segments = {tuple(level.keyframe.dataoffsets[:1]) for level in levels}  # a directory may be there twice
+    others = [
+        (number, page)
+        for number, page in enumerate(all_pages(tiff))
+        if page.offset not in taken and tuple(page.dataoffsets[:1]) not in segments
+    ]
     pages = [read_page(page, _other_name(page, number, named)) for number, page in others]
     names = {page.name for page in pages if named.get(page.page.offset)}
     return pages, frozenset(name for name in names if not name.startswith("page "))
@@ -199,4 +220,5 @@ def _other_name(page: Any, number: int, names: dict[int, str]) -> str:
     name = names.get(page.offset, "")
     if not name:
         name = str(page.description or "").splitlines()[0][:40] if page.description else ""
+    name = name.removesuffix(" image")  # as Bio-Formats names them
     return name.lower() if name.isascii() and name.replace(" ", "").isalnum() else f"page {number}"

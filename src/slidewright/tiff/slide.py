@@ -11,8 +11,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from slidewright.errors import SlidewrightError, SourceError, VerifyError
+from slidewright.metadata import Metadata
 from slidewright.options import Selection
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff import series as layout
@@ -23,8 +28,11 @@ from slidewright.tiff.page import Page, read_page
 from slidewright.tiff.segments import Segments
 from slidewright.tiff.series import Image
 from slidewright.tiff.stream_headers import HEAD_BYTES, look
+from slidewright.tiff.vendor_metadata import metadata_of
 
 _EITHER = frozenset({"jpeg2000", "webp", "jpegxl"})  # the tag does not say whether it is lossless; the stream does
+KEPT_MARK = ", level 0 as in its source"
+"""At the end of Software: the tiles of level 0 are another encoder's."""
 _APERIO_YCBCR = 33003  # JPEG 2000 whose colours tifffile leaves as YCbCr
 
 
@@ -77,6 +85,11 @@ class TiffSlide:
         return layout.is_ours(self._tiff)
 
     @property
+    def kept(self) -> bool:
+        """Whether slidewright says that the tiles of level 0 are those of its source."""
+        return self.ours and self.software.endswith(KEPT_MARK)
+
+    @property
     def kind(self) -> str:
         """A word for the kind of file: tifffile's for a vendor's, else "tiff" or "bigtiff"."""
         if self.vendor and self._tiff.series:
@@ -87,23 +100,42 @@ class TiffSlide:
     def levels(self) -> tuple[Page, ...]:
         """The levels of the largest series, largest first."""
         with damage_named(self.path, VerifyError):
-            found = enumerate(layout.levels_of(self._tiff, layout.default_series(self._tiff)))
-            return tuple(self._look(read_page(level.keyframe, f"level {number}")) for number, level in found)
+            found = enumerate(self._levels)
+            return tuple(self.look(read_page(level.keyframe, f"level {number}")) for number, level in found)
+
+    @cached_property
+    def planes(self) -> tuple[tuple[Page, ...], ...]:
+        """Every page of each level: more than one where channels are images of their own."""
+        with damage_named(self.path, VerifyError):
+            found = []
+            for first, level in zip(self.levels, self._levels, strict=True):
+                others = enumerate(layout.channels_of(level), 1)
+                pages = (read_page(page, f"{first.name}, channel {number}") for number, page in others)
+                found.append((first, *map(self.look, pages)))
+            return tuple(found)
+
+    @cached_property
+    def _levels(self) -> list[Any]:
+        return layout.levels_of(self._tiff, layout.default_series(self._tiff))
+
+    @property
+    def pages(self) -> tuple[Page, ...]:
+        """Every page: of each level all channels, then the images beside them."""
+        return (*(page for level in self.planes for page in level), *self.others)
 
     @cached_property
     def others(self) -> tuple[Page, ...]:
         """The images beside the levels: label, macro, thumbnail, and what has no name."""
         with damage_named(self.path, VerifyError):
-            return tuple(map(self._look, layout.other_pages(self._tiff)[0]))
+            return tuple(map(self.look, layout.other_pages(self._tiff)[0]))
 
     @property
     def associated(self) -> tuple[str, ...]:
-        """Names of the images beside the levels, as the vendor's layout names them."""
-        if self.vendor in ("", "ome", "qpi"):
-            return ()
+        """Names of the images beside the levels, as the vendor's layout or their own description names them."""
         with damage_named(self.path, VerifyError):
             pages, names = layout.other_pages(self._tiff)
-            return tuple(page.name for page in pages if page.name in names)
+            known = names if self.vendor not in ("", "ome", "qpi") else layout.ASSOCIATED
+            return tuple(page.name for page in pages if page.name in known)
 
     @property
     def default_series(self) -> int:
@@ -140,6 +172,21 @@ class TiffSlide:
         """The page's ImageDescription, unless it describes the layout of the very file."""
         return description_of(self._tiff, page.page)
 
+    def metadata(self, page: Page, series: int = 0) -> Metadata:
+        """What the file says of optics, instrument and channels of a series, and what of it may identify."""
+        with damage_named(self.path, VerifyError):
+            return metadata_of(self._tiff, page.page, series, self.vendor)
+
+    def pixels(self, page: Page, error: type[SlidewrightError] = VerifyError) -> NDArray[Any]:
+        """All pixels of a small page, such as a label, as (height, width, samples)."""
+        segments, out = self.segments(page, error), np.zeros((*page.size, page.samples), page.dtype)
+        for index in range(page.n_segments):
+            row, column = (n * side for n, side in zip(divmod(index, page.grid.width), page.cell, strict=True))
+            part, found = out[row : row + page.cell.height, column : column + page.cell.width], segments.decode(index)
+            if found is not None:
+                part[...] = found[: part.shape[0], : part.shape[1]]
+        return out
+
     def segments(self, page: Page, error: type[SlidewrightError] = VerifyError) -> Segments:
         """The segments of a page, which raise `error` for a damaged one."""
         try:
@@ -147,14 +194,19 @@ class TiffSlide:
         except Exception as problem:  # tifffile raises many kinds over a damaged tag
             raise VerifyError(f"{self.path}: {page.name} has tags that make no sense: {problem}") from problem
 
-    def _look(self, page: Page) -> Page:
+    def head(self, page: Page) -> bytes:
+        """The first bytes of the first segment that a page has; nothing where it has none."""
+        if not page.counts.any():
+            return b""
+        index = int(page.counts.nonzero()[0][0])
+        offset, count = int(page.offsets[index]), min(HEAD_BYTES, int(page.counts[index]))
+        return self.file.read(offset, count) if 0 <= offset < self.bytes else b""
+
+    def look(self, page: Page) -> Page:
         """The page, its compression named by its first segment where the tag is the same for two sorts."""
         if page.compression not in _EITHER or not page.counts.any():
             return page
-        index = int(page.counts.nonzero()[0][0])
-        offset, count = int(page.offsets[index]), min(HEAD_BYTES, int(page.counts[index]))
-        head = self.file.read(offset, count) if 0 <= offset < self.bytes else b""
-        lossless = look(page.compression, head).lossless
+        lossless = look(page.compression, self.head(page)).lossless
         name = page.compression
         if page.compression == "jpeg2000":
             name += "-lossy" if lossless is False else ""

@@ -48,13 +48,16 @@ class AdaptedSource(Source):
     @property
     def info(self) -> SourceInfo:
         """What is known of the pixels as they are given."""
-        pixels = self.pixels
+        pixels, info = self.pixels, self.source.info
+        changes = self.composing or info.dtype != pixels.dtype
         return replace(
-            self.source.info,
+            info,
             samples=pixels.channels,
             dtype=pixels.dtype,
             kind=pixels.kind,
             colormap=pixels.colormap,
+            stored=None if changes else info.stored,
+            not_stored="its pixels are changed on the way" if changes else info.not_stored,
         )
 
     def open(self) -> Reader:
@@ -99,6 +102,14 @@ class _Checking(Reader):
         """The pixels of a region, see `Reader.read`."""
         pixels = self._reader.read(y, x, height, width, out, plane)
         return pixels if pixels is BLANK else self._checked(pixels, y, x, plane)
+
+    def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
+        """See `Reader`; nobody asks where pixels are changed, because then the source says nothing of `stored`."""
+        return self._reader.segment(row, column, plane)
+
+    def halved(self, row: int, column: int, out: Pixels) -> bool:
+        """See `Reader`; as `segment`."""
+        return self._reader.halved(row, column, out)
 
     def filled(self) -> dict[CorruptPlace, str]:
         """See `Reader`."""

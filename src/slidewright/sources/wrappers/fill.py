@@ -1,4 +1,5 @@
-"""A source whose corrupt tiles are painted over (`on_corrupt="fill"`), around any other source.
+"""A source whose corrupt tiles are painted over, around any other source: for `on_corrupt="fill"`, and for the levels
+above tiles that are kept as they are.
 
 Apart from the formats so that none of them has to know: a region that does not decode is read again cell by cell of the
 source's own grid, and only the cells that fail are filled.
@@ -26,6 +27,8 @@ class FillingSource(Source):
 
     source: Source
     colour: tuple[float, ...]
+    hand_out: bool = False
+    """Whether readers hand out encoded tiles that do not decode; else those must be made of the filled pixels."""
 
     @property
     def info(self) -> SourceInfo:
@@ -65,6 +68,7 @@ class FillingReader(Reader):
         info = source.info
         self._colour = np.array(source.colour, info.dtype)
         self._cell = info.tile or Size(256, 256)
+        self._hand_out = source.hand_out
         self._piece: Pixels = np.empty((0, 0, info.samples), info.dtype)
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
@@ -77,9 +81,21 @@ class FillingReader(Reader):
                 self._mend((*cell, plane), part, answer[part.y - y :, part.x - x :], plane)
             return answer
 
-    def segment(self, row: int, column: int) -> bytes | None:
-        """See `Reader`."""
-        return self._reader.segment(row, column)
+    def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
+        """See `Reader`; None for a tile that was filled since `filled` was called, unless such are handed out."""
+        corner = (row * self._cell.height, column * self._cell.width)
+        if not self._hand_out and any(place[:2] == corner for place in self._found):
+            return None
+        return self._reader.segment(row, column, plane)
+
+    def halved(self, row: int, column: int, out: Pixels) -> bool:
+        """See `Reader`; never raises CorruptTileError."""
+        try:
+            return self._reader.halved(row, column, out)
+        except CorruptTileError as error:
+            self._found[row * self._cell.height, column * self._cell.width, 0] = str(error)
+            out[...] = self._colour
+            return True
 
     def filled(self) -> dict[CorruptPlace, str]:
         """See `Reader`."""
@@ -114,17 +130,21 @@ class FillingReader(Reader):
                 yield (top, left), Region(y0, x0, y1 - y0, x1 - x0)
 
 
-def fill_corrupt(source: Source, colour: tuple[float, ...]) -> Source:
+def fill_corrupt(source: Source, colour: tuple[float, ...], *, hand_out: bool = False) -> Source:
     """A source that fills what is corrupt with a colour, a value for each of its channels."""
     if isinstance(source, WideStripsSource):  # its strips are unpacked, and so found to be corrupt, before the run
         return replace(source, source=FillingSource(source.source, colour))
     if isinstance(source, ViewSource):  # inside of it, along the grid that the file has
-        return replace(source, source=fill_corrupt(source.source, colour))
-    return FillingSource(source, colour)
+        return replace(source, source=fill_corrupt(source.source, colour, hand_out=hand_out))
+    return FillingSource(source, colour, hand_out)
 
 
-def describe_corrupt(found: dict[CorruptPlace, str]) -> str:
-    """One line about what was filled."""
+def describe_corrupt(found: dict[CorruptPlace, str], *, kept: bool = False) -> str:
+    """One line about what was filled; `kept` says that level 0 has the tiles themselves."""
     first = found[min(found)]
     count = f"{len(found)} tiles" if len(found) > 1 else "1 tile"
-    return f"{count} of the source did not decode and got the background's colour; the first: {first}"
+    fate = "got the background's colour"
+    if kept:
+        fate = "are kept as they are" if len(found) > 1 else "is kept as it is"
+        fate += ", with the background's colour in the levels above"
+    return f"{count} of the source did not decode and {fate}; the first: {first}"

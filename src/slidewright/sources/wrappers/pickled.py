@@ -278,6 +278,7 @@ class _OwnReader(Reader):
 def own_source(given: Source | HasInfoAndOpen) -> Source:
     """The source itself, or one around it where its class is no `Source` or can't be imported by another process."""
     known = importable(type(given).__module__)
-    if isinstance(given, Source) and known:
-        return given
-    return OwnSource(Portable(given, given.info.name), given.info, known)
+    if isinstance(given, Source):
+        return given if known else OwnSource(Portable(given, given.info.name), given.info, known)
+    info = replace(given.info, stored=None)  # its readers are asked for nothing but pixels
+    return OwnSource(Portable(given, info.name), info, known)

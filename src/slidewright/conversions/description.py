@@ -1,0 +1,100 @@
+"""What a file will say besides its pixels: put together from the source, what may be kept of it, and the options."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from slidewright._version import __version__
+from slidewright.errors import OptionError
+from slidewright.pixels import parse_color
+
+if TYPE_CHECKING:
+    from slidewright.codecs import Encoding
+    from slidewright.formats.associated import Associated
+    from slidewright.formats.base import ImageDescription
+    from slidewright.metadata import Metadata
+    from slidewright.options import ConvertOptions
+    from slidewright.pyramid.kept import Kept
+    from slidewright.pyramid.plan import Plan
+    from slidewright.sources.base import Source, SourceInfo
+
+
+def describe_image(
+    source: Source, options: ConvertOptions, plan: Plan, encoding: Encoding, kept: Kept | None = None
+) -> ImageDescription:
+    """Everything that a format needs to know of an image.
+
+    Raises
+    ------
+    OptionError
+        When what was given does not fit the image.
+    SourceError
+        When an associated image that was asked for can't be read.
+    """
+    from slidewright.formats.base import ImageDescription
+    from slidewright.tiff.slide import KEPT_MARK
+
+    info = source.info
+    wanted = options.associated or ()
+    return ImageDescription(
+        plan,
+        encoding,
+        options.mpp_xy or info.mpp,
+        _description(info, options),
+        info.icc_profile,
+        f"slidewright {__version__}{KEPT_MARK if kept is not None else ''}",
+        kept,
+        _metadata(info, options, plan.planes),
+        _associated(source, options, wanted),
+        "thumbnail" in wanted or options.flavour == "aperio",
+    )
+
+
+def _description(info: SourceInfo, options: ConvertOptions) -> str | None:
+    """What was given; the source's own only where everything is to be kept, since anything may stand in it."""
+    if options.description is not None or options.keep_metadata != "all":
+        return options.description
+    return kept_description(info.description)
+
+
+def kept_description(text: str | None) -> str | None:
+    """The source's description, wrapped so that no reader takes the output for the source's own format.
+
+    OpenSlide and tiffslide take any file whose description begins with "Aperio" for an Aperio slide, tifffile one
+    that ends with OME-XML for an OME-TIFF, and then look for what is not there.
+    """
+    return None if text is None else f"[description of the source: {text}]"
+
+
+def _metadata(info: SourceInfo, options: ConvertOptions, planes: int) -> Metadata:
+    colors = options.channel_colors
+    parsed = None if colors is None else [parse_color(color, "channel_colors") for color in colors]
+    kept = info.metadata.kept(options.keep_metadata).with_channels(planes, options.channel_names, parsed)
+    return kept if options.objective_power is None else replace(kept, objective_power=float(options.objective_power))
+
+
+def _associated(source: Source, options: ConvertOptions, wanted: Any) -> tuple[Associated, ...]:
+    """The source's label and macro, pixel for pixel, and the label that was given; those it has not are left out."""
+    from slidewright.formats.associated import Associated
+
+    names = {name.lower(): name for name in source.info.associated}
+    found = []
+    for name in ("label", "macro"):
+        if name == "label" and options.label is not None:
+            found.append(Associated(name, _image_file(options.label)))
+        elif name in wanted and name in names:
+            found.append(Associated(name, source.associated_image(names[name])))
+    return tuple(found)
+
+
+def _image_file(path: str | os.PathLike[str]) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise OptionError(f"label {os.fspath(path)!r} is no image that Pillow reads ({error}); give another") from error

@@ -1,0 +1,90 @@
+"""What an image says of itself besides its pixels, and which of it may identify a patient or a person.
+
+Apart from the sources, which fill it in, and the formats, which write it: both know it, and so does the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from slidewright.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One channel of an image."""
+
+    name: str | None = None
+    color: tuple[int, int, int] | None = None
+    """(red, green, blue) of 0 to 255, to show it in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """Optics, geometry and instrument of an image; None for what is not known. Micrometres a pixel, ICC profile and
+    palette stand beside it, since formats have places of their own for them.
+    """
+
+    objective_power: float | None = None
+    """The nominal magnification of the objective, such as 20."""
+    scanner_vendor: str | None = None
+    scanner_model: str | None = None
+    scanner_software: str | None = None
+    """What wrote the source."""
+    channels: tuple[Channel, ...] = ()
+    """One for each channel of the image, or none at all."""
+    z_spacing: float | None = None
+    """Micrometres from one plane of a stack to the next."""
+    background: tuple[int, int, int] | None = None
+    """The colour, of 0 to 255, that stands for "no tissue"."""
+    identifying: tuple[tuple[str, str], ...] = ()
+    """(name, value) of fields that are not on the list of what may be kept: user, barcode, case, file name, date and
+    everything that nobody here knows.
+    """
+
+    @property
+    def known(self) -> dict[str, str]:
+        """The fields that may be kept and are known, in words, by their name."""
+        channels = ", ".join(channel.name or "?" for channel in self.channels)
+        values = {
+            "objective_power": None if self.objective_power is None else f"{self.objective_power:g}",
+            "scanner_vendor": self.scanner_vendor,
+            "scanner_model": self.scanner_model,
+            "scanner_software": self.scanner_software,
+            "channels": channels or None,
+            "z_spacing": None if self.z_spacing is None else f"{self.z_spacing:g}",
+            "background": None if self.background is None else "#{:02x}{:02x}{:02x}".format(*self.background),
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    def kept(self, keep: str) -> Metadata:
+        """What goes into an output: all, what is on the list ("allowed"), or nothing ("none")."""
+        if keep == "all":
+            return self
+        return replace(self, identifying=()) if keep == "allowed" else Metadata()
+
+    def with_channels(
+        self, count: int, names: Sequence[str] | None, colors: Sequence[tuple[int, int, int]] | None
+    ) -> Metadata:
+        """With names and colours given by the caller, for an image of `count` channels.
+
+        Raises
+        ------
+        OptionError
+            When there is not one for each channel.
+        """
+        for option, given in (("channel_names", names), ("channel_colors", colors)):
+            if given is not None and len(given) != count:
+                raise OptionError(f"{option} has {len(given)} entries, and the image has {count} channels; give each")
+        channels = self.channels if len(self.channels) == count else (Channel(),) * count
+        if names is not None:
+            channels = tuple(replace(old, name=name) for old, name in zip(channels, names, strict=True))
+        if colors is not None:
+            channels = tuple(replace(old, color=color) for old, color in zip(channels, colors, strict=True))
+        return replace(self, channels=channels if any(channel != Channel() for channel in channels) else ())
+
+
+def fields_of(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Fields for `Metadata.identifying`: in order of their names, without empty ones."""
+    return tuple(sorted((name, value.strip()) for name, value in values.items() if value.strip()))

@@ -1,0 +1,101 @@
+"""What the header of a JPEG says of its colours, chroma and quality: more than `stream_headers`, which is for every
+codec, and only asked of a stream that is to be kept as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_STANDARD = (
+    *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
+    *(14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62),
+    *(18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92),
+    *(49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99),
+)
+"""Luminance quantisation of ITU T.81, annex K.1, row by row."""
+
+
+@dataclass(frozen=True, slots=True)
+class JpegHeader:
+    """The frame header (ITU T.81, B.2.2) and the quantisation tables beside it."""
+
+    process: int
+    """The n of SOFn: 0 baseline, 1 extended, 2 progressive, more for what few decoders read."""
+    bits: int
+    sampling: tuple[tuple[int, int], ...]
+    """(horizontal, vertical) of each component."""
+    quality: int | None
+    """The quality of libjpeg whose luminance table comes closest; None where there is no table here."""
+
+    @property
+    def subsampling(self) -> tuple[int, int] | None:
+        """How often chroma is halved along (x, y), such as (2, 2); None for components that are not sampled so."""
+        if len(self.sampling) != 3 or self.sampling[1] != self.sampling[2]:
+            return None
+        (across, down), (chroma_across, chroma_down), _ = self.sampling
+        if across % chroma_across or down % chroma_down:
+            return None
+        return across // chroma_across, down // chroma_down
+
+
+def read_jpeg_header(stream: bytes, tables: bytes | None = None) -> JpegHeader | None:
+    """The header of a stream, with the tables that it may share with others; None for what is no JPEG."""
+    quantisation: dict[int, tuple[int, ...]] = {}
+    frame: bytes | None = None
+    process = 0
+    try:
+        for part in (tables or b"", stream):
+            for marker, payload in _segments(part):
+                if marker == 0xDB:
+                    quantisation.update(_quantisation(payload))
+                elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+                    frame, process = payload, marker - 0xC0
+        if frame is None:
+            return None
+        components = [frame[6 + 3 * n : 9 + 3 * n] for n in range(frame[5])]
+        sampling = tuple((which[1] >> 4, which[1] & 15) for which in components)
+        luminance = quantisation.get(components[0][2])
+    except IndexError:
+        return None
+    if not all(across and down for across, down in sampling):
+        return None
+    return JpegHeader(process, frame[0], sampling, None if luminance is None else _quality(luminance))
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(marker, payload) up to the scan."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        if data[at + 1] == 0xFF:
+            at += 1
+            continue
+        if data[at + 1] == 0xD9:
+            return
+        length = int.from_bytes(data[at + 2 : at + 4])
+        yield data[at + 1], data[at + 4 : at + 2 + length]
+        at += 2 + max(2, length)
+
+
+def _quantisation(payload: bytes) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Tables by number, in zigzag order (B.2.4.1)."""
+    while payload:
+        wide = 2 if payload[0] >> 4 else 1
+        values = payload[1 : 1 + 64 * wide]
+        yield (
+            payload[0] & 15,
+            tuple(int.from_bytes(values[n : n + wide]) for n in range(0, len(values), wide)),
+        )
+        payload = payload[1 + 64 * wide :]
+
+
+def _quality(table: tuple[int, ...]) -> int:
+    """The quality at which libjpeg's scaled table differs least from this one; the order of values does not matter."""
+    found = sorted(table)
+
+    def distance(quality: int) -> int:
+        scale = 5000 // quality if quality < 50 else 200 - 2 * quality
+        made = sorted(min(255, max(1, (value * scale + 50) // 100)) for value in _STANDARD)
+        return sum(abs(mine - theirs) for mine, theirs in zip(made, found, strict=False))
+
+    return min(range(1, 101), key=distance)

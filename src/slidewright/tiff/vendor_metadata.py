@@ -1,0 +1,198 @@
+"""What vendors write into a TIFF about optics, instrument and channels, sorted into what may be kept and what may not.
+
+The list of what may be kept is here: a field that is not on it counts as identifying, because nobody knows what a
+laboratory typed into it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+from slidewright.metadata import Channel, Metadata, fields_of
+from slidewright.tiff.metadata import MICROMETRES, OWN, positive
+
+_OWN_FIELDS = ("objective_power", "scanner_vendor", "scanner_model", "scanner_software", "z_spacing", "background")
+_HARMLESS = {
+    *("AppMag", "MPP", "StripeWidth", "Parmset", "Left", "Top", "LineCameraSkew", "LineAreaXOffset", "LineAreaYOffset"),
+    *("Filtered", "OriginalWidth", "OriginalHeight", "Originalheight", "DisplayColor", "SessonMode", "Gamma"),
+    *("Focus Offset", "Exposure Time", "Exposure Scale", "ICC Profile"),
+}
+"""Aperio's fields of optics and geometry, which identify nobody."""
+_PHILIPS = {
+    "DICOM_MANUFACTURER": "scanner_vendor",
+    "DICOM_MANUFACTURERS_MODEL_NAME": "scanner_model",
+    "DICOM_SOFTWARE_VERSIONS": "scanner_software",
+}
+_PHILIPS_IDENTIFYING = ("BARCODE", "DATETIME", "SERIAL", "DESCRIPTION", "OPERATOR", "RACK", "SLOT")
+
+
+def metadata_of(tiff: Any, page: Any, series: int, vendor: str) -> Metadata:
+    """What a file says of a series, whose full-size page is given."""
+    description = str(page.description or "")
+    if vendor == "svs":
+        return aperio(description)
+    if vendor == "ome":
+        return ome(str(tiff.ome_metadata or ""), series)
+    if vendor == "philips":
+        return _philips(description)
+    if vendor == "ndpi":
+        return _hamamatsu(page)
+    if tiff.is_imagej:
+        return _imagej(tiff.imagej_metadata or {})
+    if description.startswith(OWN):
+        return replace(own(description), identifying=_plain_tags(page, "\n".join(description.splitlines()[1:])))
+    return Metadata(identifying=_plain_tags(page, "" if page.is_shaped else description))
+
+
+def aperio(description: str) -> Metadata:
+    """Aperio's description: a line of software, then "|name = value" again and again."""
+    head, *parts = description.split("|")
+    pairs = (part.split("=", 1) for part in parts if "=" in part)
+    found = {name.strip(): value.strip() for name, value in pairs}
+    return Metadata(
+        objective_power=positive(found.get("AppMag")),
+        scanner_vendor="Aperio" if not head.startswith("Aperio Image Library (slidewright") else None,
+        scanner_software=head.splitlines()[0].strip() if head.strip() else None,
+        identifying=fields_of({name: value for name, value in found.items() if name not in _HARMLESS}),
+    )
+
+
+def ome(xml: str, series: int) -> Metadata:
+    """The `series`-th Image of an OME-XML."""
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return Metadata()
+    images = _all(root, "Image")
+    if series >= len(images):
+        return Metadata()
+    image = images[series]
+    pixels, reference = _first(image, "Pixels"), _first(image, "ObjectiveSettings")
+    objective = _by_id(root, "Objective", None if reference is None else reference.get("ID"))
+    microscope = _first(root, "Microscope")
+    spacing = None if pixels is None else positive(pixels.get("PhysicalSizeZ"))
+    unit = "µm" if pixels is None else pixels.get("PhysicalSizeZUnit", "µm")
+    return Metadata(
+        objective_power=None if objective is None else positive(objective.get("NominalMagnification")),
+        scanner_vendor=None if microscope is None else microscope.get("Manufacturer"),
+        scanner_model=None if microscope is None else microscope.get("Model"),
+        channels=() if pixels is None else _channels(pixels),
+        z_spacing=None if spacing is None else spacing * MICROMETRES.get(unit.lower(), 1.0),
+        identifying=_ome_identifying(root, image),
+    )
+
+
+def own(description: str) -> Metadata:
+    """What slidewright kept in a description of its own, see `as_description`."""
+    pairs = (part.split(" = ", 1) for part in description.splitlines()[0].split("|")[1:] if " = " in part)
+    found = {name: value for name, value in pairs if name in _OWN_FIELDS}
+    background = found.pop("background", "")
+    numbers = {name: positive(found.pop(name, None)) for name in ("objective_power", "z_spacing")}
+    color = tuple(bytes.fromhex(background[1:])) if re.fullmatch("#[0-9a-f]{6}", background) else None
+    values: dict[str, Any] = {**numbers, **found, "background": color}
+    return Metadata(**values)
+
+
+def as_description(metadata: Metadata) -> str | None:
+    """What may be kept, as a line for a generic TIFF, which has no tags for it; None where nothing is known."""
+    known = [f"{name} = {value.replace('|', '/')}" for name, value in metadata.known.items() if name in _OWN_FIELDS]
+    return OWN + "|".join(" ".join(field.split()) for field in known) if known else None
+
+
+def _channels(pixels: Element) -> tuple[Channel, ...]:
+    found = tuple(Channel(one.get("Name"), _ome_color(one.get("Color"))) for one in _all(pixels, "Channel"))
+    return found if any(channel != Channel() for channel in found) else ()
+
+
+def _ome_color(text: str | None) -> tuple[int, int, int] | None:
+    """A signed number of red, green, blue and alpha."""
+    try:
+        red, green, blue, _ = (int(text or "") % (1 << 32)).to_bytes(4, "big")
+    except ValueError:
+        return None
+    return red, green, blue
+
+
+def _ome_identifying(root: Element, image: Element) -> tuple[tuple[str, str], ...]:
+    values = {"Name": image.get("Name", "")}
+    for name in ("AcquisitionDate", "Description"):
+        element = _first(image, name)
+        values[name] = "" if element is None else element.text or ""
+    if values["Name"] == "image":  # ours
+        del values["Name"]
+    for number, person in enumerate(_all(root, "Experimenter")):
+        values[f"Experimenter {number}"] = " ".join(person.attrib.values())
+    for annotation in _all(root, "M"):
+        values[annotation.get("K", "M")] = annotation.text or ""
+    return fields_of(values)
+
+
+def _philips(xml: str) -> Metadata:
+    try:
+        attributes = _all(ElementTree.fromstring(xml), "Attribute")
+    except ElementTree.ParseError:
+        return Metadata()
+    found: dict[str, str] = {}
+    for one in attributes:
+        found.setdefault(one.get("Name", ""), (one.text or "").strip().strip('"'))
+    kept = {field: found[name] for name, field in _PHILIPS.items() if found.get(name)}
+    named = {name: value for name, value in found.items() if any(word in name for word in _PHILIPS_IDENTIFYING)}
+    values: dict[str, Any] = {**kept, "identifying": fields_of(named)}
+    return Metadata(**values)
+
+
+def _hamamatsu(page: Any) -> Metadata:
+    tags = page.ndpi_tags or {}
+    kept = {"scanner_vendor": 271, "scanner_model": 272, "scanner_software": 305}
+    known = {field: str(page.tags.valueof(code) or "").strip() or None for field, code in kept.items()}
+    values: dict[str, Any] = {**known, "objective_power": positive(tags.get("Magnification"))}
+    named = {name: str(tags[name]) for name in ("Comments", "SerialNumber", "Reference") if tags.get(name)}
+    date = {"DateTime": str(page.tags.valueof(306) or "")}
+    return Metadata(**values, identifying=fields_of({**named, **date}))
+
+
+def _imagej(found: Mapping[str, Any]) -> Metadata:
+    spacing = positive(found.get("spacing"))
+    scale = MICROMETRES.get(str(found.get("unit", "")).replace("\\u00B5", "µ").lower())
+    labels, tables = found.get("Labels") or (), found.get("LUTs") or ()
+    count = int(found.get("channels", 1))
+    colors = [tuple(int(value) for value in table[:, -1]) for table in tables[:count]]
+    names = [str(label) for label in labels[:count]] if len(labels) == count else []
+    channels = [
+        Channel(names[n] if names else None, colors[n][:3] if len(colors) == count else None)  # type: ignore[arg-type]
+        for n in range(count)
+    ]
+    known = any(channel != Channel() for channel in channels)
+    return Metadata(
+        channels=tuple(channels) if known and count > 1 else (),
+        z_spacing=spacing * scale if spacing and scale and int(found.get("slices", 1)) > 1 else None,
+        identifying=fields_of({"Info": str(found.get("Info", ""))}),
+    )
+
+
+def _plain_tags(page: Any, description: str) -> tuple[tuple[str, str], ...]:
+    """TIFF 6.0's tags of who, when and where, and its free text."""
+    codes = {"DocumentName": 269, "PageName": 285, "DateTime": 306, "Artist": 315, "HostComputer": 316}
+    found = {name: str(page.tags.valueof(code) or "") for name, code in codes.items()}
+    return fields_of({**found, "ImageDescription": description})
+
+
+def _all(root: Element, name: str) -> list[Element]:
+    return [element for element in root.iter() if element.tag.rpartition("}")[2] == name]
+
+
+def _first(root: Element, name: str) -> Element | None:
+    return next(iter(_all(root, name)), None)
+
+
+def _by_id(root: Element, name: str, wanted: str | None) -> Element | None:
+    """The element of this ID; where none is named, the only one."""
+    found = _all(root, name)
+    if wanted is None:
+        return found[0] if len(found) == 1 else None
+    return next((element for element in found if element.get("ID") == wanted), None)

@@ -1,0 +1,184 @@
+"""Aperio's flavour and the generic one, with images beside their levels, as readers see them."""
+
+from __future__ import annotations
+
+import numpy as np
+import openslide
+import pytest
+import tifffile
+import tiffslide
+from oracle import next_level, pyramid
+from PIL import Image
+
+import slidewright
+from slidewright.errors import OptionError
+
+TILE = 128
+BESIDE = ("thumbnail", "label", "macro")
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory, tissue):
+    """A slide as a scanner might have written it, with a label, a macro and fields that identify; and those images."""
+    folder = tmp_path_factory.mktemp("scanned")
+    rng = np.random.default_rng(5)
+    label, macro = (rng.integers(0, 256, shape, np.uint8) for shape in ((60, 40, 3), (30, 90, 3)))
+    head = "Aperio Image Library v11.2.1 \r\n"
+    fields = "|AppMag = 40|MPP = 0.2500|ScanScope ID = SS1234|Filename = case-77|User = jane|Barcode = 4711|Left = 2.0"
+    with tifffile.TiffWriter(folder / "in.svs") as tiff:
+        rgb = {"photometric": "rgb", "metadata": None, "software": False}
+        tiff.write(tissue, tile=(240, 240), description=head + "900x700 (240x240)" + fields, **rgb)
+        tiff.write(tissue[::4, ::4], description=head + "900x700 -> 225x175", rowsperstrip=16, **rgb)
+        tiff.write(label, description=head + "label 40x60", subfiletype=1, rowsperstrip=60, **rgb)
+        tiff.write(macro, description=head + "macro 90x30", subfiletype=9, rowsperstrip=7, **rgb)
+    return folder / "in.svs", label, macro
+
+
+def converted(path, scanned, **options):
+    defaults = {"tile_size": TILE, "n_workers": 0, "compression": "deflate", "levels": 4}
+    slidewright.convert(scanned[0], path, **{**defaults, **options})
+    return path
+
+
+def test_source_gives_its_images_pixel_for_pixel(scanned):
+    path, label, macro = scanned
+    source = slidewright.open_source(path)
+    assert source.info.associated == BESIDE
+    np.testing.assert_array_equal(source.associated_image("label"), label)
+    np.testing.assert_array_equal(source.associated_image("macro"), macro)
+    assert source.info.metadata.objective_power == 40
+
+
+@pytest.mark.parametrize("suffix", ["tif", "svs"])
+def test_openslide_and_tiffslide_take_the_flavour_for_an_aperio_slide(tmp_path, scanned, tissue, suffix):
+    path = converted(tmp_path / f"a.{suffix}", scanned, flavour="aperio", associated=BESIDE)
+    _, label, macro = scanned
+    levels = pyramid(tissue, TILE)
+    with openslide.OpenSlide(path) as slide, tiffslide.TiffSlide(path) as other:
+        assert slide.properties["openslide.vendor"] == other.properties["tiffslide.vendor"] == "aperio"
+        assert slide.properties["openslide.objective-power"] == "40"
+        assert slide.properties["openslide.mpp-x"] == "0.25"
+        assert slide.level_dimensions == other.level_dimensions == tuple(level.shape[1::-1] for level in levels)
+        for number, level in enumerate(levels):
+            pixels = slide.read_region((0, 0), number, slide.level_dimensions[number]).convert("RGB")
+            np.testing.assert_array_equal(np.asarray(pixels), level)
+        assert set(slide.associated_images) == set(other.associated_images) == set(BESIDE)
+        np.testing.assert_array_equal(np.asarray(slide.associated_images["label"].convert("RGB")), label)
+        np.testing.assert_array_equal(np.asarray(slide.associated_images["macro"].convert("RGB")), macro)
+        thumbnail = np.asarray(slide.associated_images["thumbnail"].convert("RGB"))
+        np.testing.assert_array_equal(thumbnail, next_level(levels[-1]))
+
+
+def test_tifffile_names_the_series_of_the_flavour(tmp_path, scanned):
+    path = converted(tmp_path / "a.tif", scanned, flavour="aperio", associated=BESIDE)
+    with tifffile.TiffFile(path) as tiff:
+        assert [one.name for one in tiff.series] == ["Baseline", "Thumbnail", "Label", "Macro"]
+        assert len(tiff.series[0].levels) == 4
+        assert [page.is_tiled for page in tiff.pages][:3] == [True, False, True]
+        assert [page.subfiletype for page in tiff.pages][-2:] == [1, 9]
+    assert slidewright.open_source(path).info.associated == BESIDE
+
+
+def test_flavour_has_a_thumbnail_by_default_and_nothing_that_shows_the_patient(tmp_path, scanned):
+    path = converted(tmp_path / "a.svs", scanned, flavour="aperio", compression="jpeg")
+    with openslide.OpenSlide(path) as slide:
+        assert set(slide.associated_images) == {"thumbnail"}
+    assert_absent(path, b"jane", b"4711", b"case-77", b"SS1234")
+
+
+def test_generic_file_has_its_images_last_and_in_strips(tmp_path, scanned, tissue):
+    path = converted(tmp_path / "a.tif", scanned, associated=["macro", "label"])
+    _, label, macro = scanned
+    with tifffile.TiffFile(path) as tiff:
+        assert [page.is_tiled for page in tiff.pages] == [True] * 4 + [False] * 2
+        np.testing.assert_array_equal(tiff.pages[4].asarray(), label)
+        np.testing.assert_array_equal(tiff.pages[5].asarray(), macro)
+    with openslide.OpenSlide(path) as slide:
+        assert slide.properties["openslide.vendor"] == "generic-tiff"
+        assert slide.level_count == 4
+    found = slidewright.info(path)
+    assert [(one.name, one.size) for one in found.associated] == [("label", (60, 40)), ("macro", (30, 90))]
+    assert slidewright.open_source(path).info.associated == ("label", "macro")
+
+
+def test_label_that_is_given_takes_the_place_of_the_sources(tmp_path, scanned):
+    given = np.full((20, 30, 3), (200, 10, 0), np.uint8)
+    Image.fromarray(given).save(tmp_path / "study.png")
+    path = converted(tmp_path / "a.svs", scanned, flavour="aperio", associated=["label"], label=tmp_path / "study.png")
+    with openslide.OpenSlide(path) as slide:
+        np.testing.assert_array_equal(np.asarray(slide.associated_images["label"].convert("RGB")), given)
+
+
+def test_label_that_is_no_image_is_an_error_before_anything_is_written(tmp_path, scanned):
+    (tmp_path / "study.png").write_text("no image")
+    with pytest.raises(OptionError, match="no image that Pillow reads"):
+        converted(tmp_path / "a.svs", scanned, flavour="aperio", label=tmp_path / "study.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["study.png"]
+
+
+def test_thumbnail_is_halved_until_it_fits(tmp_path):
+    pixels = np.zeros((2100, 1500, 3), np.uint8)
+    pixels[:, 750:] = 200
+    path = tmp_path / "a.svs"
+    slidewright.convert(pixels, path, flavour="aperio", levels=1, compression="lzw", n_workers=0)
+    with openslide.OpenSlide(path) as slide:
+        thumbnail = np.asarray(slide.associated_images["thumbnail"].convert("RGB"))
+    assert thumbnail.shape == (525, 375, 3)
+    assert set(np.unique(thumbnail[:, :187])) == {0}
+
+
+def test_levels_of_the_flavour_end_above_the_thumbnail(tmp_path):
+    path = tmp_path / "a.svs"
+    slidewright.convert(np.zeros((2500, 3000, 3), np.uint8), path, flavour="aperio", compression="lzw", n_workers=0)
+    with openslide.OpenSlide(path) as slide:
+        assert slide.level_dimensions == ((3000, 2500), (1500, 1250))
+        assert slide.associated_images["thumbnail"].size == (750, 625)
+
+
+@pytest.mark.parametrize("flavour", ["generic", "aperio"])
+def test_bytes_are_the_same_for_workers_and_shards(tmp_path, scanned, flavour):
+    options = {"tile_size": TILE, "flavour": flavour, "associated": BESIDE}
+    slidewright.convert(scanned[0], tmp_path / "0.tif", n_workers=0, **options)
+    slidewright.convert(scanned[0], tmp_path / "2.tif", n_workers=2, block_tiles=1, **options)
+    slidewright.shard(scanned[0], tmp_path / "s", index=0, count=1, format="tiff", n_workers=0, **options)
+    slidewright.assemble(tmp_path / "s", tmp_path / "s.tif", n_workers=0)
+    assert (tmp_path / "0.tif").read_bytes() == (tmp_path / "2.tif").read_bytes() == (tmp_path / "s.tif").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif", "a.svs"])
+def test_what_identifies_is_kept_only_when_all_is_asked_for(tmp_path, scanned, name):
+    flavour = {"flavour": "aperio"} if name == "a.svs" else {}
+    path = converted(tmp_path / name, scanned, **flavour)
+    assert_absent(path, b"jane", b"4711", b"case-77", b"SS1234")
+    said = slidewright.info(path).metadata
+    assert said.objective_power == 40
+    assert said.identifying == ()
+    converted(path, scanned, keep_metadata="all", overwrite=True, **flavour)
+    content = path.read_bytes()
+    assert all(word in content for word in (b"jane", b"4711", b"case-77", b"SS1234"))
+    assert slidewright.info(path).metadata.identifying
+    converted(path, scanned, keep_metadata="none", overwrite=True, **flavour)
+    assert slidewright.info(path).metadata.objective_power is None
+
+
+def test_names_for_channels_that_are_not_there_are_refused(tmp_path, scanned):
+    with pytest.raises(OptionError, match="channel_names has 2 entries"):
+        converted(tmp_path / "a.ome.tif", scanned, channel_names=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "match"),
+    [
+        (np.zeros((300, 300), np.uint16), {"flavour": "aperio"}, "Aperio flavour"),
+        (np.zeros((300, 300, 5), np.uint8), {"associated": ["label"]}, "several channels"),
+    ],
+)
+def test_pixels_that_a_flavour_can_not_hold_are_refused_at_once(tmp_path, pixels, options, match):
+    with pytest.raises(OptionError, match=match):
+        slidewright.convert(pixels, tmp_path / "a.tif", n_workers=0, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def assert_absent(path, *words):
+    content = path.read_bytes()
+    assert [word for word in words if word in content] == []

@@ -1,0 +1,130 @@
+"""What vendors write of optics, instrument and channels, and what of it may identify."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+import slidewright
+from slidewright.errors import OptionError
+from slidewright.metadata import Channel, Metadata
+from slidewright.sources import openslide as openslide_source
+from slidewright.tiff.slide import TiffSlide
+from slidewright.tiff.vendor_metadata import aperio, as_description, ome, own
+
+PIXELS = np.zeros((64, 64, 3), np.uint8)
+OME = """<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">
+<Experimenter ID="Experimenter:0" LastName="Doe" UserName="jdoe"/>
+<Instrument ID="Instrument:0"><Microscope Manufacturer="Zeiss" Model="Axioscan 7"/>
+<Objective ID="Objective:0" NominalMagnification="10"/>
+<Objective ID="Objective:1" NominalMagnification="20"/></Instrument>
+<Image ID="Image:0" Name="case 12"><AcquisitionDate>2024-05-06T07:08:09</AcquisitionDate>
+<ObjectiveSettings ID="Objective:1"/><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="1" SizeY="1"
+ SizeZ="3" SizeC="2" SizeT="1" PhysicalSizeZ="500" PhysicalSizeZUnit="nm">
+<Channel ID="Channel:0:0" Name="DAPI" Color="65535"/>
+<Channel ID="Channel:0:1" Color="-16776961"/></Pixels></Image></OME>"""
+PHILIPS = """<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport">
+<Attribute Name="DICOM_MANUFACTURER" Group="0x0008" Element="0x0070" PMSVR="IString">PHILIPS</Attribute>
+<Attribute Name="DICOM_MANUFACTURERS_MODEL_NAME" Group="0x0008" Element="0x1090" PMSVR="IString">UFS</Attribute>
+<Attribute Name="PIM_DP_UFS_BARCODE" Group="0x301D" Element="0x1002" PMSVR="IString">QkFSQ09ERQ==</Attribute>
+<Attribute Name="DICOM_DEVICE_SERIAL_NUMBER" Group="0x0018" Element="0x1000" PMSVR="IString">FMT0077</Attribute>
+</DataObject>"""
+
+
+def test_aperio_fields_that_are_not_of_optics_identify():
+    found = aperio("Aperio Image Library v12\r\n1x1|AppMag = 20|User = jane|Left = 1.5|Whatever = x|MPP = 0.5")
+    assert found.objective_power == 20
+    assert (found.scanner_vendor, found.scanner_software) == ("Aperio", "Aperio Image Library v12")
+    assert found.identifying == (("User", "jane"), ("Whatever", "x"))
+
+
+def test_ome_xml_gives_the_objective_that_the_image_names_and_its_channels():
+    found = ome(OME, 0)
+    assert (found.objective_power, found.scanner_vendor, found.scanner_model) == (20, "Zeiss", "Axioscan 7")
+    assert found.channels == (Channel("DAPI", (0, 0, 255)), Channel(None, (255, 0, 0)))
+    assert found.z_spacing == pytest.approx(0.5)
+    assert dict(found.identifying)["Name"] == "case 12"
+    assert dict(found.identifying)["AcquisitionDate"].startswith("2024")
+    assert "jdoe" in dict(found.identifying)["Experimenter 0"]
+
+
+@pytest.mark.parametrize("xml", ["", "<OME", "<OME/>", "<OME><Image/></OME>"])
+def test_ome_xml_that_says_nothing_is_nothing(xml):
+    assert ome(xml, 0).known == {}
+
+
+def test_philips_barcode_and_serial_number_identify(tmp_path):
+    path = tmp_path / "philips.tiff"
+    software = "Philips DP v1.0"
+    rgb = {"photometric": "rgb", "metadata": None, "tile": (32, 32)}
+    tifffile.imwrite(path, PIXELS, description=PHILIPS, software=software, **rgb)
+    with TiffSlide(path) as slide:
+        assert slide.vendor == "philips"
+        found = slide.metadata(slide.levels[0])
+    assert (found.scanner_vendor, found.scanner_model) == ("PHILIPS", "UFS")
+    assert {name for name, _ in found.identifying} == {"PIM_DP_UFS_BARCODE", "DICOM_DEVICE_SERIAL_NUMBER"}
+
+
+def test_imagej_channels_have_names_and_colours(tmp_path):
+    ramp = np.arange(256, dtype=np.uint8)
+    zero = np.zeros(256, np.uint8)
+    tables = [np.stack([ramp, zero, zero]), np.stack([zero, ramp, zero])]
+    metadata = {"axes": "CYX", "LUTs": tables, "Labels": ["red one", "green one"], "Info": "patient Smith"}
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((2, 64, 64), np.uint8), imagej=True, metadata=metadata)
+    found = slidewright.open_source(tmp_path / "a.tif").info.metadata
+    assert found.channels == (Channel("red one", (255, 0, 0)), Channel("green one", (0, 255, 0)))
+    assert dict(found.identifying)["Info"].strip() == "patient Smith"
+
+
+def test_plain_tags_of_who_and_when_identify(tmp_path):
+    tifffile.imwrite(
+        tmp_path / "a.tif", PIXELS, photometric="rgb", datetime="2020:01:02 03:04:05", description="Smith",
+        metadata=None, extratags=[(315, 2, 0, "jane", True)],
+    )  # fmt: skip
+    found = slidewright.open_source(tmp_path / "a.tif").info.metadata
+    assert dict(found.identifying) == {"Artist": "jane", "DateTime": "2020:01:02 03:04:05", "ImageDescription": "Smith"}
+
+
+def test_ngff_channels_have_names_and_colours(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("0", shape=(2, 64, 64), chunks=(1, 64, 64), dtype="uint8")
+    axes = [{"name": "c", "type": "channel"}, {"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [{"path": "0"}]}]
+    group.attrs["omero"] = {"channels": [{"label": "DAPI", "color": "0000FF"}, {"label": 7, "color": "none"}]}
+    found = slidewright.open_source(tmp_path / "a.zarr").info.metadata
+    assert found.channels == (Channel("DAPI", (0, 0, 255)), Channel("7", None))
+
+
+def test_openslide_properties_are_sorted():
+    properties = {
+        "openslide.objective-power": "40", "openslide.vendor": "hamamatsu", "tiff.Model": "C9600-12",
+        "tiff.DateTime": "2020:01:02", "hamamatsu.Created.Date": "x", "aperio.User": "jane", "hamamatsu.XOffset": "1",
+    }  # fmt: skip
+    found = openslide_source._metadata(properties)
+    assert (found.objective_power, found.scanner_vendor, found.scanner_model) == (40, "hamamatsu", "C9600-12")
+    assert {name for name, _ in found.identifying} == {"tiff.DateTime", "hamamatsu.Created.Date", "aperio.User"}
+
+
+def test_own_line_is_read_back():
+    said = Metadata(objective_power=20, scanner_vendor="A|B", z_spacing=0.5, background=(1, 2, 255))
+    line = as_description(said)
+    assert line is not None
+    assert own(line) == Metadata(objective_power=20, scanner_vendor="A/B", z_spacing=0.5, background=(1, 2, 255))
+    assert as_description(Metadata()) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"objective_power": -1}, "objective_power"),
+        ({"associated": ["labels"]}, "associated 'labels'"),
+        ({"label": "/nowhere.png"}, "is no file"),
+        ({"channel_colors": ["grebt"]}, "channel_colors"),
+        ({"keep_metadata": "some"}, "keep_metadata"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(tmp_path, options, match):
+    with pytest.raises(OptionError, match=match):
+        slidewright.convert(PIXELS, tmp_path / "a.tif", n_workers=0, **options)
