@@ -58,8 +58,8 @@ def sparse_jpeg(path: Path) -> None:
 
 
 def ome(path: Path) -> None:
-    """Three channels of 16 bits, a page each."""
-    channels = np.moveaxis(picture(3, "uint16"), 2, 0)
+    """More channels of 16 bits than lie side by side in a plain TIFF, a page each."""
+    channels = np.concatenate([np.moveaxis(picture(3, "uint16"), 2, 0)] * 6)
     tifffile.imwrite(
         path, channels, ome=True, tile=(TILE, TILE), compression="zlib", predictor=True, photometric="minisblack",
         metadata={"axes": "CYX"},

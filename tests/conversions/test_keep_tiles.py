@@ -123,7 +123,7 @@ def test_aperio_jpeg2000_is_kept_under_the_number_that_readers_know(tmp_path):
         ("jpeg 420", {"subsampling": "444"}, "subsampling '444' was asked for"),
         ("deflate", {"predictor": False}, "predictor False was asked for"),
         ("deflate", {"compression": "deflate", "effort": 9}, "effort 9 was asked for"),
-        ("deflate", {"kind": "multichannel"}, "its channels share their tiles"),
+        ("deflate", {"kind": "multichannel"}, "kind 'multichannel' was asked for"),
         ("rgba deflate", {"alpha": "compose", "compression": "deflate"}, "its pixels are changed on the way"),
         ("zstd", {}, "not every reader shows zstd"),
         ("none", {}, "its tiles are uncompressed"),

@@ -88,11 +88,21 @@ def _reason(form: Format, options: ConvertOptions, info: SourceInfo, pixels: Pix
         return info.not_stored
     return (
         _tile_reason(options, info)
-        or _pixel_reason(options, info, pixels, stored)
+        or _pixel_reason(options, info, _laid(form, options, pixels, stored), stored)
         or _option_reason(options, stored)
         or form.keeps(stored)
         or (_auto_reason(options, stored) if options.keep_tiles == "auto" else None)
     )
+
+
+def _laid(form: Format, options: ConvertOptions, pixels: PixelFormat, stored: Stored) -> PixelFormat:
+    """The pixels as the format lays out channels in the source's compression, if that can hold them."""
+    if pixels.kind != "multichannel" or (options.compression and canonical(options.compression) != stored.compression):
+        return pixels
+    try:
+        return form.encoding(replace(options, compression=stored.compression, quality=None, effort=None), pixels).pixels
+    except OptionError:
+        return pixels
 
 
 def _tile_reason(options: ConvertOptions, info: SourceInfo) -> str | None:
