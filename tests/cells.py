@@ -13,7 +13,7 @@ import numpy as np
 import pages
 from numpy.typing import NDArray
 
-from slidewright.codecs import CODECS
+from slidewright.codecs import codecs_of
 
 COLORMAP = {0: "white", 1: "red", 2: "blue", 4: (1, 2, 3)}
 COLORS = np.array([(255, 255, 255), (255, 0, 0), (0, 0, 255), (0, 0, 0), (1, 2, 3)], np.uint8)
@@ -71,7 +71,7 @@ LOSSY = {"jpeg": 34.0, "jpeg2000-lossy": 36.0, "webp": 34.0, "jpegxl": 33.0}
 
 _PLAIN = {"none", "jpeg", "zstd", "deflate", "lzw", "packbits", "ccitt-t4", "ccitt-t6"}
 READERS: dict[str, tuple[set[str], set[str]]] = {
-    "tifffile": (set(CODECS), set(CELLS)),
+    "tifffile": (set(codecs_of("tiff")), set(CELLS)),
     # tiffcp puts planes of 8 bits together, and spoils those of 16.
     "libtiff": (_PLAIN | {"webp", "webp-lossless"}, set(CELLS) - {"channels16"}),
     # pyvips' binary has no Zstandard, libvips no tiles of separate planes.

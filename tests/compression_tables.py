@@ -10,9 +10,10 @@ from pathlib import Path
 
 from cells import READERS
 
-from slidewright.codecs import ALIASES, CODECS, Codec
+from slidewright.codecs import ALIASES, Codec, codecs_of
 from slidewright.formats.tiff_tags import COMPRESSION
 
+CODECS = codecs_of("tiff")
 PAGE = Path(__file__).parent.parent / "docs" / "compression.md"
 _KINDS = {"rgb": "RGB", "rgba": "RGBA", "grey": "grey", "multichannel": "channels", "labels": "labels"}
 _KINDS |= {"binary": "masks"}

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from slidewright.errors import OptionError, did_you_mean
+from slidewright.system.files import regular
 
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 
@@ -42,7 +43,7 @@ def read_colormap(text: str) -> dict[int, str]:
 
 def _colormap_file(path: str) -> dict[int, str]:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=regular) as file:
             return {int(index): color for index, color in json.load(file).items()}
     except OSError as error:
         raise OptionError(
@@ -98,6 +99,15 @@ def read_mpp(text: str) -> float | tuple[float, float]:
     if len(numbers) not in (1, 2):
         raise OptionError(f"{text!r} is not a number of micrometres; write 0.25, or 0.25,0.26 for x and y")
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def read_region(text: str) -> tuple[int, int, int, int]:
+    """ "x,y,width,height"."""
+    try:
+        x, y, width, height = (int(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"{text!r} is not a region; write x,y,width,height in pixels, such as 0,0,512,512") from None
+    return x, y, width, height
 
 
 def read_background(text: str) -> str | int | float:

@@ -24,6 +24,7 @@ from slidewright.option_text import (
     read_mpp,
     read_number,
     read_one_of,
+    read_region,
     read_seconds,
     read_whole,
     read_words,
@@ -37,6 +38,7 @@ SUBSAMPLINGS = ("420", "422", "444")
 ALPHAS = ("keep", "compose")
 ENGINES = ("processes", "dask")
 ON_CORRUPT = ("error", "fill")
+NGFF_VERSIONS = ("0.4", "0.5")
 FLAVOURS = ("generic", "aperio")
 KEEP_METADATA = ("none", "allowed", "all")
 ASSOCIATED = ("thumbnail", "label", "macro")
@@ -71,17 +73,48 @@ class Selection:
         default=None, metadata=says("Page of a TIFF source, instead of a series and level.", default="none", **_SELECT)
     )
     series: int | None = field(
-        default=None, metadata=says("Series of a TIFF or zarr source.", default="0, the first", **_SELECT)
+        default=None, metadata=says("Series of a TIFF or zarr source.", default="the largest", **_SELECT)
     )
     level: int | None = field(
         default=None, metadata=says("Level of the source to read.", default="0, the largest", **_SELECT)
     )
+    z: int | None = field(
+        default=None, metadata=says("Plane of a TIFF or zarr source that is a stack.", default="none", **_SELECT)
+    )
+    t: int | None = field(
+        default=None, metadata=says("Time of a TIFF or zarr source that has several.", default="none", **_SELECT)
+    )
+    region: tuple[int, int, int, int] | None = field(
+        default=None,
+        metadata=says(
+            "Only this part of the source, in pixels of the level that is read.",
+            **{**_SELECT, "parse": read_region, "metavar": "X,Y,W,H"},
+            default="all of it",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        for name, value in self.place.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise OptionError(f"{name} {value!r} must be a whole number, 0 or more")
+        if self.region is None:
+            return
+        values = tuple(self.region)
+        whole = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+        if len(values) != 4 or not whole or min(values[:2]) < 0 or min(values[2:]) < 1:
+            raise OptionError(f"region {self.region!r} must be x, y, width and height, whole numbers of pixels")
+        object.__setattr__(self, "region", values)  # JSON knows lists only
 
     @property
-    def given(self) -> dict[str, int]:
-        """What was given, as JSON can hold it and `Selection(**given)` takes it."""
-        values = {"page": self.page, "series": self.series, "level": self.level}
+    def place(self) -> dict[str, int]:
+        """What was given of which image, without the part of it."""
+        values = {"page": self.page, "series": self.series, "level": self.level, "z": self.z, "t": self.t}
         return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What was given, as JSON can hold it and `Selection(**given)` takes it."""
+        return self.place if self.region is None else {**self.place, "region": list(self.region)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +162,7 @@ class ConvertOptions:
             "How tiles are compressed: a name or alias of the compression table.",
             "Compression",
             metavar="NAME",
-            default="jpeg for RGB and grey of 8 bits, else deflate",
+            default="jpeg for RGB and grey of 8 bits, else deflate; in an OME-Zarr zstd, or blosc for wider images",
         ),
     )
     quality: int | None = field(
@@ -286,7 +319,7 @@ class ConvertOptions:
     format: str | None = field(
         default=None,
         metadata=says(
-            "What to write, such as tiff.", "File", metavar="NAME", default="by the destination's suffix, else a TIFF"
+            "What to write: tiff, ome-tiff or ome-zarr.", "File", metavar="NAME", default="by DST's suffix, else a TIFF"
         ),
     )
     flavour: str = field(
@@ -302,6 +335,25 @@ class ConvertOptions:
             "File",
             parse=read_yes_or_no,
             given=True,
+        ),
+    )
+    zarr_shard: int | None = field(
+        default=None,
+        metadata=says(
+            "Chunks a side of a zarr shard of an OME-Zarr, a power of two; 0 makes each chunk a file.",
+            "File",
+            parse=read_whole,
+            metavar="N",
+            default="what makes shards of up to about 32 MB",
+        ),
+    )
+    ngff: str | None = field(
+        default=None,
+        metadata=says(
+            "Version of an OME-Zarr: 0.5 is zarr v3, 0.4 is zarr v2, without shards.",
+            "File",
+            choices=NGFF_VERSIONS,
+            default="0.5",
         ),
     )
     bigtiff: bool = field(
@@ -429,6 +481,9 @@ class ConvertOptions:
         self._check_integer("block_tiles", 1, 256)
         if self.block_tiles is not None and self.block_tiles & (self.block_tiles - 1):
             raise OptionError(f"block_tiles {self.block_tiles} is not a power of two")
+        self._check_integer("zarr_shard", 0, 256)
+        if self.zarr_shard and self.zarr_shard & (self.zarr_shard - 1):
+            raise OptionError(f"zarr_shard {self.zarr_shard} is not a power of two, nor 0 for none")
         for name, option in OPTIONS.items():
             if option.choices:
                 self._check_choice(name, option.choices)

@@ -28,11 +28,13 @@ class PixelFormat:
     background: tuple[float, ...]
     """The value of each channel where there are no pixels."""
     colormap: Colormap | None = None
+    interleaved: bool = False
+    """Whether the channels of a multichannel image lie side by side in a tile, as the format has decided."""
 
     @property
     def planes(self) -> int:
         """Planes stored one after the other (TIFF's PlanarConfiguration 2): the channels of a multichannel image."""
-        return self.channels if self.kind == "multichannel" else 1
+        return self.channels if self.kind == "multichannel" and not self.interleaved else 1
 
     @property
     def samples(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pages
 import pytest
 import tifffile
 from cells import ACCEPTED, CELLS, LOSSY, check_readers
+from PIL import Image
 
 import slidewright
-from slidewright.codecs import CODECS
+from slidewright.codecs import codecs_of
 from slidewright.errors import OptionError
 from slidewright.formats.tiff_tags import COMPRESSION
 from slidewright.geometry import Size
@@ -24,7 +26,7 @@ from slidewright.sources.open import open_source
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("compression", CODECS)
+@pytest.mark.parametrize("compression", codecs_of("tiff"))
 def test_every_level_is_right_or_the_pixels_are_refused(compression: str, cell: str, tmp_path: Path) -> None:
     pixels, options = CELLS[cell]
     array = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
@@ -62,6 +64,31 @@ def _check_levels(path: Path, wanted: list[np.ndarray], least: float | None) -> 
             error = ((deep.astype(float) - pixels) ** 2).mean()
             # Small levels have more detail a pixel, so a lossy codec keeps less of them.
             assert error <= np.iinfo(pixels.dtype).max ** 2 / 10 ** ((least - 4) / 10)
+
+
+def test_jpeg_of_full_chroma_holds_rgb_in_every_reader(tissue: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "444.tif"
+    slidewright.convert(tissue, path, subsampling="444", tile_size=256, n_workers=0)
+    readers = [pages.by_tifffile, pages.by_pillow, pages.by_libvips, pages.by_openslide]
+    for reader in [*readers, *([pages.by_libtiff] if pages.LIBTIFF else [])]:
+        assert np.abs(reader(path).astype(int) - tissue).mean() < 3, reader.__name__
+    with tifffile.TiffFile(path) as tiff:
+        assert {page.photometric.name for page in tiff.pages} == {"RGB"}
+
+
+@pytest.mark.parametrize("quality", [30, 75, 90])
+def test_every_tile_of_lossy_jpeg2000_has_the_psnr_that_is_promised(quality: int) -> None:
+    y, x = np.mgrid[:256, :256]
+    wave = 200 + 20 * np.sin(x / 17) + 12 * np.cos(y / 11)
+    noise = np.random.default_rng(1).normal(0, 1, (256, 256, 3))
+    smooth = np.stack([wave, wave, wave], 2) + noise * 3
+    blank, busy = 240 + noise, np.where((x // 3 + y // 3)[..., None] % 2, 40, 200) + noise * 9
+    for tile in (smooth, blank, busy, np.where(x[..., None] < 128, blank, busy)):
+        pixels = tile.clip(0, 255).astype(np.uint8)
+        encoding = pages.encoding_of(pixels, compression="jpeg2000-lossy", quality=quality, tile_size=256)
+        with Image.open(io.BytesIO(pages.encoded(encoding, pixels))) as image:
+            error = float(((np.asarray(image).astype(float) - pixels) ** 2).mean())
+        assert 10 * math.log10(255**2 / error) >= 20 + quality / 5
 
 
 @pytest.mark.parametrize("compression", ["ccitt-t4", "ccitt-t6", "none", "deflate", "zstd", "lzw", "packbits"])

@@ -232,7 +232,7 @@ def test_shard_file_round_trips_and_tells_every_kind_of_damage(tmp_path):
     for key, segment in segments.items():
         writer.put(key, segment)
     assert not path.exists()
-    writer.finish({"job": "x", "chunks": [[3, 4]]}, sync=True)
+    writer.finish({"job": "x", "index": 0, "count": 1, "chunks": [[3, 4]]}, sync=True)
     assert [p.name for p in tmp_path.iterdir()] == ["shard"]
     index = read_index(str(path))
     assert [tuple(key) for key in index.keys.tolist()] == list(segments)

@@ -73,6 +73,7 @@ def test_jpeg_is_close_and_declares_its_subsampling(tmp_path, subsampling):
     with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
         page = tiff.pages[0]
         assert page.tags["YCbCrSubSampling"].value == {"420": (2, 2), "422": (2, 1), "444": (1, 1)}[subsampling]
+        assert page.photometric.name == ("RGB" if subsampling == "444" else "YCBCR")
         assert page.jpegtables
         error = page.asarray().astype(int) - smooth
     assert np.sqrt((error**2).mean()) < 5

@@ -132,8 +132,6 @@ def test_every_key_is_asked_for_once():
     assert len(keys) == len(set(keys)) == plan.n_tiles
 
 
-
-
 @pytest.mark.parametrize(
     ("destination", "asked", "expected"),
     [("a.segments", None, "folder"), ("a.segments/", None, "folder"), ("a.tif", None, "tiff"), ("a", None, "tiff"),

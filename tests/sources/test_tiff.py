@@ -102,11 +102,11 @@ def test_planar_rgb_comes_out_interleaved(tmp_path: Path, tile: Any, compression
 
 
 @pytest.mark.parametrize("compression", [None, "jpeg"])
-def test_white_is_zero_greys_stay_as_stored(tmp_path: Path, compression: Any) -> None:
+def test_white_is_zero_greys_are_turned_over(tmp_path: Path, compression: Any) -> None:
     path = tmp_path / "a.tif"
     options = {"photometric": "miniswhite", "tile": (64, 64), "compression": compression, "metadata": None}
     tifffile.imwrite(path, picture(1), **options)
-    assert_reads_like(open_source(path), tifffile.imread(path))
+    assert_reads_like(open_source(path), 255 - tifffile.imread(path))
 
 
 def test_left_out_tiles_are_black(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_page_and_series_choose_an_image(tmp_path: Path) -> None:
         (np.zeros((20, 30, 4), np.uint8), {"photometric": "separated"}, r"separated.*PIL\.Image\.open"),
         (np.zeros((20, 30), np.float64), {"photometric": "minisblack"}, r"float64.*astype\('float32'\)"),
         (np.zeros((101, 20, 30), np.uint8), {"ome": True, "metadata": {"axes": "CYX"}}, "101 channels"),
-        (np.zeros((2, 3, 20, 30), np.uint8), {"ome": True, "metadata": {"axes": "ZCYX"}}, "choose one with page"),
+        (np.zeros((2, 3, 20, 30), np.uint8), {"ome": True, "metadata": {"axes": "ZCYX"}}, "choose one with z, 0 to 1"),
         (np.zeros((5, 20, 30), np.uint8), {"photometric": "minisblack"}, "choose one with page"),
     ],
 )

@@ -184,7 +184,7 @@ def test_memory_store_is_refused_with_a_remedy() -> None:
         ((2, 3, 20, 30), "u1", "axes can't be told"),
         ((20, 30), "f8", r"float64.*astype\('float32'\)"),
         ((20, 30), "i8", r"int64.*astype\('int32'\)"),
-        ((2, 1, 1, 20, 30), "u1", "t of 2.*one plane"),
+        ((2, 1, 1, 20, 30), "u1", "t of 2.*choose one with t"),
         ((1, 101, 1, 20, 30), "u1", "c of 101.*some of its channels"),
         ((120, 30, 140), "u1", "keep some of the channels"),
         ((0, 30), "u1", "no pixel"),

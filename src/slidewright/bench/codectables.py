@@ -60,14 +60,14 @@ class CodecSettings:
     timeout: float = 1800.0
 
     def __post_init__(self) -> None:
-        from slidewright.codecs import CODECS
+        from slidewright.codecs import codecs_of
 
         for name in self.tables:
             if name not in TABLES:
                 raise OptionError(f"table {name!r} is not known; choose from {', '.join(TABLES)}")
         for name in self.compressions or ():
-            if name not in CODECS:
-                raise OptionError(f"compression {name!r} is not known; choose from {', '.join(CODECS)}")
+            if name not in codecs_of("tiff"):
+                raise OptionError(f"compression {name!r} is not known; choose from {', '.join(codecs_of('tiff'))}")
         if self.repeat < 1 or self.workers < 1 or self.side < self.tile_size:
             raise OptionError("repeat and workers must be at least 1, and the part of the slide at least a tile")
 
@@ -172,9 +172,9 @@ def _find_dlup(settings: CodecSettings) -> Peer | None:
 
 def rows_of(table: str, wanted: tuple[str, ...] | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, options of convert) of every compressor that belongs in a table."""
-    from slidewright.codecs import CODECS
+    from slidewright.codecs import codecs_of
 
-    for name, codec in CODECS.items():
+    for name, codec in codecs_of("tiff").items():
         if wanted is not None and name not in wanted:
             continue
         if codec.lossy == (table == "lossy"):

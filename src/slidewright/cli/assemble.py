@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from slidewright.cli.common import debug_option, hush_libraries, quiet_option, say, warn
+from slidewright.cli.common import debug_option, expect, hush_libraries, quiet_option, say, warn
 from slidewright.cli.convert import summary
 from slidewright.cli.options import GroupedCommand, collected, options_of
 
@@ -31,6 +31,7 @@ def assemble(context: click.Context, /, shards: str, destination: str, quiet: bo
     command that makes them.
     """
     hush_libraries(context)
+    expect(context, destination)
     import slidewright
 
     report = slidewright.assemble(shards, destination, progress=not quiet, **collected(given))

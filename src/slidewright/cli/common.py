@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,29 @@ class State:
     """What `main` must know of the verb that ran."""
 
     debug: bool = False
+    destination: str | None = None
+    """What the verb makes."""
+    before: tuple[int, int] | None = None
+    """Which file had that name when the verb began."""
+
+    def is_complete(self) -> bool:
+        """Whether the destination has got its name: then a signal comes too late."""
+        now = None if self.destination is None else _which_file(self.destination)
+        return now is not None and now != self.before
+
+
+def expect(context: click.Context, destination: str) -> None:
+    """Note what a verb is about to make."""
+    state = context.ensure_object(State)
+    state.destination, state.before = destination, _which_file(destination)
+
+
+def _which_file(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 class SuggestingGroup(click.Group):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slidewright.cli.common import debug_option, human_bytes, hush_libraries, plural, quiet_option, say, warn
+from slidewright.cli.common import debug_option, expect, human_bytes, hush_libraries, plural, quiet_option, say, warn
 from slidewright.cli.options import GroupedCommand, collected, options_of
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command(
     cls=GroupedCommand,
-    short_help="Convert a slide to a pyramidal TIFF.",
+    short_help="Convert a slide to a pyramidal TIFF or an OME-Zarr.",
     example="slidewright convert slide.svs out.tif --quality 85 --mpp 0.25 --workers 4 --memory 8GB",
 )
 @click.argument("source", metavar="SRC")
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 @options_of("convert")
 @click.pass_context
 def convert(context: click.Context, /, source: str, destination: str, quiet: bool, **given: Any) -> None:
-    """Convert the slide SRC to the pyramidal TIFF DST.
+    """Convert the slide SRC to DST: a pyramidal TIFF, or an OME-Zarr where the name ends in .zarr.
 
     SRC is a TIFF or SVS, a zarr array or OME-NGFF group, a .npy file, or any slide that OpenSlide reads.
     """
     hush_libraries(context)
+    expect(context, destination)
     import slidewright
 
     report = slidewright.convert(source, destination, progress=not quiet, **collected(given))

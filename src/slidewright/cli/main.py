@@ -1,6 +1,7 @@
 """The `slidewright` command: its verbs, and what errors, signals and a closed pipe become: one line and an exit code.
 
-0 done; 1 the run failed; 2 usage or input; 130 Ctrl-C; 143 SIGTERM; 129 hang-up; 141 the reader of the output has gone.
+0 done; 1 the run failed; 2 usage or input; 130 Ctrl-C; 143 SIGTERM; 131 SIGQUIT; 129 hang-up; 141 the reader of the
+output has gone.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from typing import Any
 
 import click
 
-from slidewright.cli.common import OutputClosedError, State, SuggestingGroup, complain
+from slidewright.cli.common import OutputClosedError, State, SuggestingGroup, complain, warn
 from slidewright.errors import SlidewrightError
 
 _VERBS = {
-    "convert": "Convert a slide to a pyramidal TIFF.",
+    "convert": "Convert a slide to a pyramidal TIFF or an OME-Zarr.",
     "shard": "Encode one share of a slide, for assemble.",
     "assemble": "Put shards together to a pyramidal TIFF.",
     "batch": "Convert many slides; skip what is done, go on after a failure.",
     "info": "Show what a slide is: size, levels, tiles, compression, mpp.",
-    "verify": "Check a pyramidal TIFF, and its pixels against a source.",
+    "verify": "Check a pyramidal TIFF or OME-Zarr, and its pixels against a source.",
     "bench": "Measure conversions on this machine.",
     "demo": "Make a tissue-like slide and convert it.",
 }
@@ -94,17 +95,19 @@ def cli() -> None:
     """Write pyramidal TIFF slides on every core."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
     """Run the command line and return its exit code.
 
     Parameters
     ----------
     argv
         Arguments without the program's name; default `sys.argv[1:]`.
+    last
+        Whether the process ends with it: then signals no longer change what was decided.
     """
     state = State()
     try:
-        with _signals():
+        with _signals(last):
             result = cli.main(
                 args=None if argv is None else list(argv), prog_name="slidewright", standalone_mode=False, obj=state
             )
@@ -129,6 +132,9 @@ def _exit_code(error: BaseException, state: State) -> int:
         hint = f" (see {context.command_path} --help)" if context is not None else ""
         complain(error.format_message() + hint)
         return error.exit_code
+    if isinstance(error, (_Interrupted, KeyboardInterrupt, Terminated)) and state.is_complete():
+        warn(f"a signal came when {state.destination} was complete")
+        return 0
     if isinstance(error, (_Interrupted, KeyboardInterrupt, click.Abort)):
         complain("interrupted; nothing was written under the final name")
         return 130
@@ -154,13 +160,13 @@ def _drop_stdout() -> None:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into exceptions that unwind a run so that it cleans up.
+def _signals(last: bool = False) -> Iterator[None]:
+    """Turn SIGINT, SIGTERM, SIGHUP and SIGQUIT into exceptions that unwind a run so that it cleans up.
 
     The first one raises. Later ones don't interrupt the cleaning, which takes a moment; but if it is stuck, on a dead
     network disk for instance, they end the process at once, and the fork server cleans what it can. A signal that is
     ignored already (nohup) stays ignored. Once one has come and the cleaning is done, all are ignored: the process
-    is about to end, with the code of the first.
+    is about to end, with the code of the first. So they are after the `last` thing that a process does.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -176,7 +182,7 @@ def _signals() -> Iterator[None]:
             os._exit(128 + number)
 
     before = {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, end)
@@ -184,4 +190,4 @@ def _signals() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler if first is None else signal.SIG_IGN)
+            signal.signal(number, signal.SIG_IGN if last or first is not None else handler)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from slidewright.inspection.verify import VerifyReport
 
 
-@click.command(short_help="Check a pyramidal TIFF, and its pixels against a source.")
+@click.command(short_help="Check a pyramidal TIFF or OME-Zarr, and its pixels against a source.")
 @click.argument("file", metavar="FILE")
 @click.option(
     "--against", metavar="SRC", help="Compare every level with this source: exactly when lossless, PSNR when lossy."
@@ -39,7 +39,8 @@ def verify(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Check the pyramidal TIFF FILE: its tables, that every tile decodes, its level sizes; with --against, its pixels.
+    """Check the pyramidal TIFF or OME-Zarr FILE: its tables, that every tile decodes, its level sizes; with --against,
+    its pixels.
 
     The exit code is 0 when all is well and 1 when something is wrong, which is then named.
     """

@@ -7,7 +7,7 @@ table.
 
 from slidewright.codecs.encoding import Codec, Effort, Encoder, Encoding
 from slidewright.codecs.resolve import resolve
-from slidewright.codecs.table import ALIASES, CODECS, DEFAULT, DEFAULT_IMAGE, canonical
+from slidewright.codecs.table import ALIASES, CODECS, DEFAULT, DEFAULT_IMAGE, canonical, codecs_of
 
 __all__ = [
     "ALIASES",
@@ -19,5 +19,6 @@ __all__ = [
     "Encoder",
     "Encoding",
     "canonical",
+    "codecs_of",
     "resolve",
 ]

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 EncodeTile = Callable[["NDArray[Any]"], bytes]
 """From a padded tile of one plane, (tile, tile, samples), C-contiguous and in native byte order, to its segment."""
 
+FAMILIES = {"tiff": "TIFF", "zarr": "OME-Zarr"}
+"""Families of formats, by the words for them: each holds codecs of its own, and some hold the same."""
+
 
 class Encoder(ABC):
     """Encodes tiles, a batch at a time, so that a device that wants many at once fits."""
@@ -88,6 +91,8 @@ class Codec:
     """Whether differencing may precede it."""
     bits: tuple[int, ...] = (8,)
     """Bits a pixel of the binary masks that it takes; the first one is the default."""
+    families: frozenset[str] = frozenset({"tiff"})
+    """Of formats that hold it, see `FAMILIES`."""
 
     def refusal(self, pixels: PixelFormat, bits: int | None = None) -> str | None:
         """Why it can't encode such pixels, as a clause of a message; None if it can."""
@@ -114,9 +119,16 @@ class Encoding:
     """Quality of a lossy codec, level of a lossless one; None where the codec has neither."""
     subsampling: str | None = None
     rgb_inside: bool = False
-    """Whether a JPEG holds red, green and blue as they are, not YCbCr: only beside tiles of another encoder's."""
+    """Whether a JPEG holds red, green and blue as they are, not YCbCr: as it does without chroma subsampling, since
+    Bio-Formats shows YCbCr of 1, 1 in wrong colours (docs/compression.md).
+    """
     predictor: int = 1
     """TIFF's Predictor: 1 none, 2 horizontal differencing, 3 the same of floating point."""
+
+    planar: bool = False
+    """Whether a segment holds all first samples of a tile, then all second ones, not the samples of a pixel side by
+    side; only for codecs of bytes.
+    """
 
     @property
     def dtype(self) -> str:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slidewright.codecs.encoding import Codec, Encoding
-from slidewright.codecs.table import ALIASES, CODECS, DEFAULT, DEFAULT_IMAGE, canonical
+from slidewright.codecs.encoding import FAMILIES, Codec, Encoding
+from slidewright.codecs.table import (
+    ALIASES,
+    CODECS,
+    DEFAULT,
+    DEFAULT_IMAGE,
+    DEFAULT_ZARR,
+    DEFAULT_ZARR_WIDE,
+    canonical,
+    codecs_of,
+)
 from slidewright.errors import OptionError, did_you_mean
 from slidewright.pixels import MASKS
 
@@ -14,8 +23,8 @@ if TYPE_CHECKING:
     from slidewright.pixels import PixelFormat
 
 
-def resolve(options: ConvertOptions, pixels: PixelFormat) -> Encoding:
-    """The encoding that the options ask for, for such pixels.
+def resolve(options: ConvertOptions, pixels: PixelFormat, family: str = "tiff") -> Encoding:
+    """The encoding that the options ask for, for such pixels in a format of this family.
 
     Raises
     ------
@@ -25,38 +34,54 @@ def resolve(options: ConvertOptions, pixels: PixelFormat) -> Encoding:
     """
     import numpy as np
 
-    codec = _codec(options, pixels)
+    codec = _codec(options, pixels, family)
     bits = 8 * np.dtype(pixels.dtype).itemsize
     if pixels.kind == "binary":
         bits = options.bits or codec.bits[0]
     elif options.bits is not None:
         raise OptionError(f"bits applies to binary masks, and these are {pixels.words}: leave it out")
+    if family == "zarr" and bits == 1:
+        raise OptionError("an OME-Zarr holds no single bits; leave bits out, or make it 8")
     reason = codec.refusal(pixels, bits)
     if reason is not None:
-        raise OptionError(_refusal(codec, pixels, options.bits, reason))
+        raise OptionError(_refusal(codec, pixels, options.bits, reason, family))
+    subsampling = _subsampling(codec, options, pixels)
     return Encoding(
         codec=codec,
         pixels=pixels,
         tile=options.tile_side,
         bits=bits,
         effort=_effort(codec, options, pixels),
-        subsampling=_subsampling(codec, options, pixels),
-        predictor=_predictor(codec, options, pixels, bits),
+        subsampling=subsampling,
+        rgb_inside=subsampling == "444",
+        predictor=_predictor(codec, options, pixels, bits) if family == "tiff" else _no_predictor(options),
     )
 
 
-def _codec(options: ConvertOptions, pixels: PixelFormat) -> Codec:
+def _codec(options: ConvertOptions, pixels: PixelFormat, family: str) -> Codec:
+    if options.compression is None and family == "zarr":
+        wide = pixels.dtype not in ("uint8", "int8") and pixels.kind not in MASKS
+        return CODECS[DEFAULT_ZARR_WIDE if wide else DEFAULT_ZARR]
     if options.compression is None:
         return CODECS[DEFAULT_IMAGE if pixels.kind in ("rgb", "grey") and pixels.dtype == "uint8" else DEFAULT]
     name = canonical(options.compression) if isinstance(options.compression, str) else None
     if name is None:
         near = did_you_mean(str(options.compression), (*CODECS, *ALIASES))
-        raise OptionError(f"compression {options.compression!r} is not known; choose one of {', '.join(CODECS)}{near}")
-    return CODECS[name]
+        raise OptionError(
+            f"compression {options.compression!r} is not known; choose one of {', '.join(codecs_of(family))}{near}"
+        )
+    codec = CODECS[name]
+    if family not in codec.families:
+        others = " and ".join(words for other, words in FAMILIES.items() if other in codec.families)
+        raise OptionError(
+            f"compression {name!r} is for {others}, not for {FAMILIES[family]}; "
+            f"choose one of {', '.join(codecs_of(family))}"
+        )
+    return codec
 
 
-def _refusal(codec: Codec, pixels: PixelFormat, bits: int | None, reason: str) -> str:
-    able = [name for name, other in CODECS.items() if other.refusal(pixels, bits) is None]
+def _refusal(codec: Codec, pixels: PixelFormat, bits: int | None, reason: str, family: str) -> str:
+    able = [name for name, other in codecs_of(family).items() if other.refusal(pixels, bits) is None]
     advice = f"choose one of {', '.join(able)}" if able else "no compression can; convert the pixels first"
     if pixels.kind == "rgba" and pixels.dtype in codec.accepts.get("rgb", ()):
         advice += ", or alpha 'compose'"
@@ -96,6 +121,12 @@ def _subsampling(codec: Codec, options: ConvertOptions, pixels: PixelFormat) -> 
     if options.subsampling is not None:
         raise OptionError("subsampling applies to jpeg compression of RGB pixels only; leave it out")
     return None
+
+
+def _no_predictor(options: ConvertOptions) -> int:
+    if options.predictor:
+        raise OptionError("predictor is TIFF's, and zarr has none; leave it out (blosc shuffles bits instead)")
+    return 1
 
 
 def _predictor(codec: Codec, options: ConvertOptions, pixels: PixelFormat, bits: int) -> int:

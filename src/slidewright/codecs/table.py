@@ -5,11 +5,13 @@ and the test matrix are made from it.
 from __future__ import annotations
 
 from slidewright.codecs import bilevel, bytewise, images, jpeg
-from slidewright.codecs.encoding import Codec, Effort
+from slidewright.codecs.encoding import FAMILIES, Codec, Effort
 
 BYTES = ("uint8",)
 WORDS = ("uint8", "uint16")
 NUMBERS = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
+
+_ZARR, _EITHER = frozenset({"zarr"}), frozenset(FAMILIES)
 
 
 def _all(
@@ -26,7 +28,7 @@ _QUALITY = 1, 100, 90
 CODECS: dict[str, Codec] = {
     codec.name: codec
     for codec in (
-        Codec("none", "uncompressed", False, _EVERYTHING, "", bytewise.make_none, bits=(8, 1)),
+        Codec("none", "uncompressed", False, _EVERYTHING, "", bytewise.make_none, bits=(8, 1), families=_EITHER),
         Codec(
             name="jpeg",
             title="JPEG, by libjpeg-turbo",
@@ -34,7 +36,7 @@ CODECS: dict[str, Codec] = {
             accepts={"rgb": BYTES, "grey": BYTES, "multichannel": BYTES},
             limits="JPEG holds uint8 RGB and grey (each channel by itself), no alpha",
             make=jpeg.make_jpeg,
-            effort=Effort("quality", *_QUALITY, "libjpeg's quality; chroma is halved unless `subsampling` is 444"),
+            effort=Effort("quality", *_QUALITY, "libjpeg's quality; chroma is halved unless `subsampling` says else"),
         ),
         Codec(
             name="jpeg2000",
@@ -54,7 +56,7 @@ CODECS: dict[str, Codec] = {
             effort=Effort(
                 "quality",
                 *_QUALITY,
-                "the PSNR asked of OpenJPEG, 20 + quality / 5 dB: 38 at 90; uint16 24 dB more, as if 4095 were white",
+                "the least PSNR of a tile, 20 + quality / 5 dB: 38 at 90; uint16 24 dB more, as if 4095 were white",
             ),
         ),
         Codec(
@@ -85,6 +87,7 @@ CODECS: dict[str, Codec] = {
             effort=Effort("effort", 1, 22, 3, "Zstandard's level"),
             predictor=True,
             bits=(8, 1),
+            families=_EITHER,
         ),
         Codec(
             name="deflate",
@@ -148,11 +151,35 @@ CODECS: dict[str, Codec] = {
             make=images.make_jpegxl_lossless,
             effort=Effort("effort", 1, 9, 3, "libjxl's effort, from fast to small"),
         ),
+        Codec(
+            name="blosc",
+            title="Blosc: Zstandard after a bitshuffle",
+            lossy=False,
+            accepts=_EVERYTHING,
+            limits="",
+            make=bytewise.make_blosc,
+            effort=Effort("effort", 1, 9, 3, "Blosc's level"),
+            families=_ZARR,
+        ),
+        Codec(
+            name="gzip",
+            title="gzip, by libdeflate",
+            lossy=False,
+            accepts=_EVERYTHING,
+            limits="",
+            make=bytewise.make_gzip,
+            effort=Effort("effort", 1, 9, 6, "libdeflate's level"),
+            families=_ZARR,
+        ),
     )
 }
 
 DEFAULT_IMAGE = "jpeg"  # of RGB and grey of uint8
 DEFAULT = "deflate"
+DEFAULT_ZARR = "zstd"
+DEFAULT_ZARR_WIDE = (
+    "blosc"  # of images of more than a byte a sample: a seventh smaller, twice as fast (docs/ome-zarr.md)
+)
 
 ALIASES = {
     "adobe-deflate": "deflate",
@@ -172,6 +199,11 @@ ALIASES = {
     "zlib": "deflate",
 }
 """Other names: dlup's, where `CCITTFAX4` is what libtiff and libvips mean by it (T.6), tifffile's and libvips'."""
+
+
+def codecs_of(family: str) -> dict[str, Codec]:
+    """The rows that a family of formats holds."""
+    return {name: codec for name, codec in CODECS.items() if family in codec.families}
 
 
 def canonical(name: str) -> str | None:

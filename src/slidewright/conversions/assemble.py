@@ -16,7 +16,7 @@ from slidewright.errors import OptionError, ShardError
 from slidewright.options import Selection, make_options
 from slidewright.report import ProgressOption, Report
 from slidewright.shards import fingerprint as identity
-from slidewright.shards.folder import ShardFolder
+from slidewright.shards.folder import JOB_FILE, ShardFolder
 from slidewright.shards.plan import ShardPlan
 
 if TYPE_CHECKING:
@@ -63,8 +63,11 @@ def assemble(
     folder = ShardFolder.open(shards)
     job = folder.job
     make_options(options, "assemble")
-    checked = make_options({**identity.options_from(job.options), **options})
-    selection = Selection(**job.selection)
+    try:
+        checked = make_options({**identity.options_from(job.options), **options})
+        selection = Selection(**job.selection)
+    except (ValueError, TypeError, RecursionError) as error:  # options of a folder that somebody has changed
+        raise ShardError(f"{folder.path!r}: its {JOB_FILE} makes no sense ({error}); make the shards again") from error
     if source is None and job.path is None:
         raise OptionError(f"the shards in {folder.path!r} were made from a source without a path; give it as `source`")
     with make_launcher(checked) as launcher, make_callback(progress) as callback:

@@ -16,14 +16,18 @@ from time import monotonic
 from typing import Any, Unpack
 
 from slidewright.conversions.convert import convert_opened
-from slidewright.conversions.manifest import Entry, read_entries
+from slidewright.conversions.destination import sweep_beside
+from slidewright.conversions.manifest import Entry, check_apart, read_entries
 from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.errors import OptionError
 from slidewright.options import ConvertOptions, Selection, make_options
 from slidewright.report import ProgressOption
 from slidewright.shards import fingerprint as identity
+from slidewright.shards.schema import parse_json, read_as
+from slidewright.system.files import regular
 
+_MAX_LINE = 1 << 20
 _FRESH_EVERY = 100  # slides that one helper serves: bounds what any library may leak
 
 
@@ -71,6 +75,9 @@ def batch(
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
+    z: int | None = None,
+    t: int | None = None,
+    region: tuple[int, int, int, int] | None = None,
     **options: Unpack[AllOptions],
 ) -> BatchReport:
     """Convert many slides.
@@ -78,8 +85,8 @@ def batch(
     Parameters
     ----------
     manifest
-        A CSV file with the columns source and destination, and any of page, series, level and the fields of
-        `ConvertOptions`; its relative paths begin at its folder. Or a folder of slides, or a pattern such as
+        A CSV file with the columns source and destination, and any of page, series, level, z, t, region and the fields
+        of `ConvertOptions`; its relative paths begin at its folder. Or a folder of slides, or a pattern such as
         "slides/*.svs".
     out, suffix
         For a folder or pattern: where the files go, and what their names end with.
@@ -92,8 +99,8 @@ def batch(
         Called with each slide when it is done, skipped or failed.
     progress
         As for `slidewright.convert`, for each slide.
-    page, series, level
-        Which image of a file with several, for every slide that does not say otherwise.
+    page, series, level, z, t, region
+        Which image of a file with several, and which part, for every slide that does not say otherwise.
     **options
         The fields of `ConvertOptions`, for every slide that does not say otherwise.
 
@@ -108,10 +115,15 @@ def batch(
         When the manifest can't be used; no slide has been touched then.
     """
     started = monotonic()
-    given = {**options, **Selection(page, series, level).given}
+    given = {**options, **Selection(page, series, level, z, t, region).given}
     entries = read_entries(manifest, out, given, suffix)
     path = os.fspath(report) if report is not None else _default_report(manifest, out)
-    done = read_done(_siblings(path))
+    reports = _siblings(path)
+    check_apart(entries, os.fspath(manifest), reports)
+    try:
+        done = read_done(reports)
+    except OSError as error:
+        raise OptionError(f"can't read the report {path!r}: {error.strerror}; give another with --report") from error
     if task is not None:
         index, count = task
         if not 0 <= index < count:
@@ -145,20 +157,33 @@ def _siblings(path: str) -> list[str]:
     return [path, *sorted(glob.glob(f"{glob.escape(stem)}.task-*{extension}"))]
 
 
-def read_done(paths: Iterable[str]) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What a later batch must know of a line of the report."""
+
+    status: str
+    destination: str
+    identity: dict[str, Any] | None
+    made: tuple[int, int] | None
+
+
+def read_done(paths: Iterable[str]) -> dict[str, _Line]:
     """The newest line about each destination that was made, by its absolute path; half lines of a kill are left out."""
-    newest: dict[str, dict[str, Any]] = {}
+    newest: dict[str, _Line] = {}
     for path in paths:
-        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
-            for text in file:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(path, encoding="utf-8", errors="replace", opener=regular) as file,
+        ):
+            while text := file.readline(_MAX_LINE):
                 try:
-                    line = json.loads(text)
-                    if line["status"] == "done" and line["made"] is not None:
-                        old = newest.get(line["destination"])
-                        if old is None or line["made"][1] >= old["made"][1]:
-                            newest[line["destination"]] = line
-                except (ValueError, KeyError, TypeError):
+                    line = read_as(_Line, parse_json(text), strict=False)
+                except ValueError:
                     continue
+                if line.status == "done" and line.made is not None:
+                    old = newest.get(line.destination)
+                    if old is None or old.made is None or line.made[1] >= old.made[1]:
+                        newest[line.destination] = line
     return newest
 
 
@@ -193,7 +218,7 @@ class _Helpers:
 
 
 def _convert_one(
-    entry: Entry, done: Mapping[str, dict[str, Any]], helpers: _Helpers, progress: ProgressOption
+    entry: Entry, done: Mapping[str, _Line], helpers: _Helpers, progress: ProgressOption
 ) -> tuple[BatchItem, dict[str, Any] | None]:
     """Convert a slide if need be; the line for the report, or None when there is nothing new."""
     from slidewright.reporting.progress import make_callback
@@ -201,16 +226,19 @@ def _convert_one(
     started = monotonic()
     destination = os.path.abspath(entry.destination)
     try:
+        sweep_beside(destination)  # also beside what is skipped
         made_of, before = _identity(entry), done.get(destination)
-        untouched = before is not None and before["made"] == _status(destination)
-        if before is not None and untouched and before["identity"] == made_of:
+        untouched = before is not None and before.made == _status(destination)
+        if before is not None and untouched and before.identity == made_of:
             return BatchItem(entry.source, entry.destination, "skipped", monotonic() - started), None
         # What this batch made and nobody has touched since may be made again when source or options have changed.
         options = replace(entry.options, overwrite=True) if untouched else entry.options
         launcher = helpers.get()
         with make_callback(progress) as callback:
             opened, path = open_selected(entry.source, entry.selection)
-            report = convert_opened(launcher, opened, path, destination, entry.selection, options, callback, started)
+            report = convert_opened(
+                launcher, opened, path, destination, entry.selection, options, callback, started, compare=True
+            )
     except Exception as error:  # whatever it is, the next slide may be fine
         helpers.drop()
         text = f"{type(error).__name__}: {error}"
@@ -245,20 +273,20 @@ def _identity(entry: Entry) -> dict[str, Any]:
     return found
 
 
-def _status(path: str) -> list[int] | None:
+def _status(path: str) -> tuple[int, int] | None:
     """Size and time of change of a file, or None."""
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns]
+    return status.st_size, status.st_mtime_ns
 
 
 @contextlib.contextmanager
 def _append(path: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Append lines to a report, each in one piece; a half line that a kill left is ended first."""
     try:
-        file = open(path, "ab+", buffering=0)  # noqa: SIM115
+        file = open(path, "ab+", buffering=0, opener=regular)  # noqa: SIM115
     except OSError as error:
         raise OptionError(f"can't write the report {path!r}: {error.strerror}; give another with --report") from error
     with file:

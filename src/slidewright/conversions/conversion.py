@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started fi
     from slidewright.pyramid.plan import Plan
     from slidewright.report import Recorder
     from slidewright.shards.plan import ShardPlan
-    from slidewright.sources.base import CorruptPlace, Source
+    from slidewright.sources.base import CorruptPlace, Source, SourceInfo
     from slidewright.system.launcher import Launcher
 
 Callback = Callable[[Progress], None] | None
@@ -107,6 +107,11 @@ def _small_block(tile_bytes: int) -> int | None:
     return None if tile_bytes <= _LARGE_TILE else 1 if tile_bytes > 4 * _LARGE_TILE else 2
 
 
+def _left_out(info: SourceInfo) -> list[str]:
+    """One warning about all that the source says and the file will not."""
+    return [f"not passed on of {info.name}: {'; '.join(info.left_out)}"] if info.left_out else []
+
+
 def share_source(stack: contextlib.ExitStack, run: Run) -> Run:
     """The run with its source as worker processes can open it, until the stack is closed."""
     shared = run.source.shared(run.temporary, on_disk=run.memory.array_on_disk)
@@ -129,15 +134,26 @@ class Conversion:
     """
 
     def __init__(
-        self, decided: Run, dest: str | os.PathLike[str], options: ConvertOptions, source_path: str | None = None
+        self,
+        decided: Run,
+        dest: str | os.PathLike[str],
+        options: ConvertOptions,
+        source_path: str | None = None,
+        compare: bool = False,
     ) -> None:
         self.decided = decided
         self._options = options
         self._stack = contextlib.ExitStack()
         self._committed = False
-        self._warnings = list(decided.memory.warnings)
+        self._warnings = [*decided.memory.warnings, *_left_out(decided.source.info)]
+        name = decided.source.info.name
         self._destination = Destination(
-            dest, overwrite=options.overwrite, source=source_path, is_folder=decided.format.is_folder
+            dest,
+            overwrite=options.overwrite,
+            source=source_path or (name if os.path.isabs(name) else None),
+            is_folder=decided.format.is_folder,
+            recognises=decided.format.recognises,
+            compare=compare,
         )
         self._stack.callback(self._destination.close)
 
@@ -167,6 +183,8 @@ class Conversion:
         own: Callable[[str], None] = launcher.own if launcher is not None else _ignore
         for path in self._destination.temporary:
             own(path)
+        if launcher is not None:
+            launcher.restore(self._destination.aside, str(self._destination.path))
         self._destination.claim()
         levels = shards.levels if shards is not None else self._make_levels(own)
         if launcher is not None:
@@ -192,6 +210,7 @@ class Conversion:
             before_commit(self._destination.partial)
         self._destination.commit()
         self._committed = True
+        run.format.named(str(self._destination.path))
         outcome.seconds["finish"] = monotonic() - begin
         report = self._report(outcome, run)
         if callback is not None:

@@ -17,6 +17,7 @@ from slidewright.errors import DestinationError, OptionError
 from slidewright.formats.registry import settle_format
 from slidewright.options import ConvertOptions, Selection, make_options
 from slidewright.report import Progress, ProgressOption, Report
+from slidewright.system.files import lies_in, same_file
 
 if TYPE_CHECKING:
     from slidewright.report import Recorder
@@ -32,13 +33,16 @@ def convert(
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
+    z: int | None = None,
+    t: int | None = None,
+    region: tuple[int, int, int, int] | None = None,
     shape: tuple[int, ...] | None = None,
     dtype: Any = None,
     progress: ProgressOption = False,
     report: str | os.PathLike[str] | None = None,
     **options: Unpack[AllOptions],
 ) -> Report:
-    """Write an image as a pyramidal, tiled TIFF, on every core.
+    """Write an image as a pyramidal, tiled TIFF or as an OME-Zarr, on every core.
 
     Parameters
     ----------
@@ -47,9 +51,14 @@ def convert(
         zarr array or group, a PIL image, a map-style dataset of tiles (indexed in the workers), a function of (y, x,
         height, width) that gives an array (called in the workers), or a `slidewright.sources.base.Source`.
     dest
-        The file to write. It appears under this name only when it is complete.
+        The file to write, or for a name that ends in .zarr the folder of an OME-Zarr. It appears under this name only
+        when it is complete.
     page, series, level
         Which image of a file with several: a page of a TIFF, or a series and a level of it; by default the largest.
+    z, t
+        Which plane and which time of a TIFF or zarr source that is a stack; all its channels are kept.
+    region
+        Only this part of the source: (x, y, width, height) in pixels of the level that is read.
     shape, dtype
         Of a dataset or a function: (height, width[, samples]) of the image and the dtype of its pixels, where it does
         not say so itself.
@@ -82,8 +91,8 @@ def convert(
 
     started = monotonic()
     checked = make_options(options, "convert")
-    recorder = None if report is None else _prepare_report(report, checked, started)
-    selection = Selection(page, series, level)
+    recorder = None if report is None else _prepare_report(report, source, dest, checked, started)
+    selection = Selection(page, series, level, z, t, region)
     with Workforce(checked, source) as workforce, make_callback(progress) as callback:
         opened, path = open_selected(source, selection, shape, dtype)
         launcher, checked = workforce.settle(opened.info)
@@ -105,21 +114,26 @@ def convert_opened(
     callback: Callable[[Progress], None] | None,
     started: float,
     recorder: Recorder | None = None,
+    compare: bool = False,
 ) -> Report:
-    """Convert with a launcher that is there already."""
+    """Convert with a launcher that is there already; `compare` as for `Destination`."""
     options = settle_format(options, dest)
     if options.resume or options.engine == "dask":
         from slidewright.conversions.resume import convert_resumably
 
-        return convert_resumably(launcher, source, source_path, dest, selection, options, callback, started, recorder)
+        return convert_resumably(
+            launcher, source, source_path, dest, selection, options, callback, started, recorder, compare
+        )
     from slidewright.conversions.conversion import Conversion, decide
 
     run = decide(source, options, started, recorder=recorder)
-    with Conversion(run, dest, options, source_path) as conversion:
+    with Conversion(run, dest, options, source_path, compare) as conversion:
         return conversion.run(launcher, callback)
 
 
-def _prepare_report(path: str | os.PathLike[str], options: ConvertOptions, started: float) -> Recorder:
+def _prepare_report(
+    path: str | os.PathLike[str], source: Any, dest: str | os.PathLike[str], options: ConvertOptions, started: float
+) -> Recorder:
     """What records the run for its report, once it is known that the report can be written."""
     from slidewright.report import Recorder
 
@@ -130,6 +144,11 @@ def _prepare_report(path: str | os.PathLike[str], options: ConvertOptions, start
         raise DestinationError(
             f"the folder {str(page.parent)!r} of the report does not exist; make it or choose another"
         )
-    if page.is_dir() or (page.exists() and not options.overwrite):
+    for what, other in (("destination", dest), ("source", source)):
+        if isinstance(other, (str, os.PathLike)) and (same_file(page, other) or lies_in(page, other)):
+            raise DestinationError(f"the report {str(page)!r} is the {what}, or lies in it; choose another name")
+    if page.is_dir() or (os.path.lexists(page) and not options.overwrite):
         raise DestinationError(f"the report {str(page)!r} exists; choose another name, or allow overwriting")
+    if page.exists() and not page.is_file():
+        raise DestinationError(f"the report {str(page)!r} is a device, a pipe or a socket; choose another name")
     return Recorder(started)

@@ -10,42 +10,69 @@ import contextlib
 import functools
 import glob
 import os
-import secrets
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from slidewright.errors import DestinationError, OutputError
-from slidewright.system.files import FileLock, remove, remove_abandoned
+from slidewright.system.files import (
+    TOKEN_PATTERN,
+    FileLock,
+    exchange,
+    lies_in,
+    remove,
+    remove_abandoned,
+    same_content,
+    same_file,
+    settle_aside,
+    short_name,
+    token,
+)
 
 
 class Destination:
     """The place of one output file; made before anything else is started, so that a bad one costs nothing.
 
+    With `compare`, what is there already may be the very file that is to be made, of a run that was killed before it
+    could say so: where `recognises(path)` holds, `commit` compares, and keeps it if it is. A folder is only ever
+    replaced where that holds.
+
     Raises
     ------
     DestinationError
-        If it exists and `overwrite` is not set, is a folder, is the source itself, or its folder is missing or not
-        writable.
+        If it exists and `overwrite` is not set, is a folder or a device, is the source itself, or its folder is missing
+        or not writable.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, overwrite: bool, source: str | None = None, is_folder: bool = False
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool,
+        source: str | None = None,
+        is_folder: bool = False,
+        recognises: Callable[[str], bool] = os.path.isfile,
+        compare: bool = False,
     ) -> None:
         self.path = Path(path)
         self._overwrite, self._is_folder = overwrite, is_folder
+        self._recognises, self._compare = recognises, False
         folder = self.path.parent
         if not folder.is_dir():
             raise DestinationError(f"the folder {str(folder)!r} of the destination does not exist; make it first")
-        if self.path.is_dir() and not is_folder:
-            raise DestinationError(f"the destination {str(self.path)!r} is a folder; name a file")
-        if source is not None and self.path.exists() and os.path.exists(source) and os.path.samefile(self.path, source):
-            raise DestinationError(f"the destination {str(self.path)!r} is the source itself; choose another name")
-        if self.path.exists() and not overwrite:
-            raise self._exists()
+        sweep_beside(self.path)
+        self._refuse_what_is_no_file()
+        if source is not None:
+            self._refuse_source(source)
+        if os.path.lexists(self.path) and not overwrite:
+            self._compare = compare and recognises(str(self.path))
+            if not self._compare:
+                raise self._exists()
         if not os.access(folder, os.W_OK):
             raise DestinationError(f"the folder {str(folder)!r} is not writable")
-        self._sweep()
-        stem = str(folder / f".{self.path.name}.{secrets.token_hex(4)}")
+        stem = str(folder / f".{short_name(self.path.name)}.{token()}")
         self.partial = f"{stem}.partial"
+        self.aside = f"{stem}.old"
         self._lock_path = f"{stem}.lock"
         self._lock: FileLock | None = None
 
@@ -76,6 +103,8 @@ class Destination:
             If another file has taken the name meanwhile and `overwrite` is not set.
         """
         try:
+            if self._compare and same_content(self.partial, str(self.path)):
+                return
             if self._is_folder:
                 self._rename_folder()
             elif self._overwrite:
@@ -90,6 +119,7 @@ class Destination:
 
     def close(self) -> None:
         """Remove what is left beside the destination."""
+        settle_aside(self.aside, str(self.path))
         for path in self.temporary:
             remove(path)
         if self._lock is not None:
@@ -102,16 +132,19 @@ class Destination:
         return sum(item.stat().st_size for item in self.path.rglob("*") if item.is_file())
 
     def _rename_folder(self) -> None:
-        """Rename a finished folder; one that is replaced is moved aside first and removed last."""
-        if not self.path.exists():
+        """Rename a finished folder. The names of it and of one that it replaces are exchanged in one step where the
+        system can; else the old one is moved aside, and whoever comes after a kill puts it back.
+        """
+        if not os.path.lexists(self.path):
             os.rename(self.partial, self.path)
             return
         if not self._overwrite:
             raise FileExistsError(str(self.path))
-        aside = f"{self.partial}.old"
-        os.rename(self.path, aside)
+        if exchange(self.partial, str(self.path)):
+            return  # `close` removes the old one, under the name of the partial folder
+        os.rename(self.path, self.aside)
         os.rename(self.partial, self.path)
-        remove(aside)
+        remove(self.aside)
 
     def _rename_new(self) -> None:
         """Rename, but never onto an existing file: a hard link fails if the name is taken, `rename` would not."""
@@ -131,12 +164,50 @@ class Destination:
             f"the destination {str(self.path)!r} exists; choose another name or overwrite it (--overwrite)"
         )
 
-    def _sweep(self) -> None:
-        """Remove what killed runs to this destination left."""
-        pattern = f".{glob.escape(self.path.name)}.????????.lock"
-        for name in glob.glob(pattern, root_dir=self.path.parent, include_hidden=True):
-            lock = str(self.path.parent / name)
-            remove_abandoned(lock, functools.partial(_remove_all, lock.removesuffix(".lock") + ".partial", lock))
+    def _refuse_what_is_no_file(self) -> None:
+        """Refuse to replace what is neither a file nor a link to one, nor a folder of an image where one is made."""
+        try:
+            mode = os.stat(self.path).st_mode
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise DestinationError(f"the destination {str(self.path)!r} can't be used: {error.strerror}") from error
+        if stat.S_ISDIR(mode) and not self._is_folder:
+            raise DestinationError(f"the destination {str(self.path)!r} is a folder; name a file")
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise DestinationError(
+                f"the destination {str(self.path)!r} is a device, a pipe or a socket, and only a file can be replaced; "
+                "choose another name"
+            )
+        if not stat.S_ISDIR(mode) or not self._overwrite or not os.listdir(self.path):
+            return
+        if not self._recognises(str(self.path)):
+            raise DestinationError(
+                f"the destination {str(self.path)!r} is a folder of other things than an image, which is not replaced; "
+                "choose another name, or remove it yourself"
+            )
+
+    def _refuse_source(self, source: str) -> None:
+        if same_file(self.path, source):
+            raise DestinationError(f"the destination {str(self.path)!r} is the source itself; choose another name")
+        if lies_in(self.path, source):
+            raise DestinationError(f"the destination {str(self.path)!r} lies in the source; choose another name")
+        if lies_in(source, self.path):
+            raise DestinationError(f"the source lies in the destination {str(self.path)!r}; choose another name")
+
+
+def sweep_beside(path: str | os.PathLike[str]) -> None:
+    """Remove what killed runs to a destination left, and put back what they had moved aside."""
+    folder, name = os.path.split(os.path.abspath(os.fspath(path)))
+    pattern = f".{glob.escape(short_name(name))}.{TOKEN_PATTERN}.lock"
+    for found in glob.glob(pattern, root_dir=folder, include_hidden=True):
+        stem = os.path.join(folder, found.removesuffix(".lock"))
+        remove_abandoned(f"{stem}.lock", functools.partial(_clean, stem, os.path.join(folder, name)))
+
+
+def _clean(stem: str, path: str) -> None:
+    settle_aside(f"{stem}.old", path)
+    _remove_all(f"{stem}.partial", f"{stem}.lock")
 
 
 def _remove_all(*paths: str) -> None:

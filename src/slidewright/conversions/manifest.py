@@ -8,12 +8,13 @@ from __future__ import annotations
 import csv
 import glob
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from slidewright.errors import OptionError, did_you_mean
 from slidewright.options import OPTIONS, SELECTION, ConvertOptions, Selection, make_options
+from slidewright.system.files import lies_in, regular, shared_places
 
 COLUMNS = {name: option for name, option in {**SELECTION, **OPTIONS}.items() if option.column}
 """What a row may say besides its source and destination."""
@@ -44,7 +45,7 @@ def read_entries(
     Raises
     ------
     OptionError
-        Naming the row and the column, when something can't be used; also when two rows have the same destination.
+        Naming the row and the column, when something can't be used.
     """
     path = os.fspath(manifest)
     if os.path.isfile(path):
@@ -53,12 +54,31 @@ def read_entries(
         entries = _from_csv(path, options)
     else:
         entries = _from_files(path, out, options, suffix)
-    seen: dict[str, str] = {}
-    for entry in entries:
-        other = seen.setdefault(os.path.abspath(entry.destination), entry.source)
-        if other != entry.source:
-            raise OptionError(f"{other!r} and {entry.source!r} would both become {entry.destination!r}; rename one")
     return entries
+
+
+def check_apart(entries: Sequence[Entry], manifest: str, reports: Sequence[str]) -> None:
+    """Refuse a batch that would write one file twice, or write where it reads: through links, hard links, linked
+    folders and names that the filesystem takes for one as well.
+
+    Raises
+    ------
+    OptionError
+        Naming both.
+    """
+    outputs = [entry.destination for entry in entries]
+    inputs = [*dict.fromkeys(entry.source for entry in entries), *([manifest] if os.path.isfile(manifest) else ())]
+    paths = [*outputs, *reports, *inputs]
+    for one, other in shared_places(paths):
+        if other < len(outputs):
+            first, second = entries[one].source, entries[other].source
+            raise OptionError(f"{first!r} and {second!r} would both become {paths[other]!r}; rename one")
+        if one < len(outputs) + len(reports):
+            raise OptionError(f"{paths[one]!r} would be written, and is the same file as {paths[other]!r}; rename one")
+    for folder in filter(os.path.isdir, outputs):
+        for path in paths:
+            if path != folder and lies_in(path, folder):
+                raise OptionError(f"{path!r} lies in {folder!r}, which would be replaced; choose another destination")
 
 
 def _from_files(path: str, out: str | os.PathLike[str] | None, options: Mapping[str, Any], suffix: str) -> list[Entry]:
@@ -80,7 +100,7 @@ def _from_files(path: str, out: str | os.PathLike[str] | None, options: Mapping[
 def _from_csv(path: str, options: Mapping[str, Any]) -> list[Entry]:
     folder = os.path.dirname(os.path.abspath(path))
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open(path, newline="", encoding="utf-8-sig", opener=regular) as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             _check_columns(path, reader.fieldnames or ())
             rows = list(reader)
@@ -119,8 +139,8 @@ def _entry(row: Mapping[str, Any], folder: str, options: Mapping[str, Any]) -> E
         if name not in ("source", "destination") and text.strip():
             given[name] = parse_cell(name, text.strip())
     for needed in ("source", "destination"):
-        if not row[needed].strip():
-            raise OptionError(f"its {needed} is empty")
+        if not row[needed].strip() or "\0" in row[needed]:
+            raise OptionError(f"its {needed} is empty or has a zero byte")
     selection, checked = split_options(given)
     source, destination = (os.path.join(folder, row[name].strip()) for name in ("source", "destination"))
     return Entry(source, destination, checked, selection)

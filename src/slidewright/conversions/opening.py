@@ -38,6 +38,9 @@ def open_selected(
         page=selection.page,
         series=selection.series,
         level=selection.level,
+        z=selection.z,
+        t=selection.t,
+        region=selection.region,
         shape=shape,
         dtype=dtype,
     )

@@ -34,7 +34,7 @@ OVERLAPS = ("refuse", "replace", "blend")
 
 @with_options("PyramidWriter")
 class PyramidWriter:
-    """Writes an image that the caller produces as a pyramidal TIFF; a context manager.
+    """Writes an image that the caller produces as a pyramidal TIFF or an OME-Zarr; a context manager.
 
     Parameters
     ----------

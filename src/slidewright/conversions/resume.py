@@ -26,7 +26,8 @@ from slidewright.options import ConvertOptions, Selection
 from slidewright.report import Progress, Report
 from slidewright.shards.folder import JOB_FILE, ShardFolder, sweep_partials
 from slidewright.shards.plan import ShardPlan
-from slidewright.system.files import FileLock
+from slidewright.shards.schema import parse_json
+from slidewright.system.files import TOKEN_PATTERN, FileLock, regular, short_name, total_bytes
 from slidewright.system.files import remove as remove_tree
 from slidewright.system.limits import usable_cpus
 
@@ -51,17 +52,26 @@ def convert_resumably(
     callback: Callback,
     started: float,
     recorder: Recorder | None = None,
+    compare: bool = False,
 ) -> Report:
     """Convert, keeping finished shards beside the destination until it is complete; with engine="dask" the cluster's
     workers make them.
     """
-    path = f"{os.path.abspath(os.fspath(dest))}.shards"
+    home, name = os.path.split(os.path.abspath(os.fspath(dest)))
+    path = os.path.join(home, f"{short_name(name)}.shards")
     _sweep_trash(dest)
     with contextlib.ExitStack() as stack:
         fresh = not os.path.exists(os.path.join(path, JOB_FILE))
         if fresh:  # a destination that is refused must not leave a folder
-            is_folder = make_format(options).is_folder
-            Destination(dest, overwrite=options.overwrite, source=source_path, is_folder=is_folder).close()
+            form = make_format(options)
+            Destination(
+                dest,
+                overwrite=options.overwrite,
+                source=source_path,
+                is_folder=form.is_folder,
+                recognises=form.recognises,
+                compare=compare,
+            ).close()
         cluster = _connect(stack, options, source_path)
         planned = None if cluster is None else cluster.n_threads
         folder, decided = open_job(
@@ -71,7 +81,7 @@ def convert_resumably(
         finished = None if fresh else _finished_before(path, dest, decided)
         if finished is None:
             sweep_partials(path)
-            with Conversion(decided, dest, options, source_path) as conversion:
+            with Conversion(decided, dest, options, source_path, compare) as conversion:
                 plan = _survey(folder, decided, fresh=fresh)
                 if cluster is not None and source_path is not None and plan.to_make:
                     cluster.make_shards(folder, plan, source_path, selection, options, callback, started)
@@ -118,13 +128,17 @@ def _lock(path: str) -> FileLock:
         return FileLock(os.path.join(path, _LOCK), wait=False)
     except BlockingIOError:
         raise DestinationError(f"another process is at work in {path!r}; wait for it, or end it") from None
+    except OSError as error:
+        raise DestinationError(
+            f"can't lock {os.path.join(path, _LOCK)!r}: {error.strerror}; remove that folder"
+        ) from error
 
 
 def _note_finished(path: str, partial: str) -> None:
     """Record which file is about to get the final name, for a run that is killed right after."""
     try:
         status = os.stat(partial)
-        with open(os.path.join(path, _FINISHED), "w", encoding="ascii") as file:
+        with open(os.path.join(path, _FINISHED), "w", encoding="ascii", opener=regular) as file:
             json.dump([status.st_ino, status.st_size], file)
             file.flush()
             os.fsync(file.fileno())
@@ -135,19 +149,19 @@ def _note_finished(path: str, partial: str) -> None:
 def _finished_before(path: str, dest: str | os.PathLike[str], decided: Run) -> Report | None:
     """The report of a file that was complete when its run was killed; None when it was not."""
     try:
-        with open(os.path.join(path, _FINISHED), encoding="ascii") as file:
-            noted = json.load(file)
+        with open(os.path.join(path, _FINISHED), encoding="ascii", opener=regular) as file:
+            noted = parse_json(file.read(4096))
         status = os.stat(dest)
     except (OSError, ValueError):
         return None
     if noted != [status.st_ino, status.st_size]:
         return None
     levels = decided.format.levels(os.fspath(dest))
-    return Report(str(Path(dest)), levels, status.st_size, monotonic() - decided.started, 0, 0, 0, None)
+    return Report(str(Path(dest)), levels, total_bytes(dest), monotonic() - decided.started, 0, 0, 0, None)
 
 
 def _sweep_trash(dest: str | os.PathLike[str]) -> None:
     folder, name = os.path.split(trash_name(dest, ""))
     stem = name.removesuffix("..trash")
-    for found in glob.glob(f"{glob.escape(stem)}.????????.trash", root_dir=folder, include_hidden=True):
+    for found in glob.glob(f"{glob.escape(stem)}.{TOKEN_PATTERN}.trash", root_dir=folder, include_hidden=True):
         remove_tree(os.path.join(folder, found))

@@ -20,7 +20,7 @@ from slidewright.errors import OptionError
 from slidewright.formats.registry import settle_format
 from slidewright.options import Selection, make_options
 from slidewright.report import Progress, ProgressOption
-from slidewright.shards.folder import shard_name, sweep_partials
+from slidewright.shards.folder import MAX_SHARDS, shard_name, sweep_partials
 from slidewright.shards.plan import ShardPlan
 from slidewright.sources.wrappers.fill import describe_corrupt
 from slidewright.system.files import remove as remove_tree
@@ -60,6 +60,9 @@ def shard(
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
+    z: int | None = None,
+    t: int | None = None,
+    region: tuple[int, int, int, int] | None = None,
     progress: ProgressOption = False,
     **options: Unpack[ShardOptions],
 ) -> ShardReport:
@@ -67,7 +70,7 @@ def shard(
 
     Parameters
     ----------
-    source, page, series, level, progress
+    source, page, series, level, z, t, region, progress
         As for `slidewright.convert`. Pixels in memory are refused: another process could not read them.
     shards
         The folder that all shards of this conversion go to; made if need be.
@@ -92,9 +95,11 @@ def shard(
 
     started = monotonic()
     checked = settle_format(make_options(options, "shard"), None)
+    if count > MAX_SHARDS:
+        raise OptionError(f"{count} shards are more than {MAX_SHARDS}, the most there can be")
     if count < 1 or not 0 <= index < count:
         raise OptionError(f"shard {index} of {count} does not exist; shards are numbered from 0 to {count - 1}")
-    selection = Selection(page, series, level)
+    selection = Selection(page, series, level, z, t, region)
     opened, path = open_selected(source, selection)
     folder, decided = open_job(shards, opened, path, selection, checked, started, count, SHARDS_A_WORKER * count)
     plan = shard_plan(folder, decided, (), (index,), sync=True)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from slidewright.shards import fingerprint as identity
 from slidewright.shards.folder import JOB_FILE, Job, ShardFolder
 from slidewright.shards.plan import ShardPlan
 from slidewright.system.files import remove as remove_tree
+from slidewright.system.files import short_name, token
 
 if TYPE_CHECKING:
     from slidewright.engine.run import Run
@@ -101,14 +101,14 @@ def counting_from(plan: ShardPlan, callback: Callback) -> Callback:
 
 def remove_folder(path: str, dest: str | os.PathLike[str]) -> None:
     """Remove a folder of shards that has done its duty, in one step as far as other runs can see."""
-    trash = trash_name(dest, secrets.token_hex(4))
+    trash = trash_name(dest, token())
     with contextlib.suppress(OSError):
         os.rename(path, trash)
         path = trash
     remove_tree(path)
 
 
-def trash_name(dest: str | os.PathLike[str], token: str) -> str:
+def trash_name(dest: str | os.PathLike[str], unique: str) -> str:
     """The name of a folder of shards beside its destination, while it is being removed."""
     folder, name = os.path.split(os.path.abspath(os.fspath(dest)))
-    return os.path.join(folder, f".{name}.{token}.trash")
+    return os.path.join(folder, f".{short_name(name)}.{unique}.trash")

@@ -60,6 +60,8 @@ class EncodeOptions(RunOptions, total=False):
     associated: Sequence[str] | None
     label: str | os.PathLike[str] | None
     format: str | None
+    zarr_shard: int | None
+    ngff: str | None
     flavour: str
     strict: bool
     bigtiff: bool

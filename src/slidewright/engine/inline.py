@@ -12,6 +12,7 @@ from slidewright.engine.messages import Filled
 from slidewright.engine.run import Outcome, Run
 from slidewright.engine.schedule import Schedule
 from slidewright.engine.writer import Outputs
+from slidewright.errors import RunError
 from slidewright.pyramid.plan import Key
 from slidewright.report import Progress
 
@@ -39,11 +40,11 @@ class Inline:
         finally:
             self.close()
 
-    def turn(self) -> None:
-        """Encode the next block, if there is one."""
+    def turn(self) -> bool:
+        """Encode the next block; whether there was one."""
         block = self._schedule.next()
         if block is None:
-            return
+            return False
         before = self._runner.seconds
         segments: list[tuple[Key, bytes]] = []
         self._runner.run(block, lambda key, segment: segments.append((key, segment)))
@@ -57,14 +58,20 @@ class Inline:
         self._schedule.done(block)
         if self._report is not None:
             self._report(self.outcome.progress(self._run, "encoding", 0))
+        return True
 
     def finish(self) -> Outcome:
         """Write everything, encoding what is left on the way."""
         begin, before = perf_counter(), sum(self._runner.seconds.values())
-        self.outcome.level_bytes = self._outputs.write(self.turn)
+        self.outcome.level_bytes = self._outputs.write(self._turn_for_writer)
         spent = sum(self._runner.seconds.values()) - before
         self.outcome.seconds["write"] = perf_counter() - begin - spent
         return self.outcome
+
+    def _turn_for_writer(self) -> None:
+        """Encode the next block for a writer that misses a segment."""
+        if not self.turn():
+            raise RunError("every block is done, yet a segment is missing; this is an error of slidewright")
 
     def close(self) -> None:
         """Close everything."""

@@ -121,6 +121,17 @@ class Format(ABC):
     def levels(self, path: str) -> tuple[LevelReport, ...]:
         """The levels of a file that was finished before."""
 
+    def named(self, path: str) -> None:
+        """The output has just got its name: what others say of it may be brought up to date; raises OutputError."""
+        return None
+
+    def recognises(self, path: str) -> bool:
+        """Whether what lies at a path is an image of this format, which may be replaced by another."""
+        try:
+            return bool(self.levels(path))
+        except Exception:  # it can be anything
+            return False
+
     def least_bytes(self, plan: Plan, encoding: Encoding) -> int:
         """Bytes that the tables of a file take, at least."""
         return 0

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FORMATS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "tiff": ((".tif", ".tiff", ".svs", ".btf", ".tf8"), "slidewright.formats.tiff", "TiffFormat"),
+    "ome-zarr": ((".ome.zarr", ".zarr"), "slidewright.formats.ome_zarr", "OmeZarrFormat"),
     "ome-tiff": ((".ome.tif", ".ome.tiff", ".ome.btf"), "slidewright.formats.ome_tiff", "OmeTiff"),
 }
 """By name: the suffixes, the module and the class. A program may add its own before it converts."""
@@ -44,8 +45,16 @@ def settle_format(options: ConvertOptions, destination: str | os.PathLike[str] |
     if options.format is not None or destination is None:
         return replace(options, format=options.format or DEFAULT)
     name = os.path.basename(os.fspath(destination).rstrip("/")).lower()
+    if _is_label(destination):
+        return replace(options, format="ome-zarr")
     fitting = [(len(suffix), form) for form, row in FORMATS.items() for suffix in row[0] if name.endswith(suffix)]
     return replace(options, format=max(fitting)[1] if fitting else DEFAULT)
+
+
+def _is_label(destination: str | os.PathLike[str]) -> bool:
+    """Whether it is a name in the labels of an OME-Zarr, where suffixes are not usual."""
+    *_, image, group, _ = ("", "", *os.path.abspath(os.fspath(destination)).split(os.sep))
+    return group == "labels" and image.lower().endswith(".zarr")
 
 
 def make_format(options: ConvertOptions) -> Format:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from slidewright.errors import OutputError
+from slidewright.errors import OptionError, OutputError, SlidewrightError
 from slidewright.formats.base import Format, ImageDescription, PackSegment, TakeSegment
 from slidewright.formats.flush import Flusher
 from slidewright.formats.plain_tiff import AperioTiff, GenericTiff
@@ -17,17 +17,23 @@ from slidewright.formats.tiff_tags import abbreviator, page_arguments, page_corr
 from slidewright.geometry import Size
 from slidewright.inspection.verify import check_structure, verify_file
 from slidewright.report import LevelReport
+from slidewright.system.files import new_file
 from slidewright.tiff.slide import TiffSlide
 
 if TYPE_CHECKING:
     from slidewright.codecs import Encoding
     from slidewright.options import ConvertOptions
+    from slidewright.pixels import PixelFormat
     from slidewright.pyramid.plan import Key, Level, Plan
     from slidewright.sources.base import Stored
 
 CLASSIC_LIMIT = (1 << 32) - (1 << 24)  # offsets are 32 bits; the rest is for the tables of the pages
 
 _BUFFER = 1 << 13  # only what is smaller is copied once more on its way to the file
+MAX_INTERLEAVED = 16
+"""Channels of a plain TIFF that lie side by side; of more, a viewer that shows one would read too much."""
+
+_BYTEWISE = ("none", "deflate", "zstd", "lzw", "packbits")
 _LEAST_SEGMENT = 10  # bytes of the two table entries of a tile: tifffile gives a small length two bytes
 
 
@@ -44,6 +50,7 @@ class TiffFormat(Format):
     @classmethod
     def from_options(cls, options: ConvertOptions) -> Format:
         """See `Format`; another layout where the flavour, or images beside the levels, ask for one."""
+        refuse_zarr_options(options)
         if options.flavour == "aperio":
             return AperioTiff.from_options(options)
         if options.associated or options.label is not None:
@@ -53,6 +60,16 @@ class TiffFormat(Format):
     def keeps(self, stored: Stored) -> str | None:
         """Any tile of a codec that has a number in TIFF; samples are little-endian here (see `Format`)."""
         return why_not_kept(stored)
+
+    def encoding(self, options: ConvertOptions, pixels: PixelFormat) -> Encoding:
+        """See `Format`. Up to 16 channels lie side by side in a tile (PlanarConfiguration 1) of codecs of bytes:
+        tiles of separate planes are opened by three of nine readers, these by seven (docs/sources.md).
+        """
+        encoding = super(TiffFormat, self).encoding(options, pixels)
+        few = pixels.kind == "multichannel" and 1 < pixels.channels <= MAX_INTERLEAVED and pixels.resampling != "mode"
+        if not few or encoding.compression not in _BYTEWISE:
+            return encoding
+        return replace(encoding, pixels=replace(pixels, interleaved=True))
 
     def packer(self, encoding: Encoding) -> PackSegment | None:
         """JPEG tables go into a tag, once (see `Format`)."""
@@ -78,7 +95,7 @@ class TiffFormat(Format):
         sizes: list[int] = []
         try:
             with (
-                open(path, "xb", buffering=_BUFFER) as file,
+                open(path, "wb", buffering=_BUFFER, opener=new_file) as file,
                 Flusher(file.fileno()) as flusher,
                 tifffile.TiffWriter(file, bigtiff=self.bigtiff, byteorder="<", ome=False, shaped=False) as tiff,
             ):
@@ -106,6 +123,14 @@ class TiffFormat(Format):
         with TiffSlide(path) as slide:
             return tuple(LevelReport(Size(*page.size), page.n_segments, page.bytes) for page in slide.levels)
 
+    def recognises(self, path: str) -> bool:
+        """See `Format`; a TIFF that slidewright wrote."""
+        try:
+            with TiffSlide(path) as slide:
+                return slide.ours
+        except (SlidewrightError, OSError):
+            return False
+
     def least_bytes(self, plan: Plan, encoding: Encoding) -> int:
         """See `Format`."""
         return plan.n_tiles * _LEAST_SEGMENT
@@ -117,6 +142,15 @@ class TiffFormat(Format):
             if not self.bigtiff and sum(sizes) > CLASSIC_LIMIT:
                 raise OutputError("the output does not fit in a classic TIFF (4 GB); write a BigTIFF, or compress more")
             yield segment
+
+
+def refuse_zarr_options(options: ConvertOptions) -> None:
+    """Raises OptionError for options of an OME-Zarr."""
+    for name, value in (("zarr_shard", options.zarr_shard), ("ngff", options.ngff)):
+        if value is not None:
+            raise OptionError(
+                f"{name} is for an OME-Zarr, and the output is a TIFF: leave it out, or write to a name.ome.zarr"
+            )
 
 
 def _keys(plan: Plan, level: Level) -> Iterator[Key]:

@@ -98,6 +98,8 @@ def encoding_arguments(encoding: Encoding) -> dict[str, Any]:
         arguments["extrasamples"] = ("unassalpha",)
     if pixels.planes > 1:
         arguments["planarconfig"] = "separate"
+    elif pixels.interleaved:
+        arguments |= {"planarconfig": "contig", "extrasamples": ("unspecified",) * (pixels.channels - 1)}
     if pixels.colormap is not None:
         arguments |= {"photometric": "palette", "colormap": _whole_palette(pixels.colormap, encoding.bits)}
     if encoding.predictor != 1:
@@ -106,6 +108,8 @@ def encoding_arguments(encoding: Encoding) -> dict[str, Any]:
         arguments["jpegtables"] = jpeg_tables(encoding)
         if encoding.subsampling is not None:
             arguments["subsampling"] = _SUBSAMPLING[encoding.subsampling]
+            if encoding.rgb_inside:  # the streams hold RGB, and so the page's photometric is RGB
+                arguments["compressionargs"] = {"outcolorspace": "rgb"}
     return arguments
 
 
@@ -126,6 +130,7 @@ def kept_arguments(kept: Kept) -> dict[str, Any]:
     arguments = encoding_arguments(kept.filling)
     if stored.compression == "jpeg":
         arguments.pop("subsampling", None)
+        arguments.pop("compressionargs", None)
         arguments |= {"compression": _PACKBITS, "jpegtables": stored.tables}
         arguments["photometric"] = "minisblack" if stored.photometric == "grey" else stored.photometric
     return arguments

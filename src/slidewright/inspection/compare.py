@@ -19,16 +19,17 @@ from numpy.typing import NDArray
 from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Region, Size, halvings
 from slidewright.inspection.decode import decode_checked, in_parallel
+from slidewright.inspection.pyramid_file import PyramidFile
 from slidewright.pyramid.plan import Block, Pass, make_plan
 from slidewright.pyramid.reduce import halve
 from slidewright.tiff.page import Page
-from slidewright.tiff.slide import TiffSlide
+from slidewright.tiff.shown import change_of
 
 _KEEP_BYTES = 1 << 26  # a larger reduced level goes to a temporary file
 Match = tuple[bool, float, float]
 
 
-def compare_levels(slide: TiffSlide, against: Any, resampling: str | None, threads: int) -> dict[int, Match]:
+def compare_levels(slide: PyramidFile, against: Any, resampling: str | None, threads: int) -> dict[int, Match]:
     """Compare every level with the oracle made from `against`.
 
     Returns
@@ -53,6 +54,10 @@ def compare_levels(slide: TiffSlide, against: Any, resampling: str | None, threa
         raise VerifyError(
             f"{slide.path}: level 0 is {first.size} with {first.samples} samples of {first.dtype}, but {info.name} is "
             f"{info.size} with {info.samples} samples of {info.dtype}"
+        )
+    if any(page.orientation != 1 for page in slide.levels):
+        raise VerifyError(
+            f"{slide.path}: its levels are stored turned (Orientation): convert it first"
         )
     masks = first.masks or info.kind in ("labels", "binary")
     return _Comparison(slide, source, resampling or ("nearest" if masks else "mean"), threads).run()
@@ -96,7 +101,7 @@ def psnr(mean_square: float, peak: float) -> float:
 class _Comparison:
     """One sweep after another over the source, as `plan` divides the pyramid."""
 
-    def __init__(self, slide: TiffSlide, source: Any, resampling: str, threads: int) -> None:
+    def __init__(self, slide: PyramidFile, source: Any, resampling: str, threads: int) -> None:
         self._slide, self._source, self._resampling, self._threads = slide, source, resampling, threads
         first = slide.levels[0]
         numbers = {halvings(first.size, page.size) if number else 0: number for number, page in enumerate(slide.levels)}
@@ -113,6 +118,7 @@ class _Comparison:
                     f"{slide.path}: {page.name} is {page.size}; only levels halved and rounded down can be compared"
                 )
         self._segments = {number: slide.segments(slide.levels[number]) for number in numbers.values()}
+        self._changes = {number: change_of(slide.levels[number]) for number in numbers.values()}
         self._tallies = {number: _Tally() for number in numbers.values()}
         self._kept = slide.kept and source.info.stored is not None and source.info.tile == first.cell
         self._lock = threading.Lock()
@@ -196,6 +202,10 @@ class _Comparison:
             if not number and self._kept and not self._compare_bytes(page, index, in_plane, plane):
                 continue
             tile = decode_checked(self._segments[number], index)
+            change = self._changes[number]
+            if change is not None and tile is not None:  # compared is what a viewer shows
+                tile = tile.copy()
+                change(tile)
             if tile is None:
                 raise VerifyError(f"{self._slide.path}: {page.place(index)} is left out, so it can't be compared")
             y, x = part.y % page.cell.height, part.x % page.cell.width

@@ -11,9 +11,8 @@ from typing import Any, Literal, TypeVar
 from numpy.typing import NDArray
 
 from slidewright.errors import VerifyError
+from slidewright.inspection.pyramid_file import PyramidFile, SegmentReader
 from slidewright.tiff.page import Page
-from slidewright.tiff.segments import Segments
-from slidewright.tiff.slide import TiffSlide
 
 Decode = Literal["all", "sample", "none"]
 
@@ -22,7 +21,7 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def decode_page(slide: TiffSlide, page: Page, decode: Decode, threads: int) -> int:
+def decode_page(slide: PyramidFile, page: Page, decode: Decode, threads: int) -> int:
     """Decode the segments of a page and check their shapes; the answer is how many."""
     n = len(page.offsets)
     if decode == "none" or not n:
@@ -34,11 +33,11 @@ def decode_page(slide: TiffSlide, page: Page, decode: Decode, threads: int) -> i
     return sum(in_parallel(lambda task: _decode_range(segments, task), tasks, threads))
 
 
-def _decode_range(segments: Segments, indices: Sequence[int]) -> int:
+def _decode_range(segments: SegmentReader, indices: Sequence[int]) -> int:
     return sum(decode_checked(segments, index) is not None for index in indices)
 
 
-def decode_checked(segments: Segments, index: int) -> NDArray[Any] | None:
+def decode_checked(segments: SegmentReader, index: int) -> NDArray[Any] | None:
     """A decoded tile, which has the shape that the page declares (a last strip may be short); None if left out."""
     page, pixels = segments.page, segments.decode(index)
     if pixels is None:

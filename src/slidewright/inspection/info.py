@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from slidewright.errors import SlidewrightError, SourceError
 from slidewright.geometry import Size
 from slidewright.metadata import Metadata
 from slidewright.sources.base import SourceInfo
+from slidewright.system.files import total_bytes
 from slidewright.tiff.directories import is_tiff
 from slidewright.tiff.slide import TiffSlide
 
@@ -80,7 +80,8 @@ def info(path: str | os.PathLike[str]) -> FileInfo:
     """
     if is_tiff(path):
         return _describe_tiff(path)
-    return _describe_source(path)
+    found = _describe_source(path)
+    return _with_chunks(found) if os.path.isdir(path) else found
 
 
 def _describe_tiff(path: str | os.PathLike[str]) -> FileInfo:
@@ -104,6 +105,18 @@ def _describe_tiff(path: str | os.PathLike[str]) -> FileInfo:
             keeping=_keeping(slide, source),
             metadata=slide.metadata(first),
         )
+
+
+def _with_chunks(found: FileInfo) -> FileInfo:
+    """The same with what the files of an OME-Zarr say, where it is of a layout that is known in detail."""
+    from slidewright.inspection.zarr_pyramid import ZarrPyramid
+
+    try:
+        pyramid = ZarrPyramid(found.path)
+    except SlidewrightError:
+        return found
+    levels = tuple(LevelInfo(level.size, level.cell, level.compression, level.bytes) for level in pyramid.levels)
+    return replace(found, format=pyramid.kind, levels=levels, software=pyramid.software or None)
 
 
 def _source_of(path: str | os.PathLike[str]) -> SourceInfo | None:
@@ -132,7 +145,7 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
     return FileInfo(
         path=os.fspath(path),
         format=found.format,
-        bytes=file_bytes(path) if os.path.exists(path) else 0,
+        bytes=total_bytes(path) if os.path.exists(path) else 0,
         size=found.size,
         samples=found.samples,
         dtype=found.dtype,
@@ -144,14 +157,6 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
         software=None,
         metadata=found.metadata,
     )
-
-
-def file_bytes(path: str | os.PathLike[str]) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    root = Path(path)
-    if root.is_dir():
-        return sum(item.stat().st_size for item in root.rglob("*") if item.is_file())
-    return root.stat().st_size
 
 
 def _source_levels(path: str | os.PathLike[str], size: Size, grid: Size | None) -> tuple[LevelInfo, ...]:

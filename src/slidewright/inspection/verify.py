@@ -16,6 +16,8 @@ import numpy as np
 from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Size, halvings
 from slidewright.inspection.decode import Decode, decode_page
+from slidewright.inspection.pyramid_file import PyramidFile, open_pyramid
+from slidewright.inspection.zarr_pyramid import ZarrPyramid
 from slidewright.system.limits import usable_cpus
 from slidewright.tiff.page import Page
 from slidewright.tiff.segments import MAX_SEGMENT_BYTES
@@ -66,12 +68,12 @@ def verify_file(
     decode: Decode = "all",
     min_psnr: float | None = None,
 ) -> VerifyReport:
-    """Check a pyramidal TIFF.
+    """Check a pyramidal TIFF or an OME-Zarr image.
 
     Parameters
     ----------
     path
-        The file.
+        The file, or the folder.
     against
         A source (anything `slidewright.open_source` takes) that level 0 must equal, exactly for lossless compression;
         each further level must equal the one below it, reduced, unencoded.
@@ -97,7 +99,7 @@ def verify_file(
         raise OptionError("min_psnr needs a source to compare with; give against")
     started = time.perf_counter()
     threads = max(1, usable_cpus() if n_workers is None else n_workers)
-    with TiffSlide(path) as slide:
+    with open_pyramid(path) as slide:
         warnings = check_tables(slide, strict=slide.ours, kept=slide.kept)
         decoded = {page.name: 0 for page in slide.levels}
         pages = slide.others if against is not None else slide.pages
@@ -167,7 +169,7 @@ def check_structure(
             decode_page(slide, page, "sample", 1)
 
 
-def check_tables(slide: TiffSlide, *, strict: bool, kept: bool = False) -> list[str]:
+def check_tables(slide: PyramidFile, *, strict: bool, kept: bool = False) -> list[str]:
     """Check everything that needs no pixel: levels, tables, where segments lie.
 
     Not `strict`, which is for files of other writers, tolerates what readers do: sizes rounded up, shared and left-out
@@ -180,6 +182,9 @@ def check_tables(slide: TiffSlide, *, strict: bool, kept: bool = False) -> list[
                 f"{slide.path}: {page.name} is stored in strips, not in tiles; convert it with slidewright"
             )
     _check_sizes(slide, strict, warnings)
+    if isinstance(slide, ZarrPyramid):
+        slide.check()
+        return warnings
     for page in slide.pages:
         gaps = not strict or (kept and page.name.startswith("level 0"))
         _check_lengths(slide, page, strict, warnings, gaps=gaps)
@@ -187,7 +192,7 @@ def check_tables(slide: TiffSlide, *, strict: bool, kept: bool = False) -> list[
     return warnings
 
 
-def _check_sizes(slide: TiffSlide, strict: bool, warnings: list[str]) -> None:
+def _check_sizes(slide: PyramidFile, strict: bool, warnings: list[str]) -> None:
     """Each level is the first one, halved a whole number of times and rounded down."""
     first, times = slide.levels[0], 0
     for page in slide.levels[1:]:

@@ -9,9 +9,10 @@ that several machines write into, where two may not share a file.
 from __future__ import annotations
 
 import os
-import secrets
 import struct
 from typing import IO, Any, Protocol
+
+from slidewright.system.files import new_file, regular, token
 
 Place = tuple[int, int, int]
 """(row, column, band) in the grid of chunks."""
@@ -22,7 +23,7 @@ _MISSING = b"\xff" * _ENTRY.size
 
 def partial_name(path: str) -> str:
     """A name for a file until it is whole, of this call alone: tasks on two machines may redo the same block."""
-    return f"{path}.{secrets.token_hex(4)}.partial"
+    return f"{path}.{token()}.partial"
 
 
 class ChunkStore(Protocol):
@@ -70,14 +71,14 @@ class ChunkFiles:
         path = self._path(place)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         partial = partial_name(path)
-        with open(partial, "wb", buffering=0) as file:
+        with open(partial, "wb", buffering=0, opener=new_file) as file:
             _write_all(file, data)
         os.replace(partial, path)
 
     def read(self, place: Place, out: memoryview) -> int | None:
         """See `ChunkStore`."""
         try:
-            with open(self._path(place), "rb", buffering=0) as file:
+            with open(self._path(place), "rb", buffering=0, opener=regular) as file:
                 return file.readinto(out) or 0
         except FileNotFoundError:
             return None
@@ -119,7 +120,7 @@ class ChunkShard:
     def create(self) -> None:
         """Write the index, with every chunk missing."""
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        with open(self._path, "wb", buffering=0) as file:
+        with open(self._path, "wb", buffering=0, opener=regular) as file:
             _write_all(file, memoryview(_MISSING * self._count))
 
     def write(self, place: Place, data: memoryview) -> None:
@@ -165,7 +166,7 @@ class ChunkShard:
 
     def _open(self) -> IO[bytes]:
         if self._file is None:
-            self._file = open(self._path, "r+b", buffering=0)  # noqa: SIM115 - closed in close()
+            self._file = open(self._path, "r+b", buffering=0, opener=regular)  # noqa: SIM115 - closed in close()
         return self._file
 
 

@@ -31,7 +31,7 @@ from slidewright.pixels import PixelFormat
 from slidewright.pyramid.chunks import ChunkFiles, ChunkShard, ChunkStore, partial_name
 from slidewright.pyramid.plan import Block, Plan
 from slidewright.sources.base import BLANK, Blank, Reader
-from slidewright.system.files import FileLock, remove, remove_abandoned
+from slidewright.system.files import FileLock, new_file, remove, remove_abandoned
 
 _PREFIX = "slidewright-scratch-"
 _LOCK = ".lock"
@@ -111,7 +111,7 @@ class ScratchLevel(Reader):
             os.makedirs(self.path, exist_ok=True)
             path = os.path.join(self.path, "zarr.json")
             partial = partial_name(path)
-            with open(partial, "w", encoding="ascii") as file:
+            with open(partial, "w", encoding="ascii", opener=new_file) as file:
                 json.dump(metadata, file)
             os.replace(partial, path)
             self._store.create()

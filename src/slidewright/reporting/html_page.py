@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import OutputError
+from slidewright.inspection.pyramid_file import open_pyramid
 from slidewright.options import ConvertOptions
 from slidewright.report import Recorder, Report
 from slidewright.reporting import html_charts as htmlcharts
 from slidewright.sources.base import SourceInfo
+from slidewright.system.files import write_whole
 from slidewright.tiff.page import Page
-from slidewright.tiff.slide import TiffSlide
 
 _PACKAGES = ("slidewright", "numpy", "tifffile", "imagecodecs", "opencv-python-headless", "zarr", "openslide-bin")
 _THUMBNAIL = 560
@@ -44,7 +45,7 @@ def write_report(path: Path, subject: Subject) -> None:
     """Write the page; raises OutputError when it can't be written, which leaves the slide as it is."""
     text = make_page(subject)
     try:
-        path.write_text(text, encoding="utf-8")
+        write_whole(str(path), text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         done = f"{subject.report.destination} is complete"
         raise OutputError(f"{done}, but its report {str(path)!r} can't be written: {error.strerror}") from error
@@ -112,7 +113,7 @@ class _Look:
 
 
 def _look(path: str) -> _Look:
-    with TiffSlide(path) as slide:
+    with open_pyramid(path) as slide:
         first = slide.levels[0]
         tile = first.cell.height * first.cell.width * first.samples * first.bits // 8
         counts = first.counts.astype(np.float64).reshape(-1, *first.grid).sum(axis=0)  # over planes

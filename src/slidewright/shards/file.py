@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from slidewright.errors import OutputError
 from slidewright.pyramid.plan import Key
+from slidewright.shards.schema import Whole, parse_json, read_as
 from slidewright.sources.base import CorruptPlace
+from slidewright.system.files import new_file, regular
 
 MAGIC = b"slidewright shard 1\n"
 _TRAILER = struct.Struct("<QQI12s")  # where the index begins, where the footer begins, the CRC-32 of both, a mark
@@ -33,22 +35,35 @@ class ShardDamageError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Footer:
+    """What a shard says of itself, as JSON holds it."""
+
+    job: str
+    index: Whole
+    count: Whole
+    chunks: tuple[tuple[Whole, Whole], ...]
+    segments: Whole
+    key_length: Whole
+    corrupt: tuple[tuple[Whole, Whole, Whole, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ShardIndex:
     """What is in a shard: `keys` (n, length of a key), `places` (offset, length, CRC-32) row by row, and its footer."""
 
     keys: NDArray[np.uint32]
     places: NDArray[np.uint64]
-    footer: dict[str, Any]
+    footer: Footer
 
     @property
     def chunks(self) -> dict[int, int]:
         """The CRC-32 of the scratch chunk of each block that has one, by block number."""
-        return {int(number): int(crc) for number, crc in self.footer["chunks"]}
+        return dict(self.footer.chunks)
 
     @property
     def corrupt(self) -> dict[CorruptPlace, str]:
         """What of the source was filled with background, see `corrupt_rows`."""
-        return {(int(y), int(x), int(plane)): str(text) for y, x, plane, text in self.footer.get("corrupt", ())}
+        return {(y, x, plane): text for y, x, plane, text in self.footer.corrupt}
 
 
 def corrupt_rows(found: dict[CorruptPlace, str]) -> list[list[Any]]:
@@ -64,7 +79,7 @@ class ShardWriter:
         self._keys: list[Key] = []
         self._places: list[tuple[int, int, int]] = []
         with _writing(partial):
-            self._file = open(partial, "xb", buffering=1 << 16)  # noqa: SIM115
+            self._file = open(partial, "wb", buffering=1 << 16, opener=new_file)  # noqa: SIM115
             self._size = self._file.write(MAGIC)
 
     def put(self, key: Key, segment: bytes) -> None:
@@ -107,7 +122,7 @@ class ShardWriter:
 
 def read_index(path: str) -> ShardIndex:
     """The index of a shard, checked; raises FileNotFoundError or ShardDamageError."""
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         size = file.seek(0, os.SEEK_END)
         if size < len(MAGIC) + _TRAILER.size:
             raise ShardDamageError("it is cut short")
@@ -120,16 +135,24 @@ def read_index(path: str) -> ShardIndex:
         file.seek(0)
         if file.read(len(MAGIC)) != MAGIC or zlib.crc32(data) != crc:
             raise ShardDamageError("its index does not match its checksum")
-    footer = json.loads(data[footer_at - index_at :])
-    count, length = footer["segments"], footer["key_length"]
+    try:
+        footer = read_as(Footer, parse_json(data[footer_at - index_at :]))
+    except ValueError as error:
+        raise ShardDamageError(f"its footer makes no sense: {error}") from None
+    count, length = footer.segments, footer.key_length
+    if count * (4 * length + 24) != footer_at - index_at:
+        raise ShardDamageError(f"its index has not the size of one of {count} segments")
     keys = np.frombuffer(data, "<u4", count * length).reshape(count, length)
     places = np.frombuffer(data, "<u8", count * 3, keys.nbytes).reshape(count, 3)
+    offsets, lengths = places[:, 0], places[:, 1]
+    if count and (offsets.max() > index_at or (lengths > index_at - offsets).any() or offsets.min() < len(MAGIC)):
+        raise ShardDamageError("a segment lies outside it")
     return ShardIndex(keys, places, footer)
 
 
 def check_segments(path: str, index: ShardIndex) -> None:
     """Read every segment; raises ShardDamageError at the first whose checksum differs."""
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         for place in index.places.tolist():
             read_segment(file.fileno(), *place)
 

@@ -15,6 +15,7 @@ from typing import Any
 from slidewright._version import __version__
 from slidewright.options import OPTIONS, ConvertOptions
 from slidewright.pixels import hex_color, parse_colormap
+from slidewright.shards.schema import read_as
 from slidewright.sources.base import Source
 from slidewright.sources.on_disk import file_identity
 
@@ -75,9 +76,16 @@ def options_from(made: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _restored(value) for name, value in made.items()}
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Pairs:
+    """A mapping whose keys need not be text, as JSON holds it."""
+
+    mapping: tuple[tuple[str | int | float, Any], ...]
+
+
 def _restored(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {_restored(key): _restored(item) for key, item in value["mapping"]}
+        return {_restored(key): _restored(item) for key, item in read_as(_Pairs, value).mapping}
     if isinstance(value, list):
         return tuple(_restored(item) for item in value)
     return value

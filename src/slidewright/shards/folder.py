@@ -11,20 +11,25 @@ import dataclasses
 import hashlib
 import json
 import os
-import secrets
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+import numpy as np
 
 from slidewright.errors import OptionError, ShardError
 from slidewright.options import OPTIONS, SELECTION
 from slidewright.pyramid.plan import Plan
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.file import ShardDamageError, ShardIndex, check_segments, read_index
+from slidewright.shards.schema import Within, parse_json, read_as
+from slidewright.system.files import new_file, regular, token
 
 JOB_FILE = "job.json"
 _VERSION = 2
+_MAX_JOB_BYTES = 64 << 20  # a palette may be long
+MAX_SHARDS = 100_000
 _COMPARED = ("selection", "source", "options", "versions", "count", "block_tiles", "keeping")
 
 
@@ -52,13 +57,13 @@ class Job:
     """`identity.fingerprint` of the source."""
     options: dict[str, Any]
     versions: dict[str, str]
-    count: int
+    count: Annotated[int, Within(1, MAX_SHARDS)]
     """Number of shards."""
-    planned_workers: int
+    planned_workers: Annotated[int, Within(1, 1 << 32)]
     """What the plan's block size was balanced for."""
-    block_tiles: int
+    block_tiles: Annotated[int, Within(1, 1 << 32)]
     """The resulting block side of the first pass."""
-    block_tiles_given: int | None
+    block_tiles_given: Annotated[int, Within(1, 1 << 32)] | None
     """The block side that was asked for, if any."""
     keeping: str = ""
     """What becomes of the source's own tiles: another way to read the source may not have them."""
@@ -94,14 +99,16 @@ class ShardFolder:
         """An existing folder; raises ShardError when it is none."""
         path = os.path.abspath(os.fspath(path))
         try:
-            with open(os.path.join(path, JOB_FILE), encoding="utf-8") as file:
-                data = json.load(file)
-            if data.pop("version") != _VERSION:
+            with open(os.path.join(path, JOB_FILE), encoding="utf-8", opener=regular) as file:
+                data = parse_json(file.read(_MAX_JOB_BYTES))
+            if not isinstance(data, dict):
+                raise ValueError("it is no object")
+            if data.pop("version", None) != _VERSION:
                 raise ShardError(f"{path!r} was made by another version of slidewright; make the shards again")
-            return cls(path, Job(**data))
+            return cls(path, read_as(Job, data))
         except FileNotFoundError:
             raise ShardError(f"{path!r} is not a folder of shards (it has no {JOB_FILE}); check the path") from None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError) as error:
             raise ShardError(
                 f"{os.path.join(path, JOB_FILE)!r} can't be read ({error}); make the shards again"
             ) from error
@@ -144,12 +151,17 @@ class ShardFolder:
         """
         found = read_index(self.shard_path(index))
         footer = found.footer
-        if (footer["job"], footer["index"], footer["count"]) != (self.job.id, index, self.job.count):
+        if (footer.job, footer.index, footer.count) != (self.job.id, index, self.job.count):
             raise ShardDamageError("it is of another job")
         first = plan.passes[0]
         numbers = share(first.n_blocks, index, self.job.count)
-        if len(found.keys) != sum(1 for number in numbers for _ in plan.tiles_of(first.block(number))):
+        due = np.array(sorted(key for number in numbers for key in plan.tiles_of(first.block(number))), "<u4")
+        if len(found.keys) != len(due):
             raise ShardDamageError("segments are missing in it")
+        if len(due) and not np.array_equal(found.keys[np.lexsort(found.keys.T[::-1])], due):
+            raise ShardDamageError("its segments are not those that belong in it")
+        if not all(number in numbers for number in found.chunks):
+            raise ShardDamageError("its chunks are not those that belong to it")
         return found
 
     def problem(self, index: int, plan: Plan, scratch: Any, *, deep: bool) -> str | None:
@@ -209,9 +221,9 @@ def sweep_partials(folder: str, name: str = "") -> None:
 
 def _write_once(path: str, text: str) -> None:
     """Write a file that appears whole, unless another process was first."""
-    own = f"{path}.{secrets.token_hex(4)}.partial"
+    own = f"{path}.{token()}.partial"
     try:
-        with open(own, "x", encoding="utf-8") as file:
+        with open(own, "w", encoding="utf-8", opener=new_file) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())  # a power cut must not take the one file that all shards depend on

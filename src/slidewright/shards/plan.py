@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from dataclasses import dataclass, field
 
 from slidewright.pyramid.level_store import Scratch
@@ -11,6 +10,7 @@ from slidewright.pyramid.plan import Plan
 from slidewright.shards.file import read_index
 from slidewright.shards.folder import shard_name, share
 from slidewright.sources.base import CorruptPlace
+from slidewright.system.files import token
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class ShardPlan:
     """Whether to wait for the disk when a shard is finished."""
     corrupt: dict[CorruptPlace, str] = field(default_factory=dict)
     """What was filled before the first block, see `sources.filling.fill_corrupt`: it is noted in every shard."""
-    token: str = field(default_factory=lambda: secrets.token_hex(4))
+    token: str = field(default_factory=token)
     """Tells what this run has begun to write from what others have."""
 
     def blocks(self, index: int) -> range:

@@ -14,6 +14,7 @@ from slidewright.errors import ShardError
 from slidewright.pyramid.plan import Key
 from slidewright.shards.file import ShardDamageError, read_index, read_segment
 from slidewright.shards.plan import ShardPlan
+from slidewright.system.files import regular
 
 _MAX_OPEN = 64  # shard files open at a time; a row of tiles touches few
 
@@ -73,7 +74,7 @@ class ShardStream:
             return self._files[index]
         if len(self._files) >= _MAX_OPEN:
             os.close(self._files.popitem(last=False)[1])
-        self._files[index] = os.open(self._shards.path(index), os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._files[index] = regular(self._shards.path(index))
         return self._files[index]
 
 

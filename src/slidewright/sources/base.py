@@ -95,6 +95,8 @@ class SourceInfo:
     """The source's own ImageDescription, where there is one."""
     metadata: Metadata = field(default_factory=Metadata)
     """What the source says of optics, instrument and channels, and what of it may identify."""
+    left_out: tuple[str, ...] = ()
+    """What the source says that a conversion does not pass on, as clauses of a warning."""
     background: tuple[int, int, int] | None = None
     """The colour, of 0 to 255, that stands for "no tissue" where the source states one."""
     associated: tuple[str, ...] = ()

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slidewright.errors import OptionError, SourceError
+from slidewright.options import Selection
 from slidewright.sources.base import Source, SourceInfo
+from slidewright.system.files import regular
 from slidewright.tiff.directories import starts_as_tiff
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ def open_source(
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
+    z: int | None = None,
+    t: int | None = None,
+    region: tuple[int, int, int, int] | None = None,
     shape: tuple[int, ...] | None = None,
     dtype: Any = None,
 ) -> Source:
@@ -45,9 +50,14 @@ def open_source(
     page
         Of a TIFF: the number of the page to read, instead of series and level.
     series
-        Of a TIFF, or of a zarr group made by bioformats2raw: the number of the series, 0 by default.
+        Of a TIFF, or of a zarr group made by bioformats2raw: the number of the series; by default the largest of a
+        TIFF, the first of a group.
     level
         Of a pyramid: the level to read, 0 by default.
+    z, t
+        Of a TIFF or zarr source that is a stack: which plane, and which time.
+    region
+        Only this part: (x, y, width, height) in pixels of the level that is read.
     shape
         Of a dataset or function: (height, width[, samples]) of the image. dlup's datasets know it themselves.
     dtype
@@ -60,31 +70,39 @@ def open_source(
     OptionError
         When page, series, level, shape or dtype make no sense for it.
     """
-    for name, value in (("page", page), ("series", series), ("level", level)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-            raise OptionError(f"{name} {value!r} must be a whole number, 0 or more")
+    selection = Selection(page, series, level, z, t, region)
+    source = _opened(obj, selection, shape, dtype)
+    if selection.region is None:
+        return source
+    from slidewright.sources.wrappers.region import region_of
+
+    return region_of(source, selection.region)
+
+
+def _opened(obj: Any, selection: Selection, shape: tuple[int, ...] | None, dtype: Any) -> Source:
+    """The whole source."""
     if isinstance(obj, (str, os.PathLike)):
         _refuse("a file", shape=shape, dtype=dtype)
-        return _from_path(os.fspath(obj), page, series, level)
+        return _from_path(os.fspath(obj), selection)
     if _is_zarr(obj):
         from slidewright.sources.zarr import ZarrSource
 
-        _refuse("a zarr object", page=page, shape=shape, dtype=dtype)
-        return ZarrSource.of(obj, series=series, level=level)
+        _refuse("a zarr object", page=selection.page, shape=shape, dtype=dtype)
+        return ZarrSource.of(obj, selection)
     if isinstance(obj, Source) or _is_like_a_source(obj):
-        _refuse("a source that is already described", page=page, series=series, level=level, shape=shape, dtype=dtype)
+        _refuse("a source that is already described", **selection.place, shape=shape, dtype=dtype)
         from slidewright.sources.wrappers.pickled import own_source
 
         return own_source(obj)
     source = _from_memory(obj)
     if source is not None:
-        _refuse("an image in memory", page=page, series=series, level=level, shape=shape, dtype=dtype)
+        _refuse("an image in memory", **selection.place, shape=shape, dtype=dtype)
         return source
-    _refuse("a dataset or function", page=page, series=series, level=level)
+    _refuse("a dataset or function", **selection.place)
     return _from_caller(obj, shape, dtype)
 
 
-def _from_path(path: str | bytes, page: int | None, series: int | None, level: int | None) -> Source:
+def _from_path(path: str | bytes, selection: Selection) -> Source:
     path = os.path.abspath(os.fsdecode(path))
     if not os.path.exists(path):
         raise SourceError(f"{path} does not exist; check the path")
@@ -95,18 +113,20 @@ def _from_path(path: str | bytes, page: int | None, series: int | None, level: i
             raise SourceError(f"{path} is a folder, but not a zarr array or group; {SUPPORTED}")
         from slidewright.sources.zarr import ZarrSource
 
-        _refuse("a zarr store", page=page)
-        return ZarrSource.at(path, series=series, level=level)
+        if not os.path.isdir(path):
+            _first_bytes(path)  # a regular file
+        _refuse("a zarr store", page=selection.page)
+        return ZarrSource.at(path, selection)
     start = _first_bytes(path)
     if start.startswith(b"\x93NUMPY"):
         from slidewright.sources.array import NpySource
 
-        _refuse("a .npy file", page=page, series=series, level=level)
+        _refuse("a .npy file", **selection.place)
         return NpySource.at(path)
     if starts_as_tiff(start):
-        return _from_tiff(path, page, series, level)
+        return _from_tiff(path, selection)
     if Path(path).suffix.lower() in _OPENSLIDE_ONLY or _openslide_knows(path):
-        return _from_openslide(path, page, series, level)
+        return _from_openslide(path, selection)
     raise SourceError(f"{path} is not an image of a known format; {SUPPORTED}")
 
 
@@ -116,7 +136,7 @@ def _first_bytes(path: str) -> bytes:
             f"{path} is not a regular file; sources are read in no fixed order, so save it to a disk first"
         )
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             start = file.read(16)
     except OSError as error:
         raise SourceError(f"{path} can't be opened: {error.strerror or error}") from error
@@ -125,27 +145,44 @@ def _first_bytes(path: str) -> bytes:
     return start
 
 
-def _from_tiff(path: str, page: int | None, series: int | None, level: int | None) -> Source:
+def _from_tiff(path: str, selection: Selection) -> Source:
     from slidewright.sources.tiff import TiffSource, vendor_of
+    from slidewright.sources.wrappers.orient import upright
 
-    if page is None and series is None and vendor_of(path) in _OPENSLIDE_BETTER and _openslide_knows(path):
-        return _from_openslide(path, page, series, level)
-    source = TiffSource.describe(path, page=page, series=series, level=level)
+    whole = selection.page is None and selection.series is None
+    if whole and vendor_of(path) in _OPENSLIDE_BETTER and _openslide_knows(path):
+        return _from_openslide(path, selection)
+    if whole:
+        _refuse_index(path)
+    source = TiffSource.describe(path, selection)
+    opened: Source = source
     grid = source.info.tile
-    if grid is None or grid.width < source.info.size.width:
-        return source
-    from slidewright.sources.access.unpack import unpacked_first
+    if grid is not None and grid.width >= source.info.size.width:
+        from slidewright.sources.access.unpack import unpacked_first
 
-    return unpacked_first(source, compressed_strips=source.strips_to_decode)
+        opened = unpacked_first(source, compressed_strips=source.strips_to_decode)
+    return upright(opened, source.orientation)
 
 
-def _from_openslide(path: str, page: int | None, series: int | None, level: int | None) -> Source:
+def _refuse_index(path: str) -> None:
+    """Refuse a TIFF that has only a preview of what lies in files beside it: CellSens' .vsi, whose image is in .ets."""
+    folder = os.path.join(os.path.dirname(path), f"_{Path(path).stem}_")
+    if Path(path).suffix.lower() == ".vsi" or any(Path(folder).glob("stack*/frame*.ets")):
+        raise SourceError(
+            f"{path} has only a preview of a CellSens slide, whose image is in the .ets files of {folder!r}: slideio, "
+            "bioio-vsi and Bio-Formats read it (how to convert with slideio: the documentation, sources); the preview "
+            "itself is page 0"
+        )
+
+
+def _from_openslide(path: str, selection: Selection) -> Source:
     if not _has_openslide():
         raise SourceError(f"{path} needs OpenSlide to be read; install it with: pip install 'slidewright[openslide]'")
     from slidewright.sources.openslide import OpenSlideSource
 
-    _refuse("a slide that OpenSlide reads", page=page, series=series)
-    return OpenSlideSource.at(path, level=level or 0)
+    level = selection.level or 0
+    _refuse("a slide that OpenSlide reads", **{**selection.place, "level": None})
+    return OpenSlideSource.at(path, level=level)
 
 
 def _from_memory(obj: Any) -> Source | None:

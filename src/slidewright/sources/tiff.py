@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from slidewright.errors import OptionError, SourceError, VerifyError
+from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.shapes import check_dtype
 from slidewright.sources.base import Pixels, Source, SourceInfo, as_bytes, no_associated, pickled_identity
@@ -19,7 +20,6 @@ from slidewright.sources.on_disk import file_identity
 from slidewright.sources.tiff_reader import TiffReader
 from slidewright.sources.tiff_stored import stored_of
 from slidewright.tiff.page import Page
-from slidewright.tiff.series import Image
 from slidewright.tiff.slide import TiffSlide, damage_named, vendor_of
 
 __all__ = ["TiffSource", "vendor_of"]
@@ -34,35 +34,40 @@ class TiffSource(Source):
     """One image of a TIFF file: a page, or a level of a series."""
 
     path: str
-    page: int | None
-    series: int
-    level: int
+    selection: Selection
+    """Which of the file's images; series and level are settled, where it is not a page."""
     info: SourceInfo
 
     @classmethod
-    def describe(
-        cls, path: str, *, page: int | None = None, series: int | None = None, level: int | None = None
-    ) -> TiffSource:
-        """Look at a file and choose an image; by default level 0 of series 0.
+    def describe(cls, path: str, selection: Selection = Selection()) -> TiffSource:  # noqa: B008 - frozen
+        """Look at a file and choose an image; by default level 0 of the largest series.
 
         Raises
         ------
         OptionError
-            When there is no such page, series or level, or page is given together with one of the others.
+            When there is no such page, series, level, plane or time, or page is given together with one of the others.
         SourceError
             When the file is damaged or the pixels are of a kind that can't be converted yet.
         """
-        if page is not None and (series is not None or level is not None):
-            raise OptionError("page chooses one image by itself; leave out series and level, or page")
+        if selection.page is not None and len(selection.place) > 1:
+            raise OptionError("page chooses one image by itself; leave out series, level, z and t, or page")
         with _opened(path) as slide:
-            info = _info(slide, slide.image(page, series or 0, level or 0), page, series or 0, level or 0)
-        return cls(path, page, series or 0, level or 0, info)
+            series = slide.default_series if selection.series is None else selection.series
+            chosen = replace(selection, series=series, level=selection.level or 0, region=None)
+            chosen = chosen if selection.page is None else Selection(page=selection.page)
+            return cls(path, chosen, _info(slide, chosen))
+
+    @property
+    def orientation(self) -> int:
+        """TIFF's Orientation, 1 for what is stored upright."""
+        with _opened(self.path) as slide:
+            return slide.image(self.selection).pages[0].orientation
 
     @property
     def strips_to_decode(self) -> bool:
         """Whether the pixels come in strips that must be decoded."""
         with _opened(self.path) as slide:
-            page = slide.image(self.page, self.series, self.level).pages[0]
+            page = slide.image(self.selection).pages[0]
             return not page.tiled and page.raw_order is None
 
     def identity(self) -> dict[str, Any]:
@@ -72,7 +77,7 @@ class TiffSource(Source):
     def open(self) -> TiffReader:
         """Open the file in this process."""
         with _opened(self.path) as slide:
-            image, info = slide.image(self.page, self.series, self.level), self.info
+            image, info = slide.image(self.selection), self.info
             if image.shape != info.shape or dtype_of(image.pages[0]) != info.dtype:
                 raise SourceError(f"{self.path} is not the file it was when the run began; start again")
             return TiffReader(info, image)
@@ -96,7 +101,8 @@ def _opened(path: str) -> Iterator[TiffSlide]:
         raise SourceError(str(error)) from error
 
 
-def _info(slide: TiffSlide, image: Image, number: int | None, series: int, level: int) -> SourceInfo:
+def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
+    image, number, series = slide.image(chosen), chosen.page, chosen.series or 0
     page = image.pages[0]
     where = slide.path if number is None else f"{slide.path} (page {number})"
     dtype, kind = _check_pixels(page, where)
@@ -106,8 +112,9 @@ def _info(slide: TiffSlide, image: Image, number: int | None, series: int, level
         kind = "multichannel"
     for each in image.pages:
         _check_segments(each, np.dtype(dtype), where, slide.bytes)
-    base = slide.image(None, series, 0).pages[0] if number is None and level else page
+    base = slide.image(replace(chosen, level=0)).pages[0] if chosen.level else page
     mpp = slide.mpp(base, series)
+    left_out = slide.left_out(page, mpp)
     if mpp is not None and base is not page:
         mpp = (mpp[0] * base.size.width / page.size.width, mpp[1] * base.size.height / page.size.height)
     stored, not_stored = stored_of(slide, image)
@@ -126,6 +133,7 @@ def _info(slide: TiffSlide, image: Image, number: int | None, series: int, level
         icc_profile=base.icc_profile,
         description=slide.description_of(base),
         metadata=slide.metadata(base, series),
+        left_out=left_out,
         associated=slide.associated,
         stored=stored,
         not_stored=not_stored,

@@ -1,7 +1,8 @@
 """Reads regions of one image of a TIFF; apart from `tiff.py`, which decides what a file holds.
 
 The segments are decoded by `tiff/`, straight into the caller's memory where the grids agree. What comes out is what
-tifffile gives, to the pixel, except that colours that alpha was multiplied into are freed of it.
+tifffile gives, to the pixel, except that colours that alpha was multiplied into are freed of it, and that greys are as
+a viewer shows them (`tiff/shown.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from slidewright.sources.wrappers.alpha import straighten
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.segments import Segments
 from slidewright.tiff.series import Image
+from slidewright.tiff.shown import change_of
 
 
 class TiffReader(Reader):
@@ -34,6 +36,7 @@ class TiffReader(Reader):
         self._file = PixelFile(info.name)
         self._page = page
         self._straighten = info.kind == "rgba" and page.premultiplied
+        self._change = change_of(page)
         self._segments = [Segments(each, self._file, CorruptTileError) for each in image.pages]
         self._regions: RowsReader | CellReader
         rows = None if self._straighten else image.offsets or _row_offsets(image)
@@ -46,7 +49,10 @@ class TiffReader(Reader):
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
         """The pixels of a region, see `Reader.read`."""
-        return self._regions.read(y, x, height, width, out, plane)
+        pixels = self._regions.read(y, x, height, width, out, plane)
+        if self._change is not None:
+            self._change(pixels)
+        return pixels
 
     def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
         """See `Reader`."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError
 from slidewright.geometry import Size
-from slidewright.metadata import Channel, Metadata
+from slidewright.metadata import Channel
+from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
+from slidewright.sources.ome_attributes import OmeAttributes
 from slidewright.sources.on_disk import file_identity
+from slidewright.system.files import regular
 from slidewright.tiff.metadata import MICROMETRES
 
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, of one time and plane and up to {MAX_CHANNELS} channels"
@@ -45,16 +49,18 @@ class ZarrSource(Source):
     axes: str
     """One letter an axis: y, x, c for samples, and any other for an axis of one."""
     info: SourceInfo
+    planes: Mapping[str, int] = field(default_factory=dict)
+    """The place along z and t, where there are several."""
 
     @classmethod
-    def at(cls, path: str, *, series: int | None = None, level: int | None = None) -> ZarrSource:
+    def at(cls, path: str, selection: Selection = Selection()) -> ZarrSource:  # noqa: B008 - frozen
         """Describe an array or group in a folder or a .zip file; SourceError and OptionError say what is wrong."""
         store, inner = os.path.abspath(path), ""
         node = _node(store, inner)
-        return cls._describe(node, store, inner, series, level)
+        return cls._describe(node, store, inner, selection)
 
     @classmethod
-    def of(cls, node: Any, *, series: int | None = None, level: int | None = None) -> ZarrSource:
+    def of(cls, node: Any, selection: Selection = Selection()) -> ZarrSource:  # noqa: B008 - frozen
         """Describe an open zarr array or group by the place of its store."""
         from zarr.storage import LocalStore, ZipStore
 
@@ -68,20 +74,21 @@ class ZarrSource(Source):
                 f"to a folder first "
                 "(zarr.save_array, or zarr.copy_store), or pass the array's pixels as a NumPy array"
             )
-        return cls._describe(node, os.path.abspath(store), node.path, series, level)
+        return cls._describe(node, os.path.abspath(store), node.path, selection)
 
     @classmethod
-    def _describe(cls, node: Any, store: str, inner: str, series: int | None, level: int | None) -> ZarrSource:
+    def _describe(cls, node: Any, store: str, inner: str, selection: Selection) -> ZarrSource:
         name = os.path.join(store, inner) if inner else store
         try:
-            chosen = _choose(node, name, series, level)
+            chosen = _choose(node, name, selection.series, selection.level)
+            planes = {axis: value for axis, value in (("z", selection.z), ("t", selection.t)) if value is not None}
             axes = chosen.axes or _guess_axes(chosen.array, name)
-            info = _info(chosen, axes, name if chosen.array is node else os.path.join(store, chosen.array.path))
+            info = _info(chosen, axes, name if chosen.array is node else os.path.join(store, chosen.array.path), planes)
         except (SlidewrightError, MemoryError):
             raise
         except Exception as error:  # metadata can be anything, such as paths that lead out of the store
             raise SourceError(f"{name}: its metadata can't be used ({type(error).__name__}: {error})") from error
-        return cls(store, chosen.array.path, axes, info)
+        return cls(store, chosen.array.path, axes, info, planes)
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
@@ -95,7 +102,9 @@ class ZarrSource(Source):
         now = tuple(lengths.get(axis, 1) for axis in "yxc")
         if len(shape) != len(self.axes) or now != self.info.shape or dtype.name != self.info.dtype:
             raise SourceError(f"{self.info.name} is not the array it was when the run began; start again")
-        return ZarrReader(self, array)
+        from slidewright.sources.access.zarr_codecs import bounded
+
+        return ZarrReader(self, bounded(array))
 
 
 class ZarrReader(Reader):
@@ -108,7 +117,8 @@ class ZarrReader(Reader):
         self._size, self._chunk = info.size, info.tile
         self._depth = array.chunks[self._axes.index("c")] if "c" in self._axes else 1
         self._closed = False
-        raw = _raw_chunks(array, source.axes, source.store)
+        self._planes = dict(source.planes)
+        raw = None if any(self._planes.values()) else _raw_chunks(array, source.axes, source.store)
         self._raw = raw is not None
         self._cells = CellReader(info.size, info.tile, info.samples, info.dtype, raw or self._decode, depth=self._depth)
 
@@ -145,7 +155,7 @@ class ZarrReader(Reader):
         channels = slice(plane, plane + out.shape[2])
         spans = {"y": slice(y, y + out.shape[0]), "x": slice(x, x + out.shape[1]), "c": channels}
         try:
-            pixels = np.asarray(self._array[tuple(spans.get(axis, 0) for axis in self._axes)])
+            pixels = np.asarray(self._array[tuple(spans.get(axis, self._planes.get(axis, 0)) for axis in self._axes)])
         except Exception as error:  # a codec's own error, or the store's
             row, column = y // self._chunk.height, x // self._chunk.width
             raise CorruptTileError(
@@ -167,15 +177,22 @@ class _Chosen:
     axes: str | None = None
     mpp: tuple[float, float] | None = None
     kind: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Of the group that the array is a level of."""
     channels: tuple[Channel, ...] = ()
 
 
 def _node(store: str, inner: str) -> Any:
     import zarr
 
+    from slidewright.sources.access.zarr_store import FolderStore
+
     try:
-        target: Any = zarr.storage.ZipStore(store, mode="r") if store.lower().endswith(".zip") else store
-        return zarr.open(target, path=inner or None, mode="r")
+        is_zip = store.lower().endswith(".zip")
+        target = zarr.storage.ZipStore(store, mode="r") if is_zip else FolderStore(store, read_only=True)
+        with warnings.catch_warnings():  # about codecs beyond the specification, which are read all the same
+            warnings.simplefilter("ignore", UserWarning)
+            return zarr.open(target, path=inner or None, mode="r")
     except Exception as error:
         where = os.path.join(store, inner)
         raise SourceError(
@@ -199,7 +216,7 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
         return _choose(node[member], f"{name}/{member}", None, level)
     if attributes.get("multiscales"):
         chosen = _dataset(node, attributes["multiscales"][0], name, level or 0)
-        chosen = replace(chosen, channels=_channels(attributes.get("omero")))
+        chosen = replace(chosen, channels=_channels(attributes.get("omero")), attributes=dict(node.attrs))
         return replace(chosen, kind="labels") if "image-label" in attributes else chosen
     arrays = [key for key, _ in node.arrays()]
     if len(arrays) != 1:
@@ -310,19 +327,30 @@ def _yx(shape: tuple[int, ...], axes: str) -> Size:
     return Size(int(shape[axes.index("y")]), int(shape[axes.index("x")]))
 
 
-def _info(chosen: _Chosen, axes: str, name: str) -> SourceInfo:
+def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, int]) -> SourceInfo:
     array = chosen.array
     lengths = dict(zip(axes, array.shape, strict=True))
     if len(lengths) != len(axes) or not {"x", "y"} <= set(lengths):
         raise SourceError(f"{name} has axes {axes!r}; {_SUPPORTED}")
-    long = [f"{axis} of {length}" for axis, length in lengths.items() if axis not in "yxc" and length != 1]
+    for axis, value in planes.items():
+        if value >= lengths.get(axis, 1):
+            raise OptionError(f"{name} has no {axis} {value}; it has {lengths.get(axis, 1)}")
+    known = ("y", "x", "c", *planes)
+    long = [f"{axis} of {length}" for axis, length in lengths.items() if axis not in known and length != 1]
     samples = int(lengths.get("c", 1))
     if long or samples > MAX_CHANNELS:
         what = " and ".join(long) or f"c of {samples}"
-        remedy = "one plane of it" if long else "some of its channels"
-        raise SourceError(f"{name} has axes {axes!r} with {what}; {_SUPPORTED}: save {remedy} first")
+        choose = all(words[0] in "zt" for words in long) and long
+        remedy = (
+            f"choose one with {' and '.join(words[0] for words in long)}"
+            if choose
+            else "save a part of it first, such as some of its channels"
+        )
+        raise SourceError(f"{name} has axes {axes!r} with {what}; {_SUPPORTED}: {remedy}")
     if 0 in array.shape:
         raise SourceError(f"{name} has shape {tuple(array.shape)}, which holds no pixel")
+    if min(array.chunks) < 1:
+        raise SourceError(f"{name} has chunks of {tuple(array.chunks)}, which hold no pixel; the store is damaged")
     _check_codecs(array, name)
     dtype = check_dtype(np.dtype(array.dtype), name)
     size, chunk = _yx(array.shape, axes), _yx(array.chunks, axes)
@@ -332,17 +360,21 @@ def _info(chosen: _Chosen, axes: str, name: str) -> SourceInfo:
         raise SourceError(
             f"{name} has chunks of {grid} pixels, too large to decode in memory; save it again with smaller chunks"
         )
+    said = OmeAttributes(chosen.attributes)
     return SourceInfo(
         name=name,
         format="zarr",
         size=size,
         samples=samples,
         dtype=dtype,
-        kind=chosen.kind,
+        kind=said.kind(samples, dtype) or chosen.kind,
+        description=said.description,
+        icc_profile=said.icc_profile,
+        colormap=said.colormap if samples == 1 and dtype in ("uint8", "uint16") else None,
         planar=samples > 1 and depth == 1,
         mpp=chosen.mpp,
         tile=grid,
-        metadata=Metadata(channels=chosen.channels if len(chosen.channels) == samples else ()),
+        metadata=replace(said.metadata, channels=chosen.channels if len(chosen.channels) == samples else ()),
     )
 
 
@@ -386,7 +418,9 @@ def _raw_chunks(array: Any, axes: str, store: str) -> Callable[[int, int, int, P
         place = {"y": row, "x": column, "c": band}
         buffer = memoryview(out).cast("B")
         try:
-            with open(prefix + encode_key(tuple(place.get(axis, 0) for axis in axes)), "rb", buffering=0) as file:
+            with open(
+                prefix + encode_key(tuple(place.get(axis, 0) for axis in axes)), "rb", buffering=0, opener=regular
+            ) as file:
                 got = file.readinto(buffer)
                 whole = got == len(buffer) and not file.read(1)
         except FileNotFoundError:

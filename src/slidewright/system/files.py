@@ -1,16 +1,210 @@
-"""Files and folders that outlive nobody: locks that end with their process, and removing what killed runs left."""
+"""Files with distrust: opening only what is a file, which paths are one file, hidden names, locks that end with their
+process, and removing what killed runs left.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 import shutil
-from collections.abc import Callable
+import stat
+import sys
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
 
 try:
     import fcntl
 except ImportError:  # Windows, where an open file can't be removed anyway
     fcntl = None  # type: ignore[assignment]
+
+
+_LONGEST_NAME = 200  # bytes; most filesystems hold 255, and what is hidden beside a file has a longer name than it
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+
+
+def regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
+    """Open a regular file, and nothing else: the `opener` of every `open()` of a path that others may have chosen.
+
+    A FIFO would be waited for without end, a device may do anything. So it is opened without waiting, then looked at.
+
+    Raises
+    ------
+    OSError
+        As `os.open`, and for what is no regular file.
+    """
+    more = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
+    try:
+        fd = os.open(path, flags | more | getattr(os, "O_BINARY", 0), mode)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a FIFO that nobody reads
+            raise _not_regular(path) from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise _not_regular(path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _not_regular(path: str | os.PathLike[str]) -> OSError:
+    return OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+
+
+def new_file(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int:
+    """The `opener` of a file that must not be there yet: not even a link that somebody put there is followed."""
+    more = os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    return os.open(path, flags | more | getattr(os, "O_BINARY", 0), mode)
+
+
+def write_whole(path: str, data: bytes) -> None:
+    """Write a file that is there whole or not at all, in place of one that may be there; raises OSError."""
+    folder, name = os.path.split(path)
+    partial = os.path.join(folder, f".{short_name(name)}.{token()}.partial")
+    try:
+        with open(partial, "wb", opener=new_file) as file:
+            file.write(data)
+        os.replace(partial, path)
+    except BaseException:
+        remove(partial)
+        raise
+
+
+def token() -> str:
+    """What makes a temporary name one that nobody can guess: 16 hexadecimal digits."""
+    return os.urandom(8).hex()
+
+
+TOKEN_PATTERN = "?" * 16
+
+
+def short_name(name: str) -> str:
+    """A name that leaves room for what is added to it; one that is too long is cut, and ends with its own hash."""
+    if len(os.fsencode(name)) <= _LONGEST_NAME:
+        return name
+    import hashlib  # seldom needed, and the fork server imports this module
+
+    kept = name
+    while len(os.fsencode(kept)) > _LONGEST_NAME - 17:
+        kept = kept[:-1]
+    return f"{kept}~{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
+
+
+def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether two paths are one file, or would be if it were made: through links, hard links, linked folders, and names
+    that the filesystem takes for one.
+    """
+    with contextlib.suppress(OSError):
+        return os.path.samefile(one, other)
+    (folder, name), (other_folder, other_name) = (os.path.split(os.path.realpath(path)) for path in (one, other))
+    if folder != other_folder:
+        try:
+            if not os.path.samefile(folder, other_folder):
+                return False
+        except OSError:
+            return False
+    return name == other_name or (name.casefold() == other_name.casefold() and _ignores_case(folder))
+
+
+def lies_in(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
+    """Whether a path, which need not exist, lies in a folder, however both are written."""
+    if not os.path.isdir(folder):
+        return False
+    parent = os.path.dirname(os.path.realpath(path))
+    while True:
+        with contextlib.suppress(OSError):
+            if os.path.samefile(parent, folder):
+                return True
+        if parent == (parent := os.path.dirname(parent)):
+            return False
+
+
+def shared_places(paths: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Pairs of numbers of paths that are one file, see `same_file`; quick for many paths."""
+    seen: dict[Hashable, list[int]] = {}
+    for number, path in enumerate(paths):
+        alike = seen.setdefault(_rough_place(path), [])
+        yield from ((before, number) for before in alike if same_file(paths[before], path))
+        alike.append(number)
+
+
+def _rough_place(path: str) -> Hashable:
+    """The same for all paths that are one file, and seldom for others."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        return status.st_dev, status.st_ino
+    folder, name = os.path.split(os.path.realpath(path))
+    with contextlib.suppress(OSError):
+        status = os.stat(folder)
+        return status.st_dev, status.st_ino, name.casefold()
+    return folder.casefold(), name.casefold()
+
+
+def _ignores_case(folder: str) -> bool:
+    """Whether "A" and "a" are one file in a folder; found out by making one, as each folder may have its own rule."""
+    probe = os.path.join(folder, f".slidewright-{token()}-a")
+    try:
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError:
+        return True  # nothing can be written there, and to be careful costs nothing
+    try:
+        return os.path.exists(probe[:-1] + "A")
+    finally:
+        os.unlink(probe)
+
+
+def same_content(one: str, other: str) -> bool:
+    """Whether two files hold the same bytes, or two folders the same files."""
+    if os.path.isdir(one) != os.path.isdir(other):
+        return False
+    if not os.path.isdir(one):
+        return _same_bytes(one, other)
+    names = sorted(_names_in(one))
+    return names == sorted(_names_in(other)) and all(
+        _same_bytes(os.path.join(one, name), os.path.join(other, name)) for name in names
+    )
+
+
+def _names_in(folder: str) -> Iterator[str]:
+    for where, _, names in os.walk(folder):
+        yield from (os.path.relpath(os.path.join(where, name), folder) for name in names)
+
+
+def _same_bytes(one: str, other: str) -> bool:
+    with open(one, "rb", opener=regular) as first, open(other, "rb", opener=regular) as second:
+        if os.fstat(first.fileno()).st_size != os.fstat(second.fileno()).st_size:
+            return False
+        while piece := first.read(1 << 20):
+            if piece != second.read(1 << 20):
+                return False
+    return True
+
+
+def exchange(one: str, other: str) -> bool:
+    """Swap two names in one step; False where system or filesystem can't (only Linux is asked, since 3.15)."""
+    if sys.platform != "linux":
+        return False
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    done: int = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    return done == 0
+
+
+def settle_aside(aside: str, path: str) -> None:
+    """What was moved aside to make room for `path` goes back where nothing has taken its place, else it is removed."""
+    if not os.path.lexists(aside):
+        return
+    if os.path.lexists(path):
+        remove(aside)
+    else:
+        with contextlib.suppress(OSError):
+            os.rename(aside, path)
 
 
 class FileLock:
@@ -22,7 +216,7 @@ class FileLock:
     def __init__(self, path: str, *, wait: bool = True) -> None:
         self._fd: int | None = None
         while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            fd = regular(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
             if fcntl is not None:
                 try:  # to wait takes no time where another run may only be looking at it
                     fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,7 +250,7 @@ def remove_abandoned(lock: str, remove: Callable[[], None]) -> None:
     is being removed for their own.
     """
     try:
-        fd = os.open(lock, os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
+        fd = regular(lock, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
         return
     try:
@@ -67,6 +261,14 @@ def remove_abandoned(lock: str, remove: Callable[[], None]) -> None:
         return
     finally:
         os.close(fd)
+
+
+def total_bytes(path: str | os.PathLike[str]) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    root = Path(path)
+    if root.is_dir():
+        return sum(item.stat().st_size for item in root.rglob("*") if item.is_file())
+    return root.stat().st_size
 
 
 def remove(path: str) -> None:

@@ -9,8 +9,8 @@ its socket, or as having another parent (a program that forks while a run goes o
 does not end): then it kills its children and removes the files it was told to own.
 
 Protocol, newline-delimited JSON over a Unix socket: `{"spawn": module, "name": ..., "expendable": ...}` with
-descriptors (the first is the child's pipe) is answered by `{"pid": p}`; `{"own": [paths]}` and `{"kill": p}` are not
-answered; `{"exit": p, "status": s}` is told whenever a child ends.
+descriptors (the first is the child's pipe) is answered by `{"pid": p}`; `{"own": [paths]}`, `{"restore": [aside,
+path]}` and `{"kill": p}` are not answered; `{"exit": p, "status": s}` is told whenever a child ends.
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-from slidewright.system.files import remove
+from slidewright.system.files import remove, settle_aside
 
 MAX_FDS = 16
+IGNORED = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
+)
+"""Signals about which the coordinator decides: a terminal's Ctrl-C and Ctrl-\\ reach the whole group."""
 _PARENT_CHECK = 1.0  # seconds between looks at who the parent is, where no signal tells of its death
 _EXPENDABLE = 400  # of 1000: the kernel, short of memory, should take a worker, which can be replaced
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
@@ -38,8 +42,9 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 def main(fd: int, preload: list[str], parent: int) -> None:
     """Serve requests on the socket `fd` until its other end closes or the process `parent` is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the coordinator decides; a terminal's Ctrl-C reaches the whole group
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)  # they were held back until here
     signal.signal(signal.SIGUSR1, lambda *_: None)  # only wakes it up
     _prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
     _set_name("slidewright-for")
@@ -59,6 +64,7 @@ class ForkServer:
         self._pid = os.getpid()
         self._children: set[int] = set()
         self._owned: list[str] = []
+        self._aside: list[tuple[str, str]] = []
         self._wakeup, writing = os.pipe()
         os.set_blocking(writing, False)
         os.set_blocking(self._wakeup, False)
@@ -107,6 +113,9 @@ class ForkServer:
         elif request.get("kill") in self._children:  # not yet reaped, so the number can't be another process's
             os.kill(request["kill"], signal.SIGKILL)
         self._owned += request.get("own", ())
+        if "restore" in request:
+            aside, path = request["restore"]
+            self._aside.append((aside, path))
 
     def _become(self, request: dict[str, Any], fds: list[int]) -> NoReturn:
         """In the forked child: shed what is the forkserver's and run the `main` of a module until it returns."""
@@ -149,6 +158,8 @@ class ForkServer:
         for pid in self._children:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
+        for aside, path in self._aside:
+            settle_aside(aside, path)
         for path in self._owned:
             remove(path)
 

@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any, Protocol
 
 from slidewright.errors import RunError
+from slidewright.system.forkserver import IGNORED
 from slidewright.system.shared_memory import dumps
 
 # One thread a worker, or N workers would start N x cores threads. And glibc gives an array of a tile's size back to
@@ -79,6 +80,9 @@ class Launcher(Protocol):
     def own(self, *paths: str) -> None:
         """Have these paths removed if this process is killed."""
 
+    def restore(self, aside: str, path: str) -> None:
+        """Have what was moved aside put back, if this process is killed and nothing has taken its place."""
+
     def close(self) -> None:
         """End all children at once, and wait for them; may be called twice."""
 
@@ -91,12 +95,17 @@ class ProcessLauncher:
         with theirs:
             start = f"main({theirs.fileno()}, {list(preload)!r}, {os.getpid()})"
             code = f"import sys; sys.path[:] = {sys.path!r}; from slidewright.system.forkserver import main; {start}"
-            self._forkserver = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **ENVIRONMENT},
-            )
+            # Ctrl-C reaches it as well: it waits until the fork server has said that it ignores it, imports or not
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+            try:
+                self._forkserver = subprocess.Popen(
+                    [sys.executable, "-c", code],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env={**os.environ, **ENVIRONMENT},
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._socket = ours
         self._pending = b""
         self._exits: dict[int, int] = {}
@@ -153,6 +162,9 @@ class ProcessLauncher:
 
     def own(self, *paths: str) -> None:
         self._request({"own": paths})
+
+    def restore(self, aside: str, path: str) -> None:
+        self._request({"restore": [aside, os.path.abspath(path)]})
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -252,6 +264,9 @@ class ThreadLauncher:
         raise RunError(f"{child.name} hangs, and a thread can't be killed; end this program and run again")
 
     def own(self, *paths: str) -> None:
+        return
+
+    def restore(self, aside: str, path: str) -> None:
         return
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from slidewright.errors import SourceError
+from slidewright.system.files import regular
 
 
 class PixelFile:
@@ -18,11 +19,7 @@ class PixelFile:
         """Open `path`, or take over an open descriptor of it."""
         self.path = path
         try:
-            self._fd: int | None = (
-                fd
-                if fd is not None
-                else os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-            )
+            self._fd: int | None = regular(path) if fd is None else fd
             self.nbytes = os.fstat(self._fd).st_size
         except OSError as error:
             raise SourceError(f"{path} can't be opened: {error.strerror or error}") from error

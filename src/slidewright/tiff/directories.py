@@ -9,6 +9,7 @@ import struct
 from typing import BinaryIO
 
 from slidewright.errors import SourceError, VerifyError
+from slidewright.system.files import regular
 
 MAX_DIRECTORIES = 65_536
 MAX_REPEATED_BYTES = 1 << 26  # of tables that several directories share, such as an ICC profile
@@ -19,7 +20,7 @@ _SUB_IFDS = 330
 def is_tiff(path: str | os.PathLike[str]) -> bool:
     """Whether a file starts as a classic TIFF or a BigTIFF does."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             return starts_as_tiff(file.read(4))
     except OSError:
         return False
@@ -57,7 +58,7 @@ def check_directories(path: str | os.PathLike[str]) -> int:
         than the file.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             return _Walk(file, os.fspath(path)).run()
     except OSError as error:
         raise SourceError(f"{os.fspath(path)} can't be read: {error.strerror or error}") from error

@@ -20,6 +20,10 @@ MICROMETRES = {
 }  # fmt: skip
 """Micrometres in a unit, by its OME symbol or its UDUNITS name."""
 
+MAX_MPP = 100.0
+"""The coarsest resolution that is taken for a microscope's without OME or a vendor to say so (72 dpi are 353).
+"""
+
 _APERIO_MPP = re.compile(r"\|\s*MPP\s*=\s*([0-9.eE+-]+)")
 _RESOLUTION_UNITS = {2: 25_400.0, 3: 10_000.0}  # micrometres in an inch, in a centimetre
 
@@ -36,7 +40,8 @@ def mpp_of(tiff: Any, page: Any, series: int) -> tuple[float, float] | None:
         value_xy = _ome_mpp(str(tiff.ome_metadata or ""), series)
         if value_xy is not None:
             return value_xy
-    return _resolution_mpp(page)
+    found_xy = resolution_of(tiff, page)
+    return None if found_xy is None or max(found_xy) > MAX_MPP else found_xy
 
 
 def description_of(tiff: Any, page: Any) -> str | None:
@@ -49,8 +54,12 @@ def description_of(tiff: Any, page: Any) -> str | None:
     return text
 
 
-def _resolution_mpp(page: Any) -> tuple[float, float] | None:
+def resolution_of(tiff: Any, page: Any) -> tuple[float, float] | None:
+    """Micrometres a pixel by the resolution tags alone, whatever they are worth; ImageJ says their unit elsewhere."""
     unit = _RESOLUTION_UNITS.get(int(page.tags.valueof(296, 2)))  # TIFF 6.0: an absent ResolutionUnit means inch
+    if tiff.is_imagej:
+        name = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").lower()
+        unit = MICROMETRES.get(name, unit)
     values = [_ratio(page.tags.valueof(code)) for code in (282, 283)]
     x, y = values[0], values[1] if values[1] is not None else values[0]
     if unit is None or x is None or y is None:

@@ -6,12 +6,14 @@ tifffile knows the vendors' layouts; elsewhere NewSubfileType says what is a lev
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from slidewright.errors import OptionError, SourceError
+from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.tiff.page import Page, read_page
 
@@ -74,10 +76,19 @@ def channels_of(level: Any) -> list[Any]:
     return [page.aspage() for page in list(level.pages)[1:] if page is not None]
 
 
-def image_of(tiff: Any, path: str, series: int, level: int) -> Image:
+def default_series(tiff: Any) -> int:
+    """The series whose image is the largest, the first of those that are; of a file of ours the first."""
+    if is_ours(tiff):
+        return 0
+    areas = [one.keyframe.imagelength * one.keyframe.imagewidth for one in tiff.series]
+    return areas.index(max(areas)) if areas else 0
+
+
+def image_of(tiff: Any, path: str, selection: Selection) -> Image:
     """The pages of a level; raises OptionError when there is none, SourceError when they are no single image."""
     from tifffile import TiffPage
 
+    series, level = selection.series or 0, selection.level or 0
     pick(tiff.series, series, "series", path)
     if tiff.is_ome and len(set(_FILE_NAME.findall(tiff.ome_metadata or ""))) > 1:
         raise SourceError(
@@ -87,6 +98,7 @@ def image_of(tiff: Any, path: str, series: int, level: int) -> Image:
     chosen = pick(levels_of(tiff, series), level, "level", path)
     which = f"level {level} of series {series}"
     if isinstance(chosen, TiffPage):
+        _plane(path, which, {}, selection)
         return Image((read_page(chosen),))
     first = next((item for item in chosen.pages if item is not None), None)
     if first is None:
@@ -96,31 +108,53 @@ def image_of(tiff: Any, path: str, series: int, level: int) -> Image:
         images = int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
         if images > 1 and images > len(tiff.pages):  # tifffile only logs that, and shows the first
             raise SourceError(f"{path}: ImageJ put {images} images into it, and it has not all; copy the file again")
+        _plane(path, which, {}, selection)
         return Image((read_page(first),))
-    long = [axis for axis, length in zip(chosen.axes, chosen.shape, strict=True) if length > 1 and axis not in "YX"]
-    if long != ["C"]:
+    depth = len(chosen.axes) - first.ndim
+    lengths = dict(zip(chosen.axes[:depth], map(int, chosen.shape[:depth]), strict=True))
+    numbers = np.arange(int(np.prod(chosen.shape[:depth]))).reshape(chosen.shape[:depth])
+    left = _plane(path, which, lengths, selection)
+    if left not in ([], ["C"]):
+        choices = [f"{axis.lower()}, 0 to {lengths[axis] - 1}" for axis in left if axis in "ZT"]
+        choices = choices if {*left} <= {*"ZTC"} else []
         raise SourceError(
-            f"{path}: {which} is a stack of images (axes {chosen.axes}, shape {chosen.shape}); "
-            f"choose one with page, 0 to {len(tiff.pages) - 1}"
+            f"{path}: {which} is a stack of images (axes {chosen.axes}, shape {chosen.shape}); choose one with "
+            f"{' and with '.join(choices) or f'page, 0 to {len(tiff.pages) - 1}'}"
         )
-    return _channels(tiff, path, which, chosen, first)
+    places = {"Z": selection.z or 0, "T": selection.t or 0}
+    kept = numbers[tuple(slice(None) if axis == "C" else places.get(axis, 0) for axis in lengths)]
+    return _pages_of(tiff, path, which, chosen, first, kept.ravel().tolist(), bool(left))
 
 
-def _channels(tiff: Any, path: str, which: str, chosen: Any, first: Any) -> Image:
-    """The channels of a series whose only long axis beside Y and X is C: a page each."""
-    count = int(chosen.shape[chosen.axes.index("C")])
+def _plane(path: str, which: str, lengths: Mapping[str, int], selection: Selection) -> list[str]:
+    """The long axes of a stack that z and t leave; raises OptionError for a plane that there is not."""
+    left = [axis for axis, length in lengths.items() if length > 1]
+    for axis, value in (("Z", selection.z), ("T", selection.t)):
+        length = lengths.get(axis, 1)
+        if value is not None and value >= length:
+            raise OptionError(f"{path}: {which} has no {axis.lower()} {value}; it has {length}: 0 to {length - 1}")
+        if value is not None and axis in left:
+            left.remove(axis)
+    return left
+
+
+def _pages_of(tiff: Any, path: str, which: str, chosen: Any, first: Any, numbers: list[int], channels: bool) -> Image:
+    """One image of a stack, or one for each channel: the pages of these numbers."""
+    count = len(numbers)
     if count > MAX_CHANNELS:
         raise SourceError(f"{path}: {which} has {count} channels, and {MAX_CHANNELS} at most can be converted")
     pages, page = list(chosen.pages), read_page(first)
     if len(pages) == 1 and chosen.dataoffset is not None and page.raw_order is not None:  # ImageJ's large files
-        plane_bytes = page.size.height * page.size.width * page.dtype.itemsize
-        offsets = tuple(int(chosen.dataoffset) + index * plane_bytes for index in range(count))
-        if offsets[-1] + plane_bytes > tiff.filehandle.size:
+        image_bytes = page.size.height * page.size.width * page.samples * page.dtype.itemsize
+        offsets = tuple(int(chosen.dataoffset) + number * image_bytes for number in numbers)
+        if max(offsets) + image_bytes > tiff.filehandle.size:
             raise SourceError(f"{path}: {count} channels do not fit in the file; it is cut short, copy it again")
-        return Image((page,), count, offsets)
-    if len(pages) != count or any(page is None for page in pages):
+        return Image((page,), count if channels else None, offsets)
+    if max(numbers) >= len(pages) or any(pages[number] is None for number in numbers):
         raise SourceError(f"{path}: {which} has {count} channels, but not a page for each; the file is damaged")
-    whole = tuple(read_page(each.aspage(), f"channel {number}") for number, each in enumerate(pages))
+    if not channels:
+        return Image((read_page(pages[numbers[0]].aspage()),))
+    whole = tuple(read_page(pages[number].aspage(), f"channel {place}") for place, number in enumerate(numbers))
     if any((p.size, p.cell, p.tiled, p.dtype) != (page.size, page.cell, page.tiled, page.dtype) for p in whole):
         raise SourceError(f"{path}: the channels of {which} differ in size, tiles or dtype; choose one with page")
     return Image(whole, count)
@@ -137,8 +171,8 @@ def pick(items: Any, index: int, what: str, path: str) -> Any:
 
 
 def other_pages(tiff: Any) -> tuple[list[Page], frozenset[str]]:
-    """The images beside the levels of the first series, and the names that the vendor's layout gives some of them."""
-    levels = levels_of(tiff, 0)
+    """The images beside the levels of the largest series, and the names that the vendor's layout gives some of them."""
+    levels = levels_of(tiff, default_series(tiff))
     taken = {level.keyframe.offset for level in levels}
     named: dict[int, str] = {}
     if vendor(tiff) and tiff.series:

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from slidewright.errors import SlidewrightError, SourceError, VerifyError
 from slidewright.metadata import Metadata
+from slidewright.options import Selection
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff import series as layout
 from slidewright.tiff.directories import check_directories
+from slidewright.tiff.left_out import left_out_of
 from slidewright.tiff.metadata import description_of, mpp_of
 from slidewright.tiff.page import Page, read_page
 from slidewright.tiff.segments import Segments
@@ -96,7 +98,7 @@ class TiffSlide:
 
     @cached_property
     def levels(self) -> tuple[Page, ...]:
-        """The levels of the first series, largest first."""
+        """The levels of the largest series, largest first."""
         with damage_named(self.path, VerifyError):
             found = enumerate(self._levels)
             return tuple(self.look(read_page(level.keyframe, f"level {number}")) for number, level in found)
@@ -114,7 +116,7 @@ class TiffSlide:
 
     @cached_property
     def _levels(self) -> list[Any]:
-        return layout.levels_of(self._tiff, 0)
+        return layout.levels_of(self._tiff, layout.default_series(self._tiff))
 
     @property
     def pages(self) -> tuple[Page, ...]:
@@ -135,25 +137,36 @@ class TiffSlide:
             known = names if self.vendor not in ("", "ome", "qpi") else layout.ASSOCIATED
             return tuple(page.name for page in pages if page.name in known)
 
-    def image(self, page: int | None, series: int, level: int) -> Image:
-        """One image: a page by its number, or a level of a series.
+    @property
+    def default_series(self) -> int:
+        """The number of the series whose image is the largest."""
+        with damage_named(self.path, VerifyError):
+            return layout.default_series(self._tiff)
+
+    def image(self, chosen: Selection) -> Image:
+        """One image: a page by its number, or a level of a series, or one plane of that.
 
         Raises
         ------
         OptionError
-            When there is no such page, series or level.
+            When there is no such page, series, level, plane or time.
         SourceError
             When it is no single image, such as a stack.
         """
         with damage_named(self.path, VerifyError):
-            if page is not None:
-                return Image((read_page(layout.pick(self._tiff.pages, page, "page", self.path).aspage()),))
-            return layout.image_of(self._tiff, self.path, series, level)
+            if chosen.page is not None:
+                return Image((read_page(layout.pick(self._tiff.pages, chosen.page, "page", self.path).aspage()),))
+            return layout.image_of(self._tiff, self.path, chosen)
 
     def mpp(self, page: Page, series: int = 0) -> tuple[float, float] | None:
         """Micrometres a pixel along (x, y) of a full-size page of a series, or None where nothing states them."""
         with damage_named(self.path, VerifyError):
             return mpp_of(self._tiff, page.page, series)
+
+    def left_out(self, page: Page, mpp: tuple[float, float] | None) -> tuple[str, ...]:
+        """What the file says of an image that a conversion does not pass on, as clauses."""
+        with damage_named(self.path, VerifyError):
+            return left_out_of(self._tiff, page.page, mpp)
 
     def description_of(self, page: Page) -> str | None:
         """The page's ImageDescription, unless it describes the layout of the very file."""

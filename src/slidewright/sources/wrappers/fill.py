@@ -18,6 +18,7 @@ from slidewright.errors import CorruptTileError
 from slidewright.geometry import Region, Size
 from slidewright.sources.access.unpack import WideStripsSource
 from slidewright.sources.base import BLANK, Blank, CorruptPlace, Pixels, Reader, Source, SourceInfo
+from slidewright.sources.wrappers.view import ViewSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,8 @@ def fill_corrupt(source: Source, colour: tuple[float, ...], *, hand_out: bool = 
     """A source that fills what is corrupt with a colour, a value for each of its channels."""
     if isinstance(source, WideStripsSource):  # its strips are unpacked, and so found to be corrupt, before the run
         return replace(source, source=FillingSource(source.source, colour))
+    if isinstance(source, ViewSource):  # inside of it, along the grid that the file has
+        return replace(source, source=fill_corrupt(source.source, colour, hand_out=hand_out))
     return FillingSource(source, colour, hand_out)
 
 

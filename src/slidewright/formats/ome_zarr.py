@@ -1,0 +1,221 @@
+"""The pyramid as an OME-Zarr: a folder with an array a level, whose chunks are the tiles.
+
+NGFF 0.5 on zarr v3, sharded, or NGFF 0.4 on zarr v2. The folder gets its name when all of it is on the disk, so nobody
+sees a part of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from slidewright.codecs import resolve
+from slidewright.errors import OptionError, OutputError, VerifyError
+from slidewright.formats import ome_zarr_metadata as metadata
+from slidewright.formats.base import Format, ImageDescription, TakeSegment
+from slidewright.formats.zarr_json import list_label, write_json
+from slidewright.formats.zarr_shard import PlaneWriter, Syncer
+from slidewright.inspection.verify import verify_file
+from slidewright.inspection.zarr_pyramid import ZarrPyramid, is_zarr
+from slidewright.options import DEFAULTS
+from slidewright.pixels import MASKS
+from slidewright.report import LevelReport
+
+if TYPE_CHECKING:
+    from slidewright.codecs import Encoding
+    from slidewright.options import ConvertOptions
+    from slidewright.pixels import PixelFormat
+    from slidewright.pyramid.plan import Key, Level, Plan
+
+SHARD_BYTES = 32 << 20
+"""A default shard has at most about so many encoded bytes."""
+_RATIO_LOSSLESS = 2
+_SAMPLED_CHUNKS = 16  # of the last level, for the windows of channels
+
+
+@dataclass(frozen=True, slots=True)
+class OmeZarrFormat(Format):
+    """An OME-Zarr image, or label image."""
+
+    shard: int | None = None
+    """Chunks a side of a shard, at most; 0 for none, None for what makes shards of about `SHARD_BYTES`."""
+    ngff: str = "0.5"
+
+    name: ClassVar[str] = "ome-zarr"
+    suffixes: ClassVar[tuple[str, ...]] = (".ome.zarr", ".zarr")
+    is_folder: ClassVar[bool] = True
+
+    @classmethod
+    def from_options(cls, options: ConvertOptions) -> OmeZarrFormat:
+        """See `Format`."""
+        refuse_tiff_options(options)
+        if options.ngff == "0.4" and options.zarr_shard:
+            raise OptionError("NGFF 0.4 is stored as zarr v2, which has no shards; leave zarr_shard out, or make it 0")
+        return cls(0 if options.ngff == "0.4" else options.zarr_shard, options.ngff or "0.5")
+
+    def encoding(self, options: ConvertOptions, pixels: PixelFormat) -> Encoding:
+        """See `Format`: zarr has neither TIFF's predictor nor pixels of single bits."""
+        return replace(resolve(options, pixels, "zarr"), planar=self.ngff == "0.4")
+
+    def order(self, plan: Plan) -> Iterator[Key]:
+        """Level by level, plane by plane, row by row: a row of shards is written side by side (see `Format`)."""
+        for level in plan.levels:
+            for plane, row, column in np.ndindex(plan.planes, *level.tiles):
+                yield level.index, plane, row, column
+
+    def wave(self, plan: Plan, key: Key) -> int | None:
+        """A row of blocks of level 0; planes that a block holds together wait for the first to end (see `Format`)."""
+        level, plane, row, _ = key
+        if level or plane >= (plan.planes if plan.band == 1 else 1):
+            return None
+        first = plan.passes[0]
+        return plane * first.blocks.height + row // first.block_tiles
+
+    def write(self, path: str, image: ImageDescription, take: TakeSegment) -> list[int]:
+        """See `Format`."""
+        try:
+            os.mkdir(path)
+            with Syncer() as syncer:
+                sizes = [self._write_level(path, image, level, take, syncer) for level in image.plan.levels]
+                syncer.wait()
+            self._write_group(path, image)
+            _sync_folders(path)
+        except OSError as error:
+            raise OutputError(f"can't write {path!r}: {error.strerror or error}") from error
+        return sizes
+
+    def check(self, path: str, image: ImageDescription) -> None:
+        """See `Format`."""
+        found = [level.size for level in verify_file(path, decode="sample", n_workers=1).levels]
+        if found != [level.size for level in image.plan.levels]:
+            raise VerifyError(f"{path}: the levels are {', '.join(map(str, found))}, which is not what was written")
+
+    def verify(self, path: str, n_workers: int | None) -> None:
+        """See `Format`."""
+        verify_file(path, n_workers=n_workers)
+
+    def levels(self, path: str) -> tuple[LevelReport, ...]:
+        """See `Format`."""
+        with ZarrPyramid(path) as pyramid:
+            return tuple(LevelReport(level.size, level.n_segments, level.bytes) for level in pyramid.levels)
+
+    def named(self, path: str) -> None:
+        """A label image in the group "labels" of an image is added to that group's list (see `Format`)."""
+        group, name = os.path.split(os.path.abspath(path))
+        if os.path.basename(group) == "labels" and is_zarr(os.path.dirname(group)):
+            try:
+                list_label(group, name, self.ngff)
+            except (OSError, ValueError) as error:
+                raise OutputError(f"{path!r} is complete, but {group!r} can't list it: {error}") from error
+
+    def side(self, encoding: Encoding, level: Level) -> int | None:
+        """Chunks a side of a shard of a level, a power of two; None where a chunk is a file."""
+        side = self.shard
+        if side is None:
+            side = 1
+            while (2 * side) ** 2 * encoding.tile_bytes // _RATIO_LOSSLESS <= SHARD_BYTES:
+                side *= 2
+        if not side:
+            return None
+        while side > 1 and side // 2 >= max(level.tiles):
+            side //= 2
+        return side
+
+    def _write_level(self, path: str, image: ImageDescription, level: Level, take: TakeSegment, syncer: Syncer) -> int:
+        encoding, side = image.encoding, self.side(image.encoding, level)
+        folder = os.path.join(path, str(level.index))
+        os.mkdir(folder)
+        if self.ngff == "0.5":
+            write_json(os.path.join(folder, "zarr.json"), metadata.array_v3(encoding, level, side))
+        else:
+            write_json(os.path.join(folder, ".zarray"), metadata.array_v2(encoding, level))
+        blank = _blank_segment(encoding)
+        total = 0
+        for plane in range(image.plan.planes):
+            with contextlib.closing(
+                PlaneWriter(self._plane_folder(folder, encoding, plane), level.tiles, side, syncer)
+            ) as writer:
+                for row, column in np.ndindex(*level.tiles):
+                    segment = take((level.index, plane, row, column))
+                    total += writer.add(row, column, None if segment == blank else segment)
+        return total
+
+    def _plane_folder(self, folder: str, encoding: Encoding, plane: int) -> str:
+        """Where the chunk keys of a plane begin: "c" (v3), then the channel, where there is that axis."""
+        parts = [folder, *(["c"] if self.ngff == "0.5" else [])]
+        return os.path.join(*parts, *([str(plane)] if encoding.pixels.channels > 1 else []))
+
+    def _write_group(self, path: str, image: ImageDescription) -> None:
+        """The group last, first without windows, which are then looked up in the last level."""
+        self._write_attributes(path, metadata.group_attributes(image, self.ngff, None))
+        if image.encoding.pixels.kind not in MASKS:
+            windows = _windows(path, image.encoding.pixels)
+            self._write_attributes(path, metadata.group_attributes(image, self.ngff, windows))
+
+    def _write_attributes(self, path: str, attributes: dict[str, Any]) -> None:
+        if self.ngff == "0.5":
+            group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+            write_json(os.path.join(path, "zarr.json"), group)
+        else:
+            write_json(os.path.join(path, ".zgroup"), {"zarr_format": 2})
+            write_json(os.path.join(path, ".zattrs"), attributes)
+
+
+def refuse_tiff_options(options: ConvertOptions) -> None:
+    """Raises OptionError for options of a TIFF."""
+    given = {
+        "a classic TIFF (bigtiff)": not options.bigtiff,
+        "strict": options.strict,
+        "label": options.label is not None,
+    }
+    given |= {"flavour": options.flavour != DEFAULTS["flavour"], "associated": bool(options.associated)}
+    for name, is_given in given.items():
+        if is_given:
+            raise OptionError(f"{name} is for a TIFF, and the output is an OME-Zarr: leave it out")
+
+
+def _blank_segment(encoding: Encoding) -> bytes:
+    """The segment of a tile of nothing but the fill value, which is left out."""
+    tile = np.full(
+        (encoding.tile, encoding.tile, encoding.samples), metadata.fill_value(encoding.pixels), encoding.dtype
+    )
+    return encoding.encoder().encode([tile])[0]
+
+
+def _windows(path: str, pixels: PixelFormat) -> list[metadata.Window]:
+    """What a viewer shows first of each channel: all of uint8, else the range of what the last level shows."""
+    if pixels.dtype == "uint8" or pixels.kind in ("rgb", "rgba"):
+        return [metadata.whole_window(pixels.dtype)] * pixels.channels
+    windows = []
+    with ZarrPyramid(path) as pyramid:
+        level = pyramid.levels[-1]
+        segments, each = pyramid.segments(level), level.n_segments // level.planes
+        for plane in range(level.planes):
+            values = []
+            for number in range(0, each, -(-each // _SAMPLED_CHUNKS)):
+                part = level.pixels_of(number)
+                values.append(segments.decode(plane * each + number)[: part.height, : part.width].ravel())
+            low, high = np.percentile(np.concatenate(values), (0.1, 99.9))
+            if pixels.dtype.startswith("float"):
+                windows.append((float(low), float(max(high, low + 1e-6))))
+            else:
+                windows.append((int(low), max(int(high), int(low) + 1)))
+    return windows
+
+
+def _sync_folders(path: str) -> None:
+    """Have the names of all files on the disk."""
+    if os.name == "nt":
+        return
+    for folder, _, _ in os.walk(path):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # some network filesystems refuse
+                os.fsync(fd)
+        finally:
+            os.close(fd)

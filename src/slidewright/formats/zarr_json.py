@@ -1,0 +1,41 @@
+"""JSON files of a zarr hierarchy: written so that a reader sees the old file or the new one, never a part."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from typing import Any
+
+
+def write_json(path: str, value: dict[str, Any]) -> None:
+    """Write a file, whole and on the disk, under its name."""
+    partial = f"{path}.{secrets.token_hex(4)}.partial"
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.unlink(partial)
+
+
+def list_label(group: str, name: str, ngff: str) -> None:
+    """Add a label image to the list of its group, which is made where there is none; what is listed stays."""
+    path = os.path.join(group, "zarr.json" if ngff == "0.5" else ".zattrs")
+    value: dict[str, Any] = {}
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            value = json.load(file)
+    attributes = value.setdefault("attributes", {}) if ngff == "0.5" else value
+    ome = attributes.setdefault("ome", {"version": ngff}) if ngff == "0.5" else attributes
+    names = ome.setdefault("labels", [])
+    if name not in names:
+        names.append(name)
+    if ngff == "0.5":
+        value |= {"zarr_format": 3, "node_type": "group"}
+    else:
+        write_json(os.path.join(group, ".zgroup"), {"zarr_format": 2})
+    write_json(path, value)

@@ -1,0 +1,155 @@
+"""Chunks to the files of a zarr array: one file a chunk, or zarr shards, which this process alone writes.
+
+A shard is streamed: its chunks are appended as they come, and its index and checksum follow the last one (zarr v3
+"sharding_indexed", index at the end). So no shard is ever read, modified and written, and none is held in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO
+
+import numpy as np
+
+from slidewright.geometry import Size
+
+MAX_OPEN = 128
+"""Files that are open at a time: a row of shards of a very wide level has more, which are opened again."""
+_MAX_SYNCING = 64
+_MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+
+
+class Syncer:
+    """Has finished files written to the disk by a thread, while the next are being made. A context manager."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "slidewright-sync")
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Syncer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def close(self, file: IO[bytes]) -> None:
+        """Sync and close a file, soon; raises OSError for one that was handed over before."""
+        self._waiting.append(self._pool.submit(_sync_and_close, file))
+        while len(self._waiting) > _MAX_SYNCING:
+            self._waiting.popleft().result()
+
+    def wait(self) -> None:
+        """Wait until all are on the disk."""
+        while self._waiting:
+            self._waiting.popleft().result()
+
+
+class PlaneWriter:
+    """One plane of one level of an array: a grid of chunks, which come in raster order.
+
+    Parameters
+    ----------
+    folder
+        Where the files of this plane are, named row/column; it is made with the first.
+    chunks
+        Rows and columns of chunks.
+    side
+        Chunks a side of a shard; None for a file a chunk.
+    syncer
+        Gets each finished file.
+    """
+
+    def __init__(self, folder: str, chunks: Size, side: int | None, syncer: Syncer) -> None:
+        self._folder, self._chunks, self._side, self._syncer = folder, chunks, side, syncer
+        self._shards: dict[int, _Shard] = {}
+        self._open: OrderedDict[int, IO[bytes]] = OrderedDict()
+
+    def add(self, row: int, column: int, data: bytes | None) -> int:
+        """Write the next chunk, or leave it out where there is no data; returns the bytes that it took."""
+        if self._side is None:
+            if data is not None:
+                file = self._create(row, column)
+                _write_all(file, data)
+                self._syncer.close(file)
+            return len(data or b"")
+        number = column // self._side
+        if data is not None:
+            self._append(row, column, number, data)
+        last_row = row % self._side == self._side - 1 or row == self._chunks.height - 1
+        last_column = column % self._side == self._side - 1 or column == self._chunks.width - 1
+        if last_row and last_column and number in self._shards:
+            self._finish(number)
+        return len(data or b"")
+
+    def close(self) -> None:
+        """Close what an error left open."""
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+    def _append(self, row: int, column: int, number: int, data: bytes) -> None:
+        assert self._side is not None
+        shard = self._shards.get(number)
+        if shard is None:
+            shard = self._shards[number] = _Shard(self._path(row // self._side, number), self._side)
+            os.makedirs(os.path.dirname(shard.path), exist_ok=True)
+        _write_all(self._file(number, shard), data)
+        shard.note(row % self._side, column % self._side, len(data))
+
+    def _finish(self, number: int) -> None:
+        shard = self._shards.pop(number)
+        file = self._file(number, shard)
+        _write_all(file, shard.footer())
+        self._syncer.close(self._open.pop(number))
+
+    def _file(self, number: int, shard: _Shard) -> IO[bytes]:
+        """The file of a shard, opened again if it had to make room for others."""
+        file = self._open.pop(number, None)
+        if file is None:
+            if len(self._open) >= MAX_OPEN:
+                self._open.popitem(last=False)[1].close()
+            file = open(shard.path, "ab" if shard.size else "xb", buffering=0)  # noqa: SIM115 - closed by the syncer
+        self._open[number] = file
+        return file
+
+    def _create(self, row: int, column: int) -> IO[bytes]:
+        path = self._path(row, column)
+        if column == 0 or not os.path.isdir(os.path.dirname(path)):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        return open(path, "xb", buffering=0)
+
+    def _path(self, row: int, column: int) -> str:
+        return os.path.join(self._folder, str(row), str(column))
+
+
+class _Shard:
+    """What is known of a shard that is being written: where its chunks lie."""
+
+    def __init__(self, path: str, side: int) -> None:
+        self.path, self.size = path, 0
+        self._index = np.full((side, side, 2), _MISSING, "<u8")
+
+    def note(self, row: int, column: int, nbytes: int) -> None:
+        """A chunk has been appended."""
+        self._index[row, column] = self.size, nbytes
+        self.size += nbytes
+
+    def footer(self) -> bytes:
+        """The index and its CRC-32C."""
+        import google_crc32c
+
+        index = self._index.tobytes()
+        return index + int(google_crc32c.value(index)).to_bytes(4, "little")
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _sync_and_close(file: IO[bytes]) -> None:
+    with file:
+        os.fsync(file.fileno())

@@ -1,0 +1,191 @@
+"""How a zarr array of an image lies on disk: from its metadata (v2 or v3) to shape, chunks, shards, keys and codec.
+
+Only layouts that slidewright writes, and close relatives, are described; others are refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from slidewright.errors import SourceError, VerifyError
+from slidewright.geometry import Size
+
+MAX_CHUNK_BYTES = 1 << 28
+MAX_CHUNKS = 1 << 24
+_ENTRY_BYTES, _CHECKSUM_BYTES = 16, 4
+_KNOWN = "verify reads chunks in zstd, gzip, blosc or none, of one plane or of a pixel's samples, in C order"
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayLayout:
+    """An array of (c,) y, x."""
+
+    size: Size
+    samples: int
+    depth: int
+    """Samples in a chunk."""
+    dtype: np.dtype[Any]
+    chunk: int
+    shard: int
+    """Chunks a side of a shard; 1 where there is none."""
+    sharded: bool
+    planar: bool
+    """Whether the samples in a chunk's bytes come one after the other, not side by side."""
+    compression: str
+    fill: int | float
+    prefix: str
+    """What each key begins with: "c/" in v3."""
+    has_channels: bool
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of a shard's index with its checksum."""
+        return self.shard * self.shard * _ENTRY_BYTES + _CHECKSUM_BYTES
+
+    def path(self, folder: str, plane: int, row: int, column: int) -> str:
+        """The file of a shard, or of a chunk where there are none."""
+        channel = f"{plane}{os.sep}" if self.has_channels else ""
+        return f"{folder}{os.sep}{self.prefix}{channel}{row}{os.sep}{column}"
+
+    def decompressor(self) -> Callable[[bytes], bytes | bytearray]:
+        """From a chunk's bytes to its pixels'; refuses to make more than a chunk has."""
+        import imagecodecs
+
+        nbytes = self.chunk * self.chunk * self.depth * self.dtype.itemsize
+        match self.compression:
+            case "zstd":
+                return lambda data: imagecodecs.zstd_decode(data, out=bytearray(nbytes))
+            case "gzip":
+                return lambda data: imagecodecs.gzip_decode(data, out=bytearray(nbytes))
+            case "blosc":
+                return lambda data: imagecodecs.blosc_decode(data, numthreads=1, out=bytearray(nbytes))
+            case _:
+                return lambda data: data
+
+
+def read_layout(folder: str, axes: str) -> ArrayLayout:
+    """The layout of the array in a folder.
+
+    Raises
+    ------
+    SourceError
+        When it is one that is not read here.
+    VerifyError
+        When it is not there, or makes no sense.
+    """
+    for name, read in (("zarr.json", _v3), (".zarray", _v2)):
+        path = os.path.join(folder, name)
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                return _checked(read(json.load(file), axes, folder), folder)
+    raise VerifyError(f"{folder}: there is no array; the store is damaged")
+
+
+def _v3(given: Mapping[str, Any], axes: str, folder: str) -> ArrayLayout:
+    chunk_shape = given["chunk_grid"]["configuration"]["chunk_shape"]
+    codecs = given["codecs"]
+    sharded = codecs[0]["name"] == "sharding_indexed"
+    inner = chunk_shape
+    if sharded:
+        settings = codecs[0]["configuration"]
+        if len(codecs) > 1 or settings.get("index_location", "end") != "end":
+            raise SourceError(f"{folder}: {_KNOWN}, its shards with the index at the end")
+        if [codec["name"] for codec in settings["index_codecs"]] != ["bytes", "crc32c"]:
+            raise SourceError(f"{folder}: {_KNOWN}, its shards with an index of bytes and crc32c")
+        inner, codecs = settings["chunk_shape"], settings["codecs"]
+    encoding = given["chunk_key_encoding"]
+    if encoding["name"] != "default" or encoding.get("configuration", {}).get("separator", "/") != "/":
+        raise SourceError(f"{folder}: {_KNOWN}, in files named c/row/column")
+    names = [codec["name"] for codec in codecs]
+    planar = "transpose" not in names
+    if not planar and codecs[0].get("configuration", {}).get("order") != [1, 2, 0]:
+        raise SourceError(f"{folder}: {_KNOWN}")
+    names = [name for name in names if name != "transpose"]
+    if not names or names[0] != "bytes" or len(names) > 2:
+        raise SourceError(f"{folder} has the codecs {', '.join(names)}; {_KNOWN}")
+    return _layout(
+        given,
+        axes,
+        folder,
+        dtype=np.dtype(str(given["data_type"])).newbyteorder("<"),
+        chunk=inner,
+        outer=chunk_shape if sharded else None,
+        planar=planar,
+        compression=names[1] if len(names) == 2 else "none",
+        prefix=f"c{os.sep}",
+    )
+
+
+def _v2(given: Mapping[str, Any], axes: str, folder: str) -> ArrayLayout:
+    if given.get("order") != "C" or given.get("filters") or given.get("dimension_separator") != "/":
+        raise SourceError(f"{folder}: {_KNOWN}, without filters, in files named row/column")
+    compressor = given.get("compressor")
+    return _layout(
+        given,
+        axes,
+        folder,
+        dtype=np.dtype(given["dtype"]),
+        chunk=given["chunks"],
+        outer=None,
+        planar=True,
+        compression="none" if compressor is None else str(compressor["id"]),
+        prefix="",
+    )
+
+
+def _layout(
+    given: Mapping[str, Any],
+    axes: str,
+    folder: str,
+    *,
+    dtype: np.dtype[Any],
+    chunk: Sequence[int],
+    outer: Sequence[int] | None,
+    planar: bool,
+    compression: str,
+    prefix: str,
+) -> ArrayLayout:
+    shape = [int(length) for length in given["shape"]]
+    if axes not in ("yx", "cyx") or len(shape) != len(axes) or len(chunk) != len(axes):
+        raise SourceError(f"{folder} has axes {axes!r} and shape {tuple(shape)}; {_KNOWN}")
+    samples, depth = (shape[0], int(chunk[0])) if axes == "cyx" else (1, 1)
+    side = int(chunk[-1])
+    shard = 1 if outer is None else int(outer[-1]) // side
+    if chunk[-2] != side or depth not in (1, samples) or (outer or chunk)[0 : len(axes) - 2] != chunk[: len(axes) - 2]:
+        raise SourceError(f"{folder} has chunks of {tuple(chunk)}; {_KNOWN}, and square")
+    if outer is not None and list(outer[-2:]) != [shard * side] * 2:
+        raise SourceError(f"{folder} has shards of {tuple(outer)}; {_KNOWN}, and square shards")
+    if compression not in ("none", "zstd", "gzip", "blosc"):
+        raise SourceError(f"{folder} is stored with {compression!r}; {_KNOWN}")
+    return ArrayLayout(
+        size=Size(shape[-2], shape[-1]),
+        samples=samples,
+        depth=depth,
+        dtype=dtype,
+        chunk=side,
+        shard=shard,
+        sharded=outer is not None,
+        planar=planar and depth > 1,
+        compression=compression,
+        fill=np.array(given.get("fill_value") or 0).astype(dtype).item(),
+        prefix=prefix,
+        has_channels=axes == "cyx",
+    )
+
+
+def _checked(layout: ArrayLayout, folder: str) -> ArrayLayout:
+    """The layout, unless its numbers would have somebody allocate too much."""
+    good = min(*layout.size, layout.samples, layout.depth, layout.chunk, layout.shard) > 0
+    chunk_bytes = layout.chunk * layout.chunk * layout.depth * layout.dtype.itemsize
+    if not good or chunk_bytes > MAX_CHUNK_BYTES or layout.shard > 4096 or layout.dtype.kind not in "uif":
+        raise VerifyError(f"{folder}: its metadata make no sense; the store is damaged")
+    if math.prod(layout.size.grid(layout.chunk)) * layout.samples > MAX_CHUNKS:
+        raise VerifyError(f"{folder}: it declares more chunks than verify looks at")
+    return layout

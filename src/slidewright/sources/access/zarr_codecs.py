@@ -1,0 +1,186 @@
+"""Chunks that decode to no more than they may: what a chunk holds is known from the array's metadata, so a stream that
+would become more is refused before it does.
+
+Blosc, Zstandard and LZ4 say in their first bytes what they decode to; deflate, bzip2 and LZMA don't, and are decoded up
+to the limit here. Other codecs are bounded by the worker's own memory limit alone. Imported only where zarr is needed.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import math
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numcodecs.abc
+import zarr
+from zarr.abc.codec import BytesBytesCodec
+
+_ROOM = 2  # filters may need twice the bytes of the pixels, such as "astype" and "delta"
+_SPARE = 1 << 16
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+class TooMuchError(ValueError):
+    """A chunk would decode to more than its pixels can be."""
+
+
+def bounded(array: Any) -> Any:
+    """The array with codecs that stop at what a chunk can hold."""
+    metadata = array.metadata
+    if metadata.zarr_format == 2:
+        limit = _limit(array.chunks, array.dtype.itemsize)
+        compressor = metadata.compressor and _BoundedNumcodec(metadata.compressor, limit)
+        filters = metadata.filters and tuple(_BoundedNumcodec(each, limit) for each in metadata.filters)
+        metadata = replace(metadata, compressor=compressor, filters=filters)
+    else:
+        metadata = replace(metadata, codecs=_bounded_all(metadata.codecs))
+    config = array._async_array.config
+    return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=array.store_path, config=config))
+
+
+def _limit(shape: tuple[int, ...], itemsize: int) -> int:
+    return _ROOM * math.prod(shape) * itemsize + _SPARE
+
+
+def _bounded_all(codecs: Any) -> tuple[Any, ...]:
+    found = []
+    for codec in codecs:
+        if isinstance(codec, BytesBytesCodec):
+            found.append(_Bounded(codec))
+        elif hasattr(codec, "codecs"):  # sharding, whose codecs are those of the chunks in a shard
+            index = _bounded_all(codec.index_codecs)
+            found.append(replace(codec, codecs=_bounded_all(codec.codecs), index_codecs=index))
+        else:
+            found.append(codec)
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Bounded(BytesBytesCodec):
+    """A codec of zarr v3 that looks before it decodes."""
+
+    codec: BytesBytesCodec
+    is_fixed_size = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the codec itself."""
+        return self.codec.to_dict()
+
+    def evolve_from_array_spec(self, array_spec: Any) -> _Bounded:
+        """As the codec itself."""
+        return _Bounded(self.codec.evolve_from_array_spec(array_spec))
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
+        """As the codec itself."""
+        return self.codec.compute_encoded_size(input_byte_length, chunk_spec)
+
+    async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
+        name = str(self.codec.to_dict().get("name")).removeprefix("numcodecs.")
+        limit = _limit(chunk_spec.shape, chunk_spec.dtype.to_native_dtype().itemsize)
+        data = decode_within(name, chunk_bytes.to_bytes(), limit)
+        if data is not None:
+            return chunk_spec.prototype.buffer.from_bytes(data)
+        (decoded,) = await self.codec.decode([(chunk_bytes, chunk_spec)])
+        return decoded
+
+
+class _BoundedNumcodec(numcodecs.abc.Codec):  # type: ignore[misc]
+    """A codec of zarr v2 that looks before it decodes."""
+
+    codec_id = "bounded"  # zarr looks at the class; an object has that of its codec
+
+    def __init__(self, codec: Any, limit: int) -> None:
+        self.codec_id = codec.codec_id
+        self._codec, self._limit = codec, limit
+
+    def encode(self, buf: Any) -> Any:
+        """As the codec itself."""
+        return self._codec.encode(buf)
+
+    def decode(self, buf: Any, out: Any = None) -> Any:
+        """As the codec itself, up to the limit."""
+        if self.codec_id not in _HEADERS and self.codec_id not in _STREAMS:
+            return self._codec.decode(buf, out)
+        data = decode_within(self.codec_id, bytes(memoryview(buf).cast("B")), self._limit)
+        return self._codec.decode(buf, out) if data is None else data
+
+    def get_config(self) -> dict[str, Any]:
+        """As the codec itself."""
+        config: dict[str, Any] = self._codec.get_config()
+        return config
+
+
+def decode_within(name: str, data: bytes, limit: int) -> bytes | None:
+    """The decoded bytes, at most `limit`, or None where the codec itself may decode them; raises TooMuchError."""
+    if name in _STREAMS:
+        return _STREAMS[name](data, limit)
+    size = _HEADERS[name](data) if name in _HEADERS else None
+    if size is not None and size > limit:
+        raise TooMuchError(f"it would decode to {size} bytes, and {limit} at most make sense")
+    if name == "zstd" and size is None:
+        return _zstd(data, limit)
+    return None
+
+
+def _blosc_bytes(data: bytes) -> int | None:
+    return int(struct.unpack_from("<I", data, 4)[0]) if len(data) >= 16 else None
+
+
+def _lz4_bytes(data: bytes) -> int | None:
+    return int(struct.unpack_from("<I", data)[0]) if len(data) >= 4 else None
+
+
+def _zstd_bytes(data: bytes) -> int | None:
+    """The frame's content size, which may be left out (RFC 8878, section 3.1.1.1)."""
+    if len(data) < 6 or not data.startswith(_ZSTD_MAGIC):
+        return None
+    flags = data[4]
+    single, length = bool(flags & 32), 1 << (flags >> 6)
+    if length == 1 and not single:
+        return None
+    start = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
+    if len(data) < start + length:
+        return None
+    return int.from_bytes(data[start : start + length], "little") + (256 if length == 2 else 0)
+
+
+def _zstd(data: bytes, limit: int) -> bytes:
+    import imagecodecs
+
+    return bytes(imagecodecs.zstd_decode(data, out=limit))
+
+
+def _inflate(data: bytes, limit: int) -> bytes:
+    """Zlib and gzip, of several members too."""
+    return _decode_stream(lambda: zlib.decompressobj(47), data, limit)
+
+
+def _decode_stream(make: Callable[[], Any], data: bytes, limit: int) -> bytes:
+    """Decode streams, one after the other, until there is no more or too much."""
+    parts: list[bytes] = []
+    left = limit
+    while data.rstrip(b"\0") if parts else data:
+        decoder = make()
+        part = decoder.decompress(data, left + 1)
+        parts.append(part)
+        left -= len(part)
+        if left < 0:
+            raise TooMuchError(f"it would decode to more than {limit} bytes, and no more make sense")
+        if not decoder.eof:
+            raise ValueError("it is cut short")
+        data = decoder.unused_data
+    return b"".join(parts)
+
+
+_HEADERS: dict[str, Callable[[bytes], int | None]] = {"blosc": _blosc_bytes, "lz4": _lz4_bytes, "zstd": _zstd_bytes}
+_STREAMS: dict[str, Callable[[bytes, int], bytes]] = {
+    "gzip": _inflate,
+    "zlib": _inflate,
+    "bz2": lambda data, limit: _decode_stream(bz2.BZ2Decompressor, data, limit),
+    "lzma": lambda data, limit: _decode_stream(lzma.LZMADecompressor, data, limit),
+}

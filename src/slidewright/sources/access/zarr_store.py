@@ -1,0 +1,65 @@
+"""A folder as a zarr store, read with distrust: every file is a regular one, and metadata are not endless.
+
+Imported only where zarr is needed, since it imports the zarr library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import LocalStore
+
+from slidewright.system.files import regular
+
+_MAX_METADATA_BYTES = 64 << 20
+_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+
+
+class FolderStore(LocalStore):
+    """zarr's store of a folder, which would wait for ever for a FIFO."""
+
+    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+        """What lies under a key; None where there is nothing."""
+        return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
+
+    def get_sync(self, key: str, *, prototype: Any = None, byte_range: Any = None) -> Any:
+        """See `get`."""
+        try:
+            data = _read(os.path.join(self.root, key), byte_range)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+        return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> list[Any]:
+        """See `get`."""
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+
+def _read(path: str, byte_range: Any) -> bytes:
+    if os.path.isdir(path):
+        raise IsADirectoryError(path)
+    with open(path, "rb", opener=regular) as file:
+        size = os.fstat(file.fileno()).st_size
+        if byte_range is None and os.path.basename(path) in _METADATA and size > _MAX_METADATA_BYTES:
+            raise OSError(f"{path} has {size} bytes of metadata")
+        start, end = _span(byte_range, size)
+        file.seek(start)
+        return file.read(max(0, min(end, size) - start))
+
+
+def _span(byte_range: Any, size: int) -> tuple[int, int]:
+    """(first, end) of the bytes that are asked for."""
+    match byte_range:
+        case None:
+            return 0, size
+        case RangeByteRequest():
+            return byte_range.start, byte_range.end
+        case OffsetByteRequest():
+            return byte_range.offset, size
+        case SuffixByteRequest():
+            return max(0, size - byte_range.suffix), size
+    raise TypeError(f"a range of bytes of kind {type(byte_range).__name__}")

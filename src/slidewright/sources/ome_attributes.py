@@ -1,0 +1,91 @@
+"""What the attributes of an OME-Zarr group say of its pixels: the colours of labels as NGFF has them, and what
+slidewright notes there because NGFF has no place for it. All of it is taken with distrust.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any
+
+from slidewright.metadata import Metadata
+from slidewright.options import KINDS
+from slidewright.pixels import Colormap
+
+_SAMPLES = {"rgb": 3, "rgba": 4, "grey": 1, "labels": 1, "binary": 1}
+_COLORS = ("uint8", "uint16")
+
+
+class OmeAttributes:
+    """Reads the attributes of a group; what makes no sense is as if it were not there."""
+
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
+        inner, own = attributes.get("ome"), attributes.get("slidewright")
+        self._ome: Mapping[str, Any] = inner if isinstance(inner, dict) else attributes
+        self._own: Mapping[str, Any] = own if isinstance(own, dict) else {}
+
+    @property
+    def any_kind(self) -> str | None:
+        """What the pixels were when they were written."""
+        kind = self._own.get("kind")
+        return kind if isinstance(kind, str) and kind in KINDS else None
+
+    def kind(self, samples: int, dtype: str) -> str | None:
+        """The same, where it fits such pixels."""
+        kind = self.any_kind
+        if kind is None or _SAMPLES.get(kind, samples) != samples or (kind in ("rgb", "rgba") and dtype not in _COLORS):
+            return None
+        return kind
+
+    @property
+    def software(self) -> str | None:
+        """What wrote it."""
+        return self._text("software")
+
+    @property
+    def description(self) -> str | None:
+        """What a TIFF says in its ImageDescription."""
+        return self._text("description")
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        """The ICC profile."""
+        try:
+            return base64.b64decode(self._text("icc_profile") or "", validate=True) or None
+        except (binascii.Error, ValueError):
+            return None
+
+    @property
+    def metadata(self) -> Metadata:
+        """Optics and scanner, and what identifies."""
+        power, listed = self._own.get("objective_power"), self._own.get("identifying")
+        known = float(power) if isinstance(power, (int, float)) and not isinstance(power, bool) else 0.0
+        pairs = listed if isinstance(listed, list) else []
+        return Metadata(
+            objective_power=known if 0 < known < 1e6 else None,
+            scanner_vendor=self._text("scanner_vendor"),
+            scanner_model=self._text("scanner_model"),
+            scanner_software=self._text("scanner_software"),
+            identifying=tuple((str(p[0]), str(p[1])) for p in pairs if isinstance(p, list) and len(p) == 2),
+        )
+
+    @property
+    def colormap(self) -> Colormap | None:
+        """The colours of labels, black where a value has none."""
+        label = self._ome.get("image-label")
+        try:
+            entries = label["colors"] if isinstance(label, dict) else []
+            colors = {int(entry["label-value"]): [int(part) * 257 for part in entry["rgba"][:3]] for entry in entries}
+        except (KeyError, TypeError, ValueError):
+            return None
+        if not colors or min(colors) < 0 or max(colors) > 65535:
+            return None
+        if any(len(color) != 3 or not 0 <= min(color) <= max(color) <= 65535 for color in colors.values()):
+            return None
+        wide = {value: (red, green, blue) for value, (red, green, blue) in colors.items()}
+        return tuple(wide.get(value, (0, 0, 0)) for value in range(max(wide) + 1))
+
+    def _text(self, name: str) -> str | None:
+        text = self._own.get(name)
+        return text if isinstance(text, str) and text else None

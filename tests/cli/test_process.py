@@ -1,0 +1,173 @@
+"""The command as a process: signals at any moment, names that are no text, limits; its exit code and what it leaves."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from faults.campaign import Campaign, make_slide, session_members, wait_until
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(not hasattr(os, "killpg"), reason="signals and process groups as POSIX knows them"),
+]
+
+
+def start(*line: object, limit: object = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "slidewright", *map(os.fspath, map(as_path, line))]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="surrogateescape",
+        start_new_session=True, preexec_fn=limit,
+    )  # fmt: skip
+
+
+def as_path(word: object) -> object:
+    return word if isinstance(word, (str, bytes, os.PathLike)) else str(word)
+
+
+def end(process: subprocess.Popen[str], seconds: float = 30) -> tuple[int, str]:
+    """Exit code and standard error of a process that ends, with all that it started."""
+    try:
+        _, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        pytest.fail(f"it did not end within {seconds} s")
+    assert wait_until(lambda: not session_members(process.pid), 5), "processes live on"
+    return process.returncode, errors
+
+
+@pytest.fixture
+def slide(tmp_path):
+    return make_slide(tmp_path / "s.tif", 2000, 2000)
+
+
+def test_name_that_is_no_text_has_a_report(tmp_path, slide):
+    out = os.fsencode(tmp_path) + b"/o\xff.tif"
+    report = os.fsencode(tmp_path) + b"/r\xfe.html"
+    code, errors = end(start("convert", slide, out, "--report", report, "--workers", "1"))
+    assert (code, "Traceback" in errors) == (0, False), errors
+    assert os.path.exists(out)
+    assert b"\\udcff.tif" in Path(os.fsdecode(report)).read_bytes()
+
+
+@pytest.mark.parametrize("verb", ["batch", "info", "shard"])
+def test_name_that_is_no_text_is_fine_for_every_verb(tmp_path, verb):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    slide = make_slide(folder / os.fsdecode(b"s\xfe.tif"), 100, 100)
+    more = {"batch": ["--out", folder / "out"], "shard": [folder / "shards", "--index", "0", "--count", "1"]}.get(
+        verb, []
+    )
+    code, errors = end(start(verb, folder if verb == "batch" else slide, *more))
+    assert (code, errors.count("error")) == (0, 0), errors
+
+
+@pytest.mark.parametrize("limit", [0, 4096])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_file_may_have_a_byte(tmp_path, slide, limit, workers):
+    def no_bytes() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    code, errors = end(start("convert", slide, tmp_path / "o.tif", "--workers", workers, "-q", limit=no_bytes))
+    assert code in (1, 2), errors
+    lines = [line for line in errors.splitlines() if line.startswith("slidewright: error: ")]
+    assert len(lines) == 1, errors
+    assert "Traceback" not in errors, errors
+    assert os.listdir(tmp_path) == ["s.tif"]
+
+
+def test_ctrl_c_at_any_moment_of_the_start(tmp_path, slide):
+    """The whole group gets it, as from a terminal; from the moment when Python runs our code."""
+    campaign = Campaign("Ctrl-C at the start", 12, 300)
+    for _ in range(campaign.tries):
+        process = start("convert", slide, tmp_path / "o.tif", "--workers", "2", "-q")
+        time.sleep(campaign.random.uniform(0.08, 0.6))
+        os.killpg(process.pid, signal.SIGINT)
+        code, errors = end(process)
+        early = "Traceback" in errors and "slidewright" not in errors  # the interpreter's own start
+        assert code in (0, 130, -signal.SIGINT) or early, (code, errors)
+        assert "slidewright/system/forkserver" not in errors, errors
+        assert early or "Traceback" not in errors, errors
+        assert (code == 0) == (tmp_path / "o.tif").exists()
+        (tmp_path / "o.tif").unlink(missing_ok=True)
+        assert os.listdir(tmp_path) == ["s.tif"]
+        campaign.count("interrupted" if code else "finished")
+    campaign.close()
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A folder with a slide that takes seconds."""
+    folder = tmp_path_factory.mktemp("large")
+    make_slide(folder / "s.tif", 5000, 5000)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["SIGQUIT", "SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("whom", ["group", "caller"])
+def test_signal_in_mid_run_leaves_nothing(tmp_path, large, name, whom):
+    number, slide = getattr(signal, name), large / "s.tif"
+    options = ["--workers", "2", "-q", "--compression", "zstd", "--effort", "19", "--scratch", tmp_path]
+    process = start("convert", slide, tmp_path / "o.tif", *options)
+    assert wait_until(lambda: any(name.endswith(".partial") for name in os.listdir(tmp_path)), 30)
+    (os.killpg if whom == "group" else os.kill)(process.pid, number)
+    code, errors = end(process)
+    assert code == 128 + number, errors
+    assert os.listdir(tmp_path) == []
+
+
+SCRIPT = """
+import sys
+import numpy as np
+import slidewright
+def pixels(y, x, height, width):
+    return np.random.default_rng(y + x).integers(0, 255, (height, width), np.uint8)
+slidewright.convert(pixels, sys.argv[1], shape=(20000, 20000), dtype="uint8", n_workers=2, compression="none")
+"""
+
+
+def test_sigquit_to_the_group_of_a_script_leaves_nothing(tmp_path):
+    """A library changes no signals: the caller dies of it, and the fork server cleans up."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    line = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "o.tif")]
+    process = subprocess.Popen(
+        line, start_new_session=True, stderr=subprocess.DEVNULL, cwd=tmp_path, preexec_fn=no_core
+    )
+    assert wait_until(lambda: any(name.endswith(".partial") for name in os.listdir(tmp_path)), 30)
+    os.killpg(process.pid, signal.SIGQUIT)
+    assert process.wait(10) == -signal.SIGQUIT
+    assert wait_until(lambda: not session_members(process.pid), 5)
+    assert os.listdir(tmp_path) == ["script.py"]
+
+
+def no_core() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def test_signal_about_the_end_is_one_or_the_other(tmp_path):
+    """A complete file and success, or no file and the signal's exit code."""
+    campaign = Campaign("SIGTERM about the end", 10, 300)
+    slide = tmp_path / "s.tif"
+    tifffile.imwrite(slide, np.zeros((300, 300), np.uint8), tile=(64, 64))
+    out = tmp_path / "o.tif"
+    for _ in range(campaign.tries):
+        number = campaign.random.choice([signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+        process = start("convert", slide, out, "--workers", "1", "-q")
+        assert wait_until(lambda p=process: out.exists() or p.poll() is not None, 30)
+        time.sleep(campaign.random.choice([0, campaign.random.uniform(0, 0.2)]))
+        process.send_signal(number)
+        code, errors = end(process)
+        assert (code, out.exists()) == (0, True), (code, errors)
+        assert "Traceback" not in errors, errors
+        out.unlink()
+        campaign.count(number.name)
+    campaign.close()

@@ -1,0 +1,376 @@
+"""No file of the user's is lost: not by two outputs of one name, not by a kill between two renames, not by a device."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import folder_format  # registers the format whose destination is a folder
+import numpy as np
+import pytest
+import tifffile
+from written import digest
+
+import slidewright
+from slidewright.cli.main import main
+from slidewright.conversions import destination as destinations
+from slidewright.conversions.destination import Destination, sweep_beside
+from slidewright.errors import DestinationError, OptionError
+from slidewright.system import files
+
+OPTIONS = {"n_workers": 0, "tile_size": 64}
+posix = pytest.mark.skipif(os.name == "nt", reason="links, FIFOs and sockets as POSIX knows them")
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def slide(tmp_path):
+    path = tmp_path / "s.tif"
+    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 255, (150, 200), np.uint8), tile=(64, 64))
+    return path
+
+
+def hard_link(old: Path, new: Path) -> Path:
+    os.link(old, new)
+    return new
+
+
+def soft_link(old: Path, new: Path) -> Path:
+    new.symlink_to(old)
+    return new
+
+
+def linked_folder(old: Path, new: Path) -> Path:
+    new.symlink_to(old.parent)
+    return new / old.name
+
+
+@posix
+@pytest.mark.parametrize("alias", [lambda old, new: old, hard_link, soft_link, linked_folder])
+@pytest.mark.parametrize("meant", ["source", "destination"])
+def test_report_is_neither_source_nor_destination(tmp_path, slide, alias, meant, capsys):
+    out = tmp_path / "o.tif"
+    slidewright.convert(slide, out, **OPTIONS)
+    before = digest(slide), digest(out)
+    report = alias(slide if meant == "source" else out, tmp_path / "alias")
+    assert main(["convert", str(slide), str(out), "--report", str(report), "--overwrite", "--workers", "0"]) == 2
+    assert meant in capsys.readouterr().err
+    assert (digest(slide), digest(out)) == before
+
+
+@posix
+def test_report_and_destination_that_do_not_exist_yet_are_held_apart(tmp_path, slide):
+    (tmp_path / "link").symlink_to(tmp_path)
+    for report in (tmp_path / "o.tif", tmp_path / "link" / "o.tif"):
+        with pytest.raises(DestinationError, match="the report"):
+            slidewright.convert(slide, tmp_path / "o.tif", report=report, **OPTIONS)
+        assert sorted(os.listdir(tmp_path)) == ["link", "s.tif"]
+
+
+@posix
+@pytest.mark.parametrize("alias", [hard_link, soft_link, linked_folder])
+def test_source_is_not_replaced_under_another_name(tmp_path, slide, alias):
+    before = digest(slide)
+    with pytest.raises(DestinationError, match="source itself"):
+        slidewright.convert(slide, alias(slide, tmp_path / "alias"), overwrite=True, **OPTIONS)
+    assert digest(slide) == before
+
+
+def test_files_inside_the_source_are_not_replaced(tmp_path):
+    import zarr
+
+    store = tmp_path / "s.zarr"
+    zarr.save_array(store, np.zeros((100, 100), np.uint8))
+    with pytest.raises(DestinationError, match="lies in the source"):
+        slidewright.convert(store, store / "zarr.json", overwrite=True, **OPTIONS)
+    with pytest.raises(DestinationError, match="lies in the source"):
+        slidewright.convert(zarr.open(store), store / "zarr.json", overwrite=True, **OPTIONS)
+
+
+def test_folder_that_holds_the_source_is_not_replaced(tmp_path, slide):
+    out = tmp_path / "o.segments"
+    slidewright.convert(slide, out, **OPTIONS)
+    inner = out / "s.tif"
+    inner.write_bytes(slide.read_bytes())
+    with pytest.raises(DestinationError, match="source lies in"):
+        slidewright.convert(inner, out, overwrite=True, **OPTIONS)
+    assert inner.exists()
+
+
+def test_folder_of_other_things_is_not_replaced(tmp_path, slide):
+    out = tmp_path / "holidays.segments"
+    out.mkdir()
+    (out / "photo.jpg").write_bytes(b"precious")
+    with pytest.raises(DestinationError, match="other things"):
+        slidewright.convert(slide, out, overwrite=True, **OPTIONS)
+    assert (out / "photo.jpg").read_bytes() == b"precious"
+
+
+def rows(tmp_path, *pairs):
+    path = tmp_path / "m.csv"
+    path.write_text("source,destination\n" + "".join(f"{source},{dest}\n" for source, dest in pairs))
+    return path
+
+
+@posix
+def test_rows_whose_destinations_are_one_file_are_refused(tmp_path, slide):
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "t.tif").write_bytes(slide.read_bytes())
+    manifest = rows(tmp_path, ("s.tif", "d.tif"), ("t.tif", "link/d.tif"))
+    with pytest.raises(OptionError, match="both become"):
+        slidewright.batch(manifest, overwrite=True, **OPTIONS)
+    assert not (tmp_path / "d.tif").exists()
+
+
+@posix
+def test_rows_that_would_replace_the_source_of_another_are_refused(tmp_path, slide):
+    os.link(slide, tmp_path / "hard.tif")
+    (tmp_path / "t.tif").write_bytes(slide.read_bytes())
+    with pytest.raises(OptionError, match="same file"):
+        slidewright.batch(rows(tmp_path, ("s.tif", "d.tif"), ("t.tif", "hard.tif")), overwrite=True, **OPTIONS)
+    assert not (tmp_path / "d.tif").exists()
+
+
+@pytest.mark.parametrize("report", ["m.csv", "s.tif", "d.tif"])
+def test_report_of_a_batch_is_none_of_its_files(tmp_path, slide, report):
+    manifest = rows(tmp_path, ("s.tif", "d.tif"))
+    before = digest(slide), digest(manifest)
+    with pytest.raises(OptionError, match="same file"):
+        slidewright.batch(manifest, report=tmp_path / report, overwrite=True, **OPTIONS)
+    assert (digest(slide), digest(manifest)) == before
+
+
+def test_names_that_differ_in_case_are_held_apart_where_the_filesystem_does(tmp_path, slide, monkeypatch):
+    (tmp_path / "t.tif").write_bytes(slide.read_bytes())
+    manifest = rows(tmp_path, ("s.tif", "out.tif"), ("t.tif", "OUT.tif"))
+    monkeypatch.setattr(files, "_ignores_case", lambda folder: True)
+    with pytest.raises(OptionError, match="both become"):
+        slidewright.batch(manifest, **OPTIONS)
+    monkeypatch.undo()
+    if not files._ignores_case(str(tmp_path)):
+        assert [item.status for item in slidewright.batch(manifest, **OPTIONS).items] == ["done", "done"]
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".slidewright-")]
+
+
+def make_special(path: Path, kind: str) -> socket.socket | None:
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(os.path.relpath(path))
+        return server
+    elif kind == "device":
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("needs root, to make a device")
+    else:
+        path.symlink_to("/dev/null")
+    return None
+
+
+@posix
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device", "link to a device"])
+@pytest.mark.parametrize("target", ["destination", "report"])
+def test_what_is_no_file_is_never_replaced(tmp_path, slide, kind, target, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the name of a socket must be short
+    special = tmp_path / "special"
+    holder = make_special(special, kind)
+    before = os.lstat(special)
+    names = {"dest": special} if target == "destination" else {"dest": tmp_path / "o.tif", "report": special}
+    with pytest.raises(DestinationError, match="device, a pipe or a socket"):
+        slidewright.convert(slide, overwrite=True, **names, **OPTIONS)
+    after = os.lstat(special)
+    assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino)
+    assert sorted(os.listdir(tmp_path)) == ["s.tif", "special"]
+    if holder is not None:
+        holder.close()
+
+
+# ---- a batch that was killed before it could say what it had made
+
+
+def test_batch_that_lost_its_report_finds_its_files_by_their_content(tmp_path, slide):
+    (tmp_path / "t.tif").write_bytes(slide.read_bytes())
+    manifest = rows(tmp_path, ("s.tif", "d.tif"), ("t.tif", "e.tif"))
+    slidewright.batch(manifest, **OPTIONS)
+    before = (tmp_path / "d.tif").stat()
+    (tmp_path / "m.report.jsonl").unlink()
+    report = slidewright.batch(manifest, **OPTIONS)
+    assert [item.status for item in report.items] == ["done", "done"]
+    assert (tmp_path / "d.tif").stat() == before or (tmp_path / "d.tif").stat().st_ino == before.st_ino
+    assert [item.status for item in slidewright.batch(manifest, **OPTIONS).items] == ["skipped", "skipped"]
+
+
+def test_file_of_ours_with_other_content_is_not_taken_for_the_one_to_make(tmp_path, slide):
+    manifest = rows(tmp_path, ("s.tif", "d.tif"))
+    slidewright.convert(slide, tmp_path / "d.tif", compression="deflate", **OPTIONS)
+    before = digest(tmp_path / "d.tif")
+    (item,) = slidewright.batch(manifest, compression="zstd", **OPTIONS).items
+    assert (item.status, "exists" in (item.error or "")) == ("failed", True)
+    assert digest(tmp_path / "d.tif") == before
+    assert sorted(os.listdir(tmp_path)) == ["d.tif", "m.csv", "m.report.jsonl", "s.tif"]
+
+
+KILLED = """
+import os, signal, sys
+import slidewright
+from slidewright.conversions import destination
+rename = destination.Destination.commit
+def commit(self):
+    rename(self)
+    os.killpg(0, signal.SIGKILL)
+destination.Destination.commit = commit
+slidewright.batch(sys.argv[1], n_workers=int(sys.argv[2]), tile_size=64, resume=sys.argv[3] == "resume")
+"""
+
+
+@posix
+@pytest.mark.parametrize("how", ["plain", "resume"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batch_killed_between_name_and_report_goes_on(tmp_path, slide, workers, how):
+    manifest = rows(tmp_path, ("s.tif", "d.tif"))
+    line = [sys.executable, "-c", KILLED, str(manifest), str(workers), how]
+    done = subprocess.run(line, capture_output=True, start_new_session=True, timeout=50)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (tmp_path / "d.tif").exists()
+    (item,) = slidewright.batch(manifest, resume=how == "resume", **OPTIONS).items
+    assert (item.status, item.error) == ("done", None)
+    assert sorted(os.listdir(tmp_path)) == ["d.tif", "m.csv", "m.report.jsonl", "s.tif"]
+
+
+@pytest.mark.parametrize("status", ["skipped", "failed"])
+def test_lock_of_a_killed_run_goes_whatever_becomes_of_the_slide(tmp_path, slide, status):
+    manifest = rows(tmp_path, ("s.tif", "d.tif"))
+    if status == "skipped":
+        slidewright.batch(manifest, **OPTIONS)
+    else:
+        (tmp_path / "d.tif").write_bytes(b"precious")
+    (tmp_path / f".d.tif.{'0' * 16}.lock").touch()
+    (tmp_path / f".d.tif.{'0' * 16}.partial").touch()
+    (item,) = slidewright.batch(manifest, **OPTIONS).items
+    assert item.status == status
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+# ---- folders, which no system but Linux can exchange in one step
+
+
+def made(folder: Path) -> int:
+    """The first level's height, of a folder that the second format wrote."""
+    return int(json.loads((folder / "index.json").read_text())["levels"][0][0])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    out = tmp_path / "o.segments"
+    slidewright.convert(np.zeros((100, 90), np.uint8), out, **OPTIONS)
+    assert made(out) == 100
+    return out
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_folder_is_replaced_whole(tmp_path, folder, monkeypatch, swaps):
+    if not swaps:
+        monkeypatch.setattr(destinations, "exchange", lambda *_: False)
+    slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
+    assert made(folder) == 70
+    assert os.listdir(tmp_path) == ["o.segments"]
+
+
+FOLDER_KILLED = """
+import os, signal, sys
+import numpy as np
+import folder_format
+import slidewright
+from slidewright.conversions import destination
+destination.exchange = lambda *_: False
+rename = os.rename
+def kill(old, new):
+    rename(old, new)
+    if str(new).endswith(".old"):
+        os.kill(os.getpid(), signal.SIGKILL) if sys.argv[2] == "caller" else os.killpg(0, signal.SIGKILL)
+os.rename = kill
+slidewright.convert(np.zeros((70, 90), np.uint8), sys.argv[1], overwrite=True, tile_size=64, n_workers=1)
+"""
+
+
+@posix
+@pytest.mark.parametrize("victim", ["caller", "everything"])
+def test_folder_moved_aside_by_a_killed_run_comes_back(tmp_path, folder, victim):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(folder_format.__file__).parent), *sys.path])}
+    line = [sys.executable, "-c", FOLDER_KILLED, str(folder), victim]
+    done = subprocess.run(line, capture_output=True, start_new_session=True, timeout=50, env=environment)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    if victim == "caller":
+        deadline = time.monotonic() + 10
+        while len(os.listdir(tmp_path)) > 1 and time.monotonic() < deadline:
+            time.sleep(0.02)  # the fork server is at work
+    else:
+        assert not folder.exists()
+        sweep_beside(folder)
+    assert os.listdir(tmp_path) == ["o.segments"]
+    assert made(folder) == 100
+
+
+def test_folder_comes_back_when_its_successor_can_not_be_named(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(destinations, "exchange", lambda *_: False)
+    rename = os.rename
+
+    def fail(old, new):
+        if str(old).endswith(".partial"):
+            raise OSError(5, "Input/output error")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(slidewright.SlidewrightError, match="can't rename"):
+        slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
+    assert os.listdir(tmp_path) == ["o.segments"]
+    assert made(folder) == 100
+
+
+# ---- names
+
+
+@pytest.mark.parametrize("length", [200, 238, 239, 248, 255])
+@pytest.mark.parametrize("letter", ["n", "ü"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_names_may_be_as_long_as_the_filesystem_allows(tmp_path, slide, length, letter, resume):
+    unit = len(os.fsencode(letter))
+    name = letter * ((length - 4) // unit) + "x" * ((length - 4) % unit) + ".tif"
+    assert len(os.fsencode(name)) == length
+    slidewright.convert(slide, tmp_path / name, resume=resume, **OPTIONS)
+    slidewright.convert(slide, tmp_path / name, resume=resume, overwrite=True, **OPTIONS)
+    assert sorted(os.listdir(tmp_path)) == sorted([name, "s.tif"])
+
+
+def test_name_that_is_too_long_is_an_error_of_ours_and_leaves_nothing(tmp_path, slide):
+    for resume in (False, True):
+        with pytest.raises(DestinationError):
+            slidewright.convert(slide, tmp_path / ("n" * 252 + ".tif"), resume=resume, **OPTIONS)
+    assert os.listdir(tmp_path) == ["s.tif"]
+
+
+def test_temporary_names_can_not_be_guessed_and_lead_nowhere_else(tmp_path):
+    names = {Destination(tmp_path / "o.tif", overwrite=False).partial for _ in range(50)}
+    assert len(names) == 50
+    assert all(len(name.split(".")[-2]) == 16 for name in names)
+
+
+@posix
+def test_planted_link_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / "planted").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        files.new_file(tmp_path / "planted", os.O_WRONLY)
+    with pytest.raises(OSError, match="symbolic"):
+        files.FileLock(str(tmp_path / "planted"))
+    assert victim.read_bytes() == b"precious"

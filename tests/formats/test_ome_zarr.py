@@ -1,0 +1,440 @@
+"""OME-Zarr: what is written is what the oracle says, in zarr-python, in both validators and in five other readers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from fake_sources import SlowSource
+from oracle import pyramid
+from written import image
+
+import slidewright
+from slidewright.errors import DestinationError, OptionError, SourceError, VerifyError
+from slidewright.formats import zarr_shard
+from slidewright.inspection.verify import verify_file
+
+TESTS = Path(__file__).parents[1]
+READERS_PYTHON = os.environ.get("SLIDEWRIGHT_ZARR_READERS")
+SMALL: dict[str, Any] = {"tile_size": 32, "block_tiles": 2, "n_workers": 0}
+
+
+def labels(height: int, width: int, dtype: str = "uint8") -> Any:
+    y, x = np.mgrid[:height, :width]
+    return ((x // 21 + y // 17) % 5).astype(dtype)
+
+
+IMAGES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "rgb": (image(150, 203), {}),
+    "rgba": (image(150, 203, 4), {}),
+    "rgb16": (image(150, 203, 3, "uint16"), {"kind": "rgb"}),
+    "grey": (image(150, 203, 1), {}),
+    "channels": (image(150, 203, 5, "uint16"), {"kind": "multichannel"}),
+    "signed": (image(150, 203, 1, "int16"), {}),
+    "float": (image(150, 203, 1, "uint16").astype(np.float32) / 4, {}),
+    "labels": (labels(150, 203), {"colormap": {0: "black", 1: "red", 4: "#00ff80"}}),
+    "labels32": (labels(150, 203, "uint32"), {"kind": "labels"}),
+    "mask": (labels(150, 203) > 2, {}),
+}
+
+
+def expected_levels(pixels: Any, kind: str, tile: int = 32) -> list[Any]:
+    """As (channels,) y, x."""
+    masks = kind in ("labels", "labels32", "mask")
+    pixels = pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+    levels = pyramid(pixels, tile, "nearest" if masks else "mean")
+    return [level.transpose(2, 0, 1) if level.shape[2] > 1 else level[:, :, 0] for level in levels]
+
+
+def assert_levels(path: Path, expected: list[Any]) -> None:
+    group = zarr.open_group(path, mode="r")
+    attributes = dict(group.attrs)
+    datasets = attributes.get("ome", attributes)["multiscales"][0]["datasets"]
+    assert len(datasets) == len(expected)
+    for dataset, level in zip(datasets, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(group[dataset["path"]]), level, err_msg=dataset["path"])
+
+
+def assert_valid(path: Path, version: str) -> None:
+    yaozarrs = pytest.importorskip("yaozarrs")
+    models = pytest.importorskip("ome_zarr_models")
+    yaozarrs.validate_zarr_store(str(path))
+    assert models.open_ome_zarr(zarr.open_group(path, mode="r")).ome_zarr_version == version
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("ngff", ["0.5", "0.4"])
+@pytest.mark.parametrize("kind", IMAGES)
+def test_every_kind_is_valid_and_exact_at_every_level(tmp_path: Path, kind: str, ngff: str) -> None:
+    pixels, options = IMAGES[kind]
+    path = tmp_path / "out.ome.zarr"
+    report = slidewright.convert(pixels, path, mpp=0.25, ngff=ngff, verify=True, **SMALL, **options)
+    expected = expected_levels(pixels, kind)
+    assert_levels(path, expected)
+    assert_valid(path, ngff)
+    assert report.bytes == sum(map(len, files(path).values()))
+    assert sum(level.bytes for level in report.levels) < report.bytes
+    assert [name.name for name in tmp_path.iterdir()] == ["out.ome.zarr"]
+
+
+@pytest.mark.parametrize("kind", ["rgb", "channels"])
+@pytest.mark.parametrize("compression", ["zstd", "blosc", "gzip", "none"])
+@pytest.mark.parametrize("shard", [0, 2, None])
+def test_codecs_and_shards_of_every_size_hold_the_same_pixels(
+    tmp_path: Path, kind: str, compression: str, shard: int | None
+) -> None:
+    pixels, options = IMAGES[kind]
+    path = tmp_path / "out.zarr"
+    slidewright.convert(pixels, path, compression=compression, zarr_shard=shard, **SMALL, **options)
+    assert_levels(path, expected_levels(pixels, kind))
+    chunks = [name for name in files(path) if name.startswith("0/c/")]
+    planes = 5 if kind == "channels" else 1
+    assert len(chunks) == planes * {0: 5 * 7, 2: 3 * 4, None: 1}[shard]
+    assert [check.exact for check in verify_file(path, against=pixels, n_workers=1).levels] == [True] * 4
+
+
+@pytest.mark.parametrize("kind", ["rgb", "channels", "labels"])
+def test_the_files_are_the_same_for_any_number_of_workers(tmp_path: Path, kind: str) -> None:
+    pixels, options = IMAGES[kind]
+    found = []
+    for workers in (0, 1, 2):
+        path = tmp_path / f"{workers}.ome.zarr"
+        slidewright.convert(pixels, path, zarr_shard=2, **{**SMALL, "n_workers": workers}, **options)
+        found.append(files(path))
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("ngff", ["0.5", "0.4"])
+@pytest.mark.parametrize("kind", ["rgb", "channels", "labels"])
+def test_other_readers_see_the_same_pixels(tmp_path: Path, kind: str, ngff: str) -> None:
+    if not READERS_PYTHON:
+        pytest.skip("SLIDEWRIGHT_ZARR_READERS names no Python that has the readers")
+    pixels, options = IMAGES[kind]
+    path = tmp_path / "out.ome.zarr"
+    slidewright.convert(pixels, path, ngff=ngff, zarr_shard=2 if ngff == "0.5" else None, **SMALL, **options)
+    np.savez(tmp_path / "levels.npz", *expected_levels(pixels, kind))
+    command = [READERS_PYTHON, str(TESTS / "zarr_readers.py"), str(path), str(tmp_path / "levels.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert {word for word in found.values() if word != "absent"} == {"exact"}, found
+
+
+def test_a_wide_row_of_shards_keeps_few_files_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zarr_shard, "MAX_OPEN", 2)
+    pixels = image(100, 400)
+    slidewright.convert(pixels, tmp_path / "out.zarr", zarr_shard=2, **SMALL)
+    assert_levels(tmp_path / "out.zarr", expected_levels(pixels, "rgb"))
+
+
+@pytest.mark.parametrize("shard", [0, 2])
+def test_chunks_of_background_are_left_out(tmp_path: Path, shard: int) -> None:
+    pixels = np.full((128, 128, 3), 255, np.uint8)
+    pixels[:20, :20] = 7
+    path = tmp_path / "out.zarr"
+    report = slidewright.convert(pixels, path, zarr_shard=shard, **SMALL)
+    assert_levels(path, expected_levels(pixels, "rgb"))
+    assert len([name for name in files(path) if name.startswith("0/c/")]) == 1
+    assert report.levels[0].tiles == 16
+    assert verify_file(path, against=pixels).levels[0].exact
+
+
+def test_a_round_trip_from_tiff_and_back_is_exact(tmp_path: Path) -> None:
+    pixels = image(150, 203)
+    icc = b"\0\0\0\x80profile" * 9
+    source = tmp_path / "source.tif"
+    tifffile.imwrite(
+        source,
+        pixels,
+        tile=(32, 32),
+        photometric="rgb",
+        iccprofile=icc,
+        description="a slide",
+        metadata=None,
+        resolution=(40000, 20000),
+        resolutionunit="CENTIMETER",
+    )
+    everything = {"keep_metadata": "all", **SMALL}
+    slidewright.convert(source, tmp_path / "there.ome.zarr", **everything)
+    slidewright.convert(tmp_path / "there.ome.zarr", tmp_path / "back.tif", compression="zstd", **everything)
+    with tifffile.TiffFile(tmp_path / "back.tif") as tiff:
+        np.testing.assert_array_equal(tiff.pages[0].asarray(), pixels)
+        assert tiff.pages[0].iccprofile == icc
+        assert "a slide" in tiff.pages[0].description
+    assert slidewright.info(tmp_path / "back.tif").mpp == pytest.approx((0.25, 0.5))
+
+
+@pytest.mark.parametrize("kind", ["labels", "mask", "channels", "rgb16"])
+def test_kind_and_colours_come_back_from_a_round_trip(tmp_path: Path, kind: str) -> None:
+    pixels, options = IMAGES[kind]
+    slidewright.convert(pixels, tmp_path / "a.tif", compression="zstd", **SMALL, **options)
+    slidewright.convert(pixels, tmp_path / "b.zarr", **SMALL, **options)
+    slidewright.convert(tmp_path / "b.zarr", tmp_path / "c.tif", compression="zstd", **SMALL)
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "c.tif").read_bytes()
+
+
+def test_scales_translations_and_units_follow_from_mpp(tmp_path: Path) -> None:
+    slidewright.convert(image(150, 203), tmp_path / "a.zarr", mpp=(0.25, 0.5), **SMALL)
+    multiscale = zarr.open_group(tmp_path / "a.zarr", mode="r").attrs["ome"]["multiscales"][0]
+    assert [axis.get("unit") for axis in multiscale["axes"]] == [None, "micrometer", "micrometer"]
+    scale, translation = multiscale["datasets"][2]["coordinateTransformations"]
+    assert scale == {"type": "scale", "scale": [1, 2, 1]}
+    assert translation == {"type": "translation", "translation": [0, 0.75, 0.375]}
+    slidewright.convert(labels(150, 203), tmp_path / "b.zarr", kind="labels", **SMALL)
+    multiscale = zarr.open_group(tmp_path / "b.zarr", mode="r").attrs["ome"]["multiscales"][0]
+    assert multiscale["axes"] == [{"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
+    assert multiscale["datasets"][1]["coordinateTransformations"][1]["translation"] == [0, 0]  # nearest
+
+
+def test_channels_have_windows_of_what_there_is_and_labels_have_colours(tmp_path: Path) -> None:
+    pixels = np.stack([np.full((64, 64), 1000), np.full((64, 64), 30)], 2).astype(np.uint16)
+    pixels[:32, :, 0] = 4000
+    slidewright.convert(pixels, tmp_path / "a.zarr", kind="multichannel", **SMALL)
+    first, second = zarr.open_group(tmp_path / "a.zarr", mode="r").attrs["ome"]["omero"]["channels"]
+    assert first["window"] == {"min": 0, "max": 65535, "start": 1000, "end": 4000}
+    assert second["window"] == {"min": 0, "max": 65535, "start": 30, "end": 31}
+    slidewright.convert(IMAGES["labels"][0], tmp_path / "b.zarr", **SMALL, **IMAGES["labels"][1])
+    colors = zarr.open_group(tmp_path / "b.zarr", mode="r").attrs["ome"]["image-label"]["colors"]
+    assert colors[1] == {"label-value": 1, "rgba": [255, 0, 0, 255]}
+    assert colors[4] == {"label-value": 4, "rgba": [0, 255, 128, 255]}
+
+
+def test_names_colours_and_optics_are_said_and_come_back(tmp_path: Path) -> None:
+    pixels, options = IMAGES["channels"]
+    names, colors = ["DAPI", "CD3", "CD8", "CK", "AF"], ["blue", "red", "lime", "white", "#102030"]
+    said = {"channel_names": names, "channel_colors": colors, "objective_power": 20}
+    slidewright.convert(pixels, tmp_path / "a.ome.zarr", **said, **SMALL, **options)
+    channels = zarr.open_group(tmp_path / "a.ome.zarr", mode="r").attrs["ome"]["omero"]["channels"]
+    assert [channel["label"] for channel in channels] == names
+    assert [channel["color"] for channel in channels] == ["0000FF", "FF0000", "00FF00", "FFFFFF", "102030"]
+    found = slidewright.open_source(tmp_path / "a.ome.zarr").info.metadata
+    assert found.objective_power == 20
+    assert [channel.name for channel in found.channels] == names
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"compression": "jpeg"}, "'jpeg' is for TIFF, not for OME-Zarr; choose one of none, zstd, blosc, gzip"),
+        ({"predictor": True}, "predictor is TIFF's"),
+        ({"bigtiff": False}, "classic TIFF"),
+        ({"flavour": "aperio"}, "flavour is for a TIFF"),
+        ({"associated": ["thumbnail"]}, "associated is for a TIFF"),
+        ({"ngff": "0.4", "zarr_shard": 2}, "no shards"),
+        ({"zarr_shard": 3}, "not a power of two"),
+        ({"ngff": "0.3"}, "choose one of 0.4, 0.5"),
+        ({"kind": "binary", "bits": 1}, "no single bits"),
+    ],
+)
+def test_options_that_make_no_sense_for_it_are_refused(tmp_path: Path, options: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        slidewright.convert(np.zeros((64, 64), np.uint8), tmp_path / "out.ome.zarr", **{**SMALL, **options})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"compression": "blosc"}, "'blosc' is for OME-Zarr, not for TIFF"),
+        ({"zarr_shard": 2}, "zarr_shard is for an OME-Zarr"),
+        ({"ngff": "0.5"}, "ngff is for an OME-Zarr"),
+    ],
+)
+def test_a_tiff_refuses_what_is_for_an_ome_zarr(tmp_path: Path, options: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        slidewright.convert(np.zeros((64, 64), np.uint8), tmp_path / "out.tif", **SMALL, **options)
+
+
+def test_an_existing_store_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    path = tmp_path / "out.ome.zarr"
+    slidewright.convert(image(64, 64), path, **SMALL)
+    with pytest.raises(DestinationError, match="exists"):
+        slidewright.convert(image(64, 64), path, **SMALL)
+    other = image(64, 64, seed=1)
+    slidewright.convert(other, path, overwrite=True, **SMALL)
+    assert_levels(path, expected_levels(other, "rgb"))
+    assert [name.name for name in tmp_path.iterdir()] == ["out.ome.zarr"]
+
+
+def test_tiles_and_regions_of_a_writer_are_written_to_it(tmp_path: Path) -> None:
+    pixels = image(100, 130)
+    with slidewright.PyramidWriter(tmp_path / "a.ome.zarr", pixels.shape, tile_size=32, n_workers=1) as writer:
+        for row, column in reversed(list(np.ndindex(4, 5))):
+            writer.write_tile(pixels[row * 32 : (row + 1) * 32, column * 32 : (column + 1) * 32], row, column)
+    assert_levels(tmp_path / "a.ome.zarr", expected_levels(pixels, "rgb"))
+    with slidewright.PyramidWriter(tmp_path / "b.ome.zarr", pixels.shape, tile_size=32, n_workers=0) as writer:
+        writer.write_region(pixels, 0, 0)
+    assert files(tmp_path / "a.ome.zarr") == files(tmp_path / "b.ome.zarr")
+
+
+def test_shards_of_a_job_are_assembled_to_it_and_resume_makes_the_same(tmp_path: Path) -> None:
+    source = SlowSource(400, 300)
+    slidewright.convert(source, tmp_path / "whole.ome.zarr", **SMALL)
+    for index in (1, 0, 2):
+        slidewright.shard(source, tmp_path / "parts", index=index, count=3, format="ome-zarr", **SMALL)
+    slidewright.assemble(tmp_path / "parts", tmp_path / "joined.ome.zarr", source=source, n_workers=0)
+    np.save(tmp_path / "pixels.npy", source.pixels())
+    slidewright.convert(tmp_path / "pixels.npy", tmp_path / "again.ome.zarr", resume=True, **SMALL)
+    assert files(tmp_path / "joined.ome.zarr") == files(tmp_path / "whole.ome.zarr")
+    assert files(tmp_path / "again.ome.zarr") == files(tmp_path / "whole.ome.zarr")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "out.ome.zarr"
+    slidewright.convert(image(150, 203), path, zarr_shard=2, **SMALL)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [(-3, "checksum"), (-30, r"level 0|outside the shard|checksum"), (100, "does not decode|differs")],
+)
+def test_verify_names_a_changed_byte(store: Path, place: int, message: str) -> None:
+    shard = store / "0/c/0/1/1"
+    data = bytearray(shard.read_bytes())
+    data[place] ^= 0x55
+    shard.write_bytes(data)
+    with pytest.raises(VerifyError, match=message):
+        verify_file(store, against=image(150, 203), n_workers=1)
+
+
+def test_verify_names_what_is_cut_short_or_gone(store: Path) -> None:
+    shard = store / "0/c/0/1/1"
+    whole = shard.read_bytes()
+    for data in (whole[:40], whole[:-50], whole + b"more"):
+        shard.write_bytes(data)
+        with pytest.raises(VerifyError, match="damaged"):
+            verify_file(store)
+    shard.unlink()
+    with pytest.raises(VerifyError, match="level 0, tile at row 2, column 2 differs"):
+        verify_file(store, against=image(150, 203))
+    (store / "1/zarr.json").unlink()
+    with pytest.raises(VerifyError, match="there is no array"):
+        verify_file(store)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda group: group["attributes"]["ome"]["multiscales"][0]["datasets"][0].update(path="../.."),
+        lambda group: group["attributes"]["ome"]["multiscales"][0].pop("axes"),
+        lambda group: group["attributes"]["ome"].update(multiscales=[]),
+    ],
+)
+def test_metadata_that_make_no_sense_are_an_error_with_words(store: Path, change: Any) -> None:
+    group = json.loads((store / "zarr.json").read_text())
+    change(group)
+    (store / "zarr.json").write_text(json.dumps(group))
+    with pytest.raises(VerifyError, match=r"damaged|outside"):
+        verify_file(store)
+
+
+def test_a_folder_that_is_no_image_is_refused_by_verify(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="not an OME-Zarr image"):
+        verify_file(tmp_path)
+
+
+def test_info_tells_of_codec_and_bytes(store: Path) -> None:
+    found = slidewright.info(store)
+    assert found.format == "ome-zarr 0.5"
+    assert [level.compression for level in found.levels] == ["zstd"] * 4
+    assert sum(level.bytes or 0 for level in found.levels) < found.bytes == sum(map(len, files(store).values()))
+    assert (found.software or "").startswith("slidewright ")
+
+
+def test_the_page_about_a_run_shows_it(tmp_path: Path) -> None:
+    for kind in ("rgb", "channels", "labels"):
+        pixels, options = IMAGES[kind]
+        page = tmp_path / f"{kind}.html"
+        slidewright.convert(pixels, tmp_path / f"{kind}.ome.zarr", report=page, **SMALL, **options)
+        text = page.read_text()
+        assert f"{kind}.ome.zarr" in text
+        assert "data:image/png" in text
+
+
+@pytest.mark.parametrize("ngff", ["0.5", "0.4"])
+def test_a_label_image_goes_into_the_labels_of_an_image_and_is_listed(tmp_path: Path, ngff: str) -> None:
+    path = tmp_path / "slide.ome.zarr"
+    slidewright.convert(image(150, 203), path, ngff=ngff, **SMALL)
+    (path / "labels").mkdir()
+    pixels, options = IMAGES["labels"]
+    for name in ("tissue", "cells"):
+        slidewright.convert(pixels, path / "labels" / name, ngff=ngff, **SMALL, **options)
+    assert_valid(path, ngff)
+    attributes = dict(zarr.open_group(path / "labels", mode="r").attrs)
+    assert attributes.get("ome", attributes)["labels"] == ["tissue", "cells"]
+    assert_levels(path / "labels/tissue", expected_levels(pixels, "labels"))
+    slidewright.convert(path / "labels" / "cells", tmp_path / "cells.tif", compression="zstd", **SMALL)
+    with tifffile.TiffFile(tmp_path / "cells.tif") as tiff:
+        np.testing.assert_array_equal(tiff.pages[0].asarray(), pixels)
+        assert tiff.pages[0].colormap is not None
+
+
+def test_a_folder_of_something_else_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "out.zarr"
+    path.mkdir()
+    (path / "thesis.txt").write_text("all of it")
+    with pytest.raises(DestinationError, match="folder of other things"):
+        slidewright.convert(image(64, 64), path, overwrite=True, **SMALL)
+    assert (path / "thesis.txt").read_text() == "all of it"
+
+
+def test_a_source_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def broken(y: int, x: int, height: int, width: int) -> Any:
+        if y >= 64:
+            raise ValueError("no such pixels")
+        return np.zeros((height, width, 3), np.uint8)
+
+    with pytest.raises(SourceError, match="no such pixels"):
+        slidewright.convert(broken, tmp_path / "out.ome.zarr", shape=(150, 203, 3), dtype="uint8", **SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_writes_stores_and_skips_those_that_are_done(tmp_path: Path) -> None:
+    for number in range(2):
+        np.save(tmp_path / f"{number}.npy", image(64, 80, seed=number))
+    given: dict[str, Any] = {"suffix": ".ome.zarr", "tile_size": 32, "n_workers": 0}
+    first = slidewright.batch(str(tmp_path / "*.npy"), tmp_path / "out", **given)
+    again = slidewright.batch(str(tmp_path / "*.npy"), tmp_path / "out", **given)
+    assert [item.status for item in first.items] == ["done", "done"]
+    assert [item.status for item in again.items] == ["skipped", "skipped"]
+    for number in range(2):
+        assert_levels(tmp_path / "out" / f"{number}.ome.zarr", expected_levels(image(64, 80, seed=number), "rgb"))
+
+
+def test_a_killed_run_leaves_nothing_beside_the_name(tmp_path: Path) -> None:
+    program = f"""
+import sys, time
+sys.path.insert(0, {str(TESTS)!r})
+import slidewright
+from fake_sources import SlowSource
+if __name__ == "__main__":
+    source = SlowSource(640, 640, seconds=0.05)
+    slidewright.convert(source, {str(tmp_path / "out.ome.zarr")!r}, tile_size=32, block_tiles=2, n_workers=2)
+"""
+    child = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        wait_until(lambda: any(name.name.endswith(".partial") for name in tmp_path.iterdir()))
+    finally:
+        child.kill()
+        child.wait()
+    wait_until(lambda: not list(tmp_path.iterdir()))
+
+
+def wait_until(true: Any, seconds: float = 20) -> None:
+    ends = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.02)

@@ -1,0 +1,78 @@
+"""Opens an OME-Zarr in readers that nobody here wrote, and holds every level against arrays.
+
+It runs in a Python of its own, which has those readers: `python zarr_readers.py STORE LEVELS.npz` writes a line of JSON
+with a word for each reader: "exact", "absent", or what was wrong.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Read = Callable[[str, int], Any]
+
+
+def tensorstore(path: str, level: int) -> Any:
+    """Google's library."""
+    ts = importlib.import_module("tensorstore")
+    driver = "zarr3" if os.path.exists(f"{path}/zarr.json") else "zarr"
+    store = {"driver": driver, "kvstore": {"driver": "file", "path": f"{path}/{level}"}}
+    return ts.open(store, read=True, open=True).result().read().result()
+
+
+def zarrs(path: str, level: int) -> Any:
+    """The Rust library, by way of zarr-python."""
+    importlib.import_module("zarrs")
+    zarr: Any = importlib.import_module("zarr")
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        return zarr.open_array(f"{path}/{level}", mode="r")[:]
+
+
+def ome_zarr(path: str, level: int) -> Any:
+    """ome-zarr-py, of the OME team."""
+    io, reader = importlib.import_module("ome_zarr.io"), importlib.import_module("ome_zarr.reader")
+    return next(iter(reader.Reader(io.parse_url(path))())).data[level].compute()
+
+
+def ngff_zarr(path: str, level: int) -> Any:
+    """ngff-zarr, of ITK's authors."""
+    return importlib.import_module("ngff_zarr").from_ngff_zarr(path).images[level].data.compute()
+
+
+def napari(path: str, level: int) -> Any:
+    """napari's plugin for OME-Zarr."""
+    return importlib.import_module("napari_ome_zarr").napari_get_reader(path)(path)[0][0][level].compute()
+
+
+READERS: dict[str, Read] = {
+    "tensorstore": tensorstore,
+    "zarrs": zarrs,
+    "ome-zarr-py": ome_zarr,
+    "ngff-zarr": ngff_zarr,
+    "napari-ome-zarr": napari,
+}
+
+
+def main(path: str, expected: str) -> None:
+    """Try every reader."""
+    levels = np.load(expected)
+    found = {}
+    for name, read in READERS.items():
+        try:
+            wrong = [n for n, key in enumerate(levels.files) if not np.array_equal(read(path, n), levels[key])]
+            found[name] = f"wrong at levels {wrong}" if wrong else "exact"
+        except ImportError:
+            found[name] = "absent"
+        except Exception as error:  # whatever a reader raises is the finding
+            found[name] = f"{type(error).__name__}: {error}"
+    sys.stdout.write("\n" + json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
