@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from kept_sources import ASKED, SOURCES, TILE, aperio_jpeg2000, level_0, philips, picture, segments
+from kept_sources import ASKED, SOURCES, TILE, aperio_jpeg2000, level_0, ome, philips, picture, segments
 from oracle import pyramid
 from written import digest
 
@@ -18,7 +18,7 @@ import slidewright
 from slidewright.errors import CorruptTileError, OptionError, VerifyError
 from slidewright.inspection.verify import verify_file
 
-LOSSLESS = ("deflate", "lzw", "zstd", "none", "png", "rgba", "ome", "jpeg2000")
+LOSSLESS = ("deflate", "lzw", "zstd", "none", "png", "rgba", "shared", "jpeg2000")
 
 
 @pytest.fixture(params=[*SOURCES, *ASKED])
@@ -77,7 +77,7 @@ def test_verify_compares_tiles_byte_by_byte(kept):
     verify_file(out)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SOURCES if "ome" not in kind and "16" not in kind])
+@pytest.mark.parametrize("kind", [kind for kind in SOURCES if "channels" not in kind and "16" not in kind])
 def test_other_readers_see_the_same_in_source_and_output(tmp_path, kind):
     openslide, pyvips, image = (
         pytest.importorskip("openslide"),
@@ -247,7 +247,7 @@ def test_a_changed_tile_is_found_by_verify(tmp_path):
         verify_file(tmp_path / "out.tif", against=tmp_path / "in.tif")
 
 
-@pytest.mark.parametrize("kind", ["jpeg rgb", "sparse jpeg", "ome channels"])
+@pytest.mark.parametrize("kind", ["jpeg rgb", "sparse jpeg", "shared channels"])
 def test_every_way_to_convert_gives_the_same_bytes(tmp_path, kind):
     source = tmp_path / "in.tif"
     SOURCES[kind](source)
@@ -344,3 +344,14 @@ def test_left_out_tiles_of_philips_are_white_in_the_levels_above(tmp_path):
     assert (above[:30, 34:94] > 250).all()  # tiles 1 and 2
     assert (above[:30, :30] < 250).any()
     verify_file(tmp_path / "out.tif", against=tmp_path / "in.tiff")
+
+
+def test_channels_of_their_own_are_kept_where_the_format_has_them_so(tmp_path):
+    ome(tmp_path / "in.ome.tif")
+    report = slidewright.convert(tmp_path / "in.ome.tif", tmp_path / "out.ome.tif", n_workers=0)
+    assert report.kept_tiles == 105
+    assert segments(tmp_path / "out.ome.tif") == segments(tmp_path / "in.ome.tif")
+    np.testing.assert_array_equal(level_0(tmp_path / "out.ome.tif"), level_0(tmp_path / "in.ome.tif"))
+    report = slidewright.convert(tmp_path / "in.ome.tif", tmp_path / "out.tif", n_workers=0)
+    assert "its channels have tiles of their own" in report.keeping
+    np.testing.assert_array_equal(level_0(tmp_path / "out.tif"), level_0(tmp_path / "in.ome.tif"))

@@ -51,6 +51,8 @@ def decide_keeping(form: Format, options: ConvertOptions, info: SourceInfo, pixe
     reason = _reason(form, options, info, pixels)
     if info.stored is not None and info.tile is not None and reason is None:
         above, encoding = _above(form, options, info.tile.height, info.stored, pixels)
+        reason = _plane_reason(encoding.pixels, info.stored)
+    if info.stored is not None and reason is None:
         kept = Kept(
             info.stored,
             _filling(encoding, info.stored),
@@ -118,13 +120,18 @@ def _tile_reason(options: ConvertOptions, info: SourceInfo) -> str | None:
 def _pixel_reason(options: ConvertOptions, info: SourceInfo, pixels: PixelFormat, stored: Stored) -> str | None:
     if (pixels.dtype, pixels.channels) != (info.dtype, info.samples):
         return "its pixels are changed on the way"
-    if pixels.planes > 1 and not stored.separate:
-        return "its channels share their tiles, and each is written by itself"
-    if pixels.planes == 1 and stored.separate:
-        return "its samples have tiles of their own"
     names = {"grey": ("grey", "multichannel", "labels", "binary"), "palette": ("labels",), "rgb": ("rgb", "rgba")}
     if pixels.kind not in names.get(stored.photometric, ("rgb",)):
         return f"kind {pixels.kind!r} was asked for, and its tiles are {stored.photometric}"
+    return None
+
+
+def _plane_reason(pixels: PixelFormat, stored: Stored) -> str | None:
+    """Whether channels lie in the source as the format lays them out."""
+    if pixels.planes > 1 and not stored.separate:
+        return "its channels share their tiles, and each is written by itself"
+    if pixels.planes == 1 and stored.separate:
+        return "its channels have tiles of their own, and share them in what is written"
     return None
 
 
