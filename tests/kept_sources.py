@@ -168,3 +168,28 @@ def level_0(path: Path) -> NDArray[Any]:
         if tiff.pages.first.planarconfig == 2 and pixels.ndim == 3 and len(planes) == 1:
             pixels = np.moveaxis(pixels, 0, 2)
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def philips(path: Path) -> None:
+    """As Philips writes it: the file says what it is in XML, and tiles without tissue are left out at every level."""
+    spacing = '<Attribute Name="DICOM_PIXEL_SPACING">"{0}" "{0}"</Attribute>'
+    levels = "".join(
+        f'<DataObject ObjectType="PixelDataRepresentation">{spacing.format(0.00025 * 2**n)}</DataObject>'
+        for n in (0, 1)
+    )
+    text = f'<DataObject ObjectType="DPUfsImport"><Array>{levels}</Array></DataObject>'
+    pixels = picture(height=320, width=448)
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        for number, level in enumerate((pixels, np.ascontiguousarray(pixels[::2, ::2]))):
+            tiff.write(
+                _some_left_out(level),
+                shape=level.shape,
+                dtype="uint8",
+                tile=(TILE, TILE),
+                photometric="rgb",
+                compression="jpeg",
+                metadata=None,
+                software="Philips DP v1.0",
+                description=text if not number else None,
+                subfiletype=int(number > 0),
+            )

@@ -173,3 +173,12 @@ def test_every_page_is_in_the_navigation_and_links_lead_somewhere() -> None:
         assert f" {page.name}\n" in navigation
         for target in re.findall(r"\]\(([\w./-]+\.(?:md|svg|png))", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_licences_list_every_dependency():
+    """Whatever is needed, or can be asked for with an extra of users, is on the page of licences."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["openslide"], *extras["dask"], *extras["bench"]]
+    listed = set(re.findall(r"[\w-]+", (ROOT / "docs" / "licences.md").read_text()))
+    assert {re.match(r"[\w-]+", word)[0] for word in needed} <= listed

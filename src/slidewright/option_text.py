@@ -24,7 +24,8 @@ def parse_bytes(text: str | int) -> int:
         if match is None:
             raise OptionError(f"memory {text!r} is not a size; write for example 4GB or 512MiB")
         number, prefix, binary = match.groups()
-        value = int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " "))
+        size = float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " ")
+        value = int(min(size, 2.0**63))  # a number with hundreds of digits is infinite
     if value <= 0:
         raise OptionError(f"memory {text!r} must be more than nothing")
     return value

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from kept_sources import ASKED, SOURCES, TILE, aperio_jpeg2000, level_0, picture, segments
+from kept_sources import ASKED, SOURCES, TILE, aperio_jpeg2000, level_0, philips, picture, segments
 from oracle import pyramid
 from written import digest
 
@@ -330,3 +330,17 @@ def test_scaled_decoding_is_refused_where_it_can_not_be(tmp_path, kind, options)
     SOURCES[kind](tmp_path / "in.tif")
     with pytest.raises(OptionError, match="scaled_decoding is for"):
         slidewright.convert(tmp_path / "in.tif", tmp_path / "out.tif", n_workers=0, scaled_decoding=True, **options)
+
+
+def test_left_out_tiles_of_philips_are_white_in_the_levels_above(tmp_path):
+    philips(tmp_path / "in.tiff")
+    with tifffile.TiffFile(tmp_path / "in.tiff") as tiff:
+        assert tiff.is_philips
+    report = slidewright.convert(tmp_path / "in.tiff", tmp_path / "out.tif", n_workers=0)
+    assert report.kept_tiles
+    assert segments(tmp_path / "out.tif") == segments(tmp_path / "in.tiff")
+    with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
+        above = tiff.pages[1].asarray()
+    assert (above[:30, 34:94] > 250).all()  # tiles 1 and 2
+    assert (above[:30, :30] < 250).any()
+    verify_file(tmp_path / "out.tif", against=tmp_path / "in.tiff")

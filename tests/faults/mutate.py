@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import shutil
 import struct
@@ -129,6 +130,12 @@ def absurd_tag(data: bytearray, rng: random.Random) -> None:
         tree.pack(data, tree.offset, at, rng.choice((*ABSURD, rng.randrange(len(data)))))
 
 
+def retype(data: bytearray, rng: random.Random) -> None:
+    """A tag keeps its value and is of another type: signed, too narrow, or not even a number."""
+    tree = Directories(data)
+    tree.pack(data, "H", rng.choice(tree.entries) + 2, rng.randrange(1, 19))
+
+
 def swap_tags(data: bytearray, rng: random.Random) -> None:
     """Two tags have each other's values."""
     tree = Directories(data)
@@ -145,7 +152,7 @@ def cyclic(data: bytearray, rng: random.Random) -> None:
 
 
 ANY: tuple[Callable[[bytearray, random.Random], None], ...] = (flip_bits, flip_early, truncate, blank, move, insert)
-TIFF = (absurd_tag, absurd_tag, absurd_tag, swap_tags, cyclic)
+TIFF = (absurd_tag, absurd_tag, absurd_tag, retype, retype, swap_tags, cyclic)
 
 
 def mutate(seed: Path, folder: Path, rng: random.Random) -> tuple[Path, str]:
@@ -176,6 +183,11 @@ def mutate_zarr(seed: Path, folder: Path, rng: random.Random) -> tuple[Path, str
     shutil.copytree(seed, path)
     metadata = next(p for p in (path / "zarr.json", path / ".zarray") if p.exists())
     chunks = [p for p in path.rglob("*") if p.is_file() and not p.name.startswith((".z", "zarr"))]
+    if rng.random() < 0.05:
+        file = rng.choice([metadata, *chunks])
+        file.unlink()
+        os.mkfifo(file)
+        return path, f"{seed.name}: {file.name} is a FIFO"
     if rng.random() < 0.3:
         chunk = rng.choice(chunks)
         data, change = bytearray(chunk.read_bytes()), rng.choice(ANY)

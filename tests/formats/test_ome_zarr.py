@@ -22,6 +22,8 @@ import slidewright
 from slidewright.errors import DestinationError, OptionError, SourceError, VerifyError
 from slidewright.formats import zarr_shard
 from slidewright.inspection.verify import verify_file
+from slidewright.inspection.zarr_pyramid import ZarrPyramid
+from slidewright.tiff.page import Page
 
 TESTS = Path(__file__).parents[1]
 READERS_PYTHON = os.environ.get("SLIDEWRIGHT_ZARR_READERS")
@@ -438,3 +440,11 @@ def wait_until(true: Any, seconds: float = 20) -> None:
     while not true():
         assert time.monotonic() < ends
         time.sleep(0.02)
+
+
+def test_a_level_answers_everything_that_is_asked_of_a_page(store: Path) -> None:
+    with ZarrPyramid(store) as pyramid:
+        for name in [name for name, value in vars(Page).items() if isinstance(value, property)]:
+            getattr(pyramid.levels[0], name)
+        for name in ("planes", "pages", "others", "kept", "ours", "software", "description", "icc_profile", "bytes"):
+            getattr(pyramid, name)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
-from slidewright.errors import OutputError
+from slidewright.errors import CorruptTileError, OutputError
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.limits import usable_cpus
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started fi
     from slidewright.pyramid.plan import Plan
     from slidewright.report import Recorder
     from slidewright.shards.plan import ShardPlan
-    from slidewright.sources.base import Source, SourceInfo
+    from slidewright.sources.base import CorruptPlace, Source, SourceInfo
     from slidewright.system.launcher import Launcher
 
 Callback = Callable[[Progress], None] | None
@@ -204,6 +204,7 @@ class Conversion:
     ) -> Report:
         """Check the file and give it its name; the report."""
         begin = monotonic()
+        _refuse_rubbish(self._corrupt(outcome, run), run)
         self._check(run)
         if before_commit is not None:
             before_commit(self._destination.partial)
@@ -249,12 +250,16 @@ class Conversion:
         except OSError as error:
             raise OutputError(f"can't read {partial!r} back to check it: {error.strerror or error}") from error
 
+    def _corrupt(self, outcome: Outcome, run: Run) -> dict[CorruptPlace, str]:
+        """What of the source did not decode, in this run and in those that made its shards."""
+        before = run.shards.found_corrupt() if run.shards is not None else {}
+        return {**before, **run.source.filled, **outcome.corrupt}
+
     def _report(self, outcome: Outcome, run: Run) -> Report:
         from slidewright.sources.wrappers.fill import describe_corrupt
 
         plan = run.plan
-        before = run.shards.found_corrupt() if run.shards is not None else {}
-        corrupt = {**before, **run.source.filled, **outcome.corrupt}
+        corrupt = self._corrupt(outcome, run)
         kept = run.image.kept
         said = [describe_corrupt(corrupt, kept=kept is not None and kept.corrupt)] if corrupt else []
         return Report(
@@ -275,6 +280,13 @@ class Conversion:
             kept_tiles=plan.planes * plan.levels[0].n_tiles if kept is not None else 0,
             keeping=run.keeping,
         )
+
+
+def _refuse_rubbish(corrupt: dict[CorruptPlace, str], run: Run) -> None:
+    """One bad tile is kept; a source of which no tile decodes is no slide."""
+    kept = run.image.kept
+    if kept is not None and kept.corrupt and len(corrupt) >= run.plan.levels[0].n_tiles:
+        raise CorruptTileError(f"no tile of the source decodes; the first: {corrupt[min(corrupt)]}")
 
 
 def _ignore(path: str) -> None:

@@ -23,6 +23,7 @@ from slidewright.system.limits import count_memory_kills
 from slidewright.system.shared_memory import SharedBuffer
 
 OUT_OF_MEMORY = "it ran out of memory"
+_START_SECONDS = 60.0  # beyond the timeout, for a worker to begin: a busy machine may be slow to import
 MAX_DEATHS = 3  # of workers on one block, before the block is to blame
 
 
@@ -38,6 +39,7 @@ class Seat:
     next_block: Block | None = None
     since: float | None = None
     """When the process began with `block`, or last waited for the writer; None until it is ready."""
+    hired: float = field(default_factory=monotonic)
     fate: str | None = None
     """Why the process is about to die, where that is known before it has."""
 
@@ -135,9 +137,13 @@ class Crew:
         """
         now = monotonic()
         for seat in self._seats.values():
-            if seat.block is None or seat.since is None or seat.fate is not None:
+            if seat.block is None or seat.fate is not None:
                 continue
-            if len(seat.at_writer) == self._run.slots_per_worker:
+            if seat.since is None:
+                if now - seat.hired > timeout + _START_SECONDS:
+                    seat.fate = f"it was not ready after {timeout + _START_SECONDS:g} s, and was ended"
+                    self._launcher.kill(seat.child)
+            elif len(seat.at_writer) == self._run.slots_per_worker:
                 seat.since = now
             elif now - seat.since > timeout:
                 seat.fate = f"it was not done with it after {timeout:g} s, the limit (timeout), and was ended"

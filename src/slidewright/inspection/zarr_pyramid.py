@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,42 @@ class ZarrLevel(Page):
     def colormap(self) -> tuple[tuple[int, int, int], ...] | None:
         """See `Page`."""
         return self.palette
+
+    @property
+    def photometric(self) -> str:
+        """In the words of a TIFF (see `Page`)."""
+        return "palette" if self.palette else "rgb" if self.kind in ("rgb", "rgba") else "minisblack"
+
+    @property
+    def nodata(self) -> float:
+        """See `Page`."""
+        return self.layout.fill
+
+    @property
+    def raw_order(self) -> Literal["<", ">"] | None:
+        """Chunks are always decoded (see `Page`)."""
+        return None
+
+    @property
+    def is_jpeg(self) -> bool:
+        """No chunk is (see `Page`)."""
+        return False
+
+    is_plain_jpeg = is_jfif = big_endian = reversed_bits = contiguous = premultiplied = is_jpeg
+
+    @property
+    def jpeg_tables(self) -> None:
+        """There are none (see `Page`)."""
+        return
+
+    subsampling = icc_profile = jpeg_tables
+
+    @property
+    def predictor(self) -> int:
+        """None; no zarr turns its image or is a volume here either (see `Page`)."""
+        return 1
+
+    orientation = depth = predictor
 
     def chunk(self, index: int) -> tuple[int, int, int]:
         """(plane, row, column) of a chunk."""

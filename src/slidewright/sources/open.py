@@ -17,10 +17,13 @@ from slidewright.tiff.directories import starts_as_tiff
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SUPPORTED = (
-    "slidewright reads TIFF, BigTIFF, SVS and OME-TIFF files, zarr arrays and groups (v2, v3, OME-NGFF), .npy "
-    "files, NumPy arrays, Pillow images, with shape=(height, width) datasets of tiles and functions of (y, x, height, "
-    "width), and with the extra slidewright[openslide] what OpenSlide reads (NDPI, MRXS, SCN, VMS, BIF, DICOM)"
+FILES = (
+    "slidewright reads TIFF, SVS, OME-TIFF, zarr, .npy, PNG, JPEG, JPEG 2000, WebP and BMP, and with "
+    "slidewright[openslide] NDPI, MRXS, SCN, VMS, BIF and DICOM"
+)
+OBJECTS = (
+    "slidewright takes paths, NumPy arrays, zarr arrays and groups, Pillow images, and with shape=(height, width) "
+    "datasets of tiles and functions of (y, x, height, width)"
 )
 _OPENSLIDE_ONLY = {".mrxs", ".vms", ".vmu", ".svslide", ".dcm", ".czi"}
 _OPENSLIDE_BETTER = ("ndpi", "scn", "bif", "aperio-ycbcr")  # huge or overlapping tiles, several regions, colours
@@ -110,7 +113,7 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
         if not path.lower().endswith(".zip") and not any(
             os.path.exists(os.path.join(path, name)) for name in _ZARR_FILES
         ):
-            raise SourceError(f"{path} is a folder, but not a zarr array or group; {SUPPORTED}")
+            raise SourceError(f"{path} is a folder, but not a zarr array or group; {FILES}")
         from slidewright.sources.zarr import ZarrSource
 
         if not os.path.isdir(path):
@@ -118,6 +121,8 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
         _refuse("a zarr store", page=selection.page)
         return ZarrSource.at(path, selection)
     start = _first_bytes(path)
+    from slidewright.sources.image_file import is_image_file
+
     if start.startswith(b"\x93NUMPY"):
         from slidewright.sources.array import NpySource
 
@@ -125,9 +130,15 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
         return NpySource.at(path)
     if starts_as_tiff(start):
         return _from_tiff(path, selection)
-    if Path(path).suffix.lower() in _OPENSLIDE_ONLY or _openslide_knows(path):
+    vendors = Path(path).suffix.lower() in _OPENSLIDE_ONLY or _openslide_knows(path)
+    if is_image_file(start) and not vendors:
+        from slidewright.sources.image_file import ImageFileSource
+
+        _refuse("an image file", **selection.place)
+        return ImageFileSource.at(path)
+    if vendors:
         return _from_openslide(path, selection)
-    raise SourceError(f"{path} is not an image of a known format; {SUPPORTED}")
+    raise SourceError(f"{path} is not an image of a known format; {FILES}")
 
 
 def _first_bytes(path: str) -> bytes:
@@ -238,7 +249,7 @@ def _from_caller(obj: Any, shape: Any, dtype: Any) -> Source:
         return FunctionSource.of(obj, known, name)
     if hasattr(obj, "__next__") or (hasattr(obj, "__iter__") and not isinstance(obj, (bytes, Mapping))):
         raise SourceError(f"a {type(obj).__name__} gives tiles in its own order; write them with PyramidWriter.write")
-    raise SourceError(f"a {type(obj).__name__} is not an image that can be read; {SUPPORTED}")
+    raise SourceError(f"a {type(obj).__name__} is not an image that can be read; {OBJECTS}")
 
 
 def _is_dataset(obj: Any) -> bool:

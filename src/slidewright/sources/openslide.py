@@ -6,6 +6,7 @@ colour.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -150,9 +151,17 @@ def _open(path: str) -> Any:
     try:
         return openslide.OpenSlide(path)
     except (openslide.OpenSlideError, OSError) as error:
-        raise SourceError(
-            f"{path} can't be opened by OpenSlide ({error}); check that its companion files are beside it"
-        ) from error
+        raise SourceError(f"{path} can't be opened by OpenSlide ({error}); {_remedy(path, str(error))}") from error
+
+
+def _remedy(path: str, error: str) -> str:
+    """What may help: only some formats lie in several files."""
+    suffix = os.path.splitext(path)[1].lower()
+    if "hotometric" in error or "ransfer syntax" in error:
+        return "its pixels are stored in a way that OpenSlide does not know; wsidicom may, which writes another DICOM"
+    if suffix in (".mrxs", ".vms", ".vmu", ".dcm"):
+        return "check that its companion files are beside it"
+    return "the file may be damaged: copy it again"
 
 
 def _describe(slide: Any, path: str, level: int) -> SourceInfo:

@@ -63,6 +63,15 @@ def pil_pixels(image: Image, name: str) -> PilPixels:
     return PilPixels(pixels, _KINDS.get(image.mode, "grey"), colormap, profile)
 
 
+def kind_of_mode(mode: str) -> tuple[str, int, str]:
+    """Dtype, samples and kind of what `pil_pixels` makes of an image of this mode."""
+    if mode in _SIXTEEN:
+        return "uint16", 1, "grey"
+    mode = mode if mode in _KINDS else _CONVERTED.get(mode, "RGB")
+    dtype = {"1": "bool", "I": "int32", "F": "float32"}.get(mode, "uint8")
+    return dtype, {"RGB": 3, "RGBA": 4}.get(mode, 1), _KINDS[mode]
+
+
 def _colormap(image: Image) -> Colormap | None:
     """The palette, 8 bits a colour, as (red, green, blue) of 0 to 65535."""
     values = image.getpalette("RGB")

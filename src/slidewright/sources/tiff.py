@@ -14,12 +14,14 @@ import numpy as np
 from slidewright.errors import OptionError, SourceError, VerifyError
 from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
+from slidewright.sources.access.colours import given_as
 from slidewright.sources.access.shapes import check_dtype
 from slidewright.sources.base import Pixels, Source, SourceInfo, as_bytes, no_associated, pickled_identity
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.tiff_reader import TiffReader
 from slidewright.sources.tiff_stored import stored_of
 from slidewright.tiff.page import Page
+from slidewright.tiff.series import Image
 from slidewright.tiff.slide import TiffSlide, damage_named, vendor_of
 
 __all__ = ["TiffSource", "vendor_of"]
@@ -78,7 +80,7 @@ class TiffSource(Source):
         """Open the file in this process."""
         with _opened(self.path) as slide:
             image, info = slide.image(self.selection), self.info
-            if image.shape != info.shape or dtype_of(image.pages[0]) != info.dtype:
+            if (*image.shape[:2], _samples(image)) != info.shape or dtype_of(image.pages[0]) != info.dtype:
                 raise SourceError(f"{self.path} is not the file it was when the run began; start again")
             return TiffReader(info, image)
 
@@ -122,7 +124,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         name=slide.path,
         format=slide.vendor if slide.vendor in ("svs", "ndpi") else "tiff",
         size=page.size,
-        samples=image.shape[2],
+        samples=_samples(image),
         dtype=dtype,
         kind=kind,
         colormap=page.colormap if kind == "labels" else None,
@@ -130,7 +132,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         mpp=mpp,
         tile=page.cell,
         worker_bytes=0,
-        icc_profile=base.icc_profile,
+        icc_profile=None if given_as(page) == "rgb" else base.icc_profile,  # which was of what is stored
         description=slide.description_of(base),
         metadata=slide.metadata(base, series),
         left_out=left_out,
@@ -145,21 +147,28 @@ def dtype_of(page: Page) -> str:
     return "bool" if page.bits == 1 else page.dtype.name
 
 
+def _samples(image: Image) -> int:
+    """Samples of a pixel as it is given."""
+    kind = given_as(image.pages[0])
+    return image.shape[2] if kind is None else 3 if kind == "rgb" else 4
+
+
 def _check_pixels(page: Page, where: str) -> tuple[str, str]:
     """Dtype name and kind of a page that can be converted; a SourceError says why another can't."""
     if page.dtype.kind == "V" or page.size.height <= 0 or page.size.width <= 0:
         raise SourceError(f"{where} has an image of no size or of an unknown kind of sample; the file is damaged")
+    if page.undecodable:
+        raise SourceError(
+            f"{where} is compressed by {page.compression} (TIFF's Compression {int(page.page.compression)}), which no "
+            "library here decodes; have the program that wrote it write another, such as LZW or JPEG"
+        )
     if page.depth > 1:
         raise SourceError(f"{where} is a volume of {page.depth} planes; save one plane of it first")
     if page.samples > MAX_CHANNELS:
         raise SourceError(f"{where} has {page.samples} samples a pixel, and {MAX_CHANNELS} at most can be converted")
     dtype = check_dtype(np.dtype(dtype_of(page)), where)
-    if page.photometric == "ycbcr" and not page.is_jpeg:
-        raise SourceError(
-            f"{where} stores YCbCr colours outside JPEG: install slidewright[openslide] if it is a slide, else pass "
-            "PIL.Image.open(path), which is converted to RGB"
-        )
-    kind = _kind(page.photometric, page.samples, dtype)
+    known = page.photometric != "ycbcr" or page.is_jpeg
+    kind = given_as(page) or (_kind(page.photometric, page.samples, dtype) if known else None)
     if kind is None:
         raise SourceError(
             f"{where} has {page.samples} {page.photometric} samples of {dtype} a pixel, which can't be read as they "

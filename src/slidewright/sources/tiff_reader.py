@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from slidewright.errors import CorruptTileError
+from slidewright.sources.access.colours import converter_of
 from slidewright.sources.access.raw_rows import RowsReader
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, SourceInfo
@@ -37,9 +38,12 @@ class TiffReader(Reader):
         self._page = page
         self._straighten = info.kind == "rgba" and page.premultiplied
         self._change = change_of(page)
+        self._convert = converter_of(page)
+        self._stored: Pixels = np.empty((*page.cell, page.samples if self._convert else 0), page.dtype)
         self._segments = [Segments(each, self._file, CorruptTileError) for each in image.pages]
         self._regions: RowsReader | CellReader
-        rows = None if self._straighten else image.offsets or _row_offsets(image)
+        changed = self._straighten or self._convert is not None
+        rows = None if changed else image.offsets or _row_offsets(image)
         if rows is not None and page.raw_order is not None:
             dtype = np.dtype(info.dtype).newbyteorder(page.raw_order)
             self._regions = RowsReader(self._file, rows[0] if len(rows) == 1 else rows, info.size, info.samples, dtype)
@@ -75,7 +79,17 @@ class TiffReader(Reader):
             self._regions.clear()
 
     def _decode(self, row: int, column: int, band: int, out: Pixels) -> None:
-        """Decode one tile or strip into `out`, all planes of it that a cell has."""
+        """Decode one tile or strip into `out`, all planes of it that a cell has, in the colours that are given."""
+        if self._convert is None:
+            self._decode_stored(row, column, band, out)
+        else:
+            self._decode_stored(row, column, 0, self._stored)
+            self._convert(self._stored, out)
+        if self._straighten:
+            straighten(out)
+
+    def _decode_stored(self, row: int, column: int, band: int, out: Pixels) -> None:
+        """The same in the colours that are stored."""
         page = self._page
         if not page.tiled:
             out = out[: page.size.height - row * page.cell.height]
@@ -88,8 +102,6 @@ class TiffReader(Reader):
                     self._segments[0].decode_into(page.index(row, column, channel), one)
                 else:
                     self._segments[channel].decode_into(page.index(row, column), one)
-        if self._straighten:
-            straighten(out)
 
 
 def _row_offsets(image: Image) -> tuple[int, ...] | None:

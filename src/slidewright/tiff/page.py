@@ -28,6 +28,7 @@ _PLAIN_JPEG_CODES = (7, 33007)
 _SEPARATE = 2
 _ASSOCIATED_ALPHA = 1
 _SUBSAMPLING, _ORIENTATION = 530, 274
+_INK_SET, _COEFFICIENTS, _REFERENCE = 332, 529, 532
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -97,6 +98,16 @@ class Page:
         return (int(value[0]), int(value[1]))
 
     @property
+    def undecodable(self) -> bool:
+        """Whether nothing here knows its compression."""
+        import tifffile
+
+        try:
+            return not callable(tifffile.TIFF.DECOMPRESSORS[self.page.compression])
+        except KeyError:
+            return True
+
+    @property
     def predictor(self) -> int:
         """Predictor, 1 for none."""
         return int(self.page.predictor)
@@ -130,6 +141,30 @@ class Page:
         """Whether alpha was multiplied into the colours (TIFF 6.0, ExtraSamples)."""
         extra = self.page.extrasamples
         return bool(extra) and int(extra[0]) == _ASSOCIATED_ALPHA
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the last sample of a pixel is its alpha (TIFF 6.0, ExtraSamples 1 or 2)."""
+        extra = self.page.extrasamples
+        return bool(extra) and int(extra[-1]) in (1, 2)
+
+    @property
+    def is_cmyk(self) -> bool:
+        """Whether inks are cyan, magenta, yellow and black (TIFF 6.0 section 16, InkSet)."""
+        return int(self.page.tags.valueof(_INK_SET, 1)) == 1
+
+    @property
+    def luma(self) -> tuple[float, float, float]:
+        """YCbCrCoefficients: what red, green and blue weigh in Y."""
+        values = self.page.tags.valueof(_COEFFICIENTS) or (299, 1000, 587, 1000, 114, 1000)
+        red, green, blue = (float(values[n]) / float(values[n + 1]) for n in (0, 2, 4))
+        return red, green, blue
+
+    @property
+    def reference(self) -> tuple[float, ...]:
+        """ReferenceBlackWhite of three samples; without it all codes, and chroma around 128."""
+        values = self.page.tags.valueof(_REFERENCE) or (0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1)
+        return tuple(float(values[n]) / float(values[n + 1]) for n in range(0, 12, 2))
 
     @property
     def nodata(self) -> float:

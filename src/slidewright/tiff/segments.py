@@ -42,7 +42,7 @@ class Segments:
     def __init__(self, page: Page, file: PixelFile, error: type[SlidewrightError]) -> None:
         self.page = page
         self._file, self._error = file, error
-        self._generic: Callable[..., Any] = page.page.decode
+        self._generic: Callable[..., Any] = _chroma_units(page) or page.page.decode
         self._tables, self._header = page.jpeg_tables, page.page.jpegheader
         self._jpeg = _jpeg_colours(page)
         order = page.raw_order
@@ -198,6 +198,31 @@ class Segments:
     def where(self, index: int) -> str:
         """The file and the place in it, for a message."""
         return f"{self._file.path}: {self.page.place(index)}"
+
+
+def _chroma_units(page: Page) -> Callable[..., Any] | None:
+    """Decoder of YCbCr outside JPEG whose chroma is subsampled, which tifffile does not unpack: units of some Y, one Cb
+    and one Cr each (TIFF 6.0 section 21). None for other pages.
+    """
+    chroma = page.subsampling
+    if page.photometric != "ycbcr" or page.is_jpeg or chroma is None or chroma == (1, 1):
+        return None
+    import tifffile
+
+    across, down = chroma
+    decompress: Callable[[bytes], bytes] = tifffile.TIFF.DECOMPRESSORS[page.page.compression]
+
+    def decode(data: bytes, index: int, **_: Any) -> tuple[NDArray[Any], ...]:
+        columns, unit = -(-page.cell.width // across), across * down + 2
+        raw: NDArray[Any] = np.frombuffer(decompress(data) if page.compression != "none" else data, np.uint8)
+        rows = min(-(-page.cell.height // down), raw.size // (columns * unit))
+        units = raw[: rows * columns * unit].reshape(rows, columns, unit)
+        luma = units[:, :, :-2].reshape(rows, columns, down, across).transpose(0, 2, 1, 3)
+        chroma = units[:, :, -2:].repeat(down, axis=0).repeat(across, axis=1)
+        pixels = np.concatenate([luma.reshape(rows * down, columns * across, 1), chroma], axis=2)
+        return (pixels[None, : page.cell.height, : page.cell.width],)
+
+    return decode
 
 
 def _jpeg_colours(page: Page) -> tuple[int | None, int | None] | None:

@@ -35,7 +35,7 @@ class OrientedSource(ViewSource):
     @property
     def info(self) -> SourceInfo:
         """Height and width, those of tiles and mpp are swapped where rows are stored as columns."""
-        info = replace(self.source.info, stored=None)
+        info = replace(self.source.info, stored=None, not_stored="its rows or columns are turned (Orientation)")
         if self.orientation not in _TRANSPOSED:
             return info
         return replace(

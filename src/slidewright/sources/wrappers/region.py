@@ -39,7 +39,8 @@ class RegionSource(ViewSource):
     def info(self) -> SourceInfo:
         """The other source's, but for the size; `tile` still says what is decoded at once."""
         info, region = self.source.info, self.region
-        return replace(info, size=Size(region.height, region.width), stored=None)
+        size = Size(region.height, region.width)
+        return replace(info, size=size, stored=None, not_stored="only a region of it is read")
 
     @property
     def how(self) -> dict[str, Any]:

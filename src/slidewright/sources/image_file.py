@@ -1,0 +1,135 @@
+"""PNG, JPEG, JPEG 2000, WebP, BMP and GIF files, by Pillow: formats whose pixels can't be had in parts.
+
+Apart from `pillow.py`, which takes an image that is open already. A file is decoded once, into an unlinked file that
+workers read, so that its pixels are not in the memory of each of them; what decoding itself needs is bounded.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from slidewright.errors import CorruptTileError, SourceError
+from slidewright.geometry import Size
+from slidewright.sources.access.shapes import check_dtype
+from slidewright.sources.access.unpack import UnpackedSource, unpacked
+from slidewright.sources.array import ArraySource
+from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
+from slidewright.sources.on_disk import file_identity
+from slidewright.sources.pillow import PilPixels, kind_of_mode, pil_pixels
+
+FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "BMP", "GIF")
+MAX_BYTES = 2 << 30
+"""Decoded bytes of an image that is taken; a larger one is a job for a program that reads it row by row."""
+_ROWS = 256
+_ORIENTATION, _TURNED = 274, (5, 6, 7, 8)  # as in TIFF
+_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"BM", b"GIF8")
+
+
+def is_image_file(start: bytes) -> bool:
+    """Whether a file begins as one of the formats does."""
+    return start.startswith(_STARTS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFileSource(Source):
+    """An image file that Pillow decodes."""
+
+    path: str
+    info: SourceInfo
+
+    @classmethod
+    def at(cls, path: str) -> ImageFileSource:
+        """Describe a file by its header; SourceError when it is damaged or too large."""
+        image = _open(path)
+        with image:
+            dtype, samples, kind = kind_of_mode(image.mode)
+            size, form = Size(image.height, image.width), str(image.format).lower()
+            if _orientation(image) in _TURNED:
+                size = Size(size.width, size.height)
+            profile = image.info.get("icc_profile") if samples > 2 else None
+        nbytes = size.height * size.width * samples * np.dtype(dtype).itemsize
+        if nbytes > MAX_BYTES:
+            raise SourceError(
+                f"{path}: its {size} pixels would take {nbytes >> 20} MiB, and {form} can't be read in parts; make a "
+                "tiled TIFF of it first, for example with vips tiffsave --tile"
+            )
+        dtype = check_dtype(np.dtype(dtype), path)
+        info = SourceInfo(path, form, size, samples, dtype, kind=kind, icc_profile=profile, worker_bytes=0)
+        if kind == "labels":  # the palette is known only when it is decoded
+            info = replace(info, colormap=_load(path).colormap)
+        return cls(path, info)
+
+    def identity(self) -> dict[str, Any]:
+        """See `Source`."""
+        return {**pickled_identity(self), **file_identity(self.path)}
+
+    def open(self) -> Reader:
+        """Decode it into the memory of this process."""
+        return ArraySource(self._pixels(), self.path).open()
+
+    @contextmanager
+    def shared(self, folder: str | None = None, *, on_disk: bool = False) -> Iterator[Source]:
+        """Decode it into an unlinked file in `folder`, see `Source`."""
+        copy = self._unpacked(folder)
+        try:
+            yield copy
+        finally:
+            copy.close()
+
+    def _unpacked(self, folder: str | None) -> UnpackedSource:
+        pixels = self._pixels()
+        return unpacked(self.info, folder, lambda y, rows, plane: pixels[y : y + rows], _ROWS)
+
+    def _pixels(self) -> Pixels:
+        pixels = _load(self.path).pixels
+        pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+        if pixels.shape != self.info.shape or pixels.dtype.name != self.info.dtype:
+            raise SourceError(f"{self.path} is not the file it was when the run began; start again")
+        return pixels
+
+
+def _orientation(image: Any) -> int:
+    """EXIF's Orientation, as far as it is known before the pixels (of a PNG Pillow would decode them all for it)."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    value = image.getexif().get(_ORIENTATION, 1)
+    return value if value in range(1, 9) else 1
+
+
+def _open(path: str) -> Any:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_BYTES is the bound here
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                return Image.open(path, formats=FORMATS)
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+    except Exception as error:  # its plugins raise many kinds over a damaged header
+        raise SourceError(f"{path} can't be read by Pillow ({error}); the file is damaged, copy it again") from error
+
+
+def _load(path: str) -> PilPixels:
+    """Its pixels, upright as its EXIF says."""
+    from PIL.Image import Transpose
+
+    turns = (
+        *(None, None, Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM),
+        *(Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90),
+    )
+    with _open(path) as image:
+        turn = turns[_orientation(image)]
+        try:
+            image.load()
+            upright = image if turn is None else image.transpose(turn)
+        except Exception as error:
+            raise CorruptTileError(f"{path} does not decode ({error}); the file is damaged, copy it again") from error
+        return pil_pixels(upright, path)

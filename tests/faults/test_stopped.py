@@ -1,0 +1,118 @@
+"""Processes that are stopped for a while and go on, a shell that is killed above a run, clocks that jump."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from faults.campaign import OPTIONS, clean_digest, digest, make_slide, role_of, session_members, wait_until
+
+import slidewright
+from slidewright.engine import crew
+from slidewright.system.launcher import ProcessLauncher
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+]
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    return make_slide(tmp_path_factory.mktemp("slide") / "s.tif", 3000, 3000)
+
+
+def command(slide: Path, out: Path, *more: str) -> list[str]:
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
+    line = [sys.executable, "-m", "slidewright", "convert", str(slide), str(out), "--workers", "2", "-q"]
+    return [*line, "--scratch", str(out.parent), *words, *more]
+
+
+def start(slide: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(command(slide, out, *more), start_new_session=True)
+    assert wait_until(lambda: any(name.endswith(".partial") for name in os.listdir(out.parent)), 30)
+    return process
+
+
+def assert_whole(process: subprocess.Popen[bytes], slide: Path, out: Path) -> None:
+    assert process.wait(60) == 0
+    assert digest(out) == clean_digest(slide, out.parent)
+    assert os.listdir(out.parent) == [out.name]
+
+
+@pytest.mark.parametrize("role", ["caller", "slidewright-for", "slidewright-wri", "slidewright-w0", "all"])
+def test_process_that_is_stopped_goes_on_where_it_was(tmp_path, slide, role):
+    process = start(slide, tmp_path / "o.tif")
+    members = session_members(process.pid)
+    chosen = [
+        pid for pid in members if role == "all" or role in role_of(pid) or (role == "caller" and pid == process.pid)
+    ]
+    assert chosen, [role_of(pid) for pid in members]
+    for pid in chosen[: len(members) if role == "all" else 1]:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    assert process.poll() is None
+    for pid in chosen:
+        os.kill(pid, signal.SIGCONT)
+    assert_whole(process, slide, tmp_path / "o.tif")
+
+
+def test_run_that_is_suspended_for_longer_than_its_timeout_goes_on(tmp_path, slide):
+    process = start(slide, tmp_path / "o.tif", "--timeout", "1")
+    os.killpg(process.pid, signal.SIGSTOP)
+    time.sleep(3)
+    os.killpg(process.pid, signal.SIGCONT)
+    assert_whole(process, slide, tmp_path / "o.tif")
+
+
+def test_stopped_worker_is_replaced_when_its_time_is_over(tmp_path, slide):
+    process = start(slide, tmp_path / "o.tif", "--timeout", "2")
+    (partial,) = tmp_path.glob(".*.partial")
+    assert wait_until(lambda: partial.stat().st_size > 100_000, 30)  # so the workers are at work
+    worker = next(pid for pid in session_members(process.pid) if role_of(pid) == "slidewright-w0")
+    os.kill(worker, signal.SIGSTOP)
+    assert_whole(process, slide, tmp_path / "o.tif")
+
+
+def test_worker_that_never_gets_ready_is_replaced_too(tmp_path, slide, monkeypatch):
+    monkeypatch.setattr(crew, "_START_SECONDS", 1.0)
+    stopped = []
+
+    spawn = ProcessLauncher.spawn
+
+    def stopped_spawn(self: ProcessLauncher, module: str, name: str, job: object, **more: object) -> object:
+        child = spawn(self, module, name, job, **more)
+        if name == "slidewright-w0" and not stopped:
+            os.kill(child.pid, signal.SIGSTOP)
+            stopped.append(child.pid)
+        return child
+
+    monkeypatch.setattr(ProcessLauncher, "spawn", stopped_spawn)
+    report = slidewright.convert(slide, tmp_path / "o.tif", n_workers=2, timeout=1, **OPTIONS)
+    assert (len(stopped), report.retries) == (1, 1)
+    assert digest(tmp_path / "o.tif") == clean_digest(slide, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_run_outlives_the_shell_that_began_it(tmp_path, slide, number):
+    shell = subprocess.Popen(
+        ["sh", "-c", '"$@"; exit $?', "sh", *command(slide, tmp_path / "o.tif")], start_new_session=True
+    )
+    assert wait_until(lambda: any(name.endswith(".partial") for name in os.listdir(tmp_path)), 30)
+    shell.send_signal(number)
+    shell.wait(10)
+    assert wait_until(lambda: not session_members(shell.pid), 60)
+    assert digest(tmp_path / "o.tif") == clean_digest(slide, tmp_path)
+    assert os.listdir(tmp_path) == ["o.tif"]
+
+
+def test_nothing_goes_by_a_clock_that_can_jump():
+    """Durations are taken from the monotonic clock; what a file's times are compared with are other files' times."""
+    home = Path(slidewright.__file__).parent
+    users = [path for path in home.rglob("*.py") if "time.time()" in path.read_text() and "bench" not in path.parts]
+    assert users == []

@@ -1,0 +1,83 @@
+"""Image files by path: Pillow's pixels, whatever the format and mode, upright, and once for all workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageOps
+from reading import assert_reads_like
+from written import assert_levels_equal_oracle
+
+import slidewright
+from slidewright.errors import CorruptTileError, OptionError, SourceError
+from slidewright.sources import image_file
+from slidewright.sources.open import open_source
+
+PIXELS = np.random.default_rng(8).integers(0, 255, (90, 130, 3), np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "jp2", "webp", "bmp"])
+def test_every_format_gives_pillows_pixels(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(PIXELS).save(path)
+    source = open_source(path)
+    expected = np.asarray(Image.open(path))
+    assert (source.info.size, source.info.kind) == ((90, 130), "rgb")
+    assert_reads_like(source, expected)
+    for workers in (0, 2):
+        slidewright.convert(
+            path, tmp_path / "out.tif", tile_size=32, compression="deflate", n_workers=workers, overwrite=True
+        )
+        assert_levels_equal_oracle(tmp_path / "out.tif", expected, 32)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("1", "binary"), ("L", "grey"), ("LA", "rgba"), ("P", "labels"), ("RGBA", "rgba"), ("I;16", "grey")],
+)
+def test_modes_of_a_png(mode: str, kind: str, tmp_path: Path) -> None:
+    image: Any = Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 200) if mode == "I;16" else None
+    image = image or Image.fromarray(PIXELS).convert(mode)
+    image.save(tmp_path / "a.png")
+    source = open_source(tmp_path / "a.png")
+    assert source.info.kind == kind
+    assert_reads_like(source, np.asarray(image.convert("RGBA") if mode == "LA" else image))
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_photograph_is_upright(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", exif=exif)
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
+    assert_reads_like(open_source(tmp_path / "a.png"), shown)
+
+
+def test_damaged_and_too_large_files_are_errors_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CorruptTileError, match="does not decode"):
+        slidewright.convert(tmp_path / "cut.png", tmp_path / "out.tif", n_workers=0)
+    (tmp_path / "bad.png").write_bytes(data[:10] + b"x" * 50)
+    with pytest.raises(SourceError, match="can't be read by Pillow"):
+        open_source(tmp_path / "bad.png")
+    with pytest.raises(OptionError, match="page 0 has no meaning"):
+        open_source(tmp_path / "a.png", page=0)
+    monkeypatch.setattr(image_file, "MAX_BYTES", 1000)
+    with pytest.raises(SourceError, match="vips tiffsave --tile"):
+        open_source(tmp_path / "a.png")
+
+
+def test_codec_that_nobody_has_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PIXELS, tile=(64, 64), photometric="rgb", metadata=None, compression="packbits")
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages.first.tags["Compression"].overwrite(34676)
+    with pytest.raises(SourceError, match=r"compressed by sgilog \(TIFF's Compression 34676\)") as caught:
+        open_source(path)
+    assert "damaged" not in str(caught.value)
