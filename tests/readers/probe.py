@@ -116,7 +116,9 @@ def by_fastslide(path: str) -> Answer:
     slide = fastslide.FastSlide.from_file_path(path)
     levels = []
     for number, size in enumerate(slide.level_dimensions):
-        levels.append(slide.read_region((0, 0), number, size).numpy())
+        pixels = slide.read_region((0, 0), number, size).numpy()
+        planes = pixels.ndim == 3 and pixels.shape[1:] == (size[1], size[0])
+        levels.append(np.moveaxis(pixels, 0, 2) if planes else pixels)
     return {"levels": levels, "mpp": slide.mpp[0] if slide.mpp else None}
 
 
