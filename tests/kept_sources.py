@@ -122,11 +122,16 @@ SOURCES: dict[str, Callable[[Path], None]] = {
     "deflate grey 16": lambda path: _written(path, picture(1, "uint16"), compression="zlib", predictor=True),
     "lzw": lambda path: _written(path, picture(), compression="lzw"),
     "rgba deflate": lambda path: _written(path, picture(4), compression="zlib", extrasamples=("unassalpha",)),
+    "ome channels": ome,
+}
+"""Those that are kept of their own accord."""
+
+TIFF_ONLY: dict[str, Callable[[Path], None]] = {
     "shared channels": lambda path: _written(
         path, picture(3, "uint16"), compression="zlib", photometric="minisblack", planarconfig="contig"
     ),
 }
-"""Those that are kept of their own accord."""
+"""Those that a TIFF keeps, and an OME-TIFF does not."""
 
 ASKED: dict[str, Callable[[Path], None]] = {
     "zstd": lambda path: _written(path, picture(), compression="zstd", predictor=True),

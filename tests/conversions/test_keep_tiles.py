@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from kept_sources import ASKED, SOURCES, TILE, aperio_jpeg2000, level_0, ome, philips, picture, segments
+from kept_sources import ASKED, SOURCES, TIFF_ONLY, TILE, aperio_jpeg2000, level_0, ome, philips, picture, segments
 from oracle import pyramid
 from written import digest
 
@@ -21,12 +21,12 @@ from slidewright.inspection.verify import verify_file
 LOSSLESS = ("deflate", "lzw", "zstd", "none", "png", "rgba", "shared", "jpeg2000")
 
 
-@pytest.fixture(params=[*SOURCES, *ASKED])
+@pytest.fixture(params=[*(kind for kind in SOURCES if kind != "ome channels"), *TIFF_ONLY, *ASKED])
 def kept(request: Any, tmp_path: Path) -> tuple[str, Path, Path]:
     """(kind, source, converted) of every kind of source that can be kept."""
     source, out = tmp_path / "in.tif", tmp_path / "out.tif"
     asked: dict[str, Any] = {"compression": _compression(request.param)} if request.param in ASKED else {}
-    {**SOURCES, **ASKED}[request.param](source)
+    {**SOURCES, **TIFF_ONLY, **ASKED}[request.param](source)
     report = slidewright.convert(source, out, n_workers=0, **asked)
     assert report.kept_tiles == report.levels[0].tiles > 0
     assert report.keeping.startswith("kept as they are in the source")
@@ -247,7 +247,7 @@ def test_a_changed_tile_is_found_by_verify(tmp_path):
         verify_file(tmp_path / "out.tif", against=tmp_path / "in.tif")
 
 
-@pytest.mark.parametrize("kind", ["jpeg rgb", "sparse jpeg", "shared channels"])
+@pytest.mark.parametrize("kind", ["jpeg rgb", "sparse jpeg", "deflate grey 16"])
 def test_every_way_to_convert_gives_the_same_bytes(tmp_path, kind):
     source = tmp_path / "in.tif"
     SOURCES[kind](source)
@@ -349,7 +349,7 @@ def test_left_out_tiles_of_philips_are_white_in_the_levels_above(tmp_path):
 def test_channels_of_their_own_are_kept_where_the_format_has_them_so(tmp_path):
     ome(tmp_path / "in.ome.tif")
     report = slidewright.convert(tmp_path / "in.ome.tif", tmp_path / "out.ome.tif", n_workers=0)
-    assert report.kept_tiles == 105
+    assert report.kept_tiles == len(segments(tmp_path / "in.ome.tif"))
     assert segments(tmp_path / "out.ome.tif") == segments(tmp_path / "in.ome.tif")
     np.testing.assert_array_equal(level_0(tmp_path / "out.ome.tif"), level_0(tmp_path / "in.ome.tif"))
     report = slidewright.convert(tmp_path / "in.ome.tif", tmp_path / "out.tif", n_workers=0)
