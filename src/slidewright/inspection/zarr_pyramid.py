@@ -42,6 +42,11 @@ class ZarrLevel(Page):
     palette: tuple[tuple[int, int, int], ...] | None
 
     @property
+    def has_alpha(self) -> bool:
+        """See `Page`."""
+        return self.kind == "rgba"
+
+    @property
     def undecodable(self) -> bool:
         """See `Page`: a codec that nobody here knows is refused when the level is opened."""
         return False
