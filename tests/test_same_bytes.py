@@ -35,7 +35,8 @@ def test_cases_that_give_the_same_bytes_are_those_that_ask_for_the_same() -> Non
         ["grey16 compression=deflate predictor=True", "grey16"],
         ["float compression=deflate predictor=False", "float"],
         [f"{source} compression=zstd{more}" for source, more in (
-            ("rgb", " predictor=True"), ("rgb", " resampling=mean"), ("planar TIFF", ""), ("zarr", ""),
+            ("rgb", " predictor=True"), ("rgb", " resampling=mean"), ("striped TIFF", ""), ("planar TIFF", ""),
+            ("zarr", ""),
         )],
         ["grey16 compression=zstd predictor=True", "grey16 compression=zstd resampling=mean"],
         ["rgb compression=zstd mpp=(0.25, 0.5)", "tiled TIFF compression=zstd"],

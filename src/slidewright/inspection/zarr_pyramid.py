@@ -29,6 +29,25 @@ _MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 MAX_BYTES = 1 << 28
 
 
+class _NoTags:
+    """A page of no TIFF has no tags."""
+
+    @staticmethod
+    def valueof(code: int, default: Any = None) -> Any:
+        """See `tifffile.TiffTags`."""
+        return default
+
+
+class _NoPage:
+    """Stands for tifffile's page where there is none: chunks have nothing of what only a TIFF says."""
+
+    tags = _NoTags()
+    extrasamples = ()
+    compression = 1
+    predictor = fillorder = 1
+    is_contiguous = is_jfif = False
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class ZarrLevel(Page):
     """A level of an OME-Zarr, its chunks as the tiles of a page: plane by plane, in raster order.
@@ -40,6 +59,11 @@ class ZarrLevel(Page):
     layout: ArrayLayout
     kind: str | None
     palette: tuple[tuple[int, int, int], ...] | None
+
+    @property
+    def has_alpha(self) -> bool:
+        """See `Page`."""
+        return self.kind == "rgba"
 
     @property
     def undecodable(self) -> bool:
@@ -286,7 +310,7 @@ class ZarrPyramid:
         offsets, counts = _tables(folder, layout, planes, grid)
         return ZarrLevel(
             name=f"level {number}",
-            page=None,
+            page=_NoPage(),
             size=layout.size,
             cell=Size(layout.chunk, layout.chunk),
             tiled=True,
