@@ -353,5 +353,5 @@ def test_channels_of_their_own_are_kept_where_the_format_has_them_so(tmp_path):
     assert segments(tmp_path / "out.ome.tif") == segments(tmp_path / "in.ome.tif")
     np.testing.assert_array_equal(level_0(tmp_path / "out.ome.tif"), level_0(tmp_path / "in.ome.tif"))
     report = slidewright.convert(tmp_path / "in.ome.tif", tmp_path / "out.tif", n_workers=0)
-    assert "its channels have tiles of their own" in report.keeping
+    assert report.kept_tiles  # so many channels have tiles of their own in a TIFF too
     np.testing.assert_array_equal(level_0(tmp_path / "out.tif"), level_0(tmp_path / "in.ome.tif"))
