@@ -215,16 +215,16 @@ def test_signal_unwinds_the_run(tmp_path: Path, number: signal.Signals, code: in
         f"signal.signal({int(number)}, signal.SIG_DFL)\n"  # where the tests run under nohup, it would stay ignored
         "def convert(source, destination, **_):\n"
         "    try:\n"
-        "        pathlib.Path(destination).touch()\n"
+        "        pathlib.Path(destination + '.started').touch()\n"  # not its own name: then it would be complete
         "        time.sleep(30)\n"
         "    finally:\n"
         "        print('cleaned')\n"
         "slidewright.convert = convert\n"
         "sys.exit(main(['convert', 'a', sys.argv[1]]))\n"
     )
-    flag = tmp_path / "started"
+    flag = tmp_path / "o.tif.started"
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, script, flag], **pipes) as process:
+    with subprocess.Popen([sys.executable, script, tmp_path / "o.tif"], **pipes) as process:
         deadline = time.monotonic() + 20
         while not flag.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
