@@ -51,7 +51,7 @@ def _effort() -> str:
     for codec in CODECS.values():
         if (effort := codec.effort) is not None:
             span = f"{effort.low} to {effort.high}"
-            rows.append((f"`{codec.name}`", f"`{effort.name}`", span, effort.default_words, effort.meaning))
+            rows.append((f"`{codec.name}`", f"`{effort.name}`", span, str(effort.default), effort.meaning))
     return _table(("compression", "option", "range", "default", "what it maps to"), rows)
 
 

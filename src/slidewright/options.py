@@ -470,6 +470,8 @@ class ConvertOptions:
     )
 
     def __post_init__(self) -> None:
+        if self.compression is not None and not isinstance(self.compression, str):
+            raise OptionError(f"compression {self.compression!r} must be the name of one")
         self._check_integer("tile_size", 16, MAX_TILE)
         if self.tile_size is not None and self.tile_size % 16:
             raise OptionError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -56,9 +57,11 @@ def test_process_that_is_stopped_goes_on_where_it_was(tmp_path, slide, role):
     for pid in chosen[: len(members) if role == "all" else 1]:
         os.kill(pid, signal.SIGSTOP)
     time.sleep(1.5)
-    assert process.poll() is None
+    if role != "slidewright-for":  # which nobody waits for once it has forked, so that the run may be over
+        assert process.poll() is None
     for pid in chosen:
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
     assert_whole(process, slide, tmp_path / "o.tif")
 
 

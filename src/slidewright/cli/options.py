@@ -123,7 +123,7 @@ def _of_codecs(name: str) -> str:
     ranges: dict[str, list[str]] = {}
     for codec in CODECS.values():
         if codec.effort is not None and codec.effort.name == name:
-            words = f"{codec.effort.low} to {codec.effort.high}, default {codec.effort.default_words}"
+            words = f"{codec.effort.low} to {codec.effort.high}, default {codec.effort.default}"
             ranges.setdefault(words, []).append(codec.name)
     return "".join(f"{', '.join(names)}: {words}. " for words, names in ranges.items()).rstrip()
 

@@ -57,20 +57,6 @@ class Effort:
     default: int
     meaning: str
     """What it maps to, in words."""
-    images: int | None = None
-    """The default for images of integers, where it is another: noise of a camera does not get smaller by trying, masks
-    and smooth floats do.
-    """
-
-    @property
-    def default_words(self) -> str:
-        """The default, or both, for help and documentation."""
-        return str(self.default) if self.images is None else f"{self.default}, of images of integers {self.images}"
-
-    def default_for(self, pixels: PixelFormat) -> int:
-        """The default for such pixels."""
-        noisy = pixels.kind not in MASKS and pixels.dtype != "float32"
-        return self.images if self.images is not None and noisy else self.default
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def resolve(options: ConvertOptions, pixels: PixelFormat, family: str = "tiff") 
         pixels=pixels,
         tile=options.tile_side,
         bits=bits,
-        effort=_effort(codec, options, pixels),
+        effort=_effort(codec, options),
         subsampling=subsampling,
         rgb_inside=subsampling == "444",
         predictor=_predictor(codec, options, pixels, bits) if family == "tiff" else _no_predictor(options),
@@ -98,7 +98,7 @@ def _words(pixels: PixelFormat, bits: int | None) -> str:
     return pixels.words
 
 
-def _effort(codec: Codec, options: ConvertOptions, pixels: PixelFormat) -> int | None:
+def _effort(codec: Codec, options: ConvertOptions) -> int | None:
     """Quality or effort, whichever the codec has, checked against its range."""
     effort = codec.effort
     for name, value in (("quality", options.quality), ("effort", options.effort)):
@@ -109,7 +109,7 @@ def _effort(codec: Codec, options: ConvertOptions, pixels: PixelFormat) -> int |
         return None
     value = options.quality if effort.name == "quality" else options.effort
     if value is None:
-        return effort.default_for(pixels)
+        return effort.default
     if not isinstance(value, int) or not effort.low <= value <= effort.high:
         raise OptionError(f"{effort.name} {value!r} is out of range for {codec.name!r}: {effort.low} to {effort.high}")
     return value
