@@ -68,6 +68,7 @@ class FillingReader(Reader):
         info = source.info
         self._colour = np.array(source.colour, info.dtype)
         self._cell = info.tile or Size(256, 256)
+        self._planar = info.planar
         self._hand_out = source.hand_out
         self._piece: Pixels = np.empty((0, 0, info.samples), info.dtype)
 
@@ -77,8 +78,11 @@ class FillingReader(Reader):
             return self._reader.read(y, x, height, width, out, plane)
         except CorruptTileError:
             answer = out[:height, :width]
+            depth = 1 if self._planar else answer.shape[2]
             for cell, part in self._parts(Region(y, x, height, width)):
-                self._mend((*cell, plane), part, answer[part.y - y :, part.x - x :], plane)
+                for first in range(0, answer.shape[2], depth):  # of separate channels, only the corrupt one is lost
+                    target = answer[part.y - y :, part.x - x :, first : first + depth]
+                    self._mend((*cell, plane + first), part, target, plane + first)
             return answer
 
     def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
