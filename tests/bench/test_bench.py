@@ -70,6 +70,7 @@ def test_libvips_makes_the_same_file_and_is_not_marked(tiled: str, tmp_path: Pat
     assert "not the same work" in said
 
 
+@pytest.mark.long
 def test_convert_shows_stages_at_every_number_of_workers(tiled: str, tmp_path: Path) -> None:
     answer = tmp_path / "numbers.json"
 
@@ -218,6 +219,7 @@ def test_peers_that_are_not_here_are_left_out_with_the_reason(tmp_path: Path) ->
     assert "not installed" in skipped["dlup-0.3"]
 
 
+@pytest.mark.long
 def test_environment_is_made_once_and_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     empty = replace(peers.KINDS["libvips"], name="pip-itself", python=here, packages=("pip==0",), program="vips.py")
@@ -268,6 +270,7 @@ def test_part_of_the_slide_has_its_share_of_tissue(tmp_path: Path) -> None:
     assert abs(float(samples.mask.mean()) - 0.33) < 0.05
 
 
+@pytest.mark.long
 def test_codec_tables_measure_or_say_why_not(tiled: str, tmp_path: Path) -> None:
     answer, table = tmp_path / "codecs.json", tmp_path / "codecs.csv"
 

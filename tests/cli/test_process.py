@@ -85,6 +85,7 @@ def test_no_file_may_have_a_byte(tmp_path, slide, limit, workers):
     assert os.listdir(tmp_path) == ["s.tif"]
 
 
+@pytest.mark.long
 def test_ctrl_c_at_any_moment_of_the_start(tmp_path, slide):
     """The whole group gets it, as from a terminal; from the moment when Python runs our code."""
     campaign = Campaign("Ctrl-C at the start", 12, 300)
@@ -153,6 +154,7 @@ def no_core() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+@pytest.mark.long
 def test_signal_about_the_end_is_one_or_the_other(tmp_path):
     """A complete file and success, or no file and the signal's exit code."""
     campaign = Campaign("SIGTERM about the end", 10, 300)

@@ -88,6 +88,7 @@ def shards_in(tmp_path):
     return [path for path in folder.glob("shard-*") if path.suffix != ".partial"] if folder.exists() else []
 
 
+@pytest.mark.long
 def test_cluster_makes_the_same_file_though_a_worker_is_killed(tmp_path, npy, whole, cluster):
     first = cluster.add_worker()
     cluster.add_worker(threads=2)

@@ -52,6 +52,7 @@ def assert_file(path, pixels, method):
             np.testing.assert_array_equal(found.reshape(level.shape), level)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_exact_on_every_level_however_it_was_made(tmp_path, kind):
     pixels, options, method = KINDS[kind]

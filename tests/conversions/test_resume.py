@@ -80,9 +80,7 @@ def finished_shards(folder):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no worker processes without fork")
-@pytest.mark.parametrize(
-    "times", [1, pytest.param(4, marks=pytest.mark.long), pytest.param(30, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("times", [pytest.param(4, marks=pytest.mark.long), pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_in_a_row_it_makes_the_same_file(tmp_path, times):
     seconds = (
         0.02 if times < 10 else 0.1

@@ -63,6 +63,7 @@ def make_source(folder, name):
     return path, {**RUN, **KINDS[name]}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", KINDS)
 def test_shards_and_resume_make_the_same_file_of_every_kind(tmp_path, name):
     source, options = make_source(tmp_path, name)
@@ -180,6 +181,7 @@ def damaged_tiff(folder, **how):
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 def test_filled_tiles_are_reported_by_assemble_and_resume(tmp_path, workers):
     source = damaged_tiff(tmp_path)

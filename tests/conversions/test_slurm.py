@@ -59,6 +59,7 @@ def wait_for(true, seconds=60):
         time.sleep(0.02)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_array_and_dependent_job_make_the_same_file_though_a_task_is_killed(tmp_path, slurm, source, whole):
     """Twice at most: a task can be done before it is killed, and Slurm may revoke a requeued task's credential."""

@@ -46,6 +46,7 @@ def test_peak_memory_when_waiting_segments_do_not_fit_in_memory(tmp_path):
     assert peaks[1] < 1.10 * peaks[0]
 
 
+@pytest.mark.long
 @needs_pss
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_peak_memory_of_tiles_that_are_handed_over_does_not_depend_on_the_height(tmp_path, shuffled):

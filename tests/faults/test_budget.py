@@ -110,6 +110,7 @@ def test_too_little_available_memory_is_told_and_fitted_to(monkeypatch, tmp_path
     assert "the cgroup's memory of 220 MB allows" in report.warnings[0]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's smaps_rollup")
 @pytest.mark.parametrize(
     ("budget", "workers", "options"),

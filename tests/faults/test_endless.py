@@ -75,6 +75,7 @@ def make_store(path: Path, **options) -> Path:
 # ---- what is no file
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
     ("options", "key"),
@@ -213,6 +214,7 @@ def test_keys_of_a_shard_are_those_that_are_due(shards, workers):
     assert_one_error(done, "not those that belong")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", ["offset", "length"])
 @pytest.mark.parametrize("value", [2**40, 2**63, 2**64 - 1])
 def test_places_of_a_shard_lie_in_it(shards, place, value):
@@ -286,6 +288,7 @@ BOMBS = {
 SHORT = {("gzip", "v3"), ("gzip in many members", "v3"), ("zstd that does not", "shards"), ("blosc", "v2")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "how"),
     [
@@ -394,6 +397,7 @@ def patched_type(path: Path, code: int, kind: int) -> Path:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("code", "kind"), [(256, 6), (257, 6), (256, 11), (283, 11), (282, 6), (322, 6), (277, 11)])
 @pytest.mark.parametrize("options", [{}, {"tile": (64, 64)}])
 def test_tags_of_an_odd_type_end(tmp_path, code, kind, options):

@@ -109,6 +109,7 @@ def test_tile_that_inflates_to_gigabytes_is_refused(tmp_path):
     assert_refused(bomb_tiff(tmp_path / "in.tif", inflating_bomb(), 8), about="tile at row 0, column 0")
 
 
+@pytest.mark.long
 @linux
 @pytest.mark.parametrize("kind", ["jpeg", "jpeg2000", "png"])
 def test_image_in_a_tile_that_claims_to_be_huge_is_refused(tmp_path, kind):

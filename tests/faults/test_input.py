@@ -86,6 +86,7 @@ def complaint(answer: dict, folder: Path) -> str:
     return f"{left} left behind" if left else ""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_damaged_inputs(tmp_path, monkeypatch):
     campaign = Campaign("bad input", short=300, long=10_000)

@@ -73,6 +73,7 @@ def test_every_call_failing_once(places, kind, monkeypatch):
     from slidewright.engine import segment_store as segments
 
     real = segments.SegmentStore
+
     def small(plan, wave, memory, *more):
         return real(plan, wave, 4096, *more)
 
@@ -122,6 +123,7 @@ def test_every_call_failing_once_leaves_a_run_that_can_go_on(places, kind):
     campaign.close()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are threads where there is no fork")
 def test_calls_failing_in_the_processes_of_a_run(places, monkeypatch):
@@ -170,6 +172,7 @@ def can_mount() -> bool:
     )
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not can_mount(), reason="needs root, to mount a small disk")
 @pytest.mark.parametrize("full", ["the destination's disk", "the temporary disk"])
 def test_really_full_disk_is_one_clear_error(places, full):

@@ -16,6 +16,7 @@ import slidewright
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(7200)]
 
 
+@pytest.mark.long
 def test_many_conversions_at_once(tmp_path):
     """Each a process of its own, all into one folder and through one scratch folder."""
     campaign = Campaign("conversions at once", short=6, long=20)

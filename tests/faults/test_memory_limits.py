@@ -93,6 +93,7 @@ def limited(what, value):
     return apply
 
 
+@pytest.mark.long
 def test_address_space_of_every_size(slide, tmp_path):
     """From too little to import NumPy to enough."""
     campaign = Campaign("RLIMIT_AS", short=6, long=60)

@@ -46,7 +46,16 @@ def assert_whole(process: subprocess.Popen[bytes], slide: Path, out: Path) -> No
     assert os.listdir(out.parent) == [out.name]
 
 
-@pytest.mark.parametrize("role", ["caller", "slidewright-for", "slidewright-wri", "slidewright-w0", "all"])
+@pytest.mark.parametrize(
+    "role",
+    [
+        *(
+            pytest.param(role, marks=pytest.mark.long)
+            for role in ("caller", "slidewright-for", "slidewright-wri", "slidewright-w0")
+        ),
+        "all",
+    ],
+)
 def test_process_that_is_stopped_goes_on_where_it_was(tmp_path, slide, role):
     process = start(slide, tmp_path / "o.tif")
     members = session_members(process.pid)
@@ -65,6 +74,7 @@ def test_process_that_is_stopped_goes_on_where_it_was(tmp_path, slide, role):
     assert_whole(process, slide, tmp_path / "o.tif")
 
 
+@pytest.mark.long
 def test_run_that_is_suspended_for_longer_than_its_timeout_goes_on(tmp_path, slide):
     process = start(slide, tmp_path / "o.tif", "--timeout", "1")
     os.killpg(process.pid, signal.SIGSTOP)
@@ -73,6 +83,7 @@ def test_run_that_is_suspended_for_longer_than_its_timeout_goes_on(tmp_path, sli
     assert_whole(process, slide, tmp_path / "o.tif")
 
 
+@pytest.mark.long
 def test_stopped_worker_is_replaced_when_its_time_is_over(tmp_path, slide):
     process = start(slide, tmp_path / "o.tif", "--timeout", "2")
     (partial,) = tmp_path.glob(".*.partial")
@@ -82,6 +93,7 @@ def test_stopped_worker_is_replaced_when_its_time_is_over(tmp_path, slide):
     assert_whole(process, slide, tmp_path / "o.tif")
 
 
+@pytest.mark.long
 def test_worker_that_never_gets_ready_is_replaced_too(tmp_path, slide, monkeypatch):
     monkeypatch.setattr(crew, "_START_SECONDS", 1.0)
     stopped = []
@@ -101,6 +113,7 @@ def test_worker_that_never_gets_ready_is_replaced_too(tmp_path, slide, monkeypat
     assert digest(tmp_path / "o.tif") == clean_digest(slide, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_run_outlives_the_shell_that_began_it(tmp_path, slide, number):
     shell = subprocess.Popen(

@@ -28,6 +28,7 @@ TESTS = Path(__file__).parents[1]
 OPTIONS = {"tile_size": 32, "compression": "deflate", "block_tiles": 2, "n_workers": 2}
 
 
+@pytest.mark.long
 def test_worker_that_hangs_is_killed_and_its_block_redone(tmp_path):
     source = FaultySource(300, 400, "hang", (96, 128), str(tmp_path / "marker"))
     report = slidewright.convert(source, tmp_path / "out.tif", timeout=5.0, **OPTIONS)  # a busy machine is no fault
@@ -155,6 +156,7 @@ def slow_command(tmp_path):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("first", "second", "after", "code"),
     [
