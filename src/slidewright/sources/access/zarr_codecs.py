@@ -50,14 +50,18 @@ def _limit(shape: tuple[int, ...], itemsize: int) -> int:
 def _bounded_all(codecs: Any) -> tuple[Any, ...]:
     found = []
     for codec in codecs:
-        if isinstance(codec, BytesBytesCodec):
-            found.append(_Bounded(codec))
+        if isinstance(codec, BytesBytesCodec) and _name(codec) in {*_HEADERS, *_STREAMS}:
+            found.append(_Bounded(codec))  # checksums stay as they are: zarr wants the codecs of an index of fixed size
         elif hasattr(codec, "codecs"):  # sharding, whose codecs are those of the chunks in a shard
             index = _bounded_all(codec.index_codecs)
             found.append(replace(codec, codecs=_bounded_all(codec.codecs), index_codecs=index))
         else:
             found.append(codec)
     return tuple(found)
+
+
+def _name(codec: BytesBytesCodec) -> str:
+    return str(codec.to_dict().get("name")).removeprefix("numcodecs.")
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,8 @@ class _Bounded(BytesBytesCodec):
         return self.codec.compute_encoded_size(input_byte_length, chunk_spec)
 
     async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
-        name = str(self.codec.to_dict().get("name")).removeprefix("numcodecs.")
         limit = _limit(chunk_spec.shape, chunk_spec.dtype.to_native_dtype().itemsize)
-        data = decode_within(name, chunk_bytes.to_bytes(), limit)
+        data = decode_within(_name(self.codec), chunk_bytes.to_bytes(), limit)
         if data is not None:
             return chunk_spec.prototype.buffer.from_bytes(data)
         (decoded,) = await self.codec.decode([(chunk_bytes, chunk_spec)])
