@@ -27,7 +27,7 @@ OWN = {
     "convert": {"--report"},
     "shard": {"--index", "--count", "--array"},
     "assemble": {"--source", "--remove"},
-    "batch": {"--out", "--suffix", "--array", "--count", "--report"},
+    "batch": {"--out", "--suffix", "--recursive", "--array", "--count", "--report"},
 }
 EVERY = {"--quiet", "-q", "--debug"}
 

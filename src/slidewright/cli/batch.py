@@ -18,22 +18,31 @@ if TYPE_CHECKING:
 @click.command(
     cls=GroupedCommand,
     short_help="Convert many slides; skip what is done, go on after a failure.",
-    example="slidewright batch 'slides/*.svs' --out pyramids --quality 85",
+    example="slidewright batch slides/*.svs --out pyramids --quality 85",
 )
-@click.argument("manifest", metavar="MANIFEST")
-@click.option("--out", metavar="DIR", help="Where the files go, for a folder or pattern.")
+@click.argument("slides", metavar="MANIFEST|SLIDES...", nargs=-1, required=True)
+@click.option("--out", metavar="DIR", help="Where the files go, if no manifest says it; made if need be.")
+@click.option("--recursive", is_flag=True, help="Also the slides in the folders below a folder.")
 @click.option("--suffix", default=".tif", show_default=True, metavar="TEXT", help="What their names end with.")
 @click.option("--array", is_flag=True, help="Do this task's share of the slides in an array job.")
 @click.option("--count", type=int, metavar="N", help="With --array: tasks in all; the task's id is then its number.")
 @click.option(
-    "--report", metavar="FILE", help="JSON lines of what was done.  [default: beside MANIFEST, or in the folder]"
+    "--report", metavar="FILE", help="JSON lines of what was done.  [default: beside MANIFEST, or in DIR]"
 )
 @quiet_option
 @debug_option
 @options_of("batch")
 @click.pass_context
-def batch(context: click.Context, /, manifest: str, array: bool, count: int | None, quiet: bool, **given: Any) -> int:
-    """Convert the slides of MANIFEST: a CSV file, a folder, or a pattern in quotes.
+def batch(
+    context: click.Context,
+    /,
+    slides: tuple[str, ...],
+    array: bool,
+    count: int | None,
+    quiet: bool,
+    **given: Any,
+) -> int:
+    """Convert the slides of a CSV file, MANIFEST, or SLIDES: paths, folders of slides, and patterns.
 
     A CSV file has the columns source and destination, and any option: compression, quality, mpp, page, ... A slide that
     the report says is done is skipped if neither it nor its options have changed. The exit code is 1 if any failed.
@@ -47,7 +56,7 @@ def batch(context: click.Context, /, manifest: str, array: bool, count: int | No
             say(line(item))
 
     bar = not quiet and sys.stderr.isatty()
-    report = slidewright.batch(manifest, task=task, tell=tell, progress=bar, **collected(given))
+    report = slidewright.batch(slides, task=task, tell=tell, progress=bar, **collected(given))
     if not quiet:
         say(summary(report))
     for item in report.failed:

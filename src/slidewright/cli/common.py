@@ -43,7 +43,7 @@ def expect(context: click.Context, destination: str) -> None:
 
 def _which_file(path: str) -> tuple[int, int] | None:
     try:
-        status = os.lstat(path)
+        status = os.stat(path)
     except OSError:
         return None
     return status.st_dev, status.st_ino

@@ -10,17 +10,17 @@ import contextlib
 import glob
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from time import monotonic
 from typing import Any, Unpack
 
 from slidewright.conversions.convert import convert_opened
 from slidewright.conversions.destination import sweep_beside
-from slidewright.conversions.manifest import Entry, check_apart, read_entries
+from slidewright.conversions.manifest import Entry, check_apart, check_places, read_entries
 from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
-from slidewright.errors import OptionError
+from slidewright.errors import DestinationError, OptionError
 from slidewright.options import ConvertOptions, Selection, make_options
 from slidewright.report import ProgressOption
 from slidewright.shards import fingerprint as identity
@@ -64,10 +64,11 @@ class BatchReport:
 
 @with_options("batch")
 def batch(
-    manifest: str | os.PathLike[str],
+    slides: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str] | None = None,
     *,
     suffix: str = ".tif",
+    recursive: bool = False,
     task: tuple[int, int] | None = None,
     report: str | os.PathLike[str] | None = None,
     tell: Callable[[BatchItem], None] | None = None,
@@ -84,12 +85,14 @@ def batch(
 
     Parameters
     ----------
-    manifest
-        A CSV file with the columns source and destination, and any of page, series, level, z, t, region and the fields
-        of `ConvertOptions`; its relative paths begin at its folder. Or a folder of slides, or a pattern such as
-        "slides/*.svs".
+    slides
+        A manifest: a CSV file with the columns source and destination, and any of page, series, level, z, t, region and
+        the fields of `ConvertOptions`; its relative paths begin at its folder. Or one or several of slides, folders of
+        slides, and patterns such as "slides/*.svs".
     out, suffix
-        For a folder or pattern: where the files go, and what their names end with.
+        Where the files go, and what their names end with, where no manifest says it. The folder is made if need be.
+    recursive
+        Whether slides in the folders below a folder are converted too, into such folders below `out`.
     task
         (index, count): do only the slides index, index + count, ... as a task of an array job.
     report
@@ -111,15 +114,18 @@ def batch(
 
     Raises
     ------
-    OptionError
-        When the manifest can't be used; no slide has been touched then.
+    OptionError, SourceError, DestinationError
+        When the manifest can't be used, a source does not exist or a folder for results can't be written; no slide has
+        been touched then.
     """
     started = monotonic()
     given = {**options, **Selection(page, series, level, z, t, region).given}
-    entries = read_entries(manifest, out, given, suffix)
-    path = os.fspath(report) if report is not None else _default_report(manifest, out)
+    paths = [os.fspath(path) for path in ([slides] if isinstance(slides, (str, os.PathLike)) else slides)]
+    entries = read_entries(paths, out, given, suffix, recursive=recursive)
+    path = os.fspath(report) if report is not None else _default_report(paths[0], out)
     reports = _siblings(path)
-    check_apart(entries, os.fspath(manifest), reports)
+    check_apart(entries, paths if out is None else (), reports)
+    check_places(entries, out)
     try:
         done = read_done(reports)
     except OSError as error:
@@ -130,8 +136,11 @@ def batch(
             raise OptionError(f"task {index} of {count} does not exist; tasks are numbered from 0 to {count - 1}")
         entries = entries[index::count]
         path = f"{os.path.splitext(path)[0]}.task-{index:05}{os.path.splitext(path)[1]}"
-    if out is not None:
-        os.makedirs(out, exist_ok=True)
+    for folder in dict.fromkeys(os.path.dirname(entry.destination) for entry in entries if out is not None):
+        try:
+            os.makedirs(folder or ".", exist_ok=True)
+        except OSError as error:
+            raise DestinationError(f"can't make the folder {folder!r} for results: {error.strerror}") from error
     running = make_options(options, "batch")
     items = []
     with _Helpers(running) as helpers, _append(path) as write:
@@ -145,10 +154,10 @@ def batch(
     return BatchReport(tuple(items), path, monotonic() - started)
 
 
-def _default_report(manifest: str | os.PathLike[str], out: str | os.PathLike[str] | None) -> str:
+def _default_report(path: str, out: str | os.PathLike[str] | None) -> str:
     if out is not None:
         return os.path.join(out, "slidewright-batch.jsonl")
-    return os.path.splitext(os.fspath(manifest))[0] + ".report.jsonl"
+    return os.path.splitext(path)[0] + ".report.jsonl"
 
 
 def _siblings(path: str) -> list[str]:

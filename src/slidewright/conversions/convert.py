@@ -90,7 +90,7 @@ def convert(
     from slidewright.reporting.progress import make_callback
 
     started = monotonic()
-    checked = make_options(options, "convert")
+    checked = settle_format(make_options(options, "convert"), dest)
     recorder = None if report is None else _prepare_report(report, source, dest, checked, started)
     selection = Selection(page, series, level, z, t, region)
     with Workforce(checked, source) as workforce, make_callback(progress) as callback:
@@ -144,6 +144,8 @@ def _prepare_report(
         raise DestinationError(
             f"the folder {str(page.parent)!r} of the report does not exist; make it or choose another"
         )
+    if not os.access(page.parent, os.W_OK | os.X_OK):
+        raise DestinationError(f"the folder {str(page.parent)!r} of the report is not writable; choose another")
     for what, other in (("destination", dest), ("source", source)):
         if isinstance(other, (str, os.PathLike)) and (same_file(page, other) or lies_in(page, other)):
             raise DestinationError(f"the report {str(page)!r} is the {what}, or lies in it; choose another name")

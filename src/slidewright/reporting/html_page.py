@@ -5,6 +5,7 @@ It is made after the run, from the recorder, the report and the finished file, w
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -45,7 +46,7 @@ def write_report(path: Path, subject: Subject) -> None:
     """Write the page; raises OutputError when it can't be written, which leaves the slide as it is."""
     text = make_page(subject)
     try:
-        write_whole(str(path), text.encode("utf-8", "backslashreplace"))
+        write_whole(os.path.realpath(path), text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         done = f"{subject.report.destination} is complete"
         raise OutputError(f"{done}, but its report {str(path)!r} can't be written: {error.strerror}") from error
