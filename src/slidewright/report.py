@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import NamedTuple
 
 from slidewright.geometry import Size
+
+
+class Going(NamedTuple):
+    """How much of a block that is not finished is done."""
+
+    tiles: int = 0
+    pixels: int = 0
+    """Of level 0."""
+    bytes: int = 0
+    """Encoded, of all levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +27,10 @@ class Progress:
     tiles_done: int
     tiles_total: int
     pixels_done: int
-    """Level-0 pixels of finished blocks."""
+    """Of level 0."""
     pixels_total: int
     bytes_written: int
-    """Encoded bytes received by the writer, over all levels."""
+    """Encoded, over all levels."""
     seconds: float
     """Since the start of the run."""
     workers: int
@@ -41,12 +52,18 @@ class LevelReport:
     bytes: int
 
 
+RUN_STAGES = ("open", "start", "encoding", "writing", "finish")
+"""The parts of a run, one after the other: until the source is open and all is decided, until the processes are
+started, until every block is encoded, until the last byte is written, and checking, renaming.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a finished conversion did.
 
-    `stages` maps a stage name ("read", "encode", "reduce", "scratch", "wait" of the workers, summed over them;
-    "write" of the writer; "start", "encoding", "finish" of the run) to seconds. `peak_memory` is the highest sum of
+    `stages` maps a stage name to seconds: those of `RUN_STAGES` add up to `seconds`; "read", "encode", "reduce",
+    "scratch" and "wait" are the workers', summed over them, "write" is the writer's, beside them. `peak_memory` is the highest sum of
     the proportional set sizes (PSS) of the run's processes that was sampled, in bytes, or None where the system does
     not tell.
     """

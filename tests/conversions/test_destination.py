@@ -41,7 +41,7 @@ def pixels():
 @pytest.mark.parametrize("name", ["x.png", "x.JPG", "scan.ndpi", "x.npy", "-"])
 def test_name_of_another_kind_of_file_is_refused_before_anything_is_done(tmp_path, pixels, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OptionError, match="name a file|--format tiff"):
+    with pytest.raises(OptionError, match=r"name a file|--format tiff"):
         slidewright.convert(pixels, name, n_workers=0)
     assert os.listdir(tmp_path) == []
     with pytest.raises(OptionError), slidewright.PyramidWriter(name, (100, 120), n_workers=0):

@@ -203,7 +203,6 @@ class Conversion:
         before_commit: Callable[[str], None] | None = None,
     ) -> Report:
         """Check the file and give it its name; the report."""
-        begin = monotonic()
         _refuse_rubbish(self._corrupt(outcome, run), run)
         self._check(run)
         if before_commit is not None:
@@ -211,7 +210,7 @@ class Conversion:
         self._destination.commit()
         self._committed = True
         run.format.named(str(self._destination.path))
-        outcome.seconds["finish"] = monotonic() - begin
+        outcome.lap(run, "finish")
         report = self._report(outcome, run)
         if callback is not None:
             callback(_finished(report, run.plan, outcome.retries))

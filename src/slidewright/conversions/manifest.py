@@ -95,7 +95,8 @@ def check_places(entries: Sequence[Entry], out: str | os.PathLike[str] | None) -
     """
     missing = [entry.source for entry in entries if not os.path.exists(entry.source)]
     if missing:
-        raise SourceError(f"{_listed(missing)} {'does' if len(missing) == 1 else 'do'} not exist; nothing was converted")
+        do = "does" if len(missing) == 1 else "do"
+        raise SourceError(f"{_listed(missing)} {do} not exist; nothing was converted")
     for folder in dict.fromkeys(os.path.dirname(entry.destination) or "." for entry in entries):
         while out is not None and not os.path.lexists(folder):  # it will be made
             folder = os.path.dirname(folder) or "."
@@ -126,7 +127,7 @@ def check_apart(entries: Sequence[Entry], manifests: Sequence[str], reports: Seq
     for one, other in shared_places(paths):
         if other < len(outputs):
             first, second = entries[one].source, entries[other].source
-            raise OptionError(f"{first!r} and {second!r} would both become {paths[other]!r}; rename one, or leave one out")
+            raise OptionError(f"{first!r} and {second!r} would both become {paths[other]!r}; rename or leave out one")
         if one < len(outputs) + len(reports):
             raise OptionError(f"{paths[one]!r} would be written, and is the same file as {paths[other]!r}; rename one")
     for folder in filter(os.path.isdir, outputs):

@@ -22,9 +22,9 @@ FORMATS: dict[str, tuple[tuple[str, ...], str, str]] = {
 
 DEFAULT = "tiff"
 _OTHERS = (
-    *(".png", ".jpg", ".jpeg", ".jp2", ".j2k", ".jpx", ".jxl", ".webp", ".bmp", ".gif", ".pdf", ".svg", ".html", ".json"),
+    *(".png", ".jpg", ".jpeg", ".jp2", ".j2k", ".jpx", ".jxl", ".webp", ".bmp", ".gif", ".pdf", ".svg", ".html"),
     *(".csv", ".npy", ".npz", ".zip", ".h5", ".hdf5", ".nii", ".dcm", ".dzi", ".czi", ".ets", ".vsi", ".ndpi", ".mrxs"),
-    *(".vms", ".vmu", ".scn", ".bif", ".svslide", ".qptiff"),
+    *(".vms", ".vmu", ".scn", ".bif", ".svslide", ".qptiff", ".json"),
 )
 """Suffixes of what no format writes: a TIFF under such a name would mislead people and programs."""
 
@@ -70,8 +70,8 @@ def _refuse_misleading(name: str) -> None:
     suffix = os.path.splitext(name)[1].lower()
     if suffix in _OTHERS:
         raise OptionError(
-            f"no format that is written here is named {suffix!r}; end the destination in .tif, .ome.tif or .ome.zarr, or "
-            "say what to write (--format tiff)"
+            f"no format that is written here is named {suffix!r}; end the destination in .tif, .ome.tif or .ome.zarr, "
+            "or say what to write (--format tiff)"
         )
 
 
