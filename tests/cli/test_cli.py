@@ -277,3 +277,28 @@ def test_kind_options_reach_the_conversion(tmp_path: Path, capsys: pytest.Captur
     for wrong in ("white", "a=red", str(tmp_path / "labels.npy")):
         assert main(["convert", str(tmp_path / "labels.npy"), str(tmp_path / "x.tif"), "--colormap", wrong]) == 2
         assert "such as" in capsys.readouterr().err
+
+
+def test_what_is_made_is_told_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By every verb that makes something; standard output has nothing but JSON."""
+    np.save(tmp_path / "a.npy", np.zeros((200, 300), np.uint8))
+    (tmp_path / "m.csv").write_text("source,destination\na.npy,d.tif\n")
+    made = {"width": 300, "height": 200}
+    for line in (
+        "convert a.npy b.tif --workers 0",
+        "convert a.npy other.tif --workers 0 --dry-run",
+        "shard a.npy shards --index 0 --count 1 --workers 0",
+        "assemble shards c.tif --workers 0",
+        "batch m.csv --workers 0",
+        "demo e.tif --side 1024 --workers 0",
+    ):
+        words = [str(tmp_path / word) if "." in word or word == "shards" else word for word in line.split()]
+        assert main([*words, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        if "levels" in told:
+            assert made.items() <= told["levels"][0].items() or "demo" in line
+            assert told["destination"] == words[1 if "demo" in line else 2]
+        elif "shard" in line:
+            assert (told["tiles"], told["done_before"]) == (1, False)
+        else:
+            assert [item["status"] for item in told["items"]] == ["done"]

@@ -24,12 +24,12 @@ from slidewright.options import OPTIONS, SELECTION, taken_by
 
 VERBS = {"convert": convert, "shard": shard, "assemble": assemble, "batch": batch}
 OWN = {
-    "convert": {"--report"},
+    "convert": {"--report", "--dry-run"},
     "shard": {"--index", "--count", "--array"},
     "assemble": {"--source", "--remove"},
-    "batch": {"--out", "--suffix", "--recursive", "--array", "--count", "--report"},
+    "batch": {"--out", "--suffix", "--recursive", "--dry-run", "--array", "--count", "--report"},
 }
-EVERY = {"--quiet", "-q", "--debug"}
+EVERY = {"--quiet", "-q", "--debug", "--json"}
 
 
 @pytest.mark.parametrize("verb", VERBS)

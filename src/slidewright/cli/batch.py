@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from slidewright.cli.common import debug_option, human_bytes, hush_libraries, plural, quiet_option, say, table, warn
+from slidewright.cli.common import (
+    debug_option,
+    dry_run_option,
+    human_bytes,
+    hush_libraries,
+    json_option,
+    plural,
+    quiet_option,
+    say,
+    say_json,
+    table,
+    warn,
+)
 from slidewright.cli.options import GroupedCommand, collected, options_of
 
 if TYPE_CHECKING:
@@ -29,6 +42,8 @@ if TYPE_CHECKING:
 @click.option(
     "--report", metavar="FILE", help="JSON lines of what was done.  [default: beside MANIFEST, or in DIR]"
 )
+@dry_run_option
+@json_option
 @quiet_option
 @debug_option
 @options_of("batch")
@@ -39,6 +54,7 @@ def batch(
     slides: tuple[str, ...],
     array: bool,
     count: int | None,
+    as_json: bool,
     quiet: bool,
     **given: Any,
 ) -> int:
@@ -51,13 +67,17 @@ def batch(
     task = _task(array, count)
     import slidewright
 
+    talks = not quiet and not as_json
+
     def tell(item: BatchItem) -> None:
-        if not quiet:
+        if talks:
             say(line(item))
 
     bar = not quiet and sys.stderr.isatty()
     report = slidewright.batch(slides, task=task, tell=tell, progress=bar, **collected(given))
-    if not quiet:
+    if as_json:
+        say_json(asdict(report))
+    if talks:
         say(summary(report))
     for item in report.failed:
         warn(f"{item.source}: {item.error}")
@@ -76,6 +96,9 @@ def _task(array: bool, count: int | None) -> tuple[int, int] | None:
 
 def line(item: BatchItem) -> str:
     """One line about one slide."""
+    if item.status == "planned":
+        estimate = f"about {human_bytes(item.bytes)}, {item.seconds:.2g} s"
+        return f"{item.status:>7}  {item.source} -> {item.destination} ({estimate})"
     more = f", {item.megapixels / max(item.seconds, 1e-9):.0f} Mpx/s" if item.status == "done" else ""
     return f"{item.status:>7}  {item.source} ({item.seconds:.1f} s{more})"
 
@@ -83,9 +106,12 @@ def line(item: BatchItem) -> str:
 def summary(report: BatchReport) -> str:
     """A table of what was done, skipped and failed."""
     rows = []
-    for status in ("done", "skipped", "failed"):
+    dry = any(item.status == "planned" for item in report.items)
+    for status in ("planned" if dry else "done", "skipped", "failed"):
         items = [item for item in report.items if item.status == status]
         seconds, nbytes = sum(item.seconds for item in items), sum(item.bytes for item in items)
         rows.append([status, str(len(items)), f"{seconds:.1f}", human_bytes(nbytes) if nbytes else ""])
     head = f"{plural(len(report.items), 'slide')} in {report.seconds:.1f} s; report: {report.report}"
+    if dry:
+        head = f"{plural(len(report.items), 'slide')}, of which nothing was written; bytes and seconds are estimates"
     return f"{head}\n{table(['', 'slides', 'seconds', 'written'], rows)}"

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import click
 
+from slidewright.geometry import Size
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -73,6 +75,17 @@ def debug_option(function: F) -> F:
     return click.option(
         "--debug", is_flag=True, expose_value=False, callback=remember, help="Show tracebacks and library warnings."
     )(function)
+
+
+def json_option(function: F) -> F:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Say what was done as JSON.")(function)
+
+
+def dry_run_option(function: F) -> F:
+    """Add `--dry-run`."""
+    text = "Write nothing; say what would be made, and about what it would take."
+    return click.option("--dry-run", is_flag=True, help=text)(function)
 
 
 def quiet_option(function: F) -> F:
@@ -151,6 +164,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
         lines.append("  " + "  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def size_dict(size: Size) -> dict[str, int]:
+    """A size by name, so that nobody has to guess an order."""
+    return {"width": size.width, "height": size.height}
 
 
 def hush_libraries(context: click.Context) -> None:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from slidewright.cli.common import debug_option, human_bytes, hush_libraries, say, say_json, table
+from slidewright.cli.common import debug_option, human_bytes, hush_libraries, say, say_json, size_dict, table
 
 if TYPE_CHECKING:
-    from slidewright.geometry import Size
     from slidewright.inspection.info import FileInfo
 
 _DESCRIPTION_CHARACTERS = 200
@@ -94,11 +93,6 @@ def as_dict(found: FileInfo) -> dict[str, object]:
         "metadata": found.metadata.known,
         "identifying": dict(found.metadata.identifying),
     }
-
-
-def size_dict(size: Size) -> dict[str, int]:
-    """A size by name, so that nobody has to guess an order."""
-    return {"width": size.width, "height": size.height}
 
 
 def _shortened(text: str) -> str:

@@ -91,7 +91,7 @@ def convert(
 
     started = monotonic()
     checked = settle_format(make_options(options, "convert"), dest)
-    recorder = None if report is None else _prepare_report(report, source, dest, checked, started)
+    recorder = None if report is None else prepare_report(report, source, dest, checked, started)
     selection = Selection(page, series, level, z, t, region)
     with Workforce(checked, source) as workforce, make_callback(progress) as callback:
         opened, path = open_selected(source, selection, shape, dtype)
@@ -100,7 +100,8 @@ def convert(
     if report is not None and recorder is not None:
         from slidewright.reporting.html_page import Subject, write_report
 
-        write_report(Path(report), Subject(finished, recorder, opened.info, checked))
+        given = {**selection.given, **options}
+        write_report(Path(report), Subject(finished, recorder, opened.info.name, path, given))
     return finished
 
 
@@ -131,7 +132,7 @@ def convert_opened(
         return conversion.run(launcher, callback)
 
 
-def _prepare_report(
+def prepare_report(
     path: str | os.PathLike[str], source: Any, dest: str | os.PathLike[str], options: ConvertOptions, started: float
 ) -> Recorder:
     """What records the run for its report, once it is known that the report can be written."""

@@ -41,7 +41,7 @@ class Seat:
     since: float | None = None
     """When the process began with `block`, or last waited for the writer; None until it is ready."""
     hired: float = field(default_factory=monotonic)
-    going: Going = Going()
+    going: Going = field(default_factory=Going)
     """How far the process is with `block`."""
     fate: str | None = None
     """Why the process is about to die, where that is known before it has."""
