@@ -302,3 +302,42 @@ def test_what_is_made_is_told_as_json(tmp_path: Path, capsys: pytest.CaptureFixt
             assert (told["tiles"], told["done_before"]) == (1, False)
         else:
             assert [item["status"] for item in told["items"]] == ["done"]
+
+
+@pytest.mark.parametrize("words", [[], ["bench"]])
+def test_command_without_a_verb_shows_its_help_and_is_wrong_usage(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith("Usage: slidewright")
+    assert "Commands:" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("convert https://x.org/a.svs b.tif", "https://x.org/a.svs is a URL, and only files and folders are read"),
+        ("convert . b.tif", "for a folder of slides use batch"),
+        ("convert none.svs b.tif", "none.svs does not exist; check the path"),
+        ("convert a.npy b.tif --level 3", "level is not for a .npy file"),
+        ("convert a.npy b.tif --compression zst", "error: --compression 'zst' is not known"),
+        ("convert a.npy b.tif --compression zst", "did you mean 'zstd'?"),
+        ("convert a.tif b.tif --level 3", "has no level 3; it has only 0"),
+        ("assemble . b.tif", "is not a folder of shards (it has no job.json); check the path"),
+        ("verify none.tif", "none.tif can't be read: No such file or directory"),
+        ("info .", "for a folder of slides use batch"),
+    ],
+)
+def test_wrong_input_is_2_and_one_line_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, message: str
+) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((20, 20), np.uint8))
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 20), np.uint8), tile=(16, 16))
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert (err.count("\n"), len(err) < 300) == (1, True)
+    assert sorted(os.listdir(tmp_path)) == ["a.npy", "a.tif"]

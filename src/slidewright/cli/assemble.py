@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from slidewright.cli.common import debug_option, expect, hush_libraries, json_option, quiet_option
+from slidewright.cli.common import FilePath, debug_option, expect, hush_libraries, json_option, quiet_option
 from slidewright.cli.convert import finish
 from slidewright.cli.options import GroupedCommand, collected, options_of
 
@@ -16,9 +16,9 @@ from slidewright.cli.options import GroupedCommand, collected, options_of
     short_help="Put shards together to a pyramidal TIFF.",
     example="slidewright assemble shards out.tif --verify --remove",
 )
-@click.argument("shards", metavar="SHARDS")
-@click.argument("destination", metavar="DST")
-@click.option("--source", metavar="SRC", help="The source, if it is not where it was.")
+@click.argument("shards", type=FilePath(), metavar="SHARDS")
+@click.argument("destination", type=FilePath(), metavar="DST")
+@click.option("--source", type=FilePath(), metavar="SRC", help="The source, if it is not where it was.")
 @click.option("--remove", is_flag=True, help="Remove SHARDS when DST is complete.")
 @json_option
 @quiet_option

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slidewright.cli.common import (
+    FilePath,
     debug_option,
     dry_run_option,
     human_bytes,
@@ -33,14 +34,22 @@ if TYPE_CHECKING:
     short_help="Convert many slides; skip what is done, go on after a failure.",
     example="slidewright batch slides/*.svs --out pyramids --quality 85",
 )
-@click.argument("slides", metavar="MANIFEST|SLIDES...", nargs=-1, required=True)
-@click.option("--out", metavar="DIR", help="Where the files go, if no manifest says it; made if need be.")
+@click.argument("slides", type=FilePath(), metavar="MANIFEST|SLIDES...", nargs=-1, required=True)
+@click.option(
+    "--out",
+    type=FilePath("dir"),
+    metavar="DIR",
+    help="Where the files go, if no manifest says it; made if need be.",
+)
 @click.option("--recursive", is_flag=True, help="Also the slides in the folders below a folder.")
 @click.option("--suffix", default=".tif", show_default=True, metavar="TEXT", help="What their names end with.")
 @click.option("--array", is_flag=True, help="Do this task's share of the slides in an array job.")
 @click.option("--count", type=int, metavar="N", help="With --array: tasks in all; the task's id is then its number.")
 @click.option(
-    "--report", metavar="FILE", help="JSON lines of what was done.  [default: beside MANIFEST, or in DIR]"
+    "--report",
+    type=FilePath(),
+    metavar="FILE",
+    help="JSON lines of what was done.  [default: beside MANIFEST, or in DIR]",
 )
 @dry_run_option
 @json_option

@@ -51,6 +51,26 @@ def _which_file(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+class FilePath(click.ParamType[str]):
+    """A path as it was typed, which shells complete; the library says what is wrong with it."""
+
+    name = "path"
+
+    def __init__(self, kind: str = "file") -> None:
+        """Take what is completed: "file" or "dir"."""
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As it is."""
+        return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        """Leave it to the shell."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type=self._kind)]
+
+
 class SuggestingGroup(click.Group):
     """A group that makes its verbs when they are used, and tells a mistyped one what may have been meant."""
 

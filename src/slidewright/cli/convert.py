@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slidewright.cli.common import (
+    FilePath,
     debug_option,
     dry_run_option,
     expect,
@@ -36,9 +37,11 @@ if TYPE_CHECKING:
     short_help="Convert a slide to a pyramidal TIFF or an OME-Zarr.",
     example="slidewright convert slide.svs out.tif --quality 85 --mpp 0.25 --workers 4 --memory 8GB",
 )
-@click.argument("source", metavar="SRC")
-@click.argument("destination", metavar="DST")
-@click.option("--report", metavar="HTML", help="Write a page about the run: levels, compression, timeline.")
+@click.argument("source", type=FilePath(), metavar="SRC")
+@click.argument("destination", type=FilePath(), metavar="DST")
+@click.option(
+    "--report", type=FilePath(), metavar="HTML", help="Write a page about the run: levels, compression, timeline."
+)
 @dry_run_option
 @json_option
 @quiet_option

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from slidewright.cli.common import debug_option, human_bytes, json_option, quiet_option, say, table
+from slidewright.cli.common import FilePath, debug_option, human_bytes, json_option, quiet_option, say, table
 from slidewright.cli.convert import finish, summary
 
 
 @click.command(short_help="Make a tissue-like slide and convert it.")
-@click.argument("destination", metavar="[DST]", default="slidewright-demo.tif")
+@click.argument("destination", type=FilePath(), metavar="[DST]", default="slidewright-demo.tif")
 @click.option(
     "--side",
     type=click.IntRange(min=1024),

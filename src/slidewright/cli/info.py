@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from slidewright.cli.common import debug_option, human_bytes, hush_libraries, say, say_json, size_dict, table
+from slidewright.cli.common import FilePath, debug_option, human_bytes, hush_libraries, say, say_json, size_dict, table
 
 if TYPE_CHECKING:
     from slidewright.inspection.info import FileInfo
@@ -15,7 +15,7 @@ _DESCRIPTION_CHARACTERS = 200
 
 
 @click.command(short_help="Show what a slide is: size, levels, tiles, compression, mpp.")
-@click.argument("file", metavar="FILE")
+@click.argument("file", type=FilePath(), metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @debug_option
 @click.pass_context

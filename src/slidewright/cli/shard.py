@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from slidewright.cli.common import debug_option, human_bytes, hush_libraries, json_option, plural, quiet_option
+from slidewright.cli.common import (
+    FilePath,
+    debug_option,
+    human_bytes,
+    hush_libraries,
+    json_option,
+    plural,
+    quiet_option,
+)
 from slidewright.cli.convert import tell
 from slidewright.cli.options import GroupedCommand, collected, options_of
 
@@ -18,8 +26,8 @@ from slidewright.cli.options import GroupedCommand, collected, options_of
     short_help="Encode one share of a slide, for assemble.",
     example="slidewright shard slide.svs shards --index 0 --count 8",
 )
-@click.argument("source", metavar="SRC")
-@click.argument("shards", metavar="SHARDS")
+@click.argument("source", type=FilePath(), metavar="SRC")
+@click.argument("shards", type=FilePath(), metavar="SHARDS")
 @click.option("--index", type=int, metavar="I", help="Which share, from 0.")
 @click.option("--count", type=int, metavar="N", help="How many shares there are; may exceed the number of blocks.")
 @click.option(

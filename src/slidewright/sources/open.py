@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,14 +107,17 @@ def _opened(obj: Any, selection: Selection, shape: tuple[int, ...] | None, dtype
 
 
 def _from_path(path: str | bytes, selection: Selection) -> Source:
-    path = os.path.abspath(os.fsdecode(path))
+    given = os.fsdecode(path)
+    path = os.path.abspath(given)
     if not os.path.exists(path):
+        if re.match(r"\w+://", given):
+            raise SourceError(f"{given} is a URL, and only files and folders are read; download it first")
         raise SourceError(f"{path} does not exist; check the path")
     if os.path.isdir(path) or path.lower().endswith(".zarr.zip"):
         if not path.lower().endswith(".zip") and not any(
             os.path.exists(os.path.join(path, name)) for name in _ZARR_FILES
         ):
-            raise SourceError(f"{path} is a folder, but not a zarr array or group; {FILES}")
+            raise SourceError(f"{path} is a folder, but not a zarr array or group; for a folder of slides use batch")
         from slidewright.sources.zarr import ZarrSource
 
         if not os.path.isdir(path):
