@@ -321,7 +321,7 @@ def test_command_without_a_verb_shows_its_help_and_is_wrong_usage(
         ("convert https://x.org/a.svs b.tif", "https://x.org/a.svs is a URL, and only files and folders are read"),
         ("convert . b.tif", "for a folder of slides use batch"),
         ("convert none.svs b.tif", "none.svs does not exist; check the path"),
-        ("convert a.npy b.tif --level 3", "level is not for a .npy file"),
+        ("convert a.npy b.tif --level 3", "error: --level 3 has no meaning for a .npy file; leave it out"),
         ("convert a.npy b.tif --compression zst", "error: --compression 'zst' is not known"),
         ("convert a.npy b.tif --compression zst", "did you mean 'zstd'?"),
         ("convert a.tif b.tif --level 3", "has no level 3; it has only 0"),
