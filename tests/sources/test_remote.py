@@ -174,9 +174,11 @@ def test_server_without_ranges_is_refused(tmp_path: Path) -> None:
 def test_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("slidewright.system.remote_file.SILENCE", 0.1)
     monkeypatch.setattr("slidewright.system.remote_file.time.sleep", lambda _: None)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with pytest.raises(SourceError, match="can't be opened in 4 tries: .*[Tt]imeout"):
-            slidewright.open_source(f"http://127.0.0.1:{silent.getsockname()[1]}/s.tif")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(SourceError, match=r"can't be opened in 4 tries: .*[Tt]imeout"),
+    ):
+        slidewright.open_source(f"http://127.0.0.1:{silent.getsockname()[1]}/s.tif")
 
 
 def test_what_is_not_there_or_no_slide_is_one_line(served: tuple[Path, str], capsys: Any) -> None:

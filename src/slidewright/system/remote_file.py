@@ -137,11 +137,12 @@ class RemoteFile(PixelFile):
         for attempt in range(_TRIES):
             try:
                 return ask()
-            except (FileNotFoundError, PermissionError, ImportError) as error:
-                raise SourceError(f"{self.path} {what}: {_said(error)}") from error
             except Exception as error:  # each kind of server has its own
+                cause = _cause(error)
+                if isinstance(cause, (FileNotFoundError, PermissionError, ImportError)):
+                    raise SourceError(f"{self.path} {what}: {_said(cause)}") from error
                 if attempt == _TRIES - 1:
-                    raise SourceError(f"{self.path} {what} in {_TRIES} tries: {_said(error)}") from error
+                    raise SourceError(f"{self.path} {what} in {_TRIES} tries: {_said(cause)}") from error
                 time.sleep(0.2 * 4**attempt)
         raise AssertionError("unreachable")
 
@@ -204,7 +205,15 @@ def _patience(url: str) -> dict[str, Any]:
     return {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)}}
 
 
-def _said(error: Exception) -> str:
+def _cause(error: BaseException) -> BaseException:
+    """What is behind an error: fsspec says "not found" of an HTTP server whatever the trouble with it."""
+    behind = error.__cause__
+    if behind is None or not isinstance(error, FileNotFoundError) or getattr(behind, "status", 0) in (404, 410):
+        return error
+    return behind
+
+
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
