@@ -213,10 +213,11 @@ class TiffSlide:
         """The page, its compression named by its first segment where the tag is the same for two sorts."""
         if page.compression not in _EITHER or not page.counts.any():
             return page
-        lossless = look(page.compression, self.head(page)).lossless
-        name = page.compression
+        stream = look(page.compression, self.head(page))
+        lossless, name = stream.lossless, page.compression
         if page.compression == "jpeg2000":
-            name += "-lossy" if lossless is False else ""
+            exact = "htj2k" if stream.high_throughput else name
+            name = f"{name}-lossy" if lossless is False else exact
         elif lossless:
             name += "-lossless"
         # Others may cut a reversible stream short, or code what is no longer the source's pixels.
