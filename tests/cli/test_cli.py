@@ -318,7 +318,7 @@ def test_command_without_a_verb_shows_its_help_and_is_wrong_usage(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("convert https://x.org/a.svs b.tif", "https://x.org/a.svs is a URL, and only files and folders are read"),
+        ("convert a.tif s3://bucket/b.tif", "s3://bucket/b.tif is a URL; only files of this machine are written"),
         ("convert . b.tif", "for a folder of slides use batch"),
         ("convert none.svs b.tif", "none.svs does not exist; check the path"),
         ("convert a.npy b.tif --level 3", "error: --level 3 has no meaning for a .npy file; leave it out"),

@@ -255,6 +255,15 @@ def test_folders_below_a_folder_become_folders_below_out(tmp_path, slides):
     assert made == ["b/slide0.tif", "slide0.tif", "slide1.tif", "slide2.tif"]
 
 
+def test_urls_are_sources_beside_files_and_in_manifests(tmp_path, slides):
+    url = "nosuch://far.tif"
+    manifest = manifest_of(tmp_path, f"source,destination\nslides/slide0.tif,a.tif\n{url},b.tif\n")
+    for given, out in ((manifest, None), ([slides / "slide0.tif", url], tmp_path / "out")):
+        report = slidewright.batch(given, out, **OPTIONS)
+        assert statuses(report) == ["done", "failed"]
+        assert (report.items[1].source, "nosuch" in report.items[1].error) == (url, True)
+
+
 def test_zarr_is_a_slide_and_not_a_folder_of_slides(tmp_path):
     zarr.save_array(tmp_path / "in" / "a.zarr", np.zeros((100, 90), np.uint8))
     for given in (tmp_path / "in", tmp_path / "in" / "a.zarr"):

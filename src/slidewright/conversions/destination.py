@@ -28,6 +28,7 @@ from slidewright.system.files import (
     short_name,
     token,
 )
+from slidewright.system.remote_file import is_url
 
 
 class Destination:
@@ -59,6 +60,8 @@ class Destination:
         self._overwrite, self._is_folder = overwrite, is_folder
         self._recognises, self._compare = recognises, False
         folder = self.path.parent
+        if is_url(self._given):
+            raise DestinationError(f"the destination {self._given} is a URL; only files of this machine are written")
         if not folder.is_dir():
             raise DestinationError(f"the folder {str(folder)!r} of the destination does not exist; make it first")
         sweep_beside(self.path)

@@ -16,6 +16,7 @@ from slidewright.errors import DestinationError, OptionError, SourceError, did_y
 from slidewright.formats.registry import settle_format
 from slidewright.options import OPTIONS, SELECTION, ConvertOptions, Selection, make_options
 from slidewright.system.files import lies_in, regular, same_file, shared_places
+from slidewright.system.remote_file import is_url
 
 COLUMNS = {name: option for name, option in {**SELECTION, **OPTIONS}.items() if option.column}
 """What a row may say besides its source and destination."""
@@ -93,7 +94,7 @@ def check_places(entries: Sequence[Entry], out: str | os.PathLike[str] | None) -
     SourceError, DestinationError
         Naming them.
     """
-    missing = [entry.source for entry in entries if not os.path.exists(entry.source)]
+    missing = [entry.source for entry in entries if not (is_url(entry.source) or os.path.exists(entry.source))]
     if missing:
         do = "does" if len(missing) == 1 else "do"
         raise SourceError(f"{_listed(missing)} {do} not exist; nothing was converted")
@@ -143,7 +144,7 @@ def _slides(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> l
         if not found:
             raise SourceError(f"no slide is in the folder {path!r}{_remedy(path, out, recursive)}")
         return found
-    if os.path.lexists(path):
+    if is_url(path) or os.path.lexists(path):
         return [(path, os.path.basename(path.rstrip("/")))]
     if not glob.has_magic(path):
         raise SourceError(f"{path!r} does not exist; give a CSV file, slides, a folder of them, or a pattern in quotes")
@@ -231,7 +232,8 @@ def _entry(row: Mapping[str, Any], folder: str, options: Mapping[str, Any]) -> E
         if not row[needed].strip() or "\0" in row[needed]:
             raise OptionError(f"its {needed} is empty or has a zero byte")
     selection, checked = split_options(given)
-    source, destination = (os.path.join(folder, row[name].strip()) for name in ("source", "destination"))
+    source, destination = (row[name].strip() for name in ("source", "destination"))
+    source, destination = source if is_url(source) else os.path.join(folder, source), os.path.join(folder, destination)
     return _settled(source, destination, checked, selection)
 
 
