@@ -7,6 +7,8 @@ import html
 import os
 import re
 import shlex
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -261,3 +263,25 @@ def test_notebook_shows_a_report(tmp_path: Path) -> None:
     assert "<td>0<td>300 x 700<td>2<td>" in shown
     warned = replace(report, warnings=("1 < 2",))
     assert "<p>Warning: 1 &lt; 2</p>" in warned._repr_html_()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium, which lays the page out")
+def test_page_fits_a_screen_of_420_pixels(
+    written: tuple[slidewright.Report, Page, Path], tmp_path: Path
+) -> None:
+    """Nothing sticks out of the page, and no cell is so narrow that its words are taken apart."""
+    narrow = tmp_path / "narrow.html"
+    measure = (
+        "<script>const cells = [...document.querySelectorAll('td, th')];"
+        "const tall = Math.max(...cells.map(cell => cell.offsetHeight));"
+        "document.title = document.documentElement.scrollWidth + ' ' + tall + ' ' + innerWidth</script>"
+    )
+    narrow.write_text((tmp_path / "run.html").read_text() + measure)
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=420,900", "--dump-dom"]
+    done = subprocess.run([*command, narrow.as_uri()], capture_output=True, text=True, timeout=60)
+    title = re.search(r"<title>(\d+) (\d+) (\d+)</title>", done.stdout)
+    assert title is not None, done.stderr
+    width, tallest, window = map(int, title.groups())
+    assert width <= window <= 420
+    assert tallest < 110, "four lines at most"

@@ -58,9 +58,11 @@ def convert(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Convert the slide SRC to DST: a pyramidal TIFF, or an OME-Zarr where the name ends in .zarr.
+    """Convert the slide SRC to DST: a pyramidal TIFF, an OME-TIFF where the name ends in .ome.tif, or an OME-Zarr where
+    it ends in .zarr.
 
-    SRC is a TIFF or SVS, a zarr array or OME-NGFF group, a .npy file, or any slide that OpenSlide reads.
+    SRC is a TIFF or SVS, a zarr array or OME-NGFF group, a .npy file, an image such as a PNG, the URL of one of these,
+    or any slide that OpenSlide reads.
     """
     hush_libraries(context)
     import slidewright
