@@ -189,6 +189,16 @@ def test_info_and_verify_print_text_and_json(tmp_path: Path, capsys: pytest.Capt
     assert (level["exact"], level["psnr"]) == (True, None)
 
 
+def test_facts_of_info_stand_in_a_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.tif"
+    aperio = "Aperio Image Library v11.2.1\n80x100 |AppMag = 20|MPP = 0.25|ScanScope ID = SS1"
+    tifffile.imwrite(path, np.zeros((100, 80, 3), np.uint8), tile=(64, 64), description=aperio, metadata=None)
+    assert main(["info", str(path)]) == 0
+    facts = [line for line in capsys.readouterr().out.splitlines()[1:] if not line.endswith(("bytes", "kB"))]
+    assert any(line.startswith("  scanner software  Aperio") for line in facts)
+    assert {line[18:20] for line in facts} == {"  "}
+
+
 def test_damaged_file_fails_and_missing_file_is_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = pyramid(tmp_path / "a.tif")
     path.write_bytes(path.read_bytes()[:-300])

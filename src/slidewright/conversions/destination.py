@@ -165,7 +165,7 @@ class Destination:
 
     def _exists(self) -> DestinationError:
         return DestinationError(
-            f"the destination {self._given!r} exists; choose another name or overwrite it (--overwrite)"
+            f"the destination {self._given!r} exists; choose another name or overwrite it (--overwrite, overwrite=True)"
         )
 
     def _refuse_what_is_no_file(self) -> None:

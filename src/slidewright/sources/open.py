@@ -269,7 +269,7 @@ def _from_caller(obj: Any, shape: Any, dtype: Any) -> Source:
         return FunctionSource.of(obj, known, name)
     if hasattr(obj, "__next__") or (hasattr(obj, "__iter__") and not isinstance(obj, (bytes, Mapping))):
         raise SourceError(f"a {type(obj).__name__} gives tiles in its own order; write them with PyramidWriter.write")
-    raise SourceError(f"a {type(obj).__name__} is not an image that can be read; {OBJECTS}")
+    raise SourceError(f"an object of type {type(obj).__name__} is not an image that can be read; {OBJECTS}")
 
 
 def _is_dataset(obj: Any) -> bool:
