@@ -44,6 +44,8 @@ def test_name_of_another_kind_of_file_is_refused_before_anything_is_done(tmp_pat
     with pytest.raises(OptionError, match=r"name a file|--format tiff"):
         slidewright.convert(pixels, name, n_workers=0)
     assert os.listdir(tmp_path) == []
+    with pytest.raises(OptionError, match="a pipe"):
+        slidewright.convert(pixels, "-", n_workers=0, format="tiff")
     with pytest.raises(OptionError), slidewright.PyramidWriter(name, (100, 120), n_workers=0):
         pass
     assert os.listdir(tmp_path) == []

@@ -22,7 +22,7 @@ from slidewright.report import LevelReport
 if TYPE_CHECKING:
     from slidewright.sources.base import Source
 
-_BLOCK_TILES, _BLOCKS, _SECONDS = 2, 16, 1.0
+_BLOCK_TILES, _BLOCKS, _SECONDS = 2, 64, 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,8 @@ def settle_format(options: ConvertOptions, destination: str | os.PathLike[str] |
     OptionError
         When the name is one of another kind of file, or "-".
     """
+    if destination is not None and os.fspath(destination) == "-":
+        raise OptionError("a pyramid can't be written to a pipe, since its tables are written last; name a file")
     if options.format is not None or destination is None:
         return replace(options, format=options.format or DEFAULT)
     name = os.path.basename(os.fspath(destination).rstrip("/")).lower()
@@ -60,14 +62,12 @@ def settle_format(options: ConvertOptions, destination: str | os.PathLike[str] |
         return replace(options, format="ome-zarr")
     fitting = [(len(suffix), form) for form, row in FORMATS.items() for suffix in row[0] if name.endswith(suffix)]
     if not fitting:
-        _refuse_misleading(os.fspath(destination))
+        _refuse_misleading(name)
     return replace(options, format=max(fitting)[1] if fitting else DEFAULT)
 
 
 def _refuse_misleading(name: str) -> None:
-    if name == "-":
-        raise OptionError("a pyramid can't be written to a pipe, since its tables are written last; name a file")
-    suffix = os.path.splitext(name)[1].lower()
+    suffix = os.path.splitext(name)[1]
     if suffix in _OTHERS:
         raise OptionError(
             f"no format that is written here is named {suffix!r}; end the destination in .tif, .ome.tif or .ome.zarr, "
