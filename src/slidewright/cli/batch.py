@@ -12,7 +12,8 @@ from slidewright.cli.common import debug_option, human_bytes, hush_libraries, pl
 from slidewright.cli.options import GroupedCommand, collected, options_of
 
 if TYPE_CHECKING:
-    from slidewright.conversions.batch import BatchItem, BatchReport
+    from slidewright.conversions.batch import BatchReport
+    from slidewright.conversions.batch_slide import BatchItem
 
 
 @click.command(

@@ -54,7 +54,6 @@ def decide(
     from slidewright.pyramid.plan import make_plan
     from slidewright.sources.pixel_format import resolve_pixels
     from slidewright.sources.wrappers.adapt import adapted
-    from slidewright.sources.wrappers.fill import fill_corrupt
 
     info = source.info
     form = make_format(options)
@@ -62,6 +61,8 @@ def decide(
     encoding, kept = keeping.encoding, keeping.kept
     hand_out = kept is not None and kept.corrupt
     if options.on_corrupt == "fill" or hand_out:
+        from slidewright.sources.wrappers.fill import fill_corrupt
+
         background = resolve_pixels(replace(options, alpha="keep"), info).background
         source = fill_corrupt(source, background, hand_out=hand_out)
     wanted = options.n_workers if options.n_workers is not None else usable_cpus()
@@ -120,17 +121,21 @@ def share_source(stack: contextlib.ExitStack, run: Run) -> Run:
 
 def execute(run: Run, launcher: Launcher | None, callback: Callback) -> Outcome:
     """Run the engine, with worker processes or, where there is no launcher, without."""
-    from slidewright.engine.coordinator import Coordinator
-    from slidewright.engine.inline import Inline
+    if launcher is None:
+        from slidewright.engine.inline import Inline
 
-    return (Inline(run, callback) if launcher is None else Coordinator(run, launcher, callback)).execute()
+        return Inline(run, callback).execute()
+    from slidewright.engine.coordinator import Coordinator
+
+    return Coordinator(run, launcher, callback).execute()
 
 
 class Conversion:
     """The transaction around a run: makes the temporary things, runs, verifies, commits; removes them whatever happens.
 
     The launcher stays with who made it, who may use it for another conversion; but one whose run failed may have
-    children that still write, so it is closed before their files are removed.
+    children that still write, so it is closed before their files are removed. Without one, `announce` is told of each
+    temporary file before it is made.
     """
 
     def __init__(
@@ -140,9 +145,11 @@ class Conversion:
         options: ConvertOptions,
         source_path: str | None = None,
         compare: bool = False,
+        announce: Callable[[str], None] | None = None,
     ) -> None:
         self.decided = decided
         self._options = options
+        self._announce = announce or _ignore
         self._stack = contextlib.ExitStack()
         self._committed = False
         self._warnings = [*decided.memory.warnings, *_left_out(decided.source.info)]
@@ -180,7 +187,7 @@ class Conversion:
         """Make the temporary things; the run as the engine can do it."""
         run = self.decided
         self._check_space(shards)
-        own: Callable[[str], None] = launcher.own if launcher is not None else _ignore
+        own: Callable[[str], None] = launcher.own if launcher is not None else self._announce
         for path in self._destination.temporary:
             own(path)
         if launcher is not None:
@@ -256,12 +263,14 @@ class Conversion:
         return {**before, **run.source.filled, **outcome.corrupt}
 
     def _report(self, outcome: Outcome, run: Run) -> Report:
-        from slidewright.sources.wrappers.fill import describe_corrupt
-
         plan = run.plan
         corrupt = self._corrupt(outcome, run)
         kept = run.image.kept
-        said = [describe_corrupt(corrupt, kept=kept is not None and kept.corrupt)] if corrupt else []
+        said = []
+        if corrupt:
+            from slidewright.sources.wrappers.fill import describe_corrupt
+
+            said.append(describe_corrupt(corrupt, kept=kept is not None and kept.corrupt))
         return Report(
             destination=str(self._destination.path),
             levels=tuple(

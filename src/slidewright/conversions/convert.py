@@ -115,8 +115,9 @@ def convert_opened(
     started: float,
     recorder: Recorder | None = None,
     compare: bool = False,
+    announce: Callable[[str], None] | None = None,
 ) -> Report:
-    """Convert with a launcher that is there already; `compare` as for `Destination`."""
+    """Convert with a launcher that is there already; `compare` as for `Destination`, `announce` as for `Conversion`."""
     options = settle_format(options, dest)
     if options.resume or options.engine == "dask":
         from slidewright.conversions.resume import convert_resumably
@@ -127,7 +128,7 @@ def convert_opened(
     from slidewright.conversions.conversion import Conversion, decide
 
     run = decide(source, options, started, recorder=recorder)
-    with Conversion(run, dest, options, source_path, compare) as conversion:
+    with Conversion(run, dest, options, source_path, compare, announce) as conversion:
         return conversion.run(launcher, callback)
 
 

@@ -15,9 +15,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from slidewright.pyramid.plan import Key
-from slidewright.system.shared_memory import SharedBuffer
+if TYPE_CHECKING:
+    from slidewright.pyramid.plan import Key
+    from slidewright.system.shared_memory import SharedBuffer
 
 SLOT_BYTES = 1 << 20
 SLOTS_PER_WORKER = 4

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from slidewright.codecs import Encoding
-from slidewright.engine.memory_budget import MemoryPlan
-from slidewright.formats.base import Format, ImageDescription
-from slidewright.pyramid.level_store import Scratch
-from slidewright.pyramid.plan import Block, Pass, Plan
 from slidewright.report import Progress, Recorder
-from slidewright.shards.plan import ShardPlan
-from slidewright.sources.base import CorruptPlace, Source
+
+if TYPE_CHECKING:
+    from slidewright.codecs import Encoding
+    from slidewright.engine.memory_budget import MemoryPlan
+    from slidewright.formats.base import Format, ImageDescription
+    from slidewright.pyramid.level_store import Scratch
+    from slidewright.pyramid.plan import Block, Pass, Plan
+    from slidewright.shards.plan import ShardPlan
+    from slidewright.sources.base import CorruptPlace, Source
 
 
 @dataclass(frozen=True, slots=True)
