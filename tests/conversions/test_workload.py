@@ -40,8 +40,8 @@ def test_work_decides(monkeypatch):
     monkeypatch.setattr(workload, "make_launcher", lambda options: pytest.fail("started"))
     small, slow = info(3000), info(3000, format="ndpi")
     with Workforce(ConvertOptions(), "no such file") as workforce:
-        launcher, options = workforce.settle(small)
-    assert (launcher, options.n_workers) == (None, 0)
+        launcher, options, threads = workforce.settle(small)
+    assert (launcher, options.n_workers, threads) == (None, 0, 4)
     for work in (work_seconds(slow, ConvertOptions()), work_seconds(small, ConvertOptions(compression="webp"))):
         assert work > 2 * workload.START_SECONDS
     assert work_seconds(info(20_000), ConvertOptions()) > 1

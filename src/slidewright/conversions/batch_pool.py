@@ -17,7 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from slidewright.conversions import batch_slide
-from slidewright.conversions.batch_slide import PRELOAD, Announced, Line, Outcome, PoolJob, Task, failed
+from slidewright.conversions.batch_slide import PRELOAD, Announced, Line, Noted, Outcome, PoolJob, Task, failed
 from slidewright.conversions.destination import sweep_beside
 from slidewright.conversions.opening import make_launcher
 from slidewright.conversions.workload import CERTAIN_BYTES
@@ -151,6 +151,8 @@ class SlidePool:
             return self._replace(worker, waiting)
         if isinstance(message, Announced):
             self._launcher.own(message.path)
+            with contextlib.suppress(OSError):
+                worker.child.connection.send(Noted())
             return None
         slide, worker.slide = worker.slide, None
         worker.served += 1

@@ -83,9 +83,13 @@ class Task(NamedTuple):
 
 
 class Announced(NamedTuple):
-    """From a process of the pool: a temporary file that it is about to make."""
+    """From a process of the pool: a temporary file that it makes once it is `Noted`."""
 
     path: str
+
+
+class Noted(NamedTuple):
+    """To a process of the pool: the file will be removed if the batch is killed."""
 
 
 class Answer(NamedTuple):
@@ -197,15 +201,15 @@ def main(connection: Pipe, job: PoolJob) -> None:
 
 
 def _answer(connection: Pipe, task: Task) -> Answer:
+    def announce(path: str) -> None:
+        connection.send(Announced(path))
+        connection.recv()
+
     shown: list[Progress] = []
     alone = replace(task.entry.options, n_workers=0)
     try:
         outcome = convert_slide(
-            replace(task.entry, options=alone),
-            task.before,
-            lambda: None,
-            shown.append,
-            lambda path: connection.send(Announced(path)),
+            replace(task.entry, options=alone), task.before, lambda: None, shown.append, announce
         )
     except TooLargeError:
         return Answer(None, None)

@@ -41,11 +41,13 @@ def decide(
     started: float,
     planned_workers: int | None = None,
     recorder: Recorder | None = None,
+    threads: int = 1,
 ) -> Run:
     """What a run will be: format, encoding, plan, memory, and the source as the engine takes it.
 
     Blocks are balanced for `planned_workers` where several machines share them: then neither this machine's processors
-    nor its memory change their size. By default they are balanced for the workers of this run, and shrink with memory.
+    nor its memory change their size. By default they are balanced for the workers of this run, or for the `threads` of
+    one in this process, and shrink with memory.
     """
     from slidewright.conversions.keeping import decide_keeping
     from slidewright.engine.memory_budget import needs_of, plan_memory
@@ -65,7 +67,8 @@ def decide(
 
         background = resolve_pixels(replace(options, alpha="keep"), info).background
         source = fill_corrupt(source, background, hand_out=hand_out)
-    wanted = options.n_workers if options.n_workers is not None else usable_cpus()
+    processes = options.n_workers if options.n_workers is not None else usable_cpus()
+    wanted = processes or threads
     band = 1 if info.planar else encoding.pixels.planes
     block_tiles = options.block_tiles or _small_block(band * encoding.tile_bytes)
 
@@ -82,7 +85,9 @@ def decide(
 
     shared = None if planned_workers is None else planned(block_tiles, planned_workers)
     block_side = block_tiles if shared is None else shared.passes[0].block_tiles
-    needs = needs_of(info, encoding, n_workers=wanted, block_tiles=block_side, band=band)
+    needs = needs_of(
+        info, encoding, n_workers=wanted, block_tiles=block_side, band=band, shared=bool(processes)
+    )
     memory = plan_memory(needs, options.memory_bytes)
     plan = shared or planned(memory.block_tiles, memory.n_workers)
     image = describe_image(source, options, plan, encoding, kept)
@@ -92,7 +97,8 @@ def decide(
         image=image,
         format=form,
         memory=memory,
-        n_workers=memory.n_workers if wanted else 0,
+        n_workers=memory.n_workers if processes else 0,
+        threads=1 if processes else memory.n_workers,
         temporary=os.fspath(options.scratch) if options.scratch is not None else tempfile.gettempdir(),
         started=started,
         timeout=options.timeout,

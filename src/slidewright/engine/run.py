@@ -31,6 +31,8 @@ class Run:
     memory: MemoryPlan
     n_workers: int
     """Worker processes; 0 for a run in this process."""
+    threads: int
+    """That encode blocks in a run in this process."""
     temporary: str
     """The folder for temporary files."""
     started: float
@@ -57,6 +59,11 @@ class Run:
     def encoding(self) -> Encoding:
         """How tiles are encoded."""
         return self.image.encoding
+
+    @property
+    def at_once(self) -> int:
+        """Blocks that are encoded at the same time."""
+        return max(self.n_workers, self.threads)
 
     @property
     def slots_per_worker(self) -> int:
