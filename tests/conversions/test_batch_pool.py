@@ -1,4 +1,4 @@
-"""Small slides of a batch go whole to a process each: the same files for any number, and nobody's death costs a slide."""
+"""Small slides of a batch go whole to a process each: the same files for any number, whoever dies."""
 
 from __future__ import annotations
 
