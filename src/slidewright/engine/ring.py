@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from slidewright.pyramid.plan import Key
@@ -27,8 +26,7 @@ _ENTRY = struct.Struct("<HHIIIQQ")
 _MIN_PART = 4096  # a part smaller than this is not worth its entry, except at a segment's end
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """A segment, or a piece of one, in a slot: `data` belongs at `offset` of a segment of `total` bytes."""
 
     key: Key

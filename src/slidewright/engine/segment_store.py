@@ -72,7 +72,7 @@ class SegmentStore:
         self._held: dict[Key, bytes] = {}
         self._spilled: dict[Key, _Place] = {}
         self._spills: dict[int | None, _Spill] = {}
-        self._spare: list[_Spill] = []  # to write over: their pages are there, and taking new ones costs more than a copy
+        self._spare: list[_Spill] = []  # to write over: new pages cost more than the copy into them
         self._partial: dict[Key, _Partial] = {}
         self.held_bytes = 0
         self.spilled_bytes = 0
