@@ -95,8 +95,10 @@ def convert(
     selection = Selection(page, series, level, z, t, region)
     with Workforce(checked, source) as workforce, make_callback(progress) as callback:
         opened, path = open_selected(source, selection, shape, dtype)
-        launcher, checked = workforce.settle(opened.info)
-        finished = convert_opened(launcher, opened, path, dest, selection, checked, callback, started, recorder)
+        launcher, checked, threads = workforce.settle(opened.info)
+        finished = convert_opened(
+            *(launcher, opened, path, dest, selection, checked, callback, started, recorder), threads=threads
+        )
     if report is not None and recorder is not None:
         from slidewright.reporting.html_page import Subject, write_report
 
@@ -116,8 +118,12 @@ def convert_opened(
     started: float,
     recorder: Recorder | None = None,
     compare: bool = False,
+    announce: Callable[[str], None] | None = None,
+    threads: int = 1,
 ) -> Report:
-    """Convert with a launcher that is there already; `compare` as for `Destination`."""
+    """Convert with a launcher that is there already, or without in so many threads; `compare` as for `Destination`,
+    `announce` as for `Conversion`.
+    """
     options = settle_format(options, dest)
     if options.resume or options.engine == "dask":
         from slidewright.conversions.resume import convert_resumably
@@ -127,8 +133,8 @@ def convert_opened(
         )
     from slidewright.conversions.conversion import Conversion, decide
 
-    run = decide(source, options, started, recorder=recorder)
-    with Conversion(run, dest, options, source_path, compare) as conversion:
+    run = decide(source, options, started, recorder=recorder, threads=threads)
+    with Conversion(run, dest, options, source_path, compare, announce) as conversion:
         return conversion.run(launcher, callback)
 
 

@@ -83,7 +83,8 @@ def preview(
     if report is not None:
         prepare_report(report, source, dest, checked, monotonic())
     opened, path = open_selected(source, Selection(page, series, level, z, t, region), shape, dtype)
-    return preview_opened(opened, path, dest, settle_workers(checked, source, opened.info), checked=True)
+    settled, _ = settle_workers(checked, source, opened.info)
+    return preview_opened(opened, path, dest, settled, checked=True)
 
 
 def preview_opened(

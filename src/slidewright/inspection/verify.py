@@ -17,7 +17,6 @@ from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Size, halvings
 from slidewright.inspection.decode import Decode, decode_page
 from slidewright.inspection.pyramid_file import PyramidFile, open_pyramid
-from slidewright.inspection.zarr_pyramid import ZarrPyramid
 from slidewright.system.limits import usable_cpus
 from slidewright.tiff.page import Page
 from slidewright.tiff.segments import MAX_SEGMENT_BYTES
@@ -182,7 +181,7 @@ def check_tables(slide: PyramidFile, *, strict: bool, kept: bool = False) -> lis
                 f"{slide.path}: {page.name} is stored in strips, not in tiles; convert it with slidewright"
             )
     _check_sizes(slide, strict, warnings)
-    if isinstance(slide, ZarrPyramid):
+    if not isinstance(slide, TiffSlide):
         slide.check()
         return warnings
     for page in slide.pages:

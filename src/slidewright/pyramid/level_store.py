@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import secrets
 import stat
 import tempfile
 import zlib
@@ -31,7 +30,7 @@ from slidewright.pixels import PixelFormat
 from slidewright.pyramid.chunks import ChunkFiles, ChunkShard, ChunkStore, partial_name
 from slidewright.pyramid.plan import Block, Plan
 from slidewright.sources.base import BLANK, Blank, Reader
-from slidewright.system.files import FileLock, new_file, remove, remove_abandoned
+from slidewright.system.files import FileLock, new_file, remove, remove_abandoned, token
 
 _PREFIX = "slidewright-scratch-"
 _LOCK = ".lock"
@@ -190,7 +189,7 @@ class ScratchFolder:
     def __init__(self, parent: str | os.PathLike[str] | None, announce: Callable[[str], None] = lambda _: None) -> None:
         root = os.path.abspath(os.fspath(parent) if parent is not None else tempfile.gettempdir())
         _sweep(root)
-        self.path = os.path.join(root, _PREFIX + secrets.token_hex(8))
+        self.path = os.path.join(root, _PREFIX + token())
         announce(self.path)
         announce(self.path + _LOCK)
         try:

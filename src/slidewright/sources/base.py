@@ -7,8 +7,6 @@ ask an object what it can do and a wrapper can't forget to pass an ability on.
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -255,6 +253,9 @@ def known(pixels: Pixels | Blank) -> Pixels:
 
 def pickled_identity(source: object) -> dict[str, Any]:
     """The identity of a source that is no file: a hash of its pickle."""
+    import hashlib
+    import pickle
+
     return {"pickle": hashlib.sha256(pickle.dumps(source, 4)).hexdigest()[:16]}
 
 

@@ -125,8 +125,6 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
         _refuse("a zarr store", page=selection.page)
         return ZarrSource.at(path, selection)
     start = _first_bytes(path)
-    from slidewright.sources.image_file import is_image_file
-
     if start.startswith(b"\x93NUMPY"):
         from slidewright.sources.array import NpySource
 
@@ -134,10 +132,10 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
         return NpySource.at(path)
     if starts_as_tiff(start):
         return _from_tiff(path, selection)
+    from slidewright.sources.image_file import ImageFileSource, is_image_file
+
     vendors = Path(path).suffix.lower() in _OPENSLIDE_ONLY or _openslide_knows(path)
     if is_image_file(start) and not vendors:
-        from slidewright.sources.image_file import ImageFileSource
-
         _refuse("an image file", **selection.place)
         return ImageFileSource.at(path)
     if vendors:
@@ -154,9 +152,11 @@ def _from_url(url: str, selection: Selection) -> Source:
     with contextlib.closing(open_pixels(url)) as file:
         start = file.read(0, 16)
     if starts_as_tiff(start):
-        from slidewright.sources.tiff import vendor_of
+        from slidewright.sources.tiff import opened, vendor_of
 
-        if vendor_of(url) not in _OPENSLIDE_BETTER:
+        with opened(url) as slide:
+            vendor = vendor_of(slide)
+        if vendor not in _OPENSLIDE_BETTER:
             return _from_tiff(url, selection)
     raise SourceError(f"{url} is neither a TIFF that can be read from afar nor a zarr store; download it first")
 
@@ -177,22 +177,27 @@ def _first_bytes(path: str) -> bytes:
 
 
 def _from_tiff(path: str, selection: Selection) -> Source:
-    from slidewright.sources.tiff import TiffSource, vendor_of
-    from slidewright.sources.wrappers.orient import upright
+    from slidewright.sources.tiff import TiffSource, opened, vendor_of
 
     whole = selection.page is None and selection.series is None
-    if whole and vendor_of(path) in _OPENSLIDE_BETTER and _openslide_knows(path):
-        return _from_openslide(path, selection)
     if whole:
         _refuse_index(path)
-    source = TiffSource.describe(path, selection)
-    opened: Source = source
+    with opened(path) as slide:  # once: reading the directories of a small slide takes as long as a tenth of its pixels
+        if whole and vendor_of(slide) in _OPENSLIDE_BETTER and _openslide_knows(path):
+            return _from_openslide(path, selection)
+        source = TiffSource.of(slide, selection)
+        page = slide.image(source.selection).pages[0]
+    given: Source = source
     grid = source.info.tile
     if grid is not None and grid.width >= source.info.size.width:
         from slidewright.sources.access.unpack import unpacked_first
 
-        opened = unpacked_first(source, compressed_strips=source.strips_to_decode)
-    return upright(opened, source.orientation)
+        given = unpacked_first(source, compressed_strips=not page.tiled and page.raw_order is None)
+    if page.orientation == 1:
+        return given
+    from slidewright.sources.wrappers.orient import upright
+
+    return upright(given, page.orientation)
 
 
 def _refuse_index(path: str) -> None:

@@ -33,7 +33,7 @@ from slidewright.tiff.page import Page
 from slidewright.tiff.series import Image
 from slidewright.tiff.slide import TiffSlide, damage_named, vendor_of
 
-__all__ = ["TiffSource", "vendor_of"]
+__all__ = ["TiffSource", "opened", "vendor_of"]
 
 MAX_SEGMENT_BYTES = 1 << 30
 _GREYS = ("miniswhite", "minisblack")
@@ -60,26 +60,18 @@ class TiffSource(Source):
         SourceError
             When the file is damaged or the pixels are of a kind that can't be converted yet.
         """
+        with opened(path) as slide:
+            return cls.of(slide, selection)
+
+    @classmethod
+    def of(cls, slide: TiffSlide, selection: Selection) -> TiffSource:
+        """As `describe`, of a file that is open."""
         if selection.page is not None and len(selection.place) > 1:
             raise OptionError("page chooses one image by itself; leave out series, level, z and t, or page")
-        with _opened(path) as slide:
-            series = slide.default_series if selection.series is None else selection.series
-            chosen = replace(selection, series=series, level=selection.level or 0, region=None)
-            chosen = chosen if selection.page is None else Selection(page=selection.page)
-            return cls(path, chosen, _info(slide, chosen))
-
-    @property
-    def orientation(self) -> int:
-        """TIFF's Orientation, 1 for what is stored upright."""
-        with _opened(self.path) as slide:
-            return slide.image(self.selection).pages[0].orientation
-
-    @property
-    def strips_to_decode(self) -> bool:
-        """Whether the pixels come in strips that must be decoded."""
-        with _opened(self.path) as slide:
-            page = slide.image(self.selection).pages[0]
-            return not page.tiled and page.raw_order is None
+        series = slide.default_series if selection.series is None else selection.series
+        chosen = replace(selection, series=series, level=selection.level or 0, region=None)
+        chosen = chosen if selection.page is None else Selection(page=selection.page)
+        return cls(slide.path, chosen, _info(slide, chosen))
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
@@ -87,7 +79,7 @@ class TiffSource(Source):
 
     def open(self) -> TiffReader:
         """Open the file in this process."""
-        with _opened(self.path) as slide:
+        with opened(self.path) as slide:
             image, info = slide.image(self.selection), self.info
             if (*image.shape[:2], _samples(image)) != info.shape or dtype_of(image.pages[0]) != info.dtype:
                 raise SourceError(f"{self.path} is not the file it was when the run began; start again")
@@ -95,7 +87,7 @@ class TiffSource(Source):
 
     def associated_image(self, name: str) -> Pixels:
         """See `Source`."""
-        with _opened(self.path) as slide:
+        with opened(self.path) as slide:
             page = next((page for page in slide.others if page.name == name), None)
             if page is None or name not in slide.associated:
                 raise no_associated(self.info, name)
@@ -103,7 +95,7 @@ class TiffSource(Source):
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[TiffSlide]:
+def opened(path: str) -> Iterator[TiffSlide]:
     """The file, whose damage is a SourceError here, in the `with` block too."""
     try:
         with damage_named(path, SourceError), TiffSlide(path) as slide:

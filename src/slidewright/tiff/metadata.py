@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from typing import Any
-from xml.etree import ElementTree
 
 OWN = "slidewright|"
 """How a description begins in which slidewright itself kept metadata."""
@@ -85,6 +84,8 @@ def positive(value: Any) -> float | None:
 
 def _ome_mpp(xml: str, series: int) -> tuple[float, float] | None:
     """PhysicalSizeX and Y of the `series`-th Image; the schema's default unit is the micrometre."""
+    from xml.etree import ElementTree
+
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:

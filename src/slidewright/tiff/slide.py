@@ -237,10 +237,6 @@ def damage_named(path: str, error: type[SlidewrightError]) -> Iterator[None]:
         raise error(f"{path}: its TIFF directories can't be read ({problem}); the file is damaged") from problem
 
 
-def vendor_of(path: str) -> str:
+def vendor_of(slide: TiffSlide) -> str:
     """The kind of file, by its first page alone: one of `series.VENDORS`, "aperio-ycbcr" or ""."""
-    try:
-        with TiffSlide(path) as slide:
-            return "aperio-ycbcr" if slide.is_aperio_ycbcr else slide.vendor
-    except (SourceError, VerifyError):
-        return ""  # the description that follows says what is wrong
+    return "aperio-ycbcr" if slide.is_aperio_ycbcr else slide.vendor

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
-from xml.etree import ElementTree
-from xml.etree.ElementTree import Element
+from typing import TYPE_CHECKING, Any
 
 from slidewright.metadata import Channel, Metadata, fields_of
 from slidewright.tiff.metadata import MICROMETRES, OWN, positive
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 _OWN_FIELDS = ("objective_power", "scanner_vendor", "scanner_model", "scanner_software", "z_spacing", "background")
 _HARMLESS = {
@@ -64,6 +65,8 @@ def aperio(description: str) -> Metadata:
 
 def ome(xml: str, series: int) -> Metadata:
     """The `series`-th Image of an OME-XML."""
+    from xml.etree import ElementTree
+
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:
@@ -133,6 +136,8 @@ def _ome_identifying(root: Element, image: Element) -> tuple[tuple[str, str], ..
 
 
 def _philips(xml: str) -> Metadata:
+    from xml.etree import ElementTree
+
     try:
         attributes = _all(ElementTree.fromstring(xml), "Attribute")
     except ElementTree.ParseError:
