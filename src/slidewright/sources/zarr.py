@@ -193,7 +193,7 @@ def _node(store: str, inner: str) -> Any:
         where = os.path.join(store, inner) if inner else store
         remedy = "check that the store is whole"
         if type(error).__name__ == "UnknownCodecError":  # zarr and numcodecs each have one
-            remedy = "save it again with another codec; those of imagecodecs for zarr v3 came with imagecodecs 2026.5.10"
+            remedy = "save it again with another; the codecs of imagecodecs for zarr v3 came with its release 2026.5.10"
         raise SourceError(f"{where} can't be opened by zarr ({type(error).__name__}: {error}); {remedy}") from error
 
 

@@ -117,7 +117,7 @@ class _Chunk(NamedTuple):
 
 
 def _bounded_all(codecs: Any) -> tuple[Any, ...]:
-    found = []
+    found: list[Any] = []
     for codec in codecs:
         if isinstance(codec, BytesBytesCodec) and (_name(codec) in {*_HEADERS, *_STREAMS} or _of_imagecodecs(codec)):
             found.append(_Bounded(codec))  # checksums stay as they are: zarr wants the codecs of an index of fixed size
