@@ -144,7 +144,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
 
 def dtype_of(page: Page) -> str:
     """The dtype of the pixels that a source gives."""
-    return "bool" if page.bits == 1 else page.dtype.name
+    return "bool" if page.is_mask else page.dtype.name
 
 
 def _samples(image: Image) -> int:

@@ -68,6 +68,11 @@ class Page:
         return self.photometric == "palette" or self.bits == 1
 
     @property
+    def is_mask(self) -> bool:
+        """Whether a pixel is a single bit, and that no index of a palette."""
+        return self.bits == 1 and self.samples == 1 and self.photometric in ("miniswhite", "minisblack")
+
+    @property
     def is_jpeg(self) -> bool:
         """Whether each segment is a JPEG."""
         return int(self.page.compression) in _JPEG_CODES

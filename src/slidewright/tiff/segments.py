@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from slidewright.errors import SlidewrightError
 from slidewright.geometry import Region
 from slidewright.system.pixel_file import PixelFile
+from slidewright.tiff.fax import fax_decoder
 from slidewright.tiff.page import Page
 from slidewright.tiff.stream_headers import look
 
@@ -42,7 +43,7 @@ class Segments:
     def __init__(self, page: Page, file: PixelFile, error: type[SlidewrightError]) -> None:
         self.page = page
         self._file, self._error = file, error
-        self._generic: Callable[..., Any] = _chroma_units(page) or page.page.decode
+        self._generic: Callable[..., Any] = _chroma_units(page) or fax_decoder(page) or page.page.decode
         self._tables, self._header = page.jpeg_tables, page.page.jpegheader
         self._jpeg = _jpeg_colours(page)
         order = page.raw_order
