@@ -8,6 +8,7 @@ more than the codec. What comes out is what tifffile gives, to the pixel.
 from __future__ import annotations
 
 import sys
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -162,10 +163,8 @@ class Segments:
             raise self._error(f"{self.where(index)} is a JPEG without an end; copy the file again")
         try:
             jpeg8_decode(data, tables=self._tables, colorspace=self._jpeg[0], outcolorspace=self._jpeg[1], out=out)
-        except ValueError:
+        except Exception:  # the slow way says what is damaged, and knows colours that libjpeg does not change
             return False
-        except Exception as error:
-            raise self._damaged(index, error) from error
         return True
 
     def _decode_any(self, index: int, data: bytes) -> NDArray[Any] | None:
@@ -182,8 +181,28 @@ class Segments:
         except MemoryError:
             raise
         except Exception as error:  # each codec has an error class of its own
-            raise self._damaged(index, error) from error
+            cut = self._cut(index, data)
+            if cut is None:
+                raise self._damaged(index, error) from error
+            pixels = self._generic(cut, index)[0]
         return None if pixels is None else np.asarray(pixels[0])
+
+    def _cut(self, index: int, data: bytes) -> bytes | None:
+        """A deflate stream that goes on beyond its pixels, as a last strip may that was padded, ended where they do, as
+        libtiff reads it; None for any other.
+        """
+        page = self.page
+        if self._codec != "deflate" or page.bits < 8:
+            return None
+        rows = page.cell.height
+        if not page.tiled:
+            rows = min(rows, page.size.height - index % page.grid.height * rows)
+        enough = rows * page.cell.width * page.samples // page.planes * page.dtype.itemsize
+        try:
+            pixels = zlib.decompressobj().decompress(data, enough)
+        except zlib.error:
+            return None
+        return zlib.compress(pixels, 0) if len(pixels) == enough else None
 
     def _check_stream(self, index: int, data: bytes) -> None:
         """Refuse an image that says it is far larger than its tile, before a decoder makes room for it."""
@@ -234,6 +253,8 @@ def _jpeg_colours(page: Page) -> tuple[int | None, int | None] | None:
         return None
     if page.photometric == "ycbcr":
         return None, _RGB
+    if page.samples not in (1, 3):
+        return None, None  # alpha, and inks, are no colours that libjpeg changes
     if page.photometric == "rgb":  # Aperio stores RGB without saying so inside the JPEG
         return (None if page.is_jfif else _RGB), _RGB
     return None, None

@@ -22,13 +22,13 @@ Convert = Callable[[NDArray[Any], NDArray[Any]], None]
 def given_as(page: Page) -> str | None:
     """The kind of pixels that a page's colours are turned into; None where they are taken as they are, or refused."""
     eight, photometric, samples = page.dtype == np.uint8 and page.bits == 8, page.photometric, page.samples
+    words = page.dtype in (np.uint8, np.uint16) and page.bits in (2, 4, 8, 16)
     if photometric == "ycbcr" and not page.is_jpeg and samples == 3 and eight and page.compression in _BYTES:
-        return "rgb"
-    if photometric == "separated" and samples == 4 and eight and not page.is_jpeg and page.is_cmyk:
+        return "rgb" if page.planes == 1 or page.subsampling == (1, 1) else None
+    if photometric == "separated" and samples == 4 and words and page.bits > 7 and not page.is_jpeg and page.is_cmyk:
         return "rgb"
     if photometric == "cielab" and samples == 3 and eight and not page.is_jpeg:
         return "rgb"
-    words = page.dtype in (np.uint8, np.uint16) and page.bits in (2, 4, 8, 16)
     if photometric in ("minisblack", "miniswhite") and samples == 2 and page.has_alpha and words:
         return "rgba"
     return None
@@ -44,7 +44,8 @@ def converter_of(page: Page) -> Convert | None:
     if page.photometric == "ycbcr":
         return _ycbcr(page)
     if page.photometric == "separated":
-        return _by_profile("CMYK", page.icc_profile) or _inks
+        convert = _by_profile("CMYK", page.icc_profile) or _inks
+        return convert if page.bits == 8 else lambda stored, out: convert((stored // 257).astype(np.uint8), out)
     if page.photometric == "cielab":
         return _by_profile("LAB", None)
     return _grey_alpha(page)
