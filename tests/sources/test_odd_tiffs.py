@@ -115,6 +115,6 @@ def test_what_can_not_be_read_is_called_by_its_name(tmp_path: Path) -> None:
         open_source(path)
     tifffile.imwrite(path, GREY.astype(np.float32), photometric="minisblack", predictor=3, compression="zlib")
     retag(path, BitsPerSample=24)
-    with pytest.raises(SourceError, match="float24.*save it again") as caught:
+    with pytest.raises(SourceError, match=r"float24.*save it again") as caught:
         open_source(path).open()
     assert "damaged" not in str(caught.value)
