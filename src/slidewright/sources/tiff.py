@@ -162,7 +162,7 @@ def _samples(image: Image) -> int:
 
 def _check_pixels(page: Page, where: str) -> tuple[str, str]:
     """Dtype name and kind of a page that can be converted; a SourceError says why another can't."""
-    if page.uneven_bits:
+    if page.uneven_bits:  # of 5, 6 and 5 tifffile makes noise in files of the one byte order
         raise SourceError(f"{where} has samples of {page.uneven_bits} bits; save it again with 8 bits each")
     if page.dtype.kind == "V" or page.size.height <= 0 or page.size.width <= 0:
         raise SourceError(f"{where} has an image of no size or of an unknown kind of sample; the file is damaged")
