@@ -188,25 +188,24 @@ class Segments:
             cut = self._cut(index, data)
             if cut is None:
                 raise self._damaged(index, error) from error
-            pixels = self._generic(cut, index)[0]
+            return self._decode_any(index, cut)
         return None if pixels is None else np.asarray(pixels[0])
 
     def _cut(self, index: int, data: bytes) -> bytes | None:
-        """A deflate stream that goes on beyond its pixels, as a last strip may that was padded, ended where they do, as
+        """The deflate stream of a last strip that was padded to the height of the others, ended where its pixels do, as
         libtiff reads it; None for any other.
         """
         page = self.page
-        if self._codec != "deflate" or page.bits < 8:
+        if self._codec != "deflate" or page.bits < 8 or page.tiled:
             return None
-        rows = page.cell.height
-        if not page.tiled:
-            rows = min(rows, page.size.height - index % page.grid.height * rows)
-        enough = rows * page.cell.width * page.samples // page.planes * page.dtype.itemsize
+        row = page.cell.width * page.samples // page.planes * page.dtype.itemsize
+        rows = page.size.height - index % page.grid.height * page.cell.height
         try:
-            pixels = zlib.decompressobj().decompress(data, enough)
+            pixels = zlib.decompressobj().decompress(data, page.cell.height * row + 1)
         except zlib.error:
             return None
-        return zlib.compress(pixels, 0) if len(pixels) == enough else None
+        padded = rows * row < len(pixels) <= page.cell.height * row
+        return zlib.compress(pixels[: rows * row], 0) if padded else None
 
     def _check_stream(self, index: int, data: bytes) -> None:
         """Refuse an image that says it is far larger than its tile, before a decoder makes room for it."""
