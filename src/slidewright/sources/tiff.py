@@ -110,9 +110,14 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
     where = slide.path if number is None else f"{slide.path} (page {number})"
     dtype, kind = _check_pixels(page, where)
     if image.channels is not None:
-        if page.samples > 1 or kind in ("labels", "binary"):
+        if page.samples > 1 or kind == "binary":  # a palette is how a microscope's software shows a channel
             raise SourceError(f"{where} has channels that are {kind} images; choose one with page")
         kind = "multichannel"
+    if page.is_old_jpeg and not slide.head(page).startswith(b"\xff\xd8"):
+        raise SourceError(
+            f"{where} is compressed by old-style JPEG (TIFF's Compression 6), of which segments are no JPEGs; save it "
+            "again with a program that opens it, such as vips or Pillow"
+        )
     for each in image.pages:
         _check_segments(each, np.dtype(dtype), where, slide.bytes)
     base = slide.image(replace(chosen, level=0)).pages[0] if chosen.level else page
@@ -145,7 +150,9 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
 
 def dtype_of(page: Page) -> str:
     """The dtype of the pixels that a source gives."""
-    return "bool" if page.bits == 1 else page.dtype.name
+    if page.is_mask or given_as(page) == "rgb":
+        return "bool" if page.is_mask else "uint8"
+    return "float32" if page.dtype == np.float16 else page.dtype.name  # which holds all of it
 
 
 def _samples(image: Image) -> int:
@@ -156,6 +163,8 @@ def _samples(image: Image) -> int:
 
 def _check_pixels(page: Page, where: str) -> tuple[str, str]:
     """Dtype name and kind of a page that can be converted; a SourceError says why another can't."""
+    if page.uneven_bits:  # of 5, 6 and 5 tifffile makes noise in files of the one byte order
+        raise SourceError(f"{where} has samples of {page.uneven_bits} bits; save it again with 8 bits each")
     if page.dtype.kind == "V" or page.size.height <= 0 or page.size.width <= 0:
         raise SourceError(f"{where} has an image of no size or of an unknown kind of sample; the file is damaged")
     if page.undecodable:
@@ -173,7 +182,7 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
     if kind is None:
         raise SourceError(
             f"{where} has {page.samples} {page.photometric} samples of {dtype} a pixel, which can't be read as they "
-            "are: pass PIL.Image.open(path), which is converted to RGB"
+            "are; save it as RGB first, with vips, Pillow or another program that shows it"
         )
     return dtype, kind
 
@@ -200,7 +209,7 @@ def _check_segments(page: Page, dtype: np.dtype[Any], where: str, file_bytes: in
             "damaged"
         )
     pixel = page.samples * dtype.itemsize
-    if page.compression == "none" and page.contiguous and not page.tiled:
+    if page.raw_order is not None and page.contiguous and not page.tiled:
         if int(page.offsets[0]) + size.height * size.width * pixel > file_bytes:
             raise SourceError(
                 f"{where}: {size} uncompressed pixels do not fit in a file of {file_bytes} bytes; it is cut short"

@@ -38,8 +38,8 @@ class TiffReader(Reader):
         self._file = open_pixels(info.name)
         self._page = page
         self._straighten = info.kind == "rgba" and page.premultiplied
-        self._change = change_of(page)
         self._convert = converter_of(page)
+        self._change = None if self._convert else change_of(page)
         self._stored: Pixels = np.empty((*page.cell, page.samples if self._convert else 0), page.dtype)
         self._segments = [Segments(each, self._file, CorruptTileError) for each in image.pages]
         self._regions: RowsReader | CellReader

@@ -62,6 +62,8 @@ def _refusal(page: Page) -> str:
         return words.get(page.photometric, f"its colours are {page.photometric}")
     if page.bits not in (8, 16, 32):
         return f"its samples have {page.bits} bit{'s' * (page.bits > 1)}"
+    if page.dtype.name == "float16":
+        return "its samples are floats of 16 bits"
     if page.reversed_bits:
         return "its bytes begin with the lowest bit (FillOrder 2)"
     if page.premultiplied:

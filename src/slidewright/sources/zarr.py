@@ -33,11 +33,6 @@ from slidewright.tiff.metadata import MICROMETRES
 
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, of one time and plane and up to {MAX_CHANNELS} channels"
 _MAX_CHUNK_BYTES = 1 << 30
-_CODECS = {
-    "bytes", "transpose", "sharding_indexed", "gzip", "zlib", "zstd", "blosc", "lz4", "lzma", "bz2", "lzf", "zfpy",
-    "pcodec", "adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3", "shuffle", "delta", "bitround",
-    "fixedscaleoffset", "quantize", "packbits", "astype", "cast_value", "scale_offset",
-}  # fmt: skip
 _WASTE = 2  # how many times its own pixels a region may decode before whole chunks are kept instead
 
 
@@ -188,6 +183,7 @@ class _Chosen:
 def _node(store: str, inner: str) -> Any:
     import zarr
 
+    from slidewright.sources.access.zarr_codecs import open_node
     from slidewright.sources.access.zarr_store import FolderStore
 
     try:
@@ -198,12 +194,13 @@ def _node(store: str, inner: str) -> Any:
             target = zarr.storage.ZipStore(store, mode="r") if is_zip else FolderStore(store, read_only=True)
         with warnings.catch_warnings():  # about codecs beyond the specification, which are read all the same
             warnings.simplefilter("ignore", UserWarning)
-            return zarr.open(target, path=inner or None, mode="r")
+            return open_node(target, inner)
     except Exception as error:
-        where = os.path.join(store, inner)
-        raise SourceError(
-            f"{where} can't be opened by zarr ({type(error).__name__}: {error}); check that the store is whole"
-        ) from error
+        where = os.path.join(store, inner) if inner else store
+        remedy = "check that the store is whole"
+        if type(error).__name__ == "UnknownCodecError":  # zarr and numcodecs each have one
+            remedy = "save it again with another; the codecs of imagecodecs for zarr v3 came with its release 2026.5.10"
+        raise SourceError(f"{where} can't be opened by zarr ({type(error).__name__}: {error}); {remedy}") from error
 
 
 def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Chosen:
@@ -334,6 +331,8 @@ def _yx(shape: tuple[int, ...], axes: str) -> Size:
 
 
 def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, int]) -> SourceInfo:
+    from slidewright.sources.access.zarr_codecs import check_codecs
+
     array = chosen.array
     lengths = dict(zip(axes, array.shape, strict=True))
     if len(lengths) != len(axes) or not {"x", "y"} <= set(lengths):
@@ -357,7 +356,7 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, int]) -> S
         raise SourceError(f"{name} has shape {tuple(array.shape)}, which holds no pixel")
     if min(array.chunks) < 1:
         raise SourceError(f"{name} has chunks of {tuple(array.chunks)}, which hold no pixel; the store is damaged")
-    _check_codecs(array, name)
+    check_codecs(array, name)
     dtype = check_dtype(np.dtype(array.dtype), name)
     size, chunk = _yx(array.shape, axes), _yx(array.chunks, axes)
     grid = Size(min(chunk.height, size.height), min(chunk.width, size.width))
@@ -382,33 +381,6 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, int]) -> S
         tile=grid,
         metadata=replace(said.metadata, channels=chosen.channels if len(chosen.channels) == samples else ()),
     )
-
-
-def _check_codecs(array: Any, name: str) -> None:
-    """Refuse codecs that are not known to only turn bytes into bytes: numcodecs' "pickle" runs what a store says."""
-    described = array.metadata.to_dict()
-    if array.metadata.zarr_format == 2:
-        found = [described.get("compressor"), *(described.get("filters") or ())]
-    else:
-        found = list(described.get("codecs") or ())
-    while found:
-        codec = found.pop()
-        if codec is None:
-            continue
-        codec = (
-            codec
-            if isinstance(codec, dict)
-            else codec.get_config()
-            if hasattr(codec, "get_config")
-            else codec.to_dict()
-        )
-        called = str(codec.get("id") or codec.get("name")).removeprefix("numcodecs.")
-        if called not in _CODECS and not called.startswith("imagecodecs_"):
-            raise SourceError(
-                f"{name} is stored with the codec {called!r}, which slidewright does not run; {_SUPPORTED}"
-            )
-        settings = codec.get("configuration") or {}
-        found += [*settings.get("codecs", ()), *settings.get("index_codecs", ())]
 
 
 def _raw_chunks(array: Any, axes: str, store: str) -> Callable[[int, int, int, Pixels], None] | None:

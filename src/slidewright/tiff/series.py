@@ -90,7 +90,8 @@ def image_of(tiff: Any, path: str, selection: Selection) -> Image:
 
     series, level = selection.series or 0, selection.level or 0
     pick(tiff.series, series, "series", path)
-    if tiff.is_ome and len(set(_FILE_NAME.findall(tiff.ome_metadata or ""))) > 1:
+    xml = tiff.ome_metadata or "" if tiff.is_ome else ""
+    if len(set(_FILE_NAME.findall(xml))) > 1 or "<BinaryOnly" in xml:  # which says that another file has the XML
         raise SourceError(
             f"{path} is one of several files of an OME-TIFF; choose an image of this file with page, or write all to "
             "one first, such as tifffile.imwrite(new, tifffile.imread(path), ome=True, metadata={'axes': 'CYX'})"

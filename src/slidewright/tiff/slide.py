@@ -233,6 +233,8 @@ def damage_named(path: str, error: type[SlidewrightError]) -> Iterator[None]:
         raise
     except OSError as problem:
         raise SourceError(f"{path} can't be read: {problem.strerror or problem}") from problem
+    except NotImplementedError as problem:
+        raise error(f"{path} is stored in a way that can't be read ({problem}); save it again in another") from problem
     except Exception as problem:
         raise error(f"{path}: its TIFF directories can't be read ({problem}); the file is damaged") from problem
 
