@@ -24,6 +24,7 @@ from slidewright.option_text import (
     read_mpp,
     read_number,
     read_one_of,
+    read_places,
     read_region,
     read_seconds,
     read_whole,
@@ -57,6 +58,7 @@ _SELECT: dict[str, Any] = {
     **{"group": "Source", "parse": read_whole, "metavar": "N"},
     "takers": ENCODING - {"PyramidWriter"},
 }
+_PLACES: dict[str, Any] = {**_SELECT, "parse": read_places, "metavar": "N|all", "default": "none"}
 _FINISH: dict[str, Any] = {
     **{"group": "File", "parse": read_yes_or_no, "given": True},
     **{"changes_output": False, "takers": FINISHING},
@@ -78,11 +80,13 @@ class Selection:
     level: int | None = field(
         default=None, metadata=says("Level of the source to read.", default="0, the largest", **_SELECT)
     )
-    z: int | None = field(
-        default=None, metadata=says("Plane of a TIFF or zarr source that is a stack.", default="none", **_SELECT)
+    z: int | str | None = field(
+        default=None,
+        metadata=says("Plane of a source that is a stack; FIRST:END, or all, keep several.", **_PLACES),
     )
-    t: int | None = field(
-        default=None, metadata=says("Time of a TIFF or zarr source that has several.", default="none", **_SELECT)
+    t: int | str | None = field(
+        default=None,
+        metadata=says("Time of a source that has several; FIRST:END, or all, keep them.", **_PLACES),
     )
     region: tuple[int, int, int, int] | None = field(
         default=None,
@@ -95,7 +99,9 @@ class Selection:
 
     def __post_init__(self) -> None:
         for name, value in self.place.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            if name in ("z", "t") and isinstance(value, str):
+                self.places(name, 1 << 62, "")
+            elif not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise OptionError(f"{name} {value!r} must be a whole number, 0 or more")
         if self.region is None:
             return
@@ -105,8 +111,26 @@ class Selection:
             raise OptionError(f"region {self.region!r} must be x, y, width and height, whole numbers of pixels")
         object.__setattr__(self, "region", values)  # JSON knows lists only
 
+    def places(self, axis: str, length: int, where: str) -> range | None:
+        """Which planes of an axis, "z" or "t", of so many; None where nothing was given.
+
+        Raises
+        ------
+        OptionError
+            When it is none of those that there are, named after `where` they are missing.
+        """
+        value = self.z if axis == "z" else self.t
+        if value is None:
+            return None
+        if value == "all":
+            return range(length)
+        first, end = _span(axis, value)
+        if not first < end <= length:
+            raise OptionError(f"{where} has no {axis} {value}; it has {length}: 0 to {length - 1}, or all")
+        return range(first, end)
+
     @property
-    def place(self) -> dict[str, int]:
+    def place(self) -> dict[str, int | str]:
         """What was given of which image, without the part of it."""
         values = {"page": self.page, "series": self.series, "level": self.level, "z": self.z, "t": self.t}
         return {name: value for name, value in values.items() if value is not None}
@@ -115,6 +139,16 @@ class Selection:
     def given(self) -> dict[str, Any]:
         """What was given, as JSON can hold it and `Selection(**given)` takes it."""
         return self.place if self.region is None else {**self.place, "region": list(self.region)}
+
+
+def _span(axis: str, value: int | str) -> tuple[int, int]:
+    """The first plane, and the one after the last, of a number or "first:end"."""
+    if not isinstance(value, str):
+        return value, value + 1
+    first, colon, end = value.partition(":")
+    if not (colon and first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+        raise OptionError(f"{axis} {value!r} must be a whole number, 'first:end' such as '2:5', or 'all'")
+    return int(first), int(end)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

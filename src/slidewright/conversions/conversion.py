@@ -65,7 +65,7 @@ def decide(
         background = resolve_pixels(replace(options, alpha="keep"), info).background
         source = fill_corrupt(source, background, hand_out=hand_out)
     wanted = options.n_workers if options.n_workers is not None else usable_cpus()
-    band = 1 if info.planar else encoding.pixels.planes
+    band = 1 if info.planar else encoding.pixels.frame_planes
     block_tiles = options.block_tiles or _small_block(band * encoding.tile_bytes)
 
     def planned(block_tiles: int | None, n_workers: int) -> Plan:

@@ -46,7 +46,7 @@ def describe_image(
         info.icc_profile,
         f"slidewright {__version__}{KEPT_MARK if kept is not None else ''}",
         kept,
-        _metadata(info, options, plan.planes),
+        _metadata(info, options, encoding.pixels.frame_planes),
         _associated(source, options, wanted),
         "thumbnail" in wanted or options.flavour == "aperio",
     )

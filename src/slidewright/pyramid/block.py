@@ -75,7 +75,8 @@ class BlockEncoder:
         self._scaled = kept is not None and kept.scaled
         self._pack, self._sparse = pack, sparse
         self._queue: list[tuple[Key, Pixels]] = []
-        self._background = np.array(encoding.pixels.background)
+        self._background = np.array(encoding.pixels.background * encoding.pixels.stack.count)
+        self._samples = encoding.samples
         self._lossy = encoding.codec.lossy
         self._method = encoding.pixels.resampling
         depth = max(pas.last - pas.first for pas in plan.passes) + 1
@@ -142,7 +143,7 @@ class BlockEncoder:
     def _read(self, walk: _Walk, region: Region) -> Pixels | Blank:
         start = perf_counter()
         if self._plan.planes > 1:
-            pixels = walk.reader.read(*region, self._tiles[0], walk.plane)
+            pixels = walk.reader.read(*region, self._tiles[0], walk.plane * self._samples)
         else:
             pixels = walk.reader.read(*region, self._tiles[0])
         self.seconds["read"] += perf_counter() - start
@@ -209,7 +210,7 @@ class BlockEncoder:
 
     def _planes(self, tile: Pixels) -> list[Pixels]:
         """What is encoded of a tile: all of it, or each plane of the band by itself."""
-        if self._plan.planes == 1:
+        if self._plan.band == 1:
             return [tile]
         return [np.ascontiguousarray(tile[:, :, plane, None]) for plane in range(tile.shape[2])]
 
@@ -232,7 +233,8 @@ class BlockEncoder:
         """A tile of the background, of the planes from `plane` on; the same array every time."""
         if plane not in self._blanks:
             tile: Pixels = np.empty_like(self._tiles[0])
-            tile[...] = self._background[plane : plane + tile.shape[2]]
+            first = plane * self._samples
+            tile[...] = self._background[first : first + tile.shape[2]]
             self._blanks[plane] = tile
         return self._blanks[plane]
 

@@ -154,7 +154,8 @@ class NpySource(Source):
         """Open the file in this process."""
         info, start = self.info, self.offset
         offset = [start + channel * self.strides[2] for channel in range(info.samples)] if info.planar else start
-        return RowsReader(PixelFile(self.path), offset, info.size, info.samples, np.dtype(self.dtype), self.strides[0])
+        samples = 1 if info.planar else info.samples
+        return RowsReader(PixelFile(self.path), offset, info.size, samples, np.dtype(self.dtype), self.strides[0])
 
 
 class _ArrayReader(Reader):

@@ -59,11 +59,12 @@ class OmeAttributes:
     @property
     def metadata(self) -> Metadata:
         """Optics and scanner, and what identifies."""
-        power, listed = self._own.get("objective_power"), self._own.get("identifying")
-        known = float(power) if isinstance(power, (int, float)) and not isinstance(power, bool) else 0.0
+        listed = self._own.get("identifying")
         pairs = listed if isinstance(listed, list) else []
         return Metadata(
-            objective_power=known if 0 < known < 1e6 else None,
+            objective_power=self._number("objective_power"),
+            z_spacing=self._number("z_spacing"),
+            time_increment=self._number("time_increment"),
             scanner_vendor=self._text("scanner_vendor"),
             scanner_model=self._text("scanner_model"),
             scanner_software=self._text("scanner_software"),
@@ -85,6 +86,11 @@ class OmeAttributes:
             return None
         wide = {value: (red, green, blue) for value, (red, green, blue) in colors.items()}
         return tuple(wide.get(value, (0, 0, 0)) for value in range(max(wide) + 1))
+
+    def _number(self, name: str) -> float | None:
+        value = self._own.get(name)
+        number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0.0
+        return number if 0 < number < 1e6 else None
 
     def _text(self, name: str) -> str | None:
         text = self._own.get(name)

@@ -80,7 +80,7 @@ class TiffSource(Source):
         """Open the file in this process."""
         with _opened(self.path) as slide:
             image, info = slide.image(self.selection), self.info
-            if (*image.shape[:2], _samples(image)) != info.shape or dtype_of(image.pages[0]) != info.dtype:
+            if (*image.shape[:2], _samples(image), image.stack) != (*info.shape, info.stack) or dtype_of(image.pages[0]) != info.dtype:
                 raise SourceError(f"{self.path} is not the file it was when the run began; start again")
             return TiffReader(info, image)
 
@@ -128,6 +128,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         dtype=dtype,
         kind=kind,
         colormap=page.colormap if kind == "labels" else None,
+        stack=image.stack,
         planar=kind == "multichannel" and (image.channels is not None or page.planes > 1),
         mpp=mpp,
         tile=page.cell,

@@ -66,7 +66,7 @@ class FillingReader(Reader):
         self._reader: Reader = source.source.open()
         self._found: dict[CorruptPlace, str] = {}
         info = source.info
-        self._colour = np.array(source.colour, info.dtype)
+        self._colour = np.array(source.colour * info.stack.count, info.dtype)
         self._cell = info.tile or Size(256, 256)
         self._planar = info.planar
         self._hand_out = source.hand_out
