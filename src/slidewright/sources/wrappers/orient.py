@@ -13,7 +13,8 @@ import numpy as np
 
 from slidewright.geometry import Size
 from slidewright.sources.base import BLANK, Blank, Pixels, Reader, Source, SourceInfo
-from slidewright.sources.wrappers.view import ViewReader, ViewSource
+from slidewright.sources.wrappers.view import ViewSource
+from slidewright.sources.wrappers.wrapped import WrappedReader
 
 ORIENTATIONS = range(1, 9)
 _TRANSPOSED = (5, 6, 7, 8)  # the first stored row is the left or the right side of the image
@@ -55,7 +56,7 @@ class OrientedSource(ViewSource):
         return OrientedReader(self.source.open(), self.info.size, self.orientation)
 
 
-class OrientedReader(ViewReader):
+class OrientedReader(WrappedReader):
     """Reads regions of the upright image."""
 
     def __init__(self, reader: Reader, size: Size, orientation: int) -> None:
