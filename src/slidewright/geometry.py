@@ -32,13 +32,17 @@ class Stack(NamedTuple):
     z: int = 1
 
     @property
-    def count(self) -> int:
+    def frames(self) -> int:
         """Number of frames."""
         return self.t * self.z
 
     def __str__(self) -> str:
         parts = (f"{self.z} planes along z" if self.z > 1 else "", f"{self.t} times" if self.t > 1 else "")
         return " at ".join(part for part in parts if part) or "a single plane"
+
+
+SINGLE = Stack()
+"""What is no stack."""
 
 
 class Region(NamedTuple):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slidewright.errors import OptionError
-from slidewright.geometry import Stack
+from slidewright.geometry import SINGLE, Stack
 from slidewright.options import Color
 
 Colormap = tuple[tuple[int, int, int], ...]
@@ -32,7 +32,7 @@ class PixelFormat:
     interleaved: bool = False
     """Whether the channels of a multichannel image lie side by side in a tile, as the format has decided."""
 
-    stack: Stack = Stack()
+    stack: Stack = SINGLE
 
     @property
     def frame_planes(self) -> int:
@@ -44,7 +44,7 @@ class PixelFormat:
     @property
     def planes(self) -> int:
         """Planes of all frames."""
-        return self.frame_planes * self.stack.count
+        return self.frame_planes * self.stack.frames
 
     @property
     def samples(self) -> int:
@@ -54,7 +54,7 @@ class PixelFormat:
     @property
     def all_channels(self) -> int:
         """Channels of all frames, one after the other."""
-        return self.channels * self.stack.count
+        return self.channels * self.stack.frames
 
     @property
     def words(self) -> str:

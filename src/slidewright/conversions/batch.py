@@ -75,8 +75,8 @@ def batch(
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
-    z: int | None = None,
-    t: int | None = None,
+    z: int | str | None = None,
+    t: int | str | None = None,
     region: tuple[int, int, int, int] | None = None,
     **options: Unpack[AllOptions],
 ) -> BatchReport:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
-from slidewright.errors import CorruptTileError, OutputError
+from slidewright.errors import CorruptTileError, OptionError, OutputError
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.limits import usable_cpus
@@ -58,6 +58,11 @@ def decide(
 
     info = source.info
     form = make_format(options)
+    if info.stack.frames > 1 and not form.holds_stacks:
+        raise OptionError(
+            f"{info.name} has {info.stack}, and a plain TIFF holds a single plane: write to a name.ome.tif or "
+            "name.ome.zarr, or choose one with z and t"
+        )
     keeping = decide_keeping(form, options, info, resolve_pixels(options, info))
     encoding, kept = keeping.encoding, keeping.kept
     hand_out = kept is not None and kept.corrupt

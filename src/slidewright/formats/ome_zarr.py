@@ -49,6 +49,7 @@ class OmeZarrFormat(Format):
     name: ClassVar[str] = "ome-zarr"
     suffixes: ClassVar[tuple[str, ...]] = (".ome.zarr", ".zarr")
     is_folder: ClassVar[bool] = True
+    holds_stacks: ClassVar[bool] = True
 
     @classmethod
     def from_options(cls, options: ConvertOptions) -> OmeZarrFormat:
@@ -69,12 +70,15 @@ class OmeZarrFormat(Format):
                 yield level.index, plane, row, column
 
     def wave(self, plan: Plan, key: Key) -> int | None:
-        """A row of blocks of level 0; planes that a block holds together wait for the first to end (see `Format`)."""
+        """A row of blocks of level 0; planes that a block holds together wait for the first to end, those of a frame in
+        a file of their own (see `Format`).
+        """
         level, plane, row, _ = key
-        if level or plane >= (plan.planes if plan.band == 1 else 1):
+        band, waiting = divmod(plane, plan.band)
+        if level or (waiting and plan.band == plan.planes):
             return None
         first = plan.passes[0]
-        return plane * first.blocks.height + row // first.block_tiles
+        return -1 - band if waiting else band * first.blocks.height + row // first.block_tiles
 
     def write(self, path: str, image: ImageDescription, take: TakeSegment) -> list[int]:
         """See `Format`."""
@@ -146,9 +150,12 @@ class OmeZarrFormat(Format):
         return total
 
     def _plane_folder(self, folder: str, encoding: Encoding, plane: int) -> str:
-        """Where the chunk keys of a plane begin: "c" (v3), then the channel, where there is that axis."""
-        parts = [folder, *(["c"] if self.ngff == "0.5" else [])]
-        return os.path.join(*parts, *([str(plane)] if encoding.pixels.channels > 1 else []))
+        """Where the chunk keys of a plane begin: "c" (v3), then its time, channel and z, where there are those axes."""
+        frame, channel = divmod(plane, encoding.pixels.frame_planes)
+        time, depth = divmod(frame, encoding.pixels.stack.z)
+        place = {"t": time, "c": channel, "z": depth}
+        axes = metadata.axes_of(encoding.pixels)[:-2]
+        return os.path.join(folder, *(["c"] if self.ngff == "0.5" else []), *(str(place[axis]) for axis in axes))
 
     def _write_group(self, path: str, image: ImageDescription) -> None:
         """The group last, first without windows, which are then looked up in the last level."""

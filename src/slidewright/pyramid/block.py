@@ -75,7 +75,7 @@ class BlockEncoder:
         self._scaled = kept is not None and kept.scaled
         self._pack, self._sparse = pack, sparse
         self._queue: list[tuple[Key, Pixels]] = []
-        self._background = np.array(encoding.pixels.background * encoding.pixels.stack.count)
+        self._background = np.array(encoding.pixels.background * encoding.pixels.stack.frames)
         self._samples = encoding.samples
         self._lossy = encoding.codec.lossy
         self._method = encoding.pixels.resampling

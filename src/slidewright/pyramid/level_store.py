@@ -59,7 +59,7 @@ class Scratch:
         """The array of a scratch level, which need not exist yet."""
         half = self.plan.tile // 2
         path = os.path.join(self.folder, f"level-{level}.zarr")
-        fill = self.pixels.background * self.pixels.stack.count if self.sparse else None
+        fill = self.pixels.background * self.pixels.stack.frames if self.sparse else None
         channels = self.plan.band * self.pixels.samples
         return ScratchLevel(
             path, self.plan.levels[level].size, half, self.pixels, channels, fill=fill, single=self.single

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import OptionError, SourceError
-from slidewright.geometry import Size, Stack
+from slidewright.geometry import SINGLE, Size, Stack
 from slidewright.metadata import Metadata
 
 Pixels = NDArray[Any]
@@ -79,7 +79,7 @@ class SourceInfo:
     """Samples a pixel: 1 for grey, 3 for RGB, 4 for RGBA, the number of channels otherwise."""
     dtype: str
     """NumPy dtype name, native byte order: "bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float32"."""
-    stack: Stack = Stack()
+    stack: Stack = SINGLE
     """How many frames of `samples` each there are."""
     kind: str | None = None
     """What the pixels are (`options.KINDS`), where the source says so; None leaves it to dtype and samples."""
@@ -124,7 +124,7 @@ class SourceInfo:
     @property
     def all_samples(self) -> int:
         """Samples of all frames, one after the other."""
-        return self.samples * self.stack.count
+        return self.samples * self.stack.frames
 
     @property
     def itemsize(self) -> int:

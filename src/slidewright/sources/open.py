@@ -36,8 +36,8 @@ def open_source(
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
-    z: int | None = None,
-    t: int | None = None,
+    z: int | str | None = None,
+    t: int | str | None = None,
     region: tuple[int, int, int, int] | None = None,
     shape: tuple[int, ...] | None = None,
     dtype: Any = None,
@@ -58,7 +58,8 @@ def open_source(
     level
         Of a pyramid: the level to read, 0 by default.
     z, t
-        Of a TIFF or zarr source that is a stack: which plane, and which time.
+        Of a TIFF or zarr source that is a stack: which plane, and which time; several by "first:end", such as "2:5", or
+        "all".
     region
         Only this part: (x, y, width, height) in pixels of the level that is read.
     shape
@@ -80,6 +81,14 @@ def open_source(
     from slidewright.sources.wrappers.region import region_of
 
     return region_of(source, selection.region)
+
+
+def open_all(obj: Any, level: int | None = None) -> Source:
+    """Everything of a source: of a stack all planes and times."""
+    try:
+        return open_source(obj, level=level, z="all", t="all")
+    except OptionError:  # it has no such axes
+        return open_source(obj, level=level)
 
 
 def _opened(obj: Any, selection: Selection, shape: tuple[int, ...] | None, dtype: Any) -> Source:

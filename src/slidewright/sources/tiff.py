@@ -80,7 +80,8 @@ class TiffSource(Source):
         """Open the file in this process."""
         with _opened(self.path) as slide:
             image, info = slide.image(self.selection), self.info
-            if (*image.shape[:2], _samples(image), image.stack) != (*info.shape, info.stack) or dtype_of(image.pages[0]) != info.dtype:
+            found = (*image.shape[:2], _samples(image), image.stack, dtype_of(image.pages[0]))
+            if found != (*info.shape, info.stack, info.dtype):
                 raise SourceError(f"{self.path} is not the file it was when the run began; start again")
             return TiffReader(info, image)
 

@@ -378,7 +378,8 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) ->
     grid = Size(min(chunk.height, size.height), min(chunk.width, size.width))
     depth = min(samples, int(array.chunks[axes.index("c")])) if "c" in axes else 1
     cell_bytes = grid.height * grid.width * depth * np.dtype(dtype).itemsize
-    frames = math.prod(min(int(c), int(n)) for axis, c, n in zip(axes, array.chunks, array.shape, strict=True) if axis not in "yxc")
+    deep = zip(axes, array.chunks, array.shape, strict=True)
+    frames = math.prod(min(int(chunk), int(length)) for axis, chunk, length in deep if axis not in "yxc")
     if cell_bytes * frames > _MAX_CHUNK_BYTES:
         raise SourceError(
             f"{name} has chunks of {grid} pixels, too large to decode in memory; save it again with smaller chunks"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from slidewright.errors import OptionError, SourceError
-from slidewright.geometry import Stack
+from slidewright.geometry import SINGLE, Stack
 from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.tiff.page import Page, read_page
@@ -36,7 +36,7 @@ class Image:
     """How many channels are stored as images of their own."""
     offsets: tuple[int, ...] | None = None
     """Byte of the first pixel of each page that is not there, where all lie uncompressed in the file."""
-    stack: Stack = Stack()
+    stack: Stack = SINGLE
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -119,10 +119,10 @@ def image_of(tiff: Any, path: str, selection: Selection) -> Image:
     left = [axis for axis, length in lengths.items() if length > 1 and axis not in places]
     if left not in ([], ["C"]):
         choices = [f"{axis.lower()}, 0 to {lengths[axis] - 1}" for axis in left if axis in "ZT"]
-        choices = choices if {*left} <= {*"ZTC"} else []
+        known = bool(choices) and {*left} <= {*"ZTC"}
+        remedy = f"{' and with '.join(choices)}, or keep all" if known else f"page, 0 to {len(tiff.pages) - 1}"
         raise SourceError(
-            f"{path}: {which} is a stack of images (axes {chosen.axes}, shape {chosen.shape}); choose one with "
-            + (f"{' and with '.join(choices)}, or keep them with 'all'" if choices else f"page, 0 to {len(tiff.pages) - 1}")
+            f"{path}: {which} is a stack of images (axes {chosen.axes}, shape {chosen.shape}); choose one with {remedy}"
         )
     numbers = np.arange(int(np.prod(chosen.shape[:depth]))).reshape(chosen.shape[:depth])
     kept = numbers[np.ix_(*(places.get(axis, range(length)) for axis, length in lengths.items()))]
@@ -149,7 +149,7 @@ def _pages_of(
     tiff: Any, path: str, which: str, chosen: Any, first: Any, numbers: list[int], stack: Stack, channels: bool
 ) -> Image:
     """One image of a stack or several, or one for each channel: the pages of these numbers."""
-    count = len(numbers) // stack.count
+    count = len(numbers) // stack.frames
     if count > MAX_CHANNELS:
         raise SourceError(f"{path}: {which} has {count} channels, and {MAX_CHANNELS} at most can be converted")
     pages, page = list(chosen.pages), read_page(first)
@@ -163,7 +163,7 @@ def _pages_of(
         raise SourceError(f"{path}: {which} has {len(numbers)} images, but not a page for each; the file is damaged")
     if len(numbers) == 1:
         return Image((read_page(pages[numbers[0]].aspage()),))
-    what = "channel" if channels and stack.count == 1 else "image"
+    what = "channel" if channels and stack.frames == 1 else "image"
     whole = tuple(read_page(pages[number].aspage(), f"{what} {place}") for place, number in enumerate(numbers))
     if any((p.size, p.cell, p.tiled, p.dtype) != (page.size, page.cell, page.tiled, page.dtype) for p in whole):
         raise SourceError(f"{path}: the images of {which} differ in size, tiles or dtype; choose one with page")

@@ -84,7 +84,7 @@ def unpacked(
 ) -> UnpackedSource:
     """Pixels, got `step` rows at a time by `rows_at(y, rows, plane)`, in an unlinked file in `folder`."""
     row_bytes = info.size.width * (1 if info.planar else info.samples) * info.itemsize
-    buffer = SharedBuffer.allocate(int(np.prod(info.shape)) * info.stack.count * info.itemsize, folder, on_disk=True)
+    buffer = SharedBuffer.allocate(int(np.prod(info.shape)) * info.stack.frames * info.itemsize, folder, on_disk=True)
     try:
         for plane, offset in enumerate(_offsets(info)):
             for y in range(0, info.size.height, step):
