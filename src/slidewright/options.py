@@ -316,6 +316,14 @@ class ConvertOptions:
         default=None,
         metadata=says("Magnification of the objective, such as 20.", parse=read_number, metavar="N", **_SAID),
     )
+    z_spacing: float | None = field(
+        default=None,
+        metadata=says("Micrometres from one plane of a stack to the next.", parse=read_number, metavar="UM", **_SAID),
+    )
+    time_increment: float | None = field(
+        default=None,
+        metadata=says("Seconds from one time of a stack to the next.", parse=read_number, metavar="S", **_SAID),
+    )
     channel_names: Sequence[str] | None = field(
         default=None,
         metadata=says("Names of the channels, such as DAPI,CD3.", parse=read_words, metavar="LIST", **_SAID),
@@ -528,6 +536,9 @@ class ConvertOptions:
                 raise OptionError(f"associated {name!r} is not known; choose of {', '.join(ASSOCIATED)}, or none")
         if self.objective_power is not None and not 0 < self.objective_power < 1e4:
             raise OptionError(f"objective_power {self.objective_power!r} must be a magnification such as 20")
+        for name, number in (("z_spacing", self.z_spacing), ("time_increment", self.time_increment)):
+            if number is not None and not 0 < number < 1e6:
+                raise OptionError(f"{name} {number!r} must be a positive number")
         if self.label is not None and not Path(self.label).is_file():
             raise OptionError(f"label {os.fspath(self.label)!r} is no file; give an image")
         if self.dask is not None and self.engine != "dask":

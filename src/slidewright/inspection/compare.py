@@ -64,8 +64,8 @@ def compare_levels(slide: PyramidFile, against: Any, resampling: str | None, thr
 
 
 def _as_written(against: Any, samples: int, *, several: bool) -> Any:
-    """The source as a conversion writes it: booleans as bytes, RGBA on white where the file is RGB; all planes and times
-    where the file has several images.
+    """The source as a conversion writes it: booleans as bytes, RGBA on white where the file is RGB; of a stack all
+    planes and times, where the file has several images.
     """
     from slidewright.options import ConvertOptions
     from slidewright.sources.open import open_all, open_source
