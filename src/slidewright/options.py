@@ -88,6 +88,14 @@ class Selection:
         default=None,
         metadata=says("Time of a source that has several; FIRST:END, or all, keep them.", **_PLACES),
     )
+    axes: str | None = field(
+        default=None,
+        metadata=says(
+            "Axes of an array that does not name them, such as TCZYX.",
+            **{**_SELECT, "parse": str, "metavar": "LETTERS"},
+            default="its own",
+        ),
+    )
     region: tuple[int, int, int, int] | None = field(
         default=None,
         metadata=says(
@@ -101,6 +109,8 @@ class Selection:
         for name, value in self.place.items():
             if name in ("z", "t") and isinstance(value, str):
                 self.places(name, 1 << 62, "")
+            elif name == "axes":
+                object.__setattr__(self, "axes", _axes(value))
             elif not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise OptionError(f"{name} {value!r} must be a whole number, 0 or more")
         if self.region is None:
@@ -133,12 +143,21 @@ class Selection:
     def place(self) -> dict[str, int | str]:
         """What was given of which image, without the part of it."""
         values = {"page": self.page, "series": self.series, "level": self.level, "z": self.z, "t": self.t}
+        values |= {"axes": self.axes}
         return {name: value for name, value in values.items() if value is not None}
 
     @property
     def given(self) -> dict[str, Any]:
         """What was given, as JSON can hold it and `Selection(**given)` takes it."""
         return self.place if self.region is None else {**self.place, "region": list(self.region)}
+
+
+def _axes(value: object) -> str:
+    """Letters of axes in lower case, "s" for samples being "c"; raises OptionError."""
+    letters = value.lower().replace("s", "c") if isinstance(value, str) else ""
+    if not {"y", "x"} <= {*letters} <= {*"tczyx"} or len({*letters}) < len(letters):
+        raise OptionError(f"axes {value!r} must be y, x and any of t, z and c, each once, such as 'tczyx' or 'zyxc'")
+    return letters
 
 
 def _span(axis: str, value: int | str) -> tuple[int, int]:

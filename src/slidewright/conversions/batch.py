@@ -77,6 +77,7 @@ def batch(
     level: int | None = None,
     z: int | str | None = None,
     t: int | str | None = None,
+    axes: str | None = None,
     region: tuple[int, int, int, int] | None = None,
     **options: Unpack[AllOptions],
 ) -> BatchReport:
@@ -85,8 +86,8 @@ def batch(
     Parameters
     ----------
     manifest
-        A CSV file with the columns source and destination, and any of page, series, level, z, t, region and the fields
-        of `ConvertOptions`; its relative paths begin at its folder. Or a folder of slides, or a pattern such as
+        A CSV file with the columns source and destination, and any of page, series, level, z, t, axes, region and the
+        fields of `ConvertOptions`; its relative paths begin at its folder. Or a folder of slides, or a pattern such as
         "slides/*.svs".
     out, suffix
         For a folder or pattern: where the files go, and what their names end with.
@@ -99,7 +100,7 @@ def batch(
         Called with each slide when it is done, skipped or failed.
     progress
         As for `slidewright.convert`, for each slide.
-    page, series, level, z, t, region
+    page, series, level, z, t, axes, region
         Which image of a file with several, and which part, for every slide that does not say otherwise.
     **options
         The fields of `ConvertOptions`, for every slide that does not say otherwise.
@@ -115,7 +116,7 @@ def batch(
         When the manifest can't be used; no slide has been touched then.
     """
     started = monotonic()
-    given = {**options, **Selection(page, series, level, z, t, region).given}
+    given = {**options, **Selection(page, series, level, z, t, axes, region).given}
     entries = read_entries(manifest, out, given, suffix)
     path = os.fspath(report) if report is not None else _default_report(manifest, out)
     reports = _siblings(path)

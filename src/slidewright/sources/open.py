@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ def open_source(
     level: int | None = None,
     z: int | str | None = None,
     t: int | str | None = None,
+    axes: str | None = None,
     region: tuple[int, int, int, int] | None = None,
     shape: tuple[int, ...] | None = None,
     dtype: Any = None,
@@ -60,6 +62,8 @@ def open_source(
     z, t
         Of a TIFF or zarr source that is a stack: which plane, and which time; several by "first:end", such as "2:5", or
         "all".
+    axes
+        Of an array, `.npy` file or zarr array that does not name its axes: a letter each, such as "tczyx".
     region
         Only this part: (x, y, width, height) in pixels of the level that is read.
     shape
@@ -74,7 +78,7 @@ def open_source(
     OptionError
         When page, series, level, shape or dtype make no sense for it.
     """
-    selection = Selection(page, series, level, z, t, region)
+    selection = Selection(page, series, level, z, t, axes, region)
     source = _opened(obj, selection, shape, dtype)
     if selection.region is None:
         return source
@@ -106,9 +110,9 @@ def _opened(obj: Any, selection: Selection, shape: tuple[int, ...] | None, dtype
         from slidewright.sources.wrappers.pickled import own_source
 
         return own_source(obj)
-    source = _from_memory(obj)
+    source = _from_memory(obj, selection)
     if source is not None:
-        _refuse("an image in memory", **selection.place, shape=shape, dtype=dtype)
+        _refuse("an image in memory", **_other(selection), shape=shape, dtype=dtype)
         return source
     _refuse("a dataset or function", **selection.place)
     return _from_caller(obj, shape, dtype)
@@ -135,8 +139,8 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
     if start.startswith(b"\x93NUMPY"):
         from slidewright.sources.array import NpySource
 
-        _refuse("a .npy file", **selection.place)
-        return NpySource.at(path)
+        _refuse("a .npy file", **_other(selection))
+        return NpySource.at(path, selection)
     if starts_as_tiff(start):
         return _from_tiff(path, selection)
     vendors = Path(path).suffix.lower() in _OPENSLIDE_ONLY or _openslide_knows(path)
@@ -205,16 +209,22 @@ def _from_openslide(path: str, selection: Selection) -> Source:
     return OpenSlideSource.at(path, level=level)
 
 
-def _from_memory(obj: Any) -> Source | None:
+def _other(selection: Selection) -> dict[str, int | str]:
+    """What was selected besides planes of an array."""
+    return {name: value for name, value in selection.place.items() if name not in ("z", "t", "axes")}
+
+
+def _from_memory(obj: Any, selection: Selection) -> Source | None:
     """A source of an array, a Pillow image, or anything that makes an array of itself; None for other objects."""
     import numpy as np
 
     if isinstance(obj, np.ndarray):
-        return _from_array(obj)
+        return _from_array(obj, selection)
     pillow = sys.modules.get("PIL.Image")  # who has such an image has imported it
     if pillow is not None and isinstance(obj, pillow.Image):
         from slidewright.sources.pillow import pil_source
 
+        _refuse("a Pillow image", **selection.place)
         return pil_source(obj)
     if not hasattr(type(obj), "__array__"):
         return None
@@ -225,19 +235,22 @@ def _from_memory(obj: Any) -> Source | None:
         array = np.asarray(obj)
     except Exception as error:  # such as a tensor on a GPU
         raise SourceError(f"the {name} can't be made an array ({type(error).__name__}: {error})") from error
-    return _from_array(array, name)
+    named = getattr(obj, "dims", None)  # xarray's
+    if selection.axes is None and named and all(str(one)[:1].lower() in "tczyx" for one in named):
+        selection = replace(selection, axes="".join(str(one)[:1].lower() for one in named))
+    return _from_array(array, selection, name)
 
 
-def _from_array(array: NDArray[Any], name: str = "NumPy array") -> Source:
+def _from_array(array: NDArray[Any], selection: Selection, name: str = "NumPy array") -> Source:
     import numpy as np
 
     from slidewright.sources.array import ArraySource, NpySource
 
     if isinstance(array, np.memmap):
-        mapped = NpySource.of(array)
+        mapped = NpySource.of(array, selection=selection)
         if mapped is not None:
             return mapped
-    return ArraySource(array, name)
+    return ArraySource(array, name, selection)
 
 
 def _from_caller(obj: Any, shape: Any, dtype: Any) -> Source:

@@ -53,6 +53,8 @@ class TiffSource(Source):
         """
         if selection.page is not None and len(selection.place) > 1:
             raise OptionError("page chooses one image by itself; leave out series, level, z and t, or page")
+        if selection.axes is not None:
+            raise OptionError(f"axes {selection.axes} has no meaning for a TIFF, whose axes are known; leave it out")
         with _opened(path) as slide:
             series = slide.default_series if selection.series is None else selection.series
             chosen = replace(selection, series=series, level=selection.level or 0, region=None)

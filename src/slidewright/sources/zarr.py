@@ -82,7 +82,9 @@ class ZarrSource(Source):
         name = os.path.join(store, inner) if inner else store
         try:
             chosen = _choose(node, name, selection.series, selection.level)
-            axes = chosen.axes or _guess_axes(chosen.array, name)
+            axes = selection.axes or chosen.axes or _guess_axes(chosen.array, name)
+            if len(axes) != chosen.array.ndim:
+                raise OptionError(f"{name} has shape {chosen.array.shape}, which does not fit axes {axes!r}")
             planes = _places(dict(zip(axes, chosen.array.shape, strict=False)), selection, name)
             info = _info(chosen, axes, name if chosen.array is node else os.path.join(store, chosen.array.path), planes)
         except (SlidewrightError, MemoryError):
@@ -363,7 +365,7 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) ->
         what = " and ".join(long) or f"c of {samples}"
         choose = all(words[0] in "zt" for words in long) and long
         remedy = (
-            f"choose one with {' and '.join(words[0] for words in long)}, or keep them with 'all'"
+            f"choose one with {' and '.join(words[0] for words in long)}, or keep all"
             if choose
             else "save a part of it first, such as some of its channels"
         )
