@@ -18,7 +18,7 @@ from slidewright.codecs import resolve
 from slidewright.errors import OptionError, OutputError, VerifyError
 from slidewright.formats import ome_zarr_metadata as metadata
 from slidewright.formats.base import Format, ImageDescription, TakeSegment
-from slidewright.formats.zarr_json import list_label, write_json
+from slidewright.formats.zarr_json import list_label, mark_series, write_json
 from slidewright.formats.zarr_shard import PlaneWriter, Syncer
 from slidewright.inspection.verify import verify_file
 from slidewright.inspection.zarr_pyramid import ZarrPyramid, is_zarr
@@ -109,8 +109,15 @@ class OmeZarrFormat(Format):
             return tuple(LevelReport(level.size, level.n_segments, level.bytes) for level in pyramid.levels)
 
     def named(self, path: str) -> None:
-        """A label image in the group "labels" of an image is added to that group's list (see `Format`)."""
+        """A label image in the group "labels" of an image is added to that group's list; a store that has an image
+        under a number says that it holds a series of them (see `Format`).
+        """
         group, name = os.path.split(os.path.abspath(path))
+        if name.isdecimal() and group.lower().endswith(".zarr"):
+            try:
+                mark_series(group, self.ngff)
+            except OSError as error:
+                raise OutputError(f"{path!r} is complete, but {group!r} can't say so: {error}") from error
         if os.path.basename(group) == "labels" and is_zarr(os.path.dirname(group)):
             try:
                 list_label(group, name, self.ngff)
