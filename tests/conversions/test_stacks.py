@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,21 @@ import pytest
 import pyvips
 import tifffile
 import zarr
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from ome_types import from_xml
 from ome_xml import validate_xml
 from oracle import pyramid
 
 import slidewright
+from slidewright.cli.main import cli
 from slidewright.errors import OptionError, SourceError, VerifyError
 from slidewright.formats.ome_zarr import OmeZarrFormat
 from slidewright.geometry import Size, Stack
 from slidewright.inspection.info import info
 from slidewright.inspection.verify import verify_file
 from slidewright.pyramid.plan import make_plan
+from slidewright.sources.base import Pixels, Reader, Source, SourceInfo
 
 TILE = 64
 MADE: dict[str, Any] = {"tile_size": TILE, "compression": "deflate", "n_workers": 0}
@@ -386,3 +390,108 @@ def test_spacing_of_a_single_plane_goes_through_every_format(folder, tmp_path):
         slidewright.convert(source, out, tile_size=TILE, n_workers=0, **chosen)
         assert (info(out).metadata.z_spacing, info(out).metadata.time_increment) == (1.5, 2.0), out.name
         source = out
+
+
+def test_batch_and_command_line_keep_planes(folder, tmp_path):
+    manifest = tmp_path / "slides.csv"
+    manifest.write_text(
+        "source,destination,z,t,axes\n"
+        f"{folder / 'imagej.tif'},a.ome.tif,all,all,\n"
+        f"{folder / 'tzc.npy'},b.ome.zarr,1:3,1,tzcyx\n"
+    )
+    report = slidewright.batch(manifest, tile_size=TILE, compression="zstd", n_workers=0)
+    assert [item.status for item in report.items] == ["done", "done"]
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.ome.tif"), TZC)
+    np.testing.assert_array_equal(zarr.open_group(tmp_path / "b.ome.zarr")["0"][:], TZC[1, 1:3].transpose(1, 0, 2, 3))
+    run = CliRunner()
+    given = [str(folder / "imagej.tif"), str(tmp_path / "c.ome.tif"), "--z", "all", "--t", "0:2"]
+    made = ["--compression", "zstd", "--tile", str(TILE), "--workers", "0", "--quiet"]
+    done = run.invoke(cli, ["convert", *given, *made])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "a.ome.tif").read_bytes() == (tmp_path / "c.ome.tif").read_bytes()
+    said = run.invoke(cli, ["info", str(tmp_path / "c.ome.tif")])
+    assert "2 x uint16, 3 planes along z at 2 times" in said.output
+    assert "time increment 2" in said.output
+
+
+def test_a_source_class_of_ones_own_may_be_a_stack(tmp_path):
+    slidewright.convert(Ramps(), tmp_path / "out.ome.tif", compression="zstd", tile_size=TILE, n_workers=2)
+    with tifffile.TiffFile(tmp_path / "out.ome.tif") as tiff:
+        assert tiff.series[0].shape == (5, 100, 100)
+        assert [int(page.asarray()[0, 0]) for page in tiff.series[0].pages] == [0, 10, 20, 30, 40]
+
+
+RAMPS = SourceInfo("ramps", "computed", Size(100, 100), 1, "uint8", stack=Stack(1, 5))
+
+
+@dataclass(frozen=True)
+class Ramps(Source):
+    """Five planes, each of one value."""
+
+    info: SourceInfo = RAMPS
+
+    def open(self) -> Reader:
+        return _Ramps()
+
+
+class _Ramps(Reader):
+    def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
+        out[:height, :width] = 10 * plane
+        return out[:height, :width]
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_corrupt_tiles_are_filled_in_their_own_plane(folder, tmp_path, n_workers):
+    broken = tmp_path / "broken.ome.tif"
+    data = bytearray((folder / "rgb.ome.tif").read_bytes())
+    with tifffile.TiffFile(folder / "rgb.ome.tif") as tiff:
+        page = tiff.pages[1].aspage()
+        start, count = page.dataoffsets[5], page.databytecounts[5]
+    data[start : start + count] = bytes(count)
+    broken.write_bytes(data)
+    report = slidewright.convert(
+        broken, tmp_path / "out.ome.tif", z="all", on_corrupt="fill", keep_tiles="never", background="red",
+        **{**MADE, "n_workers": n_workers},
+    )  # fmt: skip
+    assert report.corrupt_tiles == 1
+    wanted = RGB.copy()
+    wanted[1, TILE : 2 * TILE, TILE : 2 * TILE] = (255, 0, 0)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.ome.tif"), wanted)
+
+
+def test_transparent_stacks_are_laid_on_white(tmp_path):
+    clear = np.zeros((2, 80, 80, 4), np.uint8)
+    clear[1, :, :, 0], clear[1, :, :, 3] = 200, 255
+    slidewright.convert(clear, tmp_path / "out.ome.tif", axes="zyxc", z="all", alpha="compose", **MADE)
+    found = tifffile.imread(tmp_path / "out.ome.tif")
+    assert (found[0] == 255).all()
+    assert (found[1] == (200, 0, 0)).all()
+
+
+def test_wide_strips_of_a_stack_are_unpacked_plane_by_plane(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("slidewright.sources.access.unpack.CACHE_BYTES", 1000)
+    for name, planes, photometric in (("rgb", RGB, "rgb"), ("grey", LABELS, "minisblack")):
+        source = tmp_path / f"{name}.tif"
+        axes = {"axes": "ZYXS" if name == "rgb" else "ZYX"}
+        tifffile.imwrite(
+            source, planes, photometric=photometric, rowsperstrip=8, compression="deflate", metadata=axes, ome=True
+        )
+        slidewright.convert(source, tmp_path / f"{name}.ome.tif", z="all", kind=name, **{**MADE, "n_workers": 2})
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / f"{name}.ome.tif"), planes)
+
+
+def test_an_object_that_names_its_axes_is_read_by_them(tmp_path):
+    class Named:
+        dims = ("time", "z", "channel", "y", "x")
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+            return TZC
+
+    slidewright.convert(Named(), tmp_path / "out.ome.tif", z="all", t=1, **MADE)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.ome.tif"), TZC[1])
+
+
+def test_the_page_about_a_run_shows_a_stack(folder, tmp_path):
+    page = tmp_path / "run.html"
+    slidewright.convert(folder / "rgb.ome.tif", tmp_path / "out.ome.tif", z="all", report=page, **MADE)
+    assert "data:image/png" in page.read_text()
