@@ -405,7 +405,7 @@ def test_batch_and_command_line_keep_planes(folder, tmp_path):
     np.testing.assert_array_equal(zarr.open_group(tmp_path / "b.ome.zarr")["0"][:], TZC[1, 1:3].transpose(1, 0, 2, 3))
     run = CliRunner()
     given = [str(folder / "imagej.tif"), str(tmp_path / "c.ome.tif"), "--z", "all", "--t", "0:2"]
-    made = ["--compression", "zstd", "--tile", str(TILE), "--workers", "0", "--quiet"]
+    made = ["--compression", "zstd", "--tile-size", str(TILE), "--workers", "0", "--quiet"]
     done = run.invoke(cli, ["convert", *given, *made])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "a.ome.tif").read_bytes() == (tmp_path / "c.ome.tif").read_bytes()

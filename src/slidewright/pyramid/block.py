@@ -104,6 +104,10 @@ class BlockEncoder:
         region = Region(block.row * half, block.column * half, half, half).clipped(above)
         piece = self._piece[: region.height, : region.width]
         depth = pas.block_tiles.bit_length() - 1
+        side = self._plan.tile * pas.block_tiles
+        source = Region(block.row * side, block.column * side, side, side).clipped(self._plan.size_at(pas.first))
+        first = walk.plane * self._samples
+        reader.ahead(source, range(first, first + self._plan.band * self._samples))
         if keeps and self._scaled and not depth and not region.empty:
             self._keep_halved(walk, block.row, block.column, piece)
             return region, piece

@@ -113,8 +113,8 @@ class SharedArraySource(Source):
 class NpySource(Source):
     """Pixels in a `.npy` file or behind a memory map; each worker opens the file itself.
 
-    `strides` are those of the array of frames, whose rows are of whole pixels, or of one channel each where the channels
-    come first in the file.
+    `strides` are those of the array of frames. Its rows are of whole pixels, or of one channel each where channels come
+    first in the file.
     """
 
     path: str

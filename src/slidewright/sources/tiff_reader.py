@@ -10,12 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from slidewright.errors import CorruptTileError
+from slidewright.geometry import Region
 from slidewright.sources.access.colours import converter_of
 from slidewright.sources.access.raw_rows import RowsReader
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, SourceInfo
 from slidewright.sources.wrappers.alpha import straighten
-from slidewright.system.pixel_file import PixelFile
+from slidewright.system.remote_file import open_pixels
 from slidewright.tiff.segments import Segments
 from slidewright.tiff.series import Image
 from slidewright.tiff.shown import change_of
@@ -34,8 +35,8 @@ class TiffReader(Reader):
 
     def __init__(self, info: SourceInfo, image: Image) -> None:
         page = image.pages[0]
-        self._file = PixelFile(info.name)
-        self._page = page
+        self._file = open_pixels(info.name)
+        self._page, self._all_samples = page, info.all_samples
         self._straighten = info.kind == "rgba" and page.premultiplied
         self._change = change_of(page)
         self._convert = converter_of(page)
@@ -58,6 +59,17 @@ class TiffReader(Reader):
         if self._change is not None:
             self._change(pixels)
         return pixels
+
+    def ahead(self, region: Region, channels: range) -> None:
+        """See `Reader`."""
+        page = self._page
+        if not self._file.remote or isinstance(self._regions, RowsReader):
+            return
+        indexes = [index for index, _ in page.tiles_in(region)]
+        each, in_page = page.grid.height * page.grid.width, self._all_samples // len(self._segments)
+        places = [divmod(channel, in_page) for channel in channels]
+        for number, plane in sorted({(number, inside if page.planes > 1 else 0) for number, inside in places}):
+            self._segments[number].ahead(plane * each + index for index in indexes)
 
     def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
         """See `Reader`."""
