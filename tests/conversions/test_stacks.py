@@ -357,6 +357,7 @@ def test_verify_compares_every_plane(folder, tmp_path, name):
     report = verify_file(folder / name, against=folder / "ome.ome.tif")
     assert [level.exact for level in report.levels] == [True] * 3
     assert report.levels[0].tiles == report.levels[0].decoded == 12 * 12
+    assert report.others == 0
     other = TZC.copy()
     other[1, 2, 1, 140, 200] += 1
     with pytest.raises(VerifyError, match=r"level 0.*x=200, y=140"):

@@ -289,8 +289,8 @@ class Conversion:
 
 def _refuse_rubbish(corrupt: dict[CorruptPlace, str], run: Run) -> None:
     """One bad tile is kept; a source of which no tile decodes is no slide."""
-    kept = run.image.kept
-    if kept is not None and kept.corrupt and len(corrupt) >= run.plan.levels[0].n_tiles:
+    kept, plan = run.image.kept, run.plan
+    if kept is not None and kept.corrupt and len(corrupt) >= plan.planes // plan.band * plan.levels[0].n_tiles:
         raise CorruptTileError(f"no tile of the source decodes; the first: {corrupt[min(corrupt)]}")
 
 
