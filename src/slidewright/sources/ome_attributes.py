@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slidewright.metadata import Metadata
@@ -95,3 +96,24 @@ class OmeAttributes:
     def _text(self, name: str) -> str | None:
         text = self._own.get(name)
         return text if isinstance(text, str) and text else None
+
+
+def step_of(
+    axes: Sequence[Mapping[str, Any]],
+    letters: str,
+    letter: str,
+    units: Mapping[str, float],
+    holders: tuple[Mapping[str, Any], ...],
+) -> float | None:
+    """From one place of an axis to the next, of the scales of the dataset and of the whole, where the axis has a unit.
+    """
+    index = letters.find(letter)
+    unit = units.get(str(axes[index].get("unit", "")).lower()) if index >= 0 else None
+    scales = [
+        float(transform["scale"][index])
+        for holder in holders
+        for transform in holder.get("coordinateTransformations") or []
+        if transform.get("type") == "scale" and len(transform.get("scale", ())) == len(letters)
+    ]
+    value = math.prod(scales) * unit if unit and scales else 0.0
+    return value if 0 < value < 1e9 else None

@@ -26,7 +26,7 @@ from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import LIBRARY_BYTES, Pixels, Reader, Source, SourceInfo, pickled_identity
-from slidewright.sources.ome_attributes import OmeAttributes
+from slidewright.sources.ome_attributes import OmeAttributes, step_of
 from slidewright.sources.on_disk import file_identity
 from slidewright.system.files import regular
 from slidewright.system.remote_file import absolute, is_url
@@ -280,8 +280,8 @@ def _dataset(node: Any, multiscale: Mapping[str, Any], name: str, level: int) ->
     if len(letters) != array.ndim:
         raise SourceError(f"{name}: {len(letters)} axes for an array of {array.ndim} dimensions; the store is damaged")
     holders = (multiscale, datasets[level])
-    x, y, z = (_scale(axes, letters, letter, MICROMETRES, holders) for letter in "xyz")
-    seconds = _scale(axes, letters, "t", SECONDS, holders)
+    x, y, z = (step_of(axes, letters, letter, MICROMETRES, holders) for letter in "xyz")
+    seconds = step_of(axes, letters, "t", SECONDS, holders)
     return _Chosen(array, letters, (x, y) if x is not None and y is not None else None, z, seconds)
 
 
@@ -304,27 +304,6 @@ def _rgb(digits: str) -> tuple[int, int, int]:
 def _letter(axis: str) -> str:
     lower = axis.lower()
     return "c" if lower in ("c", "s", "channel", "channels", "sample", "samples", "band", "rgb") else lower[:1]
-
-
-def _scale(
-    axes: list[dict[str, Any]],
-    letters: str,
-    letter: str,
-    units: Mapping[str, float],
-    holders: tuple[Mapping[str, Any], ...],
-) -> float | None:
-    """From one place of an axis to the next, of the scales of the dataset and of the whole, where the axis has a unit.
-    """
-    index = letters.find(letter)
-    unit = units.get(str(axes[index].get("unit", "")).lower()) if index >= 0 else None
-    scales = [
-        float(transform["scale"][index])
-        for holder in holders
-        for transform in holder.get("coordinateTransformations") or []
-        if transform.get("type") == "scale" and len(transform.get("scale", ())) == len(letters)
-    ]
-    value = float(np.prod(scales)) * unit if unit and scales else 0.0
-    return value if 0 < value < 1e9 else None
 
 
 def _places(lengths: Mapping[str, int], selection: Selection, name: str) -> dict[str, range]:
