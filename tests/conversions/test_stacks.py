@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ from slidewright.inspection.verify import verify_file
 from slidewright.pyramid.plan import make_plan
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo
 
+TESTS = Path(__file__).parents[1]
 TILE = 64
 MADE: dict[str, Any] = {"tile_size": TILE, "compression": "deflate", "n_workers": 0}
 ZARR: dict[str, Any] = {"tile_size": TILE, "compression": "zstd", "n_workers": 0}
@@ -158,6 +161,21 @@ def test_ome_zarr_has_axes_of_time_channel_and_z_with_units(folder, tmp_path, ng
         array = group[str(number)]
         assert array.chunks == (1, 1, 1, TILE, TILE)
         np.testing.assert_array_equal(array[:], stacked(TZC.transpose(0, 2, 1, 3, 4), number))
+
+
+@pytest.mark.parametrize("ngff", ["0.5", "0.4"])
+@pytest.mark.parametrize("name", ["ome.ome.tif", "rgb.ome.tif"])
+def test_other_readers_of_ome_zarr_see_every_plane(folder, tmp_path, name, ngff):
+    python = os.environ.get("SLIDEWRIGHT_ZARR_READERS")
+    if not python:
+        pytest.skip("SLIDEWRIGHT_ZARR_READERS names no Python that has the readers")
+    slidewright.convert(folder / name, tmp_path / "out.ome.zarr", z="all", t="all", ngff=ngff, **ZARR)
+    planes = TZC.transpose(0, 2, 1, 3, 4) if name == "ome.ome.tif" else RGB.transpose(3, 0, 1, 2)
+    np.savez(tmp_path / "levels.npz", *(stacked(planes, number) for number in range(3)))
+    command = [python, str(TESTS / "zarr_readers.py"), str(tmp_path / "out.ome.zarr"), str(tmp_path / "levels.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert {word for word in found.values() if word != "absent"} == {"exact"}, found
 
 
 def test_rgb_stack_in_an_ome_zarr_has_its_samples_in_one_chunk(folder, tmp_path):
