@@ -97,7 +97,7 @@ def _describe_tiff(path: str | os.PathLike[str]) -> FileInfo:
             format=slide.kind,
             bytes=slide.bytes,
             size=first.size,
-            samples=first.samples,
+            samples=source.samples if source is not None and len(slide.planes[0]) > 1 else first.samples,
             dtype="bool" if first.bits == 1 else first.dtype.name,
             stack=SINGLE if source is None else source.stack,
             mpp=(source.mpp if source is not None else None) or slide.mpp(first),

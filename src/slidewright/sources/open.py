@@ -246,19 +246,17 @@ def _from_memory(obj: Any, selection: Selection) -> Source | None:
 
         _refuse("a Pillow image", **selection.place)
         return pil_source(obj)
-    if not hasattr(type(obj), "__array__"):
+    from slidewright.sources.access.shapes import as_array, makes_array
+
+    if not makes_array(obj):
         return None
     name = type(obj).__name__
     if hasattr(obj, "__dask_graph__"):
         raise SourceError(f"a dask {name} would have to fit in memory; store it first, for example with to_zarr()")
-    try:
-        array = np.asarray(obj)
-    except Exception as error:  # such as a tensor on a GPU
-        raise SourceError(f"the {name} can't be made an array ({type(error).__name__}: {error})") from error
-    named = getattr(obj, "dims", None)  # xarray's
-    if selection.axes is None and named and all(str(one)[:1].lower() in "tczyx" for one in named):
-        selection = replace(selection, axes="".join(str(one)[:1].lower() for one in named))
-    return _from_array(array, selection, name)
+    letters = "".join(str(one)[:1].lower() for one in getattr(obj, "dims", None) or ())  # xarray's
+    if selection.axes is None and {"y", "x"} <= {*letters} <= {*"tczyx"} and len({*letters}) == len(letters):
+        selection = replace(selection, axes=letters)
+    return _from_array(as_array(obj, f"the {name}"), selection, name)
 
 
 def _from_array(array: NDArray[Any], selection: Selection, name: str = "NumPy array") -> Source:
