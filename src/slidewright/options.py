@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from slidewright.errors import OptionError, did_you_mean
+from slidewright.errors import OptionError, did_you_mean, numbered
 from slidewright.option import ENCODING, FINISHING, REREADING, Option, says
 from slidewright.option_text import (
     parse_bytes,
@@ -136,7 +136,7 @@ class Selection:
             return range(length)
         first, end = _span(axis, value)
         if not first < end <= length:
-            raise OptionError(f"{where} has no {axis} {value}; it has {length}: 0 to {length - 1}, or all")
+            raise OptionError(f"{where} has no {axis} {value}; {numbered(length)}")
         return range(first, end)
 
     @property
@@ -649,4 +649,5 @@ def _unknown(name: str, known: Collection[str], taker: str | None) -> str:
     for option in (*OPTIONS.values(), *SELECTION.values()):
         if "--" + name.replace("_", "-") in option.flags:
             return f"option {name!r} is the command line's {option.flags[0]}; here it is {option.name}"
-    return f"option {name!r} is not known; known are {', '.join(known)}{did_you_mean(name, (*known, *SELECTION))}"
+    near = did_you_mean(name, (*known, *SELECTION))
+    return f"option {name!r} is not known{near or '; known are ' + ', '.join(known)}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from slidewright.errors import OptionError, SourceError
+from slidewright.errors import OptionError, SourceError, numbered
 from slidewright.geometry import SINGLE, Stack
 from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
@@ -175,9 +175,7 @@ def pick(items: Any, index: int, what: str, path: str) -> Any:
     """One of several, by its number; an OptionError says how many there are."""
     count = len(items)
     if not 0 <= index < count:
-        raise OptionError(
-            f"{path} has no {what} {index}; it has {count}: 0 to {count - 1}" if count else f"{path} has no {what}"
-        )
+        raise OptionError(f"{path} has no {what} {index}; {numbered(count)}" if count else f"{path} has no {what}")
     return items[index]
 
 
