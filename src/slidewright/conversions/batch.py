@@ -89,8 +89,8 @@ def batch(
     ----------
     slides
         A manifest: a CSV file with the columns source and destination, and any of page, series, level, z, t, axes,
-        region and the fields of `ConvertOptions`; its relative paths begin at its folder. Or one or several of slides, folders of
-        slides, and patterns such as "slides/*.svs".
+        region and the fields of `ConvertOptions`; its relative paths begin at its folder. Or one or several of slides,
+        folders of slides, and patterns such as "slides/*.svs".
     out, suffix
         Where the files go, and what their names end with, where no manifest says it. The folder is made if need be.
     recursive
