@@ -430,7 +430,7 @@ def test_batch_and_command_line_keep_planes(folder, tmp_path):
     assert (tmp_path / "a.ome.tif").read_bytes() == (tmp_path / "c.ome.tif").read_bytes()
     said = run.invoke(cli, ["info", str(tmp_path / "c.ome.tif")])
     assert "2 x uint16, 3 planes along z at 2 times" in said.output
-    assert "time increment 2" in said.output
+    assert "time increment  2" in said.output
 
 
 def test_a_source_class_of_ones_own_may_be_a_stack(tmp_path):
