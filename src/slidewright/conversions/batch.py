@@ -60,8 +60,9 @@ def batch(
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
-    z: int | None = None,
-    t: int | None = None,
+    z: int | str | None = None,
+    t: int | str | None = None,
+    axes: str | None = None,
     region: tuple[int, int, int, int] | None = None,
     **options: Unpack[AllOptions],
 ) -> BatchReport:
@@ -70,9 +71,9 @@ def batch(
     Parameters
     ----------
     slides
-        A manifest: a CSV file with the columns source and destination, and any of page, series, level, z, t, region and
-        the fields of `ConvertOptions`; its relative paths begin at its folder. Or one or several of slides, folders of
-        slides, and patterns such as "slides/*.svs".
+        A manifest: a CSV file with the columns source and destination, and any of page, series, level, z, t, axes,
+        region and the fields of `ConvertOptions`; its relative paths begin at its folder. Or one or several of slides,
+        folders of slides, and patterns such as "slides/*.svs".
     out, suffix
         Where the files go, and what their names end with, where no manifest says it. The folder is made if need be.
     recursive
@@ -90,7 +91,7 @@ def batch(
     dry_run
         Write nothing: the items then say which slides would be converted or fail, with bytes and seconds estimated as
         `slidewright.preview` does.
-    page, series, level, z, t, region
+    page, series, level, z, t, axes, region
         Which image of a file with several, and which part, for every slide that does not say otherwise.
     **options
         The fields of `ConvertOptions`, for every slide that does not say otherwise.
@@ -107,7 +108,7 @@ def batch(
         been touched then.
     """
     started = monotonic()
-    given = {**options, **Selection(page, series, level, z, t, region).given}
+    given = {**options, **Selection(page, series, level, z, t, axes, region).given}
     paths = [os.fspath(path) for path in ([slides] if isinstance(slides, (str, os.PathLike)) else slides)]
     entries = read_entries(paths, out, given, suffix, recursive=recursive)
     path = os.fspath(report) if report is not None else _default_report(paths[0], out)

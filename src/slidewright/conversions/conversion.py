@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
 from slidewright.conversions.settled import settled
-from slidewright.errors import CorruptTileError, OutputError
+from slidewright.errors import CorruptTileError, OptionError, OutputError
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.limits import usable_cpus
@@ -60,6 +60,11 @@ def decide(
 
     info = source.info
     form = make_format(options)
+    if info.stack.frames > 1 and not form.holds_stacks:
+        raise OptionError(
+            f"{info.name} has {info.stack}, and a plain TIFF holds a single plane: write to a name.ome.tif or "
+            "name.ome.zarr, or choose one with z and t"
+        )
     keeping = decide_keeping(form, options, info, resolve_pixels(options, info))
     encoding, kept = keeping.encoding, keeping.kept
     hand_out = kept is not None and kept.corrupt
@@ -70,7 +75,7 @@ def decide(
         source = fill_corrupt(source, background, hand_out=hand_out)
     processes = options.n_workers if options.n_workers is not None else usable_cpus()
     wanted = processes or threads
-    band = 1 if info.planar else encoding.pixels.planes
+    band = 1 if info.planar else encoding.pixels.frame_planes
     block_tiles = options.block_tiles or _small_block(band * encoding.tile_bytes)
 
     def planned(block_tiles: int | None, n_workers: int) -> Plan:
@@ -302,8 +307,8 @@ class Conversion:
 
 def _refuse_rubbish(corrupt: dict[CorruptPlace, str], run: Run) -> None:
     """One bad tile is kept; a source of which no tile decodes is no slide."""
-    kept = run.image.kept
-    if kept is not None and kept.corrupt and len(corrupt) >= run.plan.levels[0].n_tiles:
+    kept, plan = run.image.kept, run.plan
+    if kept is not None and kept.corrupt and len(corrupt) >= plan.planes // plan.band * plan.levels[0].n_tiles:
         raise CorruptTileError(f"no tile of the source decodes; the first: {corrupt[min(corrupt)]}")
 
 

@@ -33,8 +33,9 @@ def convert(
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
-    z: int | None = None,
-    t: int | None = None,
+    z: int | str | None = None,
+    t: int | str | None = None,
+    axes: str | None = None,
     region: tuple[int, int, int, int] | None = None,
     shape: tuple[int, ...] | None = None,
     dtype: Any = None,
@@ -56,7 +57,10 @@ def convert(
     page, series, level
         Which image of a file with several: a page of a TIFF, or a series and a level of it; by default the largest.
     z, t
-        Which plane and which time of a TIFF or zarr source that is a stack; all its channels are kept.
+        Which plane and which time of a source that is a stack; all its channels are kept. "all" and "first:end" (the
+        end is left out) keep several, in an OME-TIFF or an OME-Zarr.
+    axes
+        The axes of an array, `.npy` file or zarr array that does not name them, such as "tczyx".
     region
         Only this part of the source: (x, y, width, height) in pixels of the level that is read.
     shape, dtype
@@ -92,7 +96,7 @@ def convert(
     started = monotonic()
     checked = settle_format(make_options(options, "convert"), dest)
     recorder = None if report is None else prepare_report(report, source, dest, checked, started)
-    selection = Selection(page, series, level, z, t, region)
+    selection = Selection(page, series, level, z, t, axes, region)
     with Workforce(checked, source) as workforce, make_callback(progress) as callback:
         opened, path = open_selected(source, selection, shape, dtype)
         launcher, checked, threads = workforce.settle(opened.info)

@@ -40,6 +40,7 @@ def open_selected(
         level=selection.level,
         z=selection.z,
         t=selection.t,
+        axes=selection.axes,
         region=selection.region,
         shape=shape,
         dtype=dtype,

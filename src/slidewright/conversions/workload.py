@@ -44,7 +44,7 @@ def work_seconds(info: SourceInfo, options: ConvertOptions) -> float:
 
     default = DEFAULT_IMAGE if info.dtype == "uint8" else DEFAULT
     codec = canonical(options.compression or default) or ""
-    megapixels = info.size.height * info.size.width * info.samples * info.itemsize / 3e6
+    megapixels = info.size.height * info.size.width * info.samples * info.stack.frames * info.itemsize / 3e6
     read = _READ.get(info.format, _READ_UNKNOWN)
     return megapixels * (1 / read + 4 / 3 / _ENCODE.get(codec, _SLOW))
 

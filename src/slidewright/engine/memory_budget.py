@@ -108,7 +108,7 @@ def needs_of(
         block_tiles=block_tiles,
         cell_bytes=cell[0] * cell[1] * (info.itemsize if info.planar else pixel),
         worker_bytes=info.worker_bytes,
-        array_bytes=height * width * pixel if info.in_memory and shared else 0,
+        array_bytes=height * width * pixel * info.stack.frames if info.in_memory and shared else 0,
     )
 
 

@@ -58,7 +58,7 @@ class Scratch:
         """The array of a scratch level, which need not exist yet."""
         half = self.plan.tile // 2
         path = os.path.join(self.folder, f"level-{level}.zarr")
-        fill = self.pixels.background if self.sparse else None
+        fill = self.pixels.background * self.pixels.stack.frames if self.sparse else None
         channels = self.plan.band * self.pixels.samples
         return ScratchLevel(
             path, self.plan.levels[level].size, half, self.pixels, channels, fill=fill, single=self.single
@@ -87,11 +87,11 @@ class ScratchLevel(Reader):
         single: bool,
     ) -> None:
         self.path = path
-        self._shape = (*size, pixels.channels)
+        self._shape = (*size, pixels.all_channels)
         self._side = chunk
         self._fill = fill
         self._chunk: NDArray[Any] = np.zeros((chunk, chunk, channels), np.dtype(pixels.dtype).newbyteorder("<"))
-        grid = (*size.grid(chunk), pixels.channels // channels)
+        grid = (*size.grid(chunk), pixels.all_channels // channels)
         self._store: ChunkStore = ChunkShard(path, grid, self._chunk.nbytes) if single else ChunkFiles(path)
 
     def create(self) -> None:

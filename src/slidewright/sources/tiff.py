@@ -68,6 +68,8 @@ class TiffSource(Source):
         """As `describe`, of a file that is open."""
         if selection.page is not None and len(selection.place) > 1:
             raise OptionError("page chooses one image by itself; leave out series, level, z and t, or page")
+        if selection.axes is not None:
+            raise OptionError(f"axes {selection.axes} has no meaning for a TIFF, whose axes are known; leave it out")
         series = slide.default_series if selection.series is None else selection.series
         chosen = replace(selection, series=series, level=selection.level or 0, region=None)
         chosen = chosen if selection.page is None else Selection(page=selection.page)
@@ -81,7 +83,8 @@ class TiffSource(Source):
         """Open the file in this process."""
         with opened(self.path) as slide:
             image, info = slide.image(self.selection), self.info
-            if (*image.shape[:2], _samples(image)) != info.shape or dtype_of(image.pages[0]) != info.dtype:
+            found = (*image.shape[:2], _samples(image), image.stack, dtype_of(image.pages[0]))
+            if found != (*info.shape, info.stack, info.dtype):
                 raise SourceError(f"{self.path} is not the file it was when the run began; start again")
             return TiffReader(info, image)
 
@@ -134,6 +137,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         dtype=dtype,
         kind=kind,
         colormap=page.colormap if kind == "labels" else None,
+        stack=image.stack,
         planar=kind == "multichannel" and (image.channels is not None or page.planes > 1),
         mpp=mpp,
         tile=page.cell,

@@ -116,8 +116,9 @@ class TiffSlide:
         with damage_named(self.path, VerifyError):
             found = []
             for first, level in zip(self.levels, self._levels, strict=True):
+                word = "plane" if {*level.axes} & {*"ZT"} else "channel"
                 others = enumerate(layout.channels_of(level), 1)
-                pages = (read_page(page, f"{first.name}, channel {number}") for number, page in others)
+                pages = (read_page(page, f"{first.name}, {word} {number}") for number, page in others)
                 found.append((first, *map(self.look, pages)))
             return tuple(found)
 
