@@ -23,7 +23,7 @@ from slidewright.errors import DestinationError, OptionError, SourceError, Verif
 from slidewright.formats import zarr_shard
 from slidewright.inspection.verify import verify_file
 from slidewright.inspection.zarr_pyramid import ZarrPyramid
-from slidewright.tiff.page import Page
+from slidewright.tiff.page import TiledImage
 
 TESTS = Path(__file__).parents[1]
 READERS_PYTHON = os.environ.get("SLIDEWRIGHT_ZARR_READERS")
@@ -442,9 +442,9 @@ def wait_until(true: Any, seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def test_a_level_answers_everything_that_is_asked_of_a_page(store: Path) -> None:
+def test_a_level_answers_everything_that_is_asked_of_any_image(store: Path) -> None:
     with ZarrPyramid(store) as pyramid:
-        for name in [name for name, value in vars(Page).items() if isinstance(value, property)]:
+        for name in [name for name, value in vars(TiledImage).items() if isinstance(value, property)]:
             getattr(pyramid.levels[0], name)
         for name in ("planes", "pages", "others", "kept", "ours", "software", "description", "icc_profile", "bytes"):
             getattr(pyramid, name)

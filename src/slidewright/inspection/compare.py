@@ -22,7 +22,7 @@ from slidewright.inspection.decode import decode_checked, in_parallel
 from slidewright.inspection.pyramid_file import PyramidFile
 from slidewright.pyramid.plan import Block, Pass, make_plan
 from slidewright.pyramid.reduce import halve
-from slidewright.tiff.page import Page
+from slidewright.tiff.page import TiledImage
 from slidewright.tiff.shown import change_of
 
 _KEEP_BYTES = 1 << 26  # a larger reduced level goes to a temporary file
@@ -222,7 +222,7 @@ class _Comparison:
             with self._lock:
                 self._tallies[number].add(errors, found.size)
 
-    def _compare_bytes(self, page: Page, index: int, in_plane: int, plane: int) -> bool:
+    def _compare_bytes(self, page: TiledImage, index: int, in_plane: int, plane: int) -> bool:
         """Hold a kept tile against the source's own, byte by byte; whether there are pixels to compare as well."""
         row, column = divmod(in_plane, page.grid.width)
         wanted: bytes | None = self._local.reader.segment(row, column, plane)
@@ -234,7 +234,7 @@ class _Comparison:
             )
         return wanted != b""
 
-    def _differ(self, page: Page, index: int, part: Region, found: NDArray[Any], wanted: NDArray[Any]) -> None:
+    def _differ(self, page: TiledImage, index: int, part: Region, found: NDArray[Any], wanted: NDArray[Any]) -> None:
         wrong = np.argwhere((found != wanted).any(axis=2))
         y, x = (int(value) for value in wrong[0])
         raise VerifyError(

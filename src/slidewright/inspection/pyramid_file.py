@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from slidewright.inspection.zarr_pyramid import ZarrPyramid
-from slidewright.tiff.page import Page
+from slidewright.tiff.page import TiledImage
 from slidewright.tiff.slide import TiffSlide
 
 PyramidFile = TiffSlide | ZarrPyramid
@@ -18,7 +18,7 @@ class SegmentReader(Protocol):
     """The segments or chunks of one level."""
 
     @property
-    def page(self) -> Page:
+    def page(self) -> TiledImage:
         """The level."""
 
     def decode(self, index: int) -> NDArray[Any] | None:

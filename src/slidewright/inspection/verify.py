@@ -19,7 +19,7 @@ from slidewright.inspection.decode import Decode, decode_page
 from slidewright.inspection.pyramid_file import PyramidFile, open_pyramid
 from slidewright.inspection.zarr_pyramid import ZarrPyramid
 from slidewright.system.limits import usable_cpus
-from slidewright.tiff.page import Page
+from slidewright.tiff.page import Page, TiledImage
 from slidewright.tiff.segments import MAX_SEGMENT_BYTES
 from slidewright.tiff.slide import TiffSlide
 
@@ -240,7 +240,7 @@ def _check_lengths(slide: TiffSlide, page: Page, strict: bool, warnings: list[st
             )
 
 
-def _segment_bytes(page: Page) -> int:
+def _segment_bytes(page: TiledImage) -> int:
     """Decoded bytes of a full segment."""
     samples = page.cell.width * (page.samples // page.planes)
     row = (samples + 7) // 8 if page.bits == 1 else samples * page.dtype.itemsize
@@ -279,7 +279,7 @@ def _check_ranges(slide: TiffSlide, strict: bool, warnings: list[str]) -> None:
         warnings.append(f"{int(shared.sum())} segments share their bytes with another")
 
 
-def _owner(pages: Sequence[Page], index: int) -> str:
+def _owner(pages: Sequence[TiledImage], index: int) -> str:
     """The place of a segment by its number over all pages."""
     for page in pages:
         if index < len(page.offsets):

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.tiff.page import Page
+from slidewright.tiff.page import TiledImage
 
 
-def change_of(page: Page) -> Callable[[NDArray[Any]], None] | None:
+def change_of(page: TiledImage) -> Callable[[NDArray[Any]], None] | None:
     """What makes decoded pixels those that are shown, in place; None where they are already.
 
     MinIsWhite (TIFF 6.0, PhotometricInterpretation 0) is turned over, single bits too: 1 is what a viewer shows white.
