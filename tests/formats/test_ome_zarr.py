@@ -228,7 +228,7 @@ def test_names_colours_and_optics_are_said_and_come_back(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"compression": "jpeg"}, "'jpeg' is for TIFF, not for OME-Zarr; choose one of none, zstd, blosc, gzip"),
+        ({"compression": "deflate"}, "'deflate' is for TIFF, not for OME-Zarr; choose one of none, jpeg, jpeg2000"),
         ({"predictor": True}, "predictor is TIFF's"),
         ({"bigtiff": False}, "classic TIFF"),
         ({"flavour": "aperio"}, "flavour is for a TIFF"),

@@ -155,7 +155,7 @@ def check_structure(
     VerifyError
         At the first thing that is wrong.
     """
-    with TiffSlide(path) as slide:
+    with open_pyramid(path) as slide:
         sizes = [page.size for page in slide.levels]
         if expected is not None and sizes != [Size(*size) for size in expected]:
             raise VerifyError(

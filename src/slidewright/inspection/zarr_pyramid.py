@@ -105,7 +105,8 @@ class ZarrSegments:
         stored = shape if not level.layout.planar else (shape[2], shape[0], shape[1])
         try:
             raw = self._decompress(data)
-            pixels = np.frombuffer(raw, level.dtype).reshape(stored)
+            pixels = np.frombuffer(raw, level.dtype) if not isinstance(raw, np.ndarray) else raw
+            pixels = pixels.reshape(stored)
         except MemoryError:
             raise
         except Exception as error:  # each codec has an error class of its own
@@ -258,7 +259,7 @@ class ZarrPyramid:
             dtype=layout.dtype,
             bits=8 * layout.dtype.itemsize,
             compression=layout.compression,
-            lossless=True,
+            lossless=layout.lossless,
             offsets=offsets,
             counts=counts,
             folder=folder,

@@ -22,6 +22,7 @@ from slidewright.geometry import Size
 from slidewright.metadata import Channel
 from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
+from slidewright.sources.access.image_chunks import NAMES
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
@@ -185,8 +186,10 @@ class _Chosen:
 def _node(store: str, inner: str) -> Any:
     import zarr
 
+    from slidewright.sources.access.zarr_codecs import know_images
     from slidewright.sources.access.zarr_store import FolderStore
 
+    know_images()
     try:
         is_zip = store.lower().endswith(".zip")
         target = zarr.storage.ZipStore(store, mode="r") if is_zip else FolderStore(store, read_only=True)
@@ -397,7 +400,7 @@ def _check_codecs(array: Any, name: str) -> None:
             else codec.to_dict()
         )
         called = str(codec.get("id") or codec.get("name")).removeprefix("numcodecs.")
-        if called not in _CODECS and not called.startswith("imagecodecs_"):
+        if called not in {*_CODECS, *NAMES} and not called.startswith("imagecodecs_"):
             raise SourceError(
                 f"{name} is stored with the codec {called!r}, which slidewright does not run; {_SUPPORTED}"
             )

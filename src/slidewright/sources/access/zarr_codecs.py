@@ -12,13 +12,16 @@ import lzma
 import math
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numcodecs.abc
 import zarr
-from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.codec import ArrayBytesCodec, BytesBytesCodec
+from zarr.registry import get_codec_class, register_codec
+
+from slidewright.sources.access.image_chunks import NAMES, decode_image
 
 _ROOM = 2  # filters may need twice the bytes of the pixels, such as "astype" and "delta"
 _SPARE = 1 << 16
@@ -48,9 +51,12 @@ def _limit(shape: tuple[int, ...], itemsize: int) -> int:
 
 
 def _bounded_all(codecs: Any) -> tuple[Any, ...]:
-    found = []
+    found: list[Any] = []
     for codec in codecs:
-        if isinstance(codec, BytesBytesCodec) and _name(codec) in {*_HEADERS, *_STREAMS}:
+        name = _name(codec)
+        if name in NAMES:
+            found.append(_ImageChunk.from_dict(codec.to_dict()))
+        elif isinstance(codec, BytesBytesCodec) and name in {*_HEADERS, *_STREAMS}:
             found.append(_Bounded(codec))  # checksums stay as they are: zarr wants the codecs of an index of fixed size
         elif hasattr(codec, "codecs"):  # sharding, whose codecs are those of the chunks in a shard
             index = _bounded_all(codec.index_codecs)
@@ -60,7 +66,7 @@ def _bounded_all(codecs: Any) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def _name(codec: BytesBytesCodec) -> str:
+def _name(codec: Any) -> str:
     return str(codec.to_dict().get("name")).removeprefix("numcodecs.")
 
 
@@ -90,6 +96,43 @@ class _Bounded(BytesBytesCodec):
             return chunk_spec.prototype.buffer.from_bytes(data)
         (decoded,) = await self.codec.decode([(chunk_bytes, chunk_spec)])
         return decoded
+
+
+@dataclass(frozen=True)
+class _ImageChunk(ArrayBytesCodec):
+    """A chunk that is an image, where imagecodecs has not registered such codecs or knows another name."""
+
+    name: str
+    settings: Mapping[str, Any]
+    is_fixed_size = False
+
+    @classmethod
+    def from_dict(cls, data: Any) -> _ImageChunk:
+        """From the array's metadata."""
+        return cls(str(data["name"]), data.get("configuration") or {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the array's metadata."""
+        return {"name": self.name, "configuration": dict(self.settings)}
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
+        """Nobody knows."""
+        raise NotImplementedError
+
+    async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
+        dtype = chunk_spec.dtype.to_native_dtype()
+        shape = tuple(length for length in chunk_spec.shape[:-2] if length != 1) + tuple(chunk_spec.shape[-2:])
+        pixels = decode_image(NAMES[self.name], chunk_bytes.to_bytes(), shape, dtype, self.settings)
+        return chunk_spec.prototype.nd_buffer.from_numpy_array(pixels.reshape(chunk_spec.shape))
+
+
+def know_images() -> None:
+    """Have zarr know the codecs of chunks that are images."""
+    for name in NAMES:
+        try:
+            get_codec_class(name)
+        except (KeyError, ValueError):
+            register_codec(name, _ImageChunk)
 
 
 class _BoundedNumcodec(numcodecs.abc.Codec):  # type: ignore[misc]
