@@ -174,7 +174,7 @@ def test_source_without_tiles_has_no_limit_and_is_measured(tmp_path: Path) -> No
 
 
 def test_vips_gets_the_quality_at_which_it_halves_chroma() -> None:
-    task = Task("in.tif", 1, 512, 3, "jpeg", 90, None)
+    task = Task("in.tif", 1, 512, 3, "jpeg", 90, None, None)
 
     assert vips_arguments(task)["Q"] == 89
     assert vips_arguments(replace(task, quality=70))["Q"] == 70
@@ -185,7 +185,7 @@ def test_memory_of_children_is_counted() -> None:
     child = 'b = b"x" * (200 << 20); import time; time.sleep(1)'
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
 
-    _, peak, _ = run_tree((sys.executable, "-c", code), sample=True)
+    peak = run_tree((sys.executable, "-c", code), sample=True).peak
 
     assert peak is None or peak > 200 << 20
 
