@@ -63,3 +63,7 @@ class RegionReader(WrappedReader):
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """The pixels of a part, see `Reader.read`."""
         return self._reader.read(self._y + y, self._x + x, height, width, out, plane)
+
+    def ahead(self, region: Region, planes: range) -> None:
+        """See `Reader`."""
+        self._reader.ahead(Region(self._y + region.y, self._x + region.x, region.height, region.width), planes)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from slidewright.geometry import Region
 from slidewright.sources.base import CorruptPlace, Pixels, Reader, Source, SourceInfo
 
 
@@ -49,6 +50,10 @@ class WrappedReader(Reader):
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+
+    def ahead(self, region: Region, planes: range) -> None:
+        """See `Reader`."""
+        self._reader.ahead(region, planes)
 
     def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
         """See `Reader`."""
