@@ -192,16 +192,6 @@ class ZarrPyramid:
         return self._said.software or ""
 
     @property
-    def description(self) -> str:
-        """What a file would say in its ImageDescription, or nothing."""
-        return self._said.description or ""
-
-    @property
-    def icc_profile(self) -> bytes | None:
-        """The ICC profile."""
-        return self._said.icc_profile
-
-    @property
     def kind(self) -> str:
         """A word for the kind of store."""
         return f"ome-zarr {self.ngff}"
