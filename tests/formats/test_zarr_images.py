@@ -198,3 +198,31 @@ def test_a_chunk_of_another_size_is_refused_before_it_is_decoded(tmp_path: Path)
         verify_file(path)
     with pytest.raises(CorruptTileError, match="image of 410 x 300"):
         slidewright.convert(path, tmp_path / "back.tif", n_workers=0)
+
+
+def test_kept_tiles_are_the_same_by_every_way(tmp_path: Path) -> None:
+    SOURCES["jpeg rgb"](tmp_path / "in.tif")
+    options: dict[str, Any] = {"compression": "jpeg", "n_workers": 0}
+    slidewright.convert(tmp_path / "in.tif", tmp_path / "a.zarr", zarr_shard=0, **options)
+    for index in (1, 0):
+        slidewright.shard(
+            tmp_path / "in.tif", tmp_path / "parts", index=index, count=2, format="ome-zarr", zarr_shard=0, **options
+        )
+    slidewright.assemble(tmp_path / "parts", tmp_path / "b.zarr", n_workers=0)
+    for level in range(2):
+        assert chunks(tmp_path / "a.zarr", level) == chunks(tmp_path / "b.zarr", level)
+
+
+def test_a_kept_tile_that_does_not_decode_is_copied_with_a_warning(tmp_path: Path) -> None:
+    SOURCES["jpeg 420"](tmp_path / "in.tif")
+    with tifffile.TiffFile(tmp_path / "in.tif") as tiff:
+        offset, count = tiff.pages.first.dataoffsets[0], tiff.pages.first.databytecounts[0]
+    data = bytearray((tmp_path / "in.tif").read_bytes())
+    data[offset + count // 2 : offset + count] = bytes(count - count // 2)
+    (tmp_path / "in.tif").write_bytes(data)
+    report = slidewright.convert(
+        tmp_path / "in.tif", tmp_path / "out.zarr", compression="jpeg", zarr_shard=0, n_workers=0
+    )
+    assert report.corrupt_tiles == 1
+    assert "kept as it is" in "".join(report.warnings)
+    assert chunks(tmp_path / "out.zarr", 0)[0, 0, 0].endswith(segments(tmp_path / "in.tif")[0][2:])
