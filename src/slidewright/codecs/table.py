@@ -36,6 +36,7 @@ CODECS: dict[str, Codec] = {
             accepts={"rgb": BYTES, "grey": BYTES, "multichannel": BYTES},
             limits="JPEG holds uint8 RGB and grey (each channel by itself), no alpha",
             make=jpeg.make_jpeg,
+            families=_EITHER,
             effort=Effort("quality", *_QUALITY, "libjpeg's quality; chroma is halved unless `subsampling` says else"),
         ),
         Codec(
@@ -45,6 +46,7 @@ CODECS: dict[str, Codec] = {
             accepts=_all(("uint8", "uint16", "int8", "int16"), WORDS, ("uint8", "uint16", "int8", "int16")),
             limits="JPEG 2000 holds integers of 8 and 16 bits",
             make=images.make_jpeg2000,
+            families=_EITHER,
         ),
         Codec(
             name="jpeg2000-lossy",
@@ -53,6 +55,7 @@ CODECS: dict[str, Codec] = {
             accepts={"rgb": WORDS, "grey": WORDS, "multichannel": WORDS},
             limits="lossy JPEG 2000 holds uint8 and uint16 RGB and grey (each channel by itself), no alpha",
             make=images.make_jpeg2000_lossy,
+            families=_EITHER,
             effort=Effort(
                 "quality",
                 *_QUALITY,
@@ -74,6 +77,7 @@ CODECS: dict[str, Codec] = {
             accepts={"rgb": BYTES, "rgba": BYTES},
             limits="WebP holds uint8 RGB and RGBA",
             make=images.make_webp,
+            families=_EITHER,
             effort=Effort("quality", *_QUALITY, "libwebp's quality (method 2); alpha stays exact"),
         ),
         Codec(
@@ -83,6 +87,7 @@ CODECS: dict[str, Codec] = {
             accepts={"rgb": BYTES, "rgba": BYTES},
             limits="WebP holds uint8 RGB and RGBA",
             make=images.make_webp_lossless,
+            families=_EITHER,
             effort=Effort("effort", 0, 6, 0, "libwebp's method, from fast to small"),
         ),
         Codec(
@@ -144,6 +149,7 @@ CODECS: dict[str, Codec] = {
             accepts=_all(BYTES, BYTES),
             limits="lossy JPEG XL is for what an eye sees: uint8 pixels",
             make=images.make_jpegxl,
+            families=_EITHER,
             effort=Effort(
                 "quality",
                 *_QUALITY,
@@ -157,6 +163,7 @@ CODECS: dict[str, Codec] = {
             accepts=_all(WORDS, WORDS, WORDS),
             limits="JPEG XL holds uint8 and uint16 (and float32, of which libjxl's encoder refuses some)",
             make=images.make_jpegxl_lossless,
+            families=_EITHER,
             effort=Effort("effort", 1, 9, 3, "libjxl's effort, from fast to small"),
         ),
         Codec(

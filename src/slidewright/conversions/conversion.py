@@ -128,6 +128,12 @@ def _left_out(info: SourceInfo) -> list[str]:
     return [f"not passed on of {info.name}: {'; '.join(info.left_out)}"] if info.left_out else []
 
 
+def _of_format(run: Run) -> list[str]:
+    """What the format says of the encoding."""
+    warning = run.format.warning(run.image.encoding)
+    return [warning] if warning else []
+
+
 def share_source(stack: contextlib.ExitStack, run: Run) -> Run:
     """The run with its source as worker processes can open it, until the stack is closed."""
     shared = run.source.shared(run.temporary, on_disk=run.memory.array_on_disk)
@@ -167,7 +173,7 @@ class Conversion:
         self._announce = announce or _ignore
         self._stack = contextlib.ExitStack()
         self._committed = False
-        self._warnings = [*decided.memory.warnings, *_left_out(decided.source.info)]
+        self._warnings = [*decided.memory.warnings, *_left_out(decided.source.info), *_of_format(decided)]
         name = decided.source.info.name
         self._destination = Destination(
             dest,

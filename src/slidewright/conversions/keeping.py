@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from slidewright.pixels import PixelFormat
     from slidewright.sources.base import SourceInfo, Stored
 
-_SHOWN_EVERYWHERE = ("jpeg", "deflate", "lzw", "packbits")
 _SUBSAMPLINGS = {"420": (2, 2), "422": (2, 1), "444": (1, 1)}
 _LEAST_QUALITY = 75
 """Of the levels above kept JPEG tiles, which are seen side by side with level 0 but are encoded a second time."""
@@ -58,6 +57,7 @@ def decide_keeping(form: Format, options: ConvertOptions, info: SourceInfo, pixe
             _filling(encoding, info.stored),
             scaled=options.scaled_decoding and _can_scale(pixels, info),
             corrupt=options.on_corrupt is None,
+            gaps=form.holds_gaps,
         )
         above += ", level 1 decoded at half size" if kept.scaled else ""
         return Keeping(encoding, kept, f"kept as they are in the source: {kept.words}{above}")
@@ -93,7 +93,7 @@ def _reason(form: Format, options: ConvertOptions, info: SourceInfo, pixels: Pix
         or _pixel_reason(options, info, _laid(form, options, pixels, stored), stored)
         or _option_reason(options, stored)
         or form.keeps(stored)
-        or (_auto_reason(options, stored) if options.keep_tiles == "auto" else None)
+        or (_auto_reason(form, options, stored) if options.keep_tiles == "auto" else None)
     )
 
 
@@ -155,9 +155,9 @@ def _option_reason(options: ConvertOptions, stored: Stored) -> str | None:
     return None
 
 
-def _auto_reason(options: ConvertOptions, stored: Stored) -> str | None:
+def _auto_reason(form: Format, options: ConvertOptions, stored: Stored) -> str | None:
     """Why 'auto' does not keep what could be kept."""
-    if options.compression is not None or stored.compression in _SHOWN_EVERYWHERE:
+    if options.compression is not None or stored.compression in form.shown_everywhere:
         return None
     if stored.compression == "none":
         return "its tiles are uncompressed (compression 'none', or keep_tiles 'always', keeps them)"

@@ -66,6 +66,10 @@ class Format(ABC):
     """Whether what it writes is a folder."""
     holds_stacks: ClassVar[bool] = False
     """Whether it holds images of several planes along z, or times."""
+    shown_everywhere: ClassVar[tuple[str, ...]] = ("jpeg", "deflate", "lzw", "packbits")
+    """Compressions of which a source's own tiles are kept without being asked for."""
+    holds_gaps: ClassVar[bool] = True
+    """Whether tiles that a source leaves out can be left out, and read as the source reads them."""
 
     @classmethod
     @abstractmethod
@@ -79,6 +83,10 @@ class Format(ABC):
     def keeps(self, stored: Stored) -> str | None:
         """Why level 0 can't hold a source's own tiles as they are, as a clause of a message; None if it can."""
         return f"the format {self.name!r} holds only what it has encoded"
+
+    def warning(self, encoding: Encoding) -> str | None:
+        """What whoever asked for an encoding should know of it; None for nothing."""
+        return None
 
     def packer(self, encoding: Encoding) -> PackSegment | None:
         """What workers do to each segment before it leaves them; None for nothing."""

@@ -22,7 +22,7 @@ from slidewright.inspection.decode import decode_checked, in_parallel
 from slidewright.inspection.pyramid_file import PyramidFile
 from slidewright.pyramid.plan import Block, Pass, make_plan
 from slidewright.pyramid.reduce import halve
-from slidewright.tiff.page import Page
+from slidewright.tiff.page import TiledImage
 from slidewright.tiff.shown import change_of
 
 _KEEP_BYTES = 1 << 26  # a larger reduced level goes to a temporary file
@@ -112,7 +112,7 @@ class _Comparison:
     def __init__(self, slide: PyramidFile, source: Any, resampling: str, threads: int, image: int = 0) -> None:
         self._slide, self._source, self._resampling, self._threads = slide, source, resampling, threads
         self._image, self._several = image, len(slide.planes[0]) > 1
-        self._pages: list[Page] = [level[image] for level in slide.planes]
+        self._pages: list[TiledImage] = [level[image] for level in slide.planes]
         first, last = self._pages[0], self._pages[-1]
         numbers = {halvings(first.size, page.size) if number else 0: number for number, page in enumerate(self._pages)}
         if last.size == first.size.halved(len(self._pages) - 1):  # tiny levels repeat: 1 x 1 halves to 1 x 1
@@ -232,7 +232,7 @@ class _Comparison:
             with self._lock:
                 self._tallies[number].add(errors, found.size)
 
-    def _compare_bytes(self, page: Page, index: int, in_plane: int, plane: int) -> bool:
+    def _compare_bytes(self, page: TiledImage, index: int, in_plane: int, plane: int) -> bool:
         """Hold a kept tile against the source's own, byte by byte; whether there are pixels to compare as well."""
         row, column = divmod(in_plane, page.grid.width)
         wanted: bytes | None = self._local.reader.segment(row, column, self._image * page.planes + plane)
@@ -244,7 +244,7 @@ class _Comparison:
             )
         return wanted != b""
 
-    def _differ(self, page: Page, index: int, part: Region, found: NDArray[Any], wanted: NDArray[Any]) -> None:
+    def _differ(self, page: TiledImage, index: int, part: Region, found: NDArray[Any], wanted: NDArray[Any]) -> None:
         wrong = np.argwhere((found != wanted).any(axis=2))
         y, x = (int(value) for value in wrong[0])
         raise VerifyError(

@@ -18,7 +18,7 @@ from slidewright.geometry import Size, halvings
 from slidewright.inspection.decode import Decode, decode_page
 from slidewright.inspection.pyramid_file import PyramidFile, open_pyramid
 from slidewright.system.limits import usable_cpus
-from slidewright.tiff.page import Page
+from slidewright.tiff.page import Page, TiledImage
 from slidewright.tiff.segments import MAX_SEGMENT_BYTES
 from slidewright.tiff.slide import TiffSlide
 
@@ -153,7 +153,7 @@ def check_structure(
     VerifyError
         At the first thing that is wrong.
     """
-    with TiffSlide(path) as slide:
+    with open_pyramid(path) as slide:
         sizes = [page.size for page in slide.levels]
         if expected is not None and sizes != [Size(*size) for size in expected]:
             raise VerifyError(
@@ -238,7 +238,7 @@ def _check_lengths(slide: TiffSlide, page: Page, strict: bool, warnings: list[st
             )
 
 
-def _segment_bytes(page: Page) -> int:
+def _segment_bytes(page: TiledImage) -> int:
     """Decoded bytes of a full segment."""
     samples = page.cell.width * (page.samples // page.planes)
     row = (samples + 7) // 8 if page.bits == 1 else samples * page.dtype.itemsize
@@ -277,7 +277,7 @@ def _check_ranges(slide: TiffSlide, strict: bool, warnings: list[str]) -> None:
         warnings.append(f"{int(shared.sum())} segments share their bytes with another")
 
 
-def _owner(pages: Sequence[Page], index: int) -> str:
+def _owner(pages: Sequence[TiledImage], index: int) -> str:
     """The place of a segment by its number over all pages."""
     for page in pages:
         if index < len(page.offsets):

@@ -73,6 +73,7 @@ class BlockEncoder:
         self._encoder = encoding.encoder()
         self._filling = None if kept is None else kept.filling.encoder()
         self._scaled = kept is not None and kept.scaled
+        self._gaps = kept is not None and kept.gaps
         self._pack, self._sparse = pack, sparse
         self._queue: list[tuple[Key, Pixels]] = []
         self._background = np.array(encoding.pixels.background * encoding.pixels.stack.frames)
@@ -182,7 +183,7 @@ class BlockEncoder:
             start = perf_counter()
             segment = walk.reader.segment(row, column, plane)
             self.seconds["read"] += perf_counter() - start
-            if segment is None:
+            if segment is None or not (segment or self._gaps):
                 assert self._filling is not None
                 tile = self._planes(self._padded(pixels(), 0))[plane - walk.plane]
                 segment = self._filling.encode([tile])[0]

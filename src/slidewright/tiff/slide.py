@@ -24,7 +24,7 @@ from slidewright.tiff import series as layout
 from slidewright.tiff.directories import check_directories
 from slidewright.tiff.left_out import left_out_of
 from slidewright.tiff.metadata import description_of, mpp_of
-from slidewright.tiff.page import Page, read_page
+from slidewright.tiff.page import Page, TiledImage, read_page
 from slidewright.tiff.segments import Segments
 from slidewright.tiff.series import Image
 from slidewright.tiff.stream_headers import HEAD_BYTES, look
@@ -195,8 +195,9 @@ class TiffSlide:
                 part[...] = found[: part.shape[0], : part.shape[1]]
         return out
 
-    def segments(self, page: Page, error: type[SlidewrightError] = VerifyError) -> Segments:
+    def segments(self, page: TiledImage, error: type[SlidewrightError] = VerifyError) -> Segments:
         """The segments of a page, which raise `error` for a damaged one."""
+        assert isinstance(page, Page)
         try:
             return Segments(page, self.file, error)
         except Exception as problem:  # tifffile raises many kinds over a damaged tag
