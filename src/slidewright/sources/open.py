@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 FILES = (
     "slidewright reads TIFF, SVS, OME-TIFF, zarr, .npy, PNG, JPEG, JPEG 2000, WebP and BMP, and with "
-    "slidewright[openslide] NDPI, MRXS, SCN, VMS, BIF and DICOM"
+    "slidewright[openslide] NDPI, MRXS, SCN, VMS and BIF, and with slidewright[dicom] DICOM"
 )
 OBJECTS = (
     "slidewright takes paths, NumPy arrays, zarr arrays and groups, Pillow images, and with shape=(height, width) "
@@ -113,7 +114,7 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
         if not path.lower().endswith(".zip") and not any(
             os.path.exists(os.path.join(path, name)) for name in _ZARR_FILES
         ):
-            raise SourceError(f"{path} is a folder, but not a zarr array or group; {FILES}")
+            return _from_folder(path, selection)
         from slidewright.sources.zarr import ZarrSource
 
         if not os.path.isdir(path):
@@ -130,6 +131,8 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
         return NpySource.at(path)
     if starts_as_tiff(start):
         return _from_tiff(path, selection)
+    if start[128:] == b"DICM":
+        return _from_dicom(path, selection)
     vendors = Path(path).suffix.lower() in _OPENSLIDE_ONLY or _openslide_knows(path)
     if is_image_file(start) and not vendors:
         from slidewright.sources.image_file import ImageFileSource
@@ -141,6 +144,30 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
     raise SourceError(f"{path} is not an image of a known format; {FILES}")
 
 
+def _from_folder(path: str, selection: Selection) -> Source:
+    """A folder that is no zarr: the files of a slide in DICOM."""
+    from slidewright.sources.dicom_files import first_dicom
+
+    if first_dicom(path) is None:
+        raise SourceError(f"{path} is a folder, but not a zarr array or group, nor of DICOM files; {FILES}")
+    return _from_dicom(path, selection)
+
+
+def _from_dicom(path: str, selection: Selection) -> Source:
+    """DICOM by our own reader, which hands out frames and knows more colours; else by OpenSlide, if that can."""
+    from slidewright.sources.dicom_files import first_dicom, no_pydicom
+
+    if find_spec("pydicom") is None:
+        file = first_dicom(path) if os.path.isdir(path) else path
+        if file is None or not _openslide_knows(file):
+            raise no_pydicom(path)
+        return _from_openslide(file, selection)
+    from slidewright.sources.dicom import DicomSource
+
+    _refuse("a slide in DICOM", **{**selection.place, "level": None, "z": None})
+    return DicomSource.at(path, selection)
+
+
 def _first_bytes(path: str) -> bytes:
     if not os.path.isfile(path):
         raise SourceError(
@@ -148,7 +175,7 @@ def _first_bytes(path: str) -> bytes:
         )
     try:
         with open(path, "rb", opener=regular) as file:
-            start = file.read(16)
+            start = file.read(132)
     except OSError as error:
         raise SourceError(f"{path} can't be opened: {error.strerror or error}") from error
     if not start:
@@ -274,8 +301,6 @@ def _is_zarr(obj: Any) -> bool:
 
 
 def _has_openslide() -> bool:
-    from importlib.util import find_spec
-
     return find_spec("openslide") is not None
 
 
