@@ -7,7 +7,9 @@ decode them with imagecodecs. OpenSlide reads DICOM too, but hands out no frames
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -107,6 +109,11 @@ class DicomSource(Source):
         OptionError
             When there is no such level or focal plane.
         """
+        with _quiet():
+            return cls._level(path, selection)
+
+    @classmethod
+    def _level(cls, path: str, selection: Selection) -> DicomSource:
         parts = slide_parts(path)
         volumes = instances(parts, "VOLUME")
         sizes = sorted({(files[0].size.height, files[0].size.width) for files in volumes}, key=lambda s: -s[0] * s[1])
@@ -164,10 +171,11 @@ class DicomSource(Source):
     def associated_image(self, name: str) -> Pixels:
         """See `Source`."""
         flavour = next((key for key, value in ASSOCIATED.items() if value == name), None)
-        found = instances(slide_parts(self.path), flavour) if flavour is not None else []
-        if not found:
-            raise no_associated(self.info, name)
-        source = self._of(found[0][0].path, found[0], None)
+        with _quiet():
+            found = instances(slide_parts(self.path), flavour) if flavour is not None else []
+            if not found:
+                raise no_associated(self.info, name)
+            source = self._of(found[0][0].path, found[0], None)
         if source.info.size.height * source.info.size.width * source.info.samples * 2 > _MAX_BYTES:
             raise SourceError(f"{source.path}: a {name} of {source.info.size} is too large to be read in one piece")
         reader = source.open()
@@ -295,6 +303,14 @@ class DicomReader(Reader):
         if pixels.shape != out.shape or pixels.dtype.itemsize > out.dtype.itemsize or pixels.dtype.kind != "u":
             raise corrupt(where, f"{pixels.shape} {pixels.dtype} instead of {out.shape} {out.dtype}")
         out[...] = pixels
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without pydicom's warnings of values that break a rule and are read all the same."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _fragments(data: bytes) -> Iterator[bytes]:

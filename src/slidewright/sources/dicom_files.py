@@ -8,7 +8,6 @@ so that workers need the numbers that come out and nothing else.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -112,24 +111,27 @@ def slide_parts(path: str) -> list[Part]:
 
 
 def _part(path: str, asked_for: bool) -> Iterator[Part]:
-    """What a file is, if it is of a whole slide image."""
+    """What a file is, if it is of a whole slide image; one that is not asked for may be damaged."""
     try:
         header = read_header(path, _WANTED)[0]
+        if header.get("SOPClassUID") == WHOLE_SLIDE:
+            yield _described(path, header)
     except SourceError:
         if asked_for:
             raise
-        return
-    if header.get("SOPClassUID") != WHOLE_SLIDE:
-        return
+    except Exception as error:  # values are read when they are asked for
+        if asked_for:
+            raise damaged(path, error) from error
+
+
+def _described(path: str, header: Any) -> Part:
     kinds = [str(kind) for kind in header.get("ImageType") or ()]
     flavour = next((kind for kind in kinds[2:] if kind in ASSOCIATED), "VOLUME")
     tall, wide = header.get("TotalPixelMatrixRows"), header.get("TotalPixelMatrixColumns")
     size = Size(int(tall or header.get("Rows") or 0), int(wide or header.get("Columns") or 0))
     if not size.height or not size.width:
-        if asked_for:
-            raise SourceError(f"{path} does not say how large its image is; it is damaged, copy it again")
-        return
-    yield Part(
+        raise damaged(path, "it does not say how large its image is")
+    return Part(
         path,
         str(header.get("SeriesInstanceUID", "")),
         flavour,
@@ -175,8 +177,7 @@ def read_header(path: str, wanted: Sequence[str] | None = None) -> tuple[Any, in
     except ImportError as error:
         raise no_pydicom(path) from error
     try:
-        with open(path, "rb", opener=regular) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with open(path, "rb", opener=regular) as file:
             tags = None if wanted is None else list(wanted)
             header = pydicom.dcmread(file, stop_before_pixels=True, defer_size=_DEFER, specific_tags=tags)
             return header, file.tell()
