@@ -106,8 +106,8 @@ def write(
     series: str = PREFIX + "2",
     more: dict[str, Any] | None = None,
 ) -> None:
-    """One file. `sparse` gives the places, in the grid, of the frames that are there (TILED_SPARSE); `table` is "basic",
-    "extended" or "none"."""
+    """One file. `sparse` gives the places, in the grid, of the frames that are there (TILED_SPARSE); `table` is
+    "basic", "extended" or "none"."""
     syntax, photometric, _ = KINDS[kind]
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = UID(WHOLE_SLIDE), UID(syntax)

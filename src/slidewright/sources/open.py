@@ -188,7 +188,19 @@ def _from_tiff(path: str, selection: Selection) -> Source:
     from slidewright.sources.wrappers.orient import upright
 
     whole = selection.page is None and selection.series is None
-    if whole and vendor_of(path) in _OPENSLIDE_BETTER and _openslide_knows(path):
+    vendor = vendor_of(path) if whole else ""
+    if vendor == "ndpi":
+        from slidewright.sources.ndpi import ndpi_source
+
+        try:
+            striped = ndpi_source(path, selection)
+        except SourceError:
+            if not _openslide_knows(path):
+                raise
+            striped = None
+        if striped is not None:
+            return striped
+    if vendor in _OPENSLIDE_BETTER and _openslide_knows(path):
         return _from_openslide(path, selection)
     if whole:
         _refuse_index(path)

@@ -53,24 +53,27 @@ class TiffSource(Source):
         """
         if selection.page is not None and len(selection.place) > 1:
             raise OptionError("page chooses one image by itself; leave out series, level, z and t, or page")
-        with _opened(path) as slide:
+        with opened(path) as slide:
             series = slide.default_series if selection.series is None else selection.series
             chosen = replace(selection, series=series, level=selection.level or 0, region=None)
             chosen = chosen if selection.page is None else Selection(page=selection.page)
             return cls(path, chosen, _info(slide, chosen))
 
+    def page(self) -> Page:
+        """The first page of the image; the file is closed again."""
+        with opened(self.path) as slide:
+            return slide.image(self.selection).pages[0]
+
     @property
     def orientation(self) -> int:
         """TIFF's Orientation, 1 for what is stored upright."""
-        with _opened(self.path) as slide:
-            return slide.image(self.selection).pages[0].orientation
+        return self.page().orientation
 
     @property
     def strips_to_decode(self) -> bool:
         """Whether the pixels come in strips that must be decoded."""
-        with _opened(self.path) as slide:
-            page = slide.image(self.selection).pages[0]
-            return not page.tiled and page.raw_order is None
+        page = self.page()
+        return not page.tiled and page.raw_order is None
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
@@ -78,7 +81,7 @@ class TiffSource(Source):
 
     def open(self) -> TiffReader:
         """Open the file in this process."""
-        with _opened(self.path) as slide:
+        with opened(self.path) as slide:
             image, info = slide.image(self.selection), self.info
             if (*image.shape[:2], _samples(image)) != info.shape or dtype_of(image.pages[0]) != info.dtype:
                 raise SourceError(f"{self.path} is not the file it was when the run began; start again")
@@ -86,7 +89,7 @@ class TiffSource(Source):
 
     def associated_image(self, name: str) -> Pixels:
         """See `Source`."""
-        with _opened(self.path) as slide:
+        with opened(self.path) as slide:
             page = next((page for page in slide.others if page.name == name), None)
             if page is None or name not in slide.associated:
                 raise no_associated(self.info, name)
@@ -94,7 +97,7 @@ class TiffSource(Source):
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[TiffSlide]:
+def opened(path: str) -> Iterator[TiffSlide]:
     """The file, whose damage is a SourceError here, in the `with` block too."""
     try:
         with damage_named(path, SourceError), TiffSlide(path) as slide:

@@ -14,7 +14,7 @@ from slidewright.tiff.page import Page
 from slidewright.tiff.series import Image
 from slidewright.tiff.slide import TiffSlide
 
-_PHOTOMETRIC: dict[str, Literal["rgb", "ycbcr", "grey", "palette"]] = {
+PHOTOMETRIC: dict[str, Literal["rgb", "ycbcr", "grey", "palette"]] = {
     "rgb": "rgb",
     "ycbcr": "ycbcr",
     "minisblack": "grey",
@@ -36,7 +36,7 @@ def stored_of(slide: TiffSlide, image: Image) -> tuple[Stored | None, str]:
         return None, "it has no tiles of its own"
     stored = Stored(
         compression=page.compression,
-        photometric=_PHOTOMETRIC[page.photometric],
+        photometric=PHOTOMETRIC[page.photometric],
         predictor=page.predictor,
         bits=page.bits,
         separate=page.planes > 1 or len(image.pages) > 1,
@@ -58,7 +58,7 @@ def _renamed(slide: TiffSlide, page: Page) -> Page:
 def _refusal(page: Page) -> str:
     if not page.tiled:
         return "it is stored in strips, not in tiles"
-    if page.photometric not in _PHOTOMETRIC:
+    if page.photometric not in PHOTOMETRIC:
         words = {"miniswhite": "in its tiles 0 is white"}
         return words.get(page.photometric, f"its colours are {page.photometric}")
     if page.bits not in (8, 16, 32):

@@ -42,7 +42,7 @@ class Segments:
         self.page = page
         self._file, self._error = file, error
         self._generic: Callable[..., Any] = _chroma_units(page) or page.page.decode
-        self._tables, self._header = page.jpeg_tables, page.page.jpegheader
+        self._tables, self._header = page.jpeg_tables, page.jpeg_header
         self._jpeg = _jpeg_colours(page)
         order = page.raw_order
         self._raw, self._swap = order is not None, order == (">" if sys.byteorder == "little" else "<")
@@ -107,9 +107,8 @@ class Segments:
             raise self._error(f"{self.where(index)} is a JPEG without an end; copy the file again")
         self._check_stream(index, data)
         try:
-            return decode_half_jpeg(
-                data, out, self.page.cell, tables=self._tables, as_rgb=self._jpeg[0] == _RGB
-            )
+            as_rgb = self._jpeg[0] == _RGB
+            return decode_half_jpeg(data, out, self.page.cell, tables=self._tables, as_rgb=as_rgb)
         except Exception as error:
             raise self._damaged(index, error) from error
 
