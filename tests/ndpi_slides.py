@@ -1,4 +1,4 @@
-"""Small slides as Hamamatsu writes them: each level one JPEG with restart markers, and a tag of where its stripes are."""
+"""Small slides as Hamamatsu writes them: each level one JPEG with restart markers, and a tag of where stripes are."""
 
 from __future__ import annotations
 

@@ -66,8 +66,9 @@ class Stripes:
         """The coded bits of a stripe, without the marker that ends it."""
         offset, count = int(self._page.offsets[index]), int(self._page.counts[index])
         data = self._file.read(offset, count) if 0 < count <= self._file.nbytes - offset and offset > 0 else b""
-        data = data[: data.rfind(_END) + 2] if data[-2:] != _END and index == self._page.n_segments - 1 else data
-        if data[-2:-1] != b"\xff" or not (0xD0 <= data[-1] <= 0xD7 or data[-1] == _END[1]):
+        if data and index == self._page.n_segments - 1:
+            return data[: data.rfind(_END)] if _END in data else data
+        if data[-2:-1] != b"\xff" or not 0xD0 <= data[-1] <= 0xD7:
             if not all_of_it:
                 return b""
             raise CorruptTileError(
