@@ -20,6 +20,7 @@ WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 PREFIX = "1.2.826.0.1.3680043.8.498.1."
 NATIVE, JPEG, JPEG_LS = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.80"
 JPEG2000_LOSSLESS, JPEG2000, LOSSLESS_JPEG = (f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 70))
+HTJ2K = "1.2.840.10008.1.2.4.201"
 PROFILE: bytes = ImageCmsProfile(createProfile("sRGB")).tobytes()
 PROFILE += bytes(len(PROFILE) % 2)
 
@@ -56,6 +57,7 @@ KINDS: dict[str, tuple[str, str, Any]] = {
         "YBR_ICT",
         lambda tile: imagecodecs.jpeg2k_encode(tile, 40, reversible=False, codecformat="j2k"),
     ),
+    "htj2k": (HTJ2K, "YBR_RCT", lambda tile: imagecodecs.htj2k_encode(tile, reversible=True)),
     "none": (NATIVE, "RGB", lambda tile: tile.tobytes()),
     "none planar": (NATIVE, "RGB", planes),
     "jpegls": (JPEG_LS, "RGB", imagecodecs.jpegls_encode),
@@ -65,7 +67,7 @@ KINDS: dict[str, tuple[str, str, Any]] = {
 """Transfer syntax, photometric interpretation and encoder."""
 KEPT = ("jpeg 422", "jpeg 420", "jpeg 444", "jpeg rgb", "jpeg grey")
 """Those that are kept of their own accord."""
-ASKED = {"jpeg2000": "jpeg2000", "jpeg2000-lossy": "jpeg2000-lossy", "none": "none"}
+ASKED = {"jpeg2000": "jpeg2000", "jpeg2000-lossy": "jpeg2000-lossy", "htj2k": "htj2k", "none": "none"}
 """Those that are kept when they are asked for."""
 
 

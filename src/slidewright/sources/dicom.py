@@ -52,15 +52,13 @@ _CODECS = {
     **dict.fromkeys(("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"), "jpeg"),
     **dict.fromkeys(("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"), "jpegsof3"),
     **dict.fromkeys(("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"), "jpegls"),
-    **dict.fromkeys(("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"), "jpeg2k"),
-    **dict.fromkeys([f"1.2.840.10008.1.2.4.20{n}" for n in (1, 2, 3)], "htj2k"),
+    **dict.fromkeys([f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203)], "jpeg2k"),
     **dict.fromkeys([f"1.2.840.10008.1.2.4.11{n}" for n in (0, 1, 2)], "jpegxl"),
 }
 """Codecs of imagecodecs by transfer syntax (PS3.5, chapter 10), and "none" for little-endian pixels as they are."""
 _COLOURS: dict[str, dict[str, Literal["rgb", "ycbcr", "grey"]]] = {
     "jpeg": {"RGB": "rgb", "YBR_FULL": "ycbcr", "YBR_FULL_422": "ycbcr"},
     "jpeg2k": {"RGB": "rgb", "YBR_RCT": "rgb", "YBR_ICT": "rgb"},  # which the codec turns into RGB itself
-    "htj2k": {"RGB": "rgb", "YBR_RCT": "rgb", "YBR_ICT": "rgb"},
     "jpegxl": {"RGB": "rgb", "XYB": "rgb"},
 }
 _GREYS = ("MONOCHROME1", "MONOCHROME2")
@@ -288,11 +286,10 @@ class DicomReader(Reader):
         import imagecodecs
 
         where, codec = self._where(index), self._coding.codec
-        name = "jpeg2000" if codec in ("jpeg2k", "htj2k") else codec
-        size = look(name, data).size
+        size = look("jpeg2000" if codec == "jpeg2k" else codec, data).size
         if size is not None and size != self._coding.tile:
             raise CorruptTileError(f"{where} holds an image of {size}, not of {self._coding.tile}; the file is damaged")
-        decode: Callable[[bytes], Any] = getattr(imagecodecs, f"{'jpeg2k' if codec == 'htj2k' else codec}_decode")
+        decode: Callable[[bytes], Any] = getattr(imagecodecs, f"{codec}_decode")
         try:
             pixels = np.asarray(decode(data))
         except MemoryError:
@@ -371,9 +368,10 @@ def _stored(table: FrameTable, coding: Coding) -> tuple[Stored | None, str]:
         return jpeg_stored(stored, header, coding.samples)
     if coding.codec == "none":
         return (None, "its channels follow each other in a tile") if coding.planar else (stored, "")
-    if coding.codec == "jpeg2k" and look("jpeg2000", head).size is not None:
-        lossy = "-lossy" if look("jpeg2000", head).lossless is False else ""
-        return Stored(f"jpeg2000{lossy}", coding.colours, bits=stored.bits), ""
+    stream = look("jpeg2000", head)
+    if coding.codec == "jpeg2k" and stream.size is not None:
+        exact = "htj2k" if stream.high_throughput else "jpeg2000"
+        return Stored("jpeg2000-lossy" if stream.lossless is False else exact, coding.colours, bits=stored.bits), ""
     return None, f"its tiles are in {coding.codec}, which few readers of TIFF know"
 
 

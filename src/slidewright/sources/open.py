@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from slidewright.errors import OptionError, SourceError
 from slidewright.options import Selection
 from slidewright.sources.base import Source, SourceInfo
 from slidewright.system.files import regular
+from slidewright.system.remote_file import absolute, is_url, open_pixels
 from slidewright.tiff.directories import starts_as_tiff
 
 if TYPE_CHECKING:
@@ -107,7 +109,9 @@ def _opened(obj: Any, selection: Selection, shape: tuple[int, ...] | None, dtype
 
 
 def _from_path(path: str | bytes, selection: Selection) -> Source:
-    path = os.path.abspath(os.fsdecode(path))
+    path = absolute(os.fsdecode(path))
+    if is_url(path):
+        return _from_url(path, selection)
     if not os.path.exists(path):
         raise SourceError(f"{path} does not exist; check the path")
     if os.path.isdir(path) or path.lower().endswith(".zarr.zip"):
@@ -166,6 +170,22 @@ def _from_dicom(path: str, selection: Selection) -> Source:
 
     _refuse("a slide in DICOM", **{**selection.place, "level": None, "z": None})
     return DicomSource.at(path, selection)
+
+
+def _from_url(url: str, selection: Selection) -> Source:
+    if ".zarr" in url.lower():
+        from slidewright.sources.zarr import ZarrSource
+
+        _refuse("a zarr store", page=selection.page)
+        return ZarrSource.at(url, selection)
+    with contextlib.closing(open_pixels(url)) as file:
+        start = file.read(0, 16)
+    if starts_as_tiff(start):
+        from slidewright.sources.tiff import vendor_of
+
+        if vendor_of(url) not in _OPENSLIDE_BETTER:
+            return _from_tiff(url, selection)
+    raise SourceError(f"{url} is neither a TIFF that can be read from afar nor a zarr store; download it first")
 
 
 def _first_bytes(path: str) -> bytes:
