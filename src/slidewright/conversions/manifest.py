@@ -14,6 +14,7 @@ from typing import Any
 
 from slidewright.errors import OptionError, did_you_mean
 from slidewright.options import OPTIONS, SELECTION, ConvertOptions, Selection, make_options
+from slidewright.sources.dicom_files import first_dicom
 from slidewright.system.files import lies_in, regular, shared_places
 from slidewright.system.remote_file import is_url
 
@@ -86,9 +87,10 @@ def _from_files(path: str, out: str | os.PathLike[str] | None, options: Mapping[
     if out is None:
         raise OptionError(f"results of {path!r} need a folder: give --out")
     if os.path.isdir(path):
-        found = [os.path.join(path, name) for name in sorted(os.listdir(path)) if name.lower().endswith(SUFFIXES)]
+        found = [os.path.join(path, name) for name in sorted(os.listdir(path))]
+        found = [file for file in found if file.lower().endswith(SUFFIXES) or _holds_dicom(file)]
     else:
-        found = sorted(glob.glob(path, recursive=True))
+        found = sorted(file.rstrip(os.sep) for file in glob.glob(path, recursive=True))
     if not found:
         raise OptionError(f"{path!r} is no file, and no slide is in it; quote a pattern, so that the shell leaves it")
     selection, checked = split_options(options)
@@ -96,6 +98,10 @@ def _from_files(path: str, out: str | os.PathLike[str] | None, options: Mapping[
         Entry(source, os.path.join(out, os.path.splitext(os.path.basename(source))[0] + suffix), checked, selection)
         for source in found
     ]
+
+
+def _holds_dicom(path: str) -> bool:
+    return os.path.isdir(path) and first_dicom(path) is not None
 
 
 def _from_csv(path: str, options: Mapping[str, Any]) -> list[Entry]:
