@@ -24,6 +24,9 @@ pytest.importorskip("pydicom")
 import dicom_slides as made
 from kept_sources import TILE, picture
 
+from slidewright.sources.access.dicom_places import slow_places
+from slidewright.sources.dicom_files import read_header
+
 _EXACT = ("jpeg2000", "htj2k", "none", "none planar", "jpegls", "inverted", "jpeg lossless")
 
 
@@ -111,6 +114,29 @@ def test_sparse_frames_are_put_where_they_say_and_the_rest_is_white(tmp_path):
     assert reader.segment(0, 1) == b""
     assert reader.segment(1, 1) == frames[8]
     reader.close()
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("known_length", [False, True])
+def test_places_of_frames_are_found_by_their_bytes_as_pydicom_finds_them(tmp_path, known_length, implicit):
+    places, path = [8, 3, 34, 0, 12], tmp_path / "one.dcm"
+    made.write(path, "none", picture(), [made.frames_of("none")[n] for n in places], sparse=places)
+    dataset = made.read(path)
+    dataset["PerFrameFunctionalGroupsSequence"].is_undefined_length = not known_length
+    for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        frame.is_undefined_length_sequence_item = not known_length
+        frame.PlanePositionSlideSequence[0].ZOffsetInSlideCoordinateSystem = f"{number % 2 * -0.25}"
+    if implicit:
+        dataset.file_meta.TransferSyntaxUID = made.IMPLICIT
+    pydicom = pytest.importorskip("pydicom")
+    pydicom.dcmwrite(path, dataset, enforce_file_format=True, implicit_vr=implicit, little_endian=True)
+    header = read_header(str(path))
+    assert "PerFrameFunctionalGroupsSequence" not in header.dataset
+    assert header.places == slow_places(pydicom.dcmread(path)) != None  # noqa: E711
+    assert header.places[2] == (257, 385, 0.0)
+    with path.open("rb") as file:
+        file.seek(header.start)
+        assert file.read(4) == b"\xe0\x7f\x10\x00"
 
 
 def test_parts_of_a_concatenation_are_one_image(tmp_path):

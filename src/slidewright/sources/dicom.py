@@ -131,7 +131,7 @@ class DicomSource(Source):
         where = parts[0].path
         try:
             headers = [read_header(part.path) for part in parts]
-            header = headers[0][0]
+            header = headers[0].dataset
             coding = _coding(where, header)
             table = frame_table(parts, headers, z)
             stored, reason = _stored(table, coding)

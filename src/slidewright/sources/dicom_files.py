@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import OptionError, SourceError
 from slidewright.geometry import Size
+from slidewright.sources.access.dicom_places import Place, quick_places, slow_places
 from slidewright.system.files import regular
 from slidewright.system.pixel_file import PixelFile
 
@@ -113,7 +114,7 @@ def slide_parts(path: str) -> list[Part]:
 def _part(path: str, asked_for: bool) -> Iterator[Part]:
     """What a file is, if it is of a whole slide image; one that is not asked for may be damaged."""
     try:
-        header = read_header(path, _WANTED)[0]
+        header = read_header(path, _WANTED).dataset
         if header.get("SOPClassUID") == WHOLE_SLIDE:
             yield _described(path, header)
     except SourceError:
@@ -164,8 +165,19 @@ def instances(parts: Sequence[Part], flavour: str) -> list[list[Part]]:
     return sorted(found.values(), key=lambda files: -files[0].size.height * files[0].size.width)
 
 
-def read_header(path: str, wanted: Sequence[str] | None = None) -> tuple[Any, int]:
-    """The dataset of a file without its pixels, and the byte at which the element of the pixels begins.
+class Header(NamedTuple):
+    """What a file says before its pixels."""
+
+    dataset: Any
+    """pydicom's; without what is said of each frame, where that was read the quick way."""
+    start: int
+    """The byte at which the element of the pixels begins."""
+    places: list[Place] | None
+    """Where each frame lies, of a file that states it (TILED_SPARSE)."""
+
+
+def read_header(path: str, wanted: Sequence[str] | None = None) -> Header:
+    """The header of a file; of `wanted` elements alone, which must come before those of each frame.
 
     Raises
     ------
@@ -173,18 +185,39 @@ def read_header(path: str, wanted: Sequence[str] | None = None) -> tuple[Any, in
         When it can't be read, or pydicom is not installed.
     """
     try:
-        import pydicom
+        from pydicom import dcmread
+        from pydicom.filereader import read_dataset, read_partial
+        from pydicom.tag import BaseTag, Tag
     except ImportError as error:
         raise no_pydicom(path) from error
     try:
         with open(path, "rb", opener=regular) as file:
-            tags = None if wanted is None else list(wanted)
-            header = pydicom.dcmread(file, stop_before_pixels=True, defer_size=_DEFER, specific_tags=tags)
-            return header, file.tell()
+            tags: list[BaseTag | int] | None = None if wanted is None else [Tag(name) for name in wanted]
+            dataset = read_partial(file, _before_frames, defer_size=_DEFER, specific_tags=tags)
+            if wanted is not None:
+                return Header(dataset, file.tell(), None)
+            found = quick_places(file, dataset)
+            if found is not None:
+                places, start = found
+                file.seek(start)
+                syntax = dataset.file_meta.TransferSyntaxUID
+                dataset.update(read_dataset(file, syntax.is_implicit_VR, True, stop_when=_before_pixels))
+                return Header(dataset, file.tell(), places)
+            file.seek(0)
+            dataset = dcmread(file, stop_before_pixels=True, defer_size=_DEFER)
+            return Header(dataset, file.tell(), slow_places(dataset))
     except OSError as error:
         raise SourceError(f"{path} can't be read: {error.strerror or error}") from error
     except Exception as error:  # pydicom raises many kinds over a damaged header
         raise damaged(path, error) from error
+
+
+def _before_frames(tag: int, vr: str | None, length: int) -> bool:
+    return tag >= 0x5200_9230
+
+
+def _before_pixels(tag: int, vr: str | None, length: int) -> bool:
+    return tag in (0x7FE0_0008, 0x7FE0_0009, 0x7FE0_0010)
 
 
 def no_pydicom(path: str) -> SourceError:
@@ -197,7 +230,7 @@ def damaged(path: str, error: object) -> SourceError:
     return SourceError(f"{path}: its DICOM header can't be read ({error}); the file is damaged, copy it again")
 
 
-def frame_table(parts: Sequence[Part], headers: Sequence[tuple[Any, int]], z: int | None) -> FrameTable:
+def frame_table(parts: Sequence[Part], headers: Sequence[Header], z: int | None) -> FrameTable:
     """Where each tile of an image lies.
 
     Raises
@@ -207,18 +240,18 @@ def frame_table(parts: Sequence[Part], headers: Sequence[tuple[Any, int]], z: in
     SourceError
         When frames are missing, or are no grid.
     """
-    header = headers[0][0]
+    header = headers[0].dataset
     tile, size = Size(int(header.Rows), int(header.Columns)), parts[0].size
     rows, columns = -(-size.height // tile.height), -(-size.width // tile.width)
     if rows * columns > _MAX_TILES:
         raise SourceError(f"{parts[0].path} claims {size} pixels in tiles of {tile}; the file is damaged")
-    places = [_frames(part.path, *read) for part, read in zip(parts, headers, strict=True)]
-    offsets, counts = (np.concatenate([place[n] for place in places]) for n in (0, 1))
-    file = np.repeat(np.arange(len(parts), dtype=np.int32), [len(place[0]) for place in places])
-    positions = [_positions(one) for one, _ in headers]
+    frames = [_frames(part.path, read.dataset, read.start) for part, read in zip(parts, headers, strict=True)]
+    offsets, counts = (np.concatenate([found[n] for found in frames]) for n in (0, 1))
+    file = np.repeat(np.arange(len(parts), dtype=np.int32), [len(found[0]) for found in frames])
     path = parts[0].path
-    if any(position is not None for position in positions):
-        numbers = _sparse(path, [row for position in positions for row in position or ()], tile, Size(rows, columns), z)
+    if any(read.places is not None for read in headers):
+        places = [place for read in headers for place in read.places or ()]
+        numbers = _sparse(path, places, tile, Size(rows, columns), z)
     else:
         planes = int(header.get("TotalPixelMatrixFocalPlanes") or 1)
         numbers = np.arange(rows * columns) + _plane(path, z, planes) * rows * columns
@@ -246,25 +279,7 @@ def _plane(path: str, z: int | None, planes: int) -> int:
     return z or 0
 
 
-def _positions(header: Any) -> list[tuple[int, int, float]] | None:
-    """(row, column, z) in pixels and micrometres of each frame where the file states them one by one (TILED_SPARSE);
-    None where frames follow each other row by row (TILED_FULL).
-    """
-    if str(header.get("DimensionOrganizationType", "")) == "TILED_FULL":
-        return None
-    found = []
-    for frame in header.get("PerFrameFunctionalGroupsSequence") or ():
-        if "PlanePositionSlideSequence" not in frame:
-            return None
-        place = frame.PlanePositionSlideSequence[0]
-        depth = float(place.get("ZOffsetInSlideCoordinateSystem") or 0)
-        found.append(
-            (int(place.RowPositionInTotalImagePixelMatrix), int(place.ColumnPositionInTotalImagePixelMatrix), depth)
-        )
-    return found or None
-
-
-def _sparse(path: str, positions: list[tuple[int, int, float]], tile: Size, grid: Size, z: int | None) -> NDArray[Any]:
+def _sparse(path: str, positions: list[Place], tile: Size, grid: Size, z: int | None) -> NDArray[Any]:
     """The number of the frame at each place of the grid, -1 where there is none."""
     planes = sorted({depth for _, _, depth in positions})
     wanted = planes[_plane(path, z, len(planes))]
