@@ -156,7 +156,11 @@ REFUSED = {("OME-TIFF, deflate, a page a channel", "Aperio")}
 """What can't be written: Aperio's flavour has no channels."""
 _JPEG2000 = {(kind, name): {"OpenSlide", "libvips"} for kind in KINDS if "2000" in kind for name in DESTINATIONS}
 _444 = ("TIFF, JPEG YCbCr 4:4:4", "DICOM, JPEG YBR_FULL", "NDPI, 4:4:4")
+_SPARSE = ("Philips, sparse JPEG", "DICOM, JPEG, TILED_SPARSE")
 WRONG: dict[tuple[str, str], set[str]] = {
+    **{(kind, name): {"libvips"} for kind in _SPARSE for name in DESTINATIONS},
+    ("OME-TIFF, deflate, a page a channel", "plain"): {"OpenSlide", "libvips"},
+    ("OME-TIFF, deflate, a page a channel", "OME-TIFF"): {"OpenSlide"},
     **{(kind, name): {"Bio-Formats"} for kind in _444 for name in DESTINATIONS},
     **{("TIFF, WebP", name): {"Bio-Formats", "OpenSlide"} for name in DESTINATIONS},
     **{cell: wrong for cell, wrong in _JPEG2000.items() if cell not in NOT_KEPT},
@@ -231,11 +235,16 @@ def _by_libvips(path: Path) -> NDArray[Any]:
     return np.asarray(pyvips.Image.new_from_file(str(path), fail_on="none").numpy())
 
 
+def _by_bioformats(path: Path) -> NDArray[Any]:
+    found = by_bioformats(path)
+    return np.moveaxis(found, 0, 2) if found.shape[0] < found.shape[2] else found  # of many channels
+
+
 _READ: dict[str, Callable[[Path], NDArray[Any]]] = {
     "tifffile": _by_tifffile,
     "OpenSlide": _by_openslide,
     "libvips": _by_libvips,
-    "Bio-Formats": by_bioformats,
+    "Bio-Formats": _by_bioformats,
 }
 
 

@@ -286,7 +286,7 @@ class DicomReader(Reader):
         import imagecodecs
 
         where, codec = self._where(index), self._coding.codec
-        size = look("jpeg2000" if codec == "jpeg2k" else codec, data).size
+        size = look({"jpeg2k": "jpeg2000", "jpegxl": "jpegxl"}.get(codec, "jpeg"), data).size
         if size is not None and size != self._coding.tile:
             raise CorruptTileError(f"{where} holds an image of {size}, not of {self._coding.tile}; the file is damaged")
         decode: Callable[[bytes], Any] = getattr(imagecodecs, f"{codec}_decode")

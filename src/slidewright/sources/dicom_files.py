@@ -27,7 +27,8 @@ ASSOCIATED = {"LABEL": "label", "OVERVIEW": "macro", "THUMBNAIL": "thumbnail"}
 """The third value of ImageType (PS3.3, C.8.12.4.1.1) and our name of the image; the levels are "VOLUME"."""
 _START = 128
 _DEFER = 1 << 28  # no element of a header is larger; one that says so is not read
-_MAX_TILES = 1 << 24
+_MAX_TILES, _FEW_TILES = 1 << 24, 1 << 12
+_MOST_EMPTY = 256  # places for each frame that there is; a slide of which less was scanned is a damaged one
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _CODESTREAMS = (b"\xff\xd8", b"\xff\x4f")
 _WANTED = (
@@ -243,10 +244,12 @@ def frame_table(parts: Sequence[Part], headers: Sequence[Header], z: int | None)
     header = headers[0].dataset
     tile, size = Size(int(header.Rows), int(header.Columns)), parts[0].size
     rows, columns = -(-size.height // tile.height), -(-size.width // tile.width)
-    if rows * columns > _MAX_TILES:
-        raise SourceError(f"{parts[0].path} claims {size} pixels in tiles of {tile}; the file is damaged")
     frames = [_frames(part.path, read.dataset, read.start) for part, read in zip(parts, headers, strict=True)]
     offsets, counts = (np.concatenate([found[n] for found in frames]) for n in (0, 1))
+    if rows * columns > min(_MAX_TILES, _FEW_TILES + _MOST_EMPTY * len(offsets)):
+        raise SourceError(
+            f"{parts[0].path} claims {size} pixels in tiles of {tile}, and has {len(offsets)}; the file is damaged"
+        )
     file = np.repeat(np.arange(len(parts), dtype=np.int32), [len(found[0]) for found in frames])
     path = parts[0].path
     if any(read.places is not None for read in headers):
