@@ -159,6 +159,7 @@ _444 = ("TIFF, JPEG YCbCr 4:4:4", "DICOM, JPEG YBR_FULL", "NDPI, 4:4:4")
 _SPARSE = ("Philips, sparse JPEG", "DICOM, JPEG, TILED_SPARSE")
 WRONG: dict[tuple[str, str], set[str]] = {
     **{(kind, name): {"libvips"} for kind in _SPARSE for name in DESTINATIONS},
+    **{("DICOM, HTJ2K", name): {"OpenSlide", "libvips", "Bio-Formats"} for name in DESTINATIONS},
     ("OME-TIFF, deflate, a page a channel", "plain"): {"OpenSlide", "libvips"},
     ("OME-TIFF, deflate, a page a channel", "OME-TIFF"): {"OpenSlide"},
     **{(kind, name): {"Bio-Formats"} for kind in _444 for name in DESTINATIONS},
@@ -236,7 +237,7 @@ def _by_libvips(path: Path) -> NDArray[Any]:
 
 
 def _by_bioformats(path: Path) -> NDArray[Any]:
-    found = by_bioformats(path)
+    found = by_bioformats(path, "-series", "0")
     return np.moveaxis(found, 0, 2) if found.shape[0] < found.shape[2] else found  # of many channels
 
 
