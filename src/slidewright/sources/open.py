@@ -266,16 +266,14 @@ def _from_memory(obj: Any) -> Source | None:
         from slidewright.sources.pillow import pil_source
 
         return pil_source(obj)
-    if not hasattr(type(obj), "__array__"):
+    from slidewright.sources.access.shapes import as_array, makes_array
+
+    if not makes_array(obj):
         return None
     name = type(obj).__name__
     if hasattr(obj, "__dask_graph__"):
         raise SourceError(f"a dask {name} would have to fit in memory; store it first, for example with to_zarr()")
-    try:
-        array = np.asarray(obj)
-    except Exception as error:  # such as a tensor on a GPU
-        raise SourceError(f"the {name} can't be made an array ({type(error).__name__}: {error})") from error
-    return _from_array(array, name)
+    return _from_array(as_array(obj, f"the {name}"), name)
 
 
 def _from_array(array: NDArray[Any], name: str = "NumPy array") -> Source:
