@@ -66,9 +66,7 @@ KINDS: dict[str, tuple[str, str, Any]] = {
     "inverted": (NATIVE, "MONOCHROME1", lambda tile: (255 - tile).tobytes()),
 }
 """Transfer syntax, photometric interpretation and encoder."""
-KEPT = ("jpeg 422", "jpeg 420", "jpeg 444", "jpeg rgb", "jpeg grey")
-"""Those that are kept of their own accord."""
-ASKED = {"jpeg2000": "jpeg2000", "jpeg2000-lossy": "jpeg2000-lossy", "htj2k": "htj2k", "none": "none"}
+ASKED = {"jpeg 444": "jpeg", **{name: name for name in ("jpeg2000", "jpeg2000-lossy", "htj2k", "none")}}
 """Those that are kept when they are asked for."""
 
 

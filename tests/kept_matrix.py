@@ -148,7 +148,7 @@ KINDS: dict[str, Kind] = {
     "DICOM, JPEG 2000 lossy": _dicom("jpeg2000-lossy"),
     "DICOM, HTJ2K": _dicom("htj2k"),
     "NDPI, 4:2:2": Kind(lambda folder: ndpi_slides.slide(folder / "in.ndpi"), _by_openslide),
-    "NDPI, 4:4:4": Kind(lambda folder: ndpi_slides.slide(folder / "in.ndpi", "444"), _by_openslide),
+    "NDPI, 4:4:4": Kind(lambda folder: ndpi_slides.slide(folder / "in.ndpi", "444"), _by_openslide, "jpeg"),
 }
 NOT_KEPT = {("Aperio, JPEG 2000 YCbCr (33003)", name) for name in DESTINATIONS}
 """What is encoded anew."""

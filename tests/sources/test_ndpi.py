@@ -83,6 +83,16 @@ def test_kept_tiles_have_the_very_bits_of_the_stripes(tmp_path):
     slidewright.verify_file(tmp_path / "out.tif", against=tmp_path / "in.ndpi")
 
 
+def test_444_is_kept_when_it_is_asked_for(tmp_path):
+    made.slide(tmp_path / "in.ndpi", "444")
+    report = slidewright.convert(tmp_path / "in.ndpi", tmp_path / "out.tif", n_workers=0)
+    assert report.kept_tiles == 0
+    assert "Bio-Formats shows YCbCr of 4:4:4 in wrong colours" in report.keeping
+    for asked in ({"compression": "jpeg"}, {"keep_tiles": "always"}):
+        report = slidewright.convert(tmp_path / "in.ndpi", tmp_path / "out.tif", n_workers=0, overwrite=True, **asked)
+        assert report.kept_tiles == 6
+
+
 def test_another_tile_size_encodes_anew_with_the_reason(tmp_path):
     made.slide(tmp_path / "in.ndpi")
     report = slidewright.convert(tmp_path / "in.ndpi", tmp_path / "out.tif", n_workers=0, tile_size=128)
