@@ -153,7 +153,9 @@ def _from_folder(path: str, selection: Selection) -> Source:
     from slidewright.sources.dicom_files import first_dicom
 
     if first_dicom(path) is None:
-        raise SourceError(f"{path} is a folder, but not a zarr array or group, nor of DICOM files; {FILES}")
+        raise SourceError(
+            f"{path} is a folder, but not a zarr array or group, nor of DICOM files; for a folder of slides use batch"
+        )
     return _from_dicom(path, selection)
 
 
@@ -306,7 +308,7 @@ def _from_caller(obj: Any, shape: Any, dtype: Any) -> Source:
         return FunctionSource.of(obj, known, name)
     if hasattr(obj, "__next__") or (hasattr(obj, "__iter__") and not isinstance(obj, (bytes, Mapping))):
         raise SourceError(f"a {type(obj).__name__} gives tiles in its own order; write them with PyramidWriter.write")
-    raise SourceError(f"a {type(obj).__name__} is not an image that can be read; {OBJECTS}")
+    raise SourceError(f"an object of type {type(obj).__name__} is not an image that can be read; {OBJECTS}")
 
 
 def _is_dataset(obj: Any) -> bool:
