@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError
+from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError, numbered
 from slidewright.geometry import Size
 from slidewright.metadata import Metadata, fields_of
 from slidewright.options import Selection
@@ -117,7 +117,7 @@ class DicomSource(Source):
         sizes = sorted({(files[0].size.height, files[0].size.width) for files in volumes}, key=lambda s: -s[0] * s[1])
         level = selection.level or 0
         if not 0 <= level < len(sizes):
-            raise OptionError(f"{path} has no level {level}; it has {len(sizes)}: 0 to {len(sizes) - 1}")
+            raise OptionError(f"{path} has no level {level}; {numbered(len(sizes))}")
         alike = [files for files in volumes if files[0].size == sizes[level]]
         names = sorted({ASSOCIATED[part.flavour] for part in parts if part.flavour in ASSOCIATED})
         left_out = (f"{len(alike) - 1} more images of the same size (focal planes or optical paths)",)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.errors import OptionError, SourceError
+from slidewright.errors import OptionError, SourceError, numbered
 from slidewright.geometry import Size
 from slidewright.sources.access.dicom_places import Place, quick_places, slow_places
 from slidewright.system.files import regular
@@ -278,7 +278,7 @@ def frame_table(parts: Sequence[Part], headers: Sequence[Header], z: int | None)
 
 def _plane(path: str, z: int | None, planes: int) -> int:
     if not 0 <= (z or 0) < planes:
-        raise OptionError(f"{path} has no focal plane {z}; it has {planes}: 0 to {planes - 1}")
+        raise OptionError(f"{path} has no focal plane {z}; {numbered(planes)}")
     return z or 0
 
 
