@@ -46,6 +46,7 @@ class _NoPage:
     compression = 1
     predictor = fillorder = 1
     is_contiguous = is_jfif = False
+    jpegheader: bytes | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
