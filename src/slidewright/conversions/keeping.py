@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from slidewright.pixels import PixelFormat
     from slidewright.sources.base import SourceInfo, Stored
 
+_AS_BAD = ("tiff", "svs")
+"""Formats whose YCbCr of 4:4:4 Bio-Formats shows in the same wrong colours, so that nothing is lost by keeping it."""
 _SUBSAMPLINGS = {"420": (2, 2), "422": (2, 1), "444": (1, 1)}
 _LEAST_QUALITY = 75
 """Of the levels above kept JPEG tiles, which are seen side by side with level 0 but are encoded a second time."""
@@ -93,7 +95,7 @@ def _reason(form: Format, options: ConvertOptions, info: SourceInfo, pixels: Pix
         or _pixel_reason(options, info, _laid(form, options, pixels, stored), stored)
         or _option_reason(options, stored)
         or form.keeps(stored)
-        or (_auto_reason(form, options, stored) if options.keep_tiles == "auto" else None)
+        or (_auto_reason(form, options, info, stored) if options.keep_tiles == "auto" else None)
     )
 
 
@@ -155,9 +157,15 @@ def _option_reason(options: ConvertOptions, stored: Stored) -> str | None:
     return None
 
 
-def _auto_reason(form: Format, options: ConvertOptions, stored: Stored) -> str | None:
+def _auto_reason(form: Format, options: ConvertOptions, info: SourceInfo, stored: Stored) -> str | None:
     """Why 'auto' does not keep what could be kept."""
-    if options.compression is not None or stored.compression in form.shown_everywhere:
+    if options.compression is not None:
+        return None
+    if stored.subsampling == (1, 1) and info.format not in _AS_BAD:
+        return (
+            "Bio-Formats shows YCbCr of 4:4:4 in wrong colours (compression 'jpeg', or keep_tiles 'always', keeps it)"
+        )
+    if stored.compression in form.shown_everywhere:
         return None
     if stored.compression == "none":
         return "its tiles are uncompressed (compression 'none', or keep_tiles 'always', keeps them)"
@@ -185,7 +193,7 @@ def _above(
     if encoding.codec.lossy:
         words = f", the levels above of quality {encoding.effort}"
     if stored.subsampling == (1, 1):
-        words += "; Bio-Formats shows such in wrong colours, of the source as well"
+        words += "; Bio-Formats shows such in wrong colours, in any TIFF"
     return words, encoding
 
 

@@ -246,13 +246,17 @@ def _decoded(written: Written, level: Level, encoding: Tags) -> NDArray[Any]:
     plan, file = written.image.plan, written.file
     page = page_of(encoding, plan.tile)
     height, width = level.tiles.height * plan.tile, level.tiles.width * plan.tile
-    out = np.zeros((height, width, written.image.encoding.samples), np.uint8)
+    background = np.array(written.image.encoding.pixels.background, np.uint8)  # of tiles that are not there or damaged
+    out = np.full((height, width, written.image.encoding.samples), background, np.uint8)
     end = file.tell()
     for index in range(level.n_tiles):
         file.seek(int(written.offsets[level.index][0, index]))
         data = file.read(int(written.counts[level.index][0, index]))
         row, column = divmod(index, level.tiles.width)
-        pixels = page.decode(data, 0, jpegtables=page.jpegtables)[0][0]
+        try:
+            pixels = page.decode(data, 0, jpegtables=page.jpegtables)[0][0]
+        except Exception:  # each codec has its own; kept tiles are another encoder's
+            continue
         out[row * plan.tile : (row + 1) * plan.tile, column * plan.tile : (column + 1) * plan.tile] = pixels
     file.seek(end)
     return out[: level.size.height, : level.size.width]

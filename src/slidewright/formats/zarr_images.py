@@ -13,7 +13,7 @@ from slidewright.codecs.images import jpegxl_distance
 from slidewright.pyramid.kept import Kept
 from slidewright.sources.access.image_chunks import NAMES
 from slidewright.sources.base import Stored
-from slidewright.tiff.segments import ADOBE
+from slidewright.tiff.jpeg_header import ADOBE
 
 _BY_CODEC = {codec: name for name, codec in NAMES.items() if name.startswith("imagecodecs")}
 _COLOURS = {"rgb": ("RGB", b"\0"), "ycbcr": ("YCBCR", b"\1")}

@@ -140,11 +140,14 @@ def _source_of(path: str | os.PathLike[str]) -> SourceInfo | None:
         return None
 
 
+_CAN_BE_KEPT = "can be kept as they are"
+
+
 def _keeping(slide: TiffSlide, source: SourceInfo | None) -> str:
     past = "kept from its source; " if slide.kept else ""
     if source is None:
         return past
-    return past + ("can be kept as they are" if source.stored is not None else f"can't be kept: {source.not_stored}")
+    return past + (_CAN_BE_KEPT if source.stored is not None else f"can't be kept: {source.not_stored}")
 
 
 def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
@@ -167,6 +170,7 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
         icc_bytes=len(found.icc_profile or b""),
         description=found.description,
         software=None,
+        keeping=_CAN_BE_KEPT if found.stored is not None else "",
         metadata=found.metadata,
     )
 

@@ -75,6 +75,11 @@ class TiffSource(Source):
         chosen = chosen if selection.page is None else Selection(page=selection.page)
         return cls(slide.path, chosen, _info(slide, chosen))
 
+    def page(self) -> Page:
+        """The first page of the image; the file is closed again."""
+        with opened(self.path) as slide:
+            return slide.image(self.selection).pages[0]
+
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
         return {**pickled_identity(self), **file_identity(self.path)}

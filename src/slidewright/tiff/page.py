@@ -150,7 +150,13 @@ class Page(TiledImage):
     def is_plain_jpeg(self) -> bool:
         """Whether each segment is a baseline JPEG of 8 bits with all samples of a pixel, whose header is its own."""
         known = int(self.page.compression) in _PLAIN_JPEG_CODES and self.planes == 1 and self.dtype == np.uint8
-        return known and self.page.jpegheader is None
+        return known and self.jpeg_header is None
+
+    @property
+    def jpeg_header(self) -> bytes | None:
+        """The header that the JPEGs of an NDPI's stripes have in common, up to the scan; None elsewhere."""
+        header: bytes | None = self.page.jpegheader
+        return header
 
     @property
     def is_jfif(self) -> bool:
