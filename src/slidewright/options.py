@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from slidewright.errors import OptionError, did_you_mean
-from slidewright.option import ENCODING, FINISHING, REREADING, Option, says
+from slidewright.option import ENCODING, FINISHING, REREADING, RUNNING, Option, says
 from slidewright.option_text import (
     parse_bytes,
     read_background,
@@ -43,6 +43,7 @@ FLAVOURS = ("generic", "aperio")
 KEEP_METADATA = ("none", "allowed", "all")
 ASSOCIATED = ("thumbnail", "label", "macro")
 KEEP_TILES = ("auto", "always", "never")
+ARCHIVES = ("jpegxl",)
 TILE, MAX_TILE = 512, 4096
 Color = str | tuple[int, int, int]
 """A colour name or "#rrggbb" as Pillow's ImageColor reads them, or (red, green, blue) of 0 to 255."""
@@ -322,6 +323,17 @@ class ConvertOptions:
             "What to write: tiff, ome-tiff or ome-zarr.", "File", metavar="NAME", default="by DST's suffix, else a TIFF"
         ),
     )
+    archive: str | None = field(
+        default=None,
+        metadata=says(
+            "Keep the whole TIFF, its JPEG tiles as jpegxl: smaller, and restore gives it back byte for byte.",
+            "File",
+            choices=ARCHIVES,
+            default="none",
+            more="No option that changes what is written goes with it.",
+            takers=REREADING,
+        ),
+    )
     flavour: str = field(
         default="generic",
         metadata=says(
@@ -367,7 +379,11 @@ class ConvertOptions:
         ),
     )
     overwrite: bool = field(
-        default=False, metadata=says("Replace an existing destination, at the very end and in one step.", **_FINISH)
+        default=False,
+        metadata=says(
+            "Replace an existing destination, at the very end and in one step.",
+            **{**_FINISH, "takers": FINISHING | {"restore"}},
+        ),
     )
     verify: bool = field(
         default=False, metadata=says("Decode every tile of the output before it gets its name.", **_FINISH)
@@ -380,7 +396,7 @@ class ConvertOptions:
             metavar="N",
             flag="--workers",
             default="usable CPUs, 0 for little work",
-            takers=ENCODING | FINISHING,
+            takers=RUNNING,
             column=False,
             **_RUN,
         ),
@@ -391,7 +407,7 @@ class ConvertOptions:
             "Budget for all processes of the run together, such as 4GB.",
             metavar="SIZE",
             default="what is free",
-            takers=ENCODING | FINISHING,
+            takers=RUNNING,
             **_RUN,
         ),
     )
@@ -411,7 +427,7 @@ class ConvertOptions:
             "Folder for temporary levels.",
             metavar="DIR",
             default="TMPDIR, the system's temporary folder",
-            takers=ENCODING | FINISHING,
+            takers=RUNNING,
             **_RUN,
         ),
     )
@@ -422,7 +438,7 @@ class ConvertOptions:
             parse=read_seconds,
             metavar="SECONDS",
             default="no limit",
-            takers=ENCODING | FINISHING,
+            takers=RUNNING,
             **_RUN,
         ),
     )

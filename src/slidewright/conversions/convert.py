@@ -117,6 +117,12 @@ def convert_opened(
     compare: bool = False,
 ) -> Report:
     """Convert with a launcher that is there already; `compare` as for `Destination`."""
+    if options.archive is not None:
+        from slidewright.conversions.archive import archive_opened
+
+        return archive_opened(
+            launcher, source_path, dest, selection, options, callback, started, recorder, compare
+        )
     options = settle_format(options, dest)
     if options.resume or options.engine == "dask":
         from slidewright.conversions.resume import convert_resumably

@@ -35,6 +35,12 @@ class AssembleOptions(RunOptions, total=False):
     verify: bool
 
 
+class RestoreOptions(RunOptions, total=False):
+    """What a run that restores a file takes."""
+
+    overwrite: bool
+
+
 class EncodeOptions(RunOptions, total=False):
     """What a run that encodes takes, whatever its source."""
 
@@ -83,6 +89,7 @@ class WriterOptions(EncodeOptions, AssembleOptions, total=False):
 class AllOptions(ShardOptions, AssembleOptions, total=False):
     """All fields of `ConvertOptions`."""
 
+    archive: str | None
     resume: bool
     engine: str
     dask: object

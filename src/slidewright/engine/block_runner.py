@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 
 from slidewright.engine.run import Run
-from slidewright.pyramid.block import BlockEncoder, Emit
+from slidewright.pyramid.block import Emit
 from slidewright.pyramid.level_store import ScratchLevel
 from slidewright.pyramid.plan import Block
 from slidewright.sources.base import CorruptPlace, Reader
@@ -16,9 +16,7 @@ class BlockRunner:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        pack = run.format.packer(run.encoding)
-        sparse, kept = run.source.info.sparse, run.image.kept
-        self._encoder = BlockEncoder(run.plan, run.encoding, pack, sparse=sparse, kept=kept)
+        self._maker = run.maker()
         self._reader: tuple[int, Reader] | None = None
         self._writers: dict[int, ScratchLevel] = {}
         self._scratch_seconds = 0.0
@@ -26,11 +24,11 @@ class BlockRunner:
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds by stage since the start."""
-        return {**self._encoder.seconds, "scratch": self._scratch_seconds}
+        return {**self._maker.seconds, "scratch": self._scratch_seconds}
 
     def run(self, block: Block, emit: Emit) -> None:
         """Encode one block, passing its segments to `emit`, and write its reduced piece to the next pass's store."""
-        handed_on = self._encoder.run(self._reader_for(block.pass_index), block, emit)
+        handed_on = self._maker.run(self._reader_for(block.pass_index), block, emit)
         if handed_on is not None:
             start = perf_counter()
             level = self._run.plan.passes[block.pass_index].scratch_level

@@ -9,7 +9,9 @@ from time import monotonic
 from slidewright.codecs import Encoding
 from slidewright.engine.memory_budget import MemoryPlan
 from slidewright.formats.base import Format, ImageDescription
+from slidewright.pyramid.block import BlockEncoder, BlockMaker
 from slidewright.pyramid.level_store import Scratch
+from slidewright.pyramid.passing import SegmentPasser
 from slidewright.pyramid.plan import Block, Pass, Plan
 from slidewright.report import Progress, Recorder
 from slidewright.shards.plan import ShardPlan
@@ -60,6 +62,11 @@ class Run:
         """Slots of the ring that each worker has."""
         return self.memory.slots_per_worker
 
+    def maker(self) -> BlockMaker:
+        """What makes the segments of blocks in this process."""
+        pack, sparse = self.format.packer(self.encoding), self.source.info.sparse
+        return BlockEncoder(self.plan, self.encoding, pack, sparse=sparse, kept=self.image.kept)
+
     def sweeps(self) -> Iterator[tuple[Pass, Sequence[int]]]:
         """Each pass with the numbers of the blocks to do in it, in order."""
         first, *others = self.plan.passes
@@ -67,6 +74,16 @@ class Run:
         if self.output is not None:
             for pas in others:
                 yield pas, range(pas.n_blocks)
+
+
+class SegmentRun(Run):
+    """A run whose source gives segments and no pixels."""
+
+    __slots__ = ()
+
+    def maker(self) -> BlockMaker:
+        """See `Run`."""
+        return SegmentPasser(self.plan)
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ B, each pixel is touched while it is in the cache, and every level is encoded fr
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -43,7 +44,18 @@ class _Walk:
     """Whether the tiles that are read are kept as the source has them."""
 
 
-class BlockEncoder:
+class BlockMaker(ABC):
+    """Makes the segments of blocks, one block after the other."""
+
+    seconds: dict[str, float]
+    """Time spent by stage."""
+
+    @abstractmethod
+    def run(self, reader: Reader, block: Block, emit: Emit) -> tuple[Region, Pixels] | None:
+        """Pass every segment of a block to `emit`; the answer is what is handed on to the next pass, if anything."""
+
+
+class BlockEncoder(BlockMaker):
     """Encodes blocks of one plan; keeps its buffers and encoder from block to block.
 
     Parameters

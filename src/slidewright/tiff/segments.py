@@ -21,7 +21,7 @@ from slidewright.tiff.page import Page
 from slidewright.tiff.stream_headers import look
 
 MAX_SEGMENT_BYTES = 1 << 28  # decoded; a 4096-pixel RGB tile of uint16 is 100 MB
-_ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64" + bytes(5)
+ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64" + bytes(5)
 """Adobe's marker: the components are RGB."""
 _RGB = 2  # libjpeg's number of it, by way of TIFF's
 
@@ -110,7 +110,7 @@ class Segments:
             raise self._error(f"{self.where(index)} is a JPEG without an end; copy the file again")
         self._check_stream(index, data)
         tables = (self._tables or b"")[2:-2]
-        told = _ADOBE_RGB if self._jpeg[0] == _RGB else b""
+        told = ADOBE_RGB if self._jpeg[0] == _RGB else b""
         half, colours = self.page.cell.halved(1), "RGB" if out.shape[2] == 3 else "GRAY"
         try:
             pixels = decode_jpeg(

@@ -25,6 +25,7 @@ from slidewright.tiff.directories import check_directories
 from slidewright.tiff.left_out import left_out_of
 from slidewright.tiff.metadata import description_of, mpp_of
 from slidewright.tiff.page import Page, read_page
+from slidewright.tiff.raw import RawDirectory, raw_directory
 from slidewright.tiff.segments import Segments
 from slidewright.tiff.series import Image
 from slidewright.tiff.stream_headers import HEAD_BYTES, look
@@ -128,6 +129,12 @@ class TiffSlide:
         """The images beside the levels: label, macro, thumbnail, and what has no name."""
         with damage_named(self.path, VerifyError):
             return tuple(map(self.look, layout.other_pages(self._tiff)[0]))
+
+    @cached_property
+    def directories(self) -> tuple[RawDirectory, ...]:
+        """Every directory of the main chain as it is, with those below it."""
+        with damage_named(self.path, VerifyError):
+            return tuple(raw_directory(page.aspage(), self.file) for page in self._tiff.pages)
 
     @property
     def associated(self) -> tuple[str, ...]:
