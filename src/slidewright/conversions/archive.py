@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Unpack
 from slidewright._version import __version__
 from slidewright.conversions.opening import make_launcher
 from slidewright.conversions.signatures import RestoreOptions, with_options
-from slidewright.errors import OptionError, OutputError
+from slidewright.errors import OptionError
 from slidewright.options import DEFAULTS, OPTIONS, ConvertOptions, Selection, make_options
 from slidewright.report import Progress, ProgressOption, Recorder, Report
 from slidewright.system.limits import usable_cpus
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from slidewright.formats.archive import PieceFile
     from slidewright.sources.base import Source
     from slidewright.system.launcher import Launcher
-    from slidewright.tiff.archive import Recipe
 
 Callback = Callable[[Progress], None] | None
 
@@ -164,8 +163,8 @@ def restore(
 
 def _refuse_others(options: ConvertOptions, selection: Selection) -> None:
     """Nothing but how the run goes can be asked for: an archive is the whole file."""
-    given = [name for name, option in OPTIONS.items() if option.changes_output and getattr(options, name) != DEFAULTS[name]]
-    wrong = [name for name in given if name not in ("archive", "format")]
+    asked = [name for name, option in OPTIONS.items() if option.changes_output and name != "archive"]
+    wrong = [name for name in asked if getattr(options, name) != DEFAULTS[name]]
     wrong += [name for name in ("resume", "block_tiles") if getattr(options, name)] + list(selection.given)
     wrong += ["engine"] if options.engine != "processes" else []
     if wrong:

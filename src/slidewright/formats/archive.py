@@ -198,7 +198,8 @@ def _directories(slide: TiffSlide, recipe: Recipe, chosen: frozenset[int]) -> li
             tags[_COMPRESSION] = short(_JPEG_XL)
             if page.photometric == "ycbcr":
                 tags[_PHOTOMETRIC] = short(_RGB)
-        offsets, counts = moved.tables(page.offsets, page.counts, jpegxl)
+        number = min(len(page.offsets), len(page.counts))
+        offsets, counts = moved.tables(page.offsets[:number], page.counts[:number], jpegxl)
         first, second = (TILE_OFFSETS, TILE_BYTE_COUNTS) if page.tiled else (STRIP_OFFSETS, STRIP_BYTE_COUNTS)
         tags |= {first: places(offsets), second: places(counts)}
         return Directory(tags, [laid(child) for child in raw.children])

@@ -10,6 +10,7 @@ from slidewright.geometry import Size
 from slidewright.metadata import Metadata
 from slidewright.sources.base import SourceInfo
 from slidewright.system.files import total_bytes
+from slidewright.tiff.archive import is_archive
 from slidewright.tiff.directories import is_tiff
 from slidewright.tiff.slide import TiffSlide
 
@@ -131,6 +132,7 @@ def _source_of(path: str | os.PathLike[str]) -> SourceInfo | None:
 
 def _keeping(slide: TiffSlide, source: SourceInfo | None) -> str:
     past = "kept from its source; " if slide.kept else ""
+    past += "an archive, of which restore gives back the original; " if is_archive(slide) else ""
     if source is None:
         return past
     return past + ("can be kept as they are" if source.stored is not None else f"can't be kept: {source.not_stored}")

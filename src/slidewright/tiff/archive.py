@@ -160,11 +160,11 @@ def cut_of(slide: TiffSlide) -> tuple[Cut, frozenset[int]]:
 
 def _fits(page: Page, size: int) -> bool:
     """Whether the segments of a page are plain JPEGs, all of them inside the file."""
-    plain = int(page.page.compression) == _JPEG and page.is_plain_jpeg and page.bits == 8
-    if not plain or _COLOURS.get(page.photometric) != page.samples or max(page.cell) > MAX_CELL or not page.counts.any():
+    plain = int(page.page.compression) == _JPEG and page.is_plain_jpeg and len(page.offsets) == len(page.counts)
+    if not plain or _COLOURS.get(page.photometric) != page.samples or max(page.cell) > MAX_CELL:
         return False
     there = (page.offsets >= HEADER_BYTES // 2) & (page.counts >= 0) & (page.offsets + page.counts <= size)
-    return len(page.offsets) == len(page.counts) and bool((there | (page.counts == 0)).all())
+    return bool(page.counts.any() and (there | (page.counts == 0)).all())
 
 
 def _cut(pages: list[Page], chosen: list[int], size: int) -> tuple[Cut, set[int]]:
@@ -178,7 +178,9 @@ def _cut(pages: list[Page], chosen: list[int], size: int) -> tuple[Cut, set[int]
             joined += [] if made in joined else [made]
             join = joined.index(made)
         used = page.counts > 0
-        places = np.stack([page.offsets[used], page.counts[used]], 1) if len(used) == len(page.offsets) else rows[0][:, :2]
+        if len(used) != len(page.offsets):  # tables that make no sense
+            continue
+        places = np.stack([page.offsets[used], page.counts[used]], 1)
         rows.append(np.column_stack([places, np.full(len(places), join), np.full(len(places), number)]))
     table = np.concatenate(rows)
     table = table[np.lexsort(table.T[::-1])]
