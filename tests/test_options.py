@@ -31,6 +31,7 @@ TAKERS: dict[str, tuple[Any, type]] = {
     "batch": (slidewright.batch, signatures.AllOptions),
     "shard": (slidewright.shard, signatures.ShardOptions),
     "assemble": (slidewright.assemble, signatures.AssembleOptions),
+    "restore": (slidewright.restore, signatures.RestoreOptions),
     "PyramidWriter": (slidewright.PyramidWriter, signatures.WriterOptions),
 }
 EXAMPLES: dict[str, Any] = {
@@ -64,6 +65,7 @@ EXAMPLES: dict[str, Any] = {
     "associated": ("thumbnail", "macro"),
     "label": "label.png",
     "format": "tiff",
+    "archive": "jpegxl",
     "flavour": "aperio",
     "strict": True,
     "bigtiff": False,
