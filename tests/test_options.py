@@ -43,6 +43,7 @@ EXAMPLES: dict[str, Any] = {
     "region": (6, 7, 80, 90),
     "tile_size": 256,
     "keep_tiles": "never",
+    "reuse_levels": True,
     "scaled_decoding": True,
     "compression": "zstd",
     "quality": 80,

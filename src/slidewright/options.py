@@ -146,6 +146,17 @@ class ConvertOptions:
             takers=ENCODING - {"PyramidWriter"},
         ),
     )
+    reuse_levels: bool = field(
+        default=False,
+        metadata=says(
+            "Keep the source's own reduced levels too, as far as each is half the one below and has such tiles.",
+            "Levels",
+            parse=read_yes_or_no,
+            given=True,
+            more="Only above tiles that are kept; the levels above those are made of the last of them.",
+            takers=ENCODING - {"PyramidWriter"},
+        ),
+    )
     scaled_decoding: bool = field(
         default=False,
         metadata=says(

@@ -109,7 +109,7 @@ class RestoreReport:
 
 @with_options("restore")
 def restore(
-    archive: str | os.PathLike[str],
+    path: str | os.PathLike[str],
     dest: str | os.PathLike[str],
     *,
     progress: ProgressOption = False,
@@ -119,7 +119,7 @@ def restore(
 
     Parameters
     ----------
-    archive
+    path
         What `slidewright.convert` wrote with `archive="jpegxl"`.
     dest
         The file to write. It appears under this name only when it is complete and its hash is the original's.
@@ -145,7 +145,7 @@ def restore(
         from slidewright.sources.jpeg_segments import ArchivedSegments
         from slidewright.tiff.archive import read_recipe
 
-        path = os.path.abspath(os.fspath(archive))
+        path = os.path.abspath(os.fspath(path))
         recipe = read_recipe(path)
         run = _run(ArchivedSegments(path, recipe), OriginalFile(recipe.cut, path, recipe), checked, started)
         with Conversion(run, dest, checked, path) as conversion:

@@ -47,7 +47,7 @@ def decide(
     Blocks are balanced for `planned_workers` where several machines share them: then neither this machine's processors
     nor its memory change their size. By default they are balanced for the workers of this run, and shrink with memory.
     """
-    from slidewright.conversions.keeping import decide_keeping
+    from slidewright.conversions.keeping import decide_keeping, decide_reuse
     from slidewright.engine.memory_budget import needs_of, plan_memory
     from slidewright.engine.run import Run
     from slidewright.formats.registry import make_format
@@ -60,6 +60,9 @@ def decide(
     form = make_format(options)
     keeping = decide_keeping(form, options, info, resolve_pixels(options, info))
     encoding, kept = keeping.encoding, keeping.kept
+    n_levels = options.levels or form.count_levels(info.size)
+    levels = make_plan(info.size, encoding.tile, n_levels=n_levels).levels
+    keeping, reused = decide_reuse(keeping, options, source, levels)
     hand_out = kept is not None and kept.corrupt
     if options.on_corrupt == "fill" or hand_out:
         background = resolve_pixels(replace(options, alpha="keep"), info).background
@@ -72,11 +75,12 @@ def decide(
         return make_plan(
             info.size,
             encoding.tile,
-            n_levels=options.levels or form.count_levels(info.size),
+            n_levels=n_levels,
             block_tiles=block_tiles,
             n_workers=n_workers,
             planes=encoding.pixels.planes,
             band=band,
+            reused=len(reused),
         )
 
     shared = None if planned_workers is None else planned(block_tiles, planned_workers)
@@ -84,7 +88,7 @@ def decide(
     needs = needs_of(info, encoding, n_workers=wanted, block_tiles=block_side, band=band)
     memory = plan_memory(needs, options.memory_bytes)
     plan = shared or planned(memory.block_tiles, memory.n_workers)
-    image = describe_image(source, options, plan, encoding, kept)
+    image = describe_image(source, options, plan, encoding, keeping)
     form.accept(image)
     return Run(
         source=adapted(source, encoding.pixels, options),
@@ -96,6 +100,7 @@ def decide(
         started=started,
         timeout=options.timeout,
         recorder=recorder,
+        reused=reused if not hand_out else tuple(fill_corrupt(each, background, hand_out=True) for each in reused),
         keeping=keeping.words,
     )
 
@@ -278,6 +283,7 @@ class Conversion:
             warnings=(*self._warnings, *outcome.warnings, *said),
             corrupt_tiles=len(corrupt),
             kept_tiles=plan.planes * plan.levels[0].n_tiles if kept is not None else 0,
+            reused_levels=plan.reused,
             keeping=run.keeping,
         )
 

@@ -79,6 +79,7 @@ class ShardOptions(EncodeOptions, total=False):
     """What a run that encodes a source takes."""
 
     keep_tiles: str
+    reuse_levels: bool
     scaled_decoding: bool
 
 

@@ -17,7 +17,7 @@ class BlockRunner:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._maker = run.maker()
-        self._reader: tuple[int, Reader] | None = None
+        self._readers: tuple[int, tuple[Reader, ...]] | None = None
         self._writers: dict[int, ScratchLevel] = {}
         self._scratch_seconds = 0.0
 
@@ -28,7 +28,7 @@ class BlockRunner:
 
     def run(self, block: Block, emit: Emit) -> None:
         """Encode one block, passing its segments to `emit`, and write its reduced piece to the next pass's store."""
-        handed_on = self._maker.run(self._reader_for(block.pass_index), block, emit)
+        handed_on = self._maker.run(self._readers_for(block.pass_index), block, emit)
         if handed_on is not None:
             start = perf_counter()
             level = self._run.plan.passes[block.pass_index].scratch_level
@@ -40,28 +40,32 @@ class BlockRunner:
 
     def filled(self) -> dict[CorruptPlace, str]:
         """What was filled since the last call, because it did not decode."""
-        return self._reader[1].filled() if self._reader is not None else {}
+        found: dict[CorruptPlace, str] = {}
+        for reader in self._readers[1] if self._readers is not None else ():
+            found |= reader.filled()
+        return found
 
     def close(self) -> None:
         """Close what is open."""
-        self._close_reader()
+        self._close_readers()
         for level in self._writers.values():
             level.close()
         self._writers.clear()
 
-    def _close_reader(self) -> None:
-        if self._reader is not None:
-            self._reader[1].close()
-            self._reader = None
+    def _close_readers(self) -> None:
+        if self._readers is not None:
+            for reader in self._readers[1]:
+                reader.close()
+            self._readers = None
 
-    def _reader_for(self, pass_index: int) -> Reader:
-        if self._reader is None or self._reader[0] != pass_index:
-            self._close_reader()
-            self._reader = (pass_index, self._open(pass_index))
-        return self._reader[1]
+    def _readers_for(self, pass_index: int) -> tuple[Reader, ...]:
+        if self._readers is None or self._readers[0] != pass_index:
+            self._close_readers()
+            self._readers = (pass_index, self._open(pass_index))
+        return self._readers[1]
 
-    def _open(self, pass_index: int) -> Reader:
+    def _open(self, pass_index: int) -> tuple[Reader, ...]:
         if pass_index == 0:
-            return self._run.source.open()
+            return tuple(source.open() for source in (self._run.source, *self._run.reused))
         assert self._run.levels is not None
-        return self._run.levels.level(self._run.plan.passes[pass_index].first)
+        return (self._run.levels.level(self._run.plan.passes[pass_index].first),)

@@ -42,6 +42,8 @@ class Run:
     """What the writer writes, under a name of its own; None for a run that makes shards alone."""
     shards: ShardPlan | None = None
     """Shards to find and to make; None for a run without any."""
+    reused: tuple[Source, ...] = ()
+    """The source's own reduced levels that are copied, from level 1 on."""
     keeping: str = ""
     """What becomes of the source's own tiles and why, in words."""
     recorder: Recorder | None = None

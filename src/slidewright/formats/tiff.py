@@ -112,7 +112,7 @@ class TiffFormat(Format):
 
     def check(self, path: str, image: ImageDescription) -> None:
         """See `Format`."""
-        check_structure(path, [level.size for level in image.plan.levels], kept=image.kept is not None)
+        check_structure(path, [level.size for level in image.plan.levels], kept=len(image.kept_levels))
 
     def verify(self, path: str, n_workers: int | None) -> None:
         """See `Format`."""

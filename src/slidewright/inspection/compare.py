@@ -11,6 +11,7 @@ import functools
 import math
 import tempfile
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,58 @@ def compare_levels(slide: PyramidFile, against: Any, resampling: str | None, thr
         raise VerifyError(
             f"{slide.path}: its levels are stored turned (Orientation): convert it first"
         )
+    reused = source.reduced()[: max(0, slide.kept - 1)]
+    if len(reused) != max(0, slide.kept - 1):
+        raise VerifyError(f"{slide.path} says that levels are {info.name}'s own, which has no such levels")
     masks = first.masks or info.kind in ("labels", "binary")
-    return _Comparison(slide, source, resampling or ("nearest" if masks else "mean"), threads).run()
+    resampling = resampling or ("nearest" if masks else "mean")
+    if not reused:
+        return _Comparison(slide, source, resampling, threads).run()
+    exact = dict.fromkeys(range(len(reused)), (True, math.inf, math.inf))
+    for number, own in enumerate((source, *reused[:-1])):
+        _compare_copies(slide, number, own)
+    above = _Comparison(_Upper(slide, len(reused)), reused[-1], resampling, threads).run()
+    return {**exact, **{number + len(reused): match for number, match in above.items()}}
+
+
+@dataclass(frozen=True, slots=True)
+class _Upper:
+    """The levels of a file from one on, which it keeps of its source as its lowest."""
+
+    slide: PyramidFile
+    start: int
+    kept: int = 1
+
+    @property
+    def path(self) -> str:
+        return self.slide.path
+
+    @property
+    def levels(self) -> tuple[Page, ...]:
+        return self.slide.levels[self.start :]
+
+    def segments(self, page: Page) -> Any:
+        return self.slide.segments(page)
+
+
+def _compare_copies(slide: PyramidFile, number: int, own: Any) -> None:
+    """Hold every tile of a copied level against the source's own, byte by byte."""
+    page, reader = slide.levels[number], own.open()
+    segments: Any = slide.segments(page)
+    try:
+        for plane, row, column in np.ndindex(page.planes, *page.grid):
+            _same_bytes(slide.path, page, segments, page.index(row, column, plane), reader.segment(row, column, plane))
+    finally:
+        reader.close()
+
+
+def _same_bytes(path: str, page: Page, segments: Any, index: int, wanted: bytes | None) -> None:
+    found = segments.read(index) or b""
+    if wanted is not None and wanted != found:
+        raise VerifyError(
+            f"{path}: {page.place(index)} is not the source's own tile: {len(found)} bytes there and "
+            f"{len(wanted)} in the source"
+        )
 
 
 def _as_written(against: Any, samples: int) -> Any:
@@ -101,7 +152,9 @@ def psnr(mean_square: float, peak: float) -> float:
 class _Comparison:
     """One sweep after another over the source, as `plan` divides the pyramid."""
 
-    def __init__(self, slide: PyramidFile, source: Any, resampling: str, threads: int) -> None:
+    def __init__(
+        self, slide: PyramidFile | _Upper, source: Any, resampling: str, threads: int
+    ) -> None:
         self._slide, self._source, self._resampling, self._threads = slide, source, resampling, threads
         first = slide.levels[0]
         numbers = {halvings(first.size, page.size) if number else 0: number for number, page in enumerate(slide.levels)}
@@ -120,7 +173,7 @@ class _Comparison:
         self._segments = {number: slide.segments(slide.levels[number]) for number in numbers.values()}
         self._changes = {number: change_of(slide.levels[number]) for number in numbers.values()}
         self._tallies = {number: _Tally() for number in numbers.values()}
-        self._kept = slide.kept and source.info.stored is not None and source.info.tile == first.cell
+        self._kept = slide.kept > 0 and source.info.stored is not None and source.info.tile == first.cell
         self._lock = threading.Lock()
         self._local = threading.local()
         self._readers: list[Any] = []
@@ -226,12 +279,7 @@ class _Comparison:
         """Hold a kept tile against the source's own, byte by byte; whether there are pixels to compare as well."""
         row, column = divmod(in_plane, page.grid.width)
         wanted: bytes | None = self._local.reader.segment(row, column, plane)
-        found = self._segments[0].read(index) or b""
-        if wanted is not None and wanted != found:
-            raise VerifyError(
-                f"{self._slide.path}: {page.place(index)} is not the source's own tile: {len(found)} bytes there and "
-                f"{len(wanted)} in the source"
-            )
+        _same_bytes(self._slide.path, page, self._segments[0], index, wanted)
         return wanted != b""
 
     def _differ(self, page: Page, index: int, part: Region, found: NDArray[Any], wanted: NDArray[Any]) -> None:

@@ -132,6 +132,8 @@ def _source_of(path: str | os.PathLike[str]) -> SourceInfo | None:
 
 def _keeping(slide: TiffSlide, source: SourceInfo | None) -> str:
     past = "kept from its source; " if slide.kept else ""
+    if slide.kept > 1:
+        past = f"kept from its source, as those of levels 1 to {slide.kept - 1} are; "
     past += "an archive, of which restore gives back the original; " if is_archive(slide) else ""
     if source is None:
         return past

@@ -9,8 +9,8 @@ B, each pixel is touched while it is in the cache, and every level is encoded fr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.codecs import Encoding
+from slidewright.errors import RunError
 from slidewright.geometry import Region, Size
 from slidewright.pyramid.kept import Kept
 from slidewright.pyramid.plan import Block, Key, Pass, Plan
@@ -51,8 +52,12 @@ class BlockMaker(ABC):
     """Time spent by stage."""
 
     @abstractmethod
-    def run(self, reader: Reader, block: Block, emit: Emit) -> tuple[Region, Pixels] | None:
-        """Pass every segment of a block to `emit`; the answer is what is handed on to the next pass, if anything."""
+    def run(self, readers: Sequence[Reader], block: Block, emit: Emit) -> tuple[Region, Pixels] | None:
+        """Pass every segment of a block to `emit`; the answer is what is handed on to the next pass, if anything.
+
+        The first reader is that of what the pass reads; those of the source's own reduced levels follow where these are
+        reused.
+        """
 
 
 class BlockEncoder(BlockMaker):
@@ -100,7 +105,7 @@ class BlockEncoder(BlockMaker):
         self._blank_segments: dict[int, list[bytes]] = {}
         self.seconds = {"read": 0.0, "encode": 0.0, "reduce": 0.0}
 
-    def run(self, reader: Reader, block: Block, emit: Emit) -> tuple[Region, Pixels] | None:
+    def run(self, readers: Sequence[Reader], block: Block, emit: Emit) -> tuple[Region, Pixels] | None:
         """Encode every tile of a block, passing each segment to `emit`.
 
         Returns the block's piece of the pass's scratch level, as (region of that level, pixels), the pixels valid until
@@ -108,8 +113,36 @@ class BlockEncoder(BlockMaker):
         of a sparse source.
         """
         pas = self._plan.passes[block.pass_index]
+        if self._plan.reused and not block.pass_index:
+            return self._reuse(readers, block, emit)
         keeps = self._filling is not None and not pas.first
-        walk = _Walk(reader, pas, block.band * self._plan.band, emit, keeps)
+        return self._made(_Walk(readers[0], pas, block.band * self._plan.band, emit, keeps), block)
+
+    def _reuse(self, readers: Sequence[Reader], block: Block, emit: Emit) -> tuple[Region, Pixels] | None:
+        """Copy the tiles of level 0 and of the reused levels; of the highest, make those above."""
+        plan, pas, base = self._plan, self._plan.passes[0], self._plan.reused
+        ends = base + 1 == len(plan.levels)
+        for key in plan.tiles_of(block):
+            if key[0] < base or (key[0] == base and ends):
+                emit(key, self._copied(readers[key[0]], key))
+        place = (block.row, block.column) if base <= pas.last else plan.chunk_of(block)
+        if ends or place is None:
+            return None
+        pas = replace(pas, first=base, last=max(base, pas.last), block_tiles=max(1, pas.block_tiles >> base))
+        walk = _Walk(readers[base], pas, block.band * plan.band, emit, keeps=True)
+        return self._made(walk, Block(0, *place, block.band))
+
+    def _copied(self, reader: Reader, key: Key) -> bytes:
+        start = perf_counter()
+        segment = reader.segment(key[2], key[3], key[1])
+        self.seconds["read"] += perf_counter() - start
+        if segment is None:
+            raise RunError(f"the tile {key} of the source is not to be had; this is an error of slidewright")
+        return segment
+
+    def _made(self, walk: _Walk, block: Block) -> tuple[Region, Pixels] | None:
+        """Make the tiles of a block from what its pass reads."""
+        pas, keeps = walk.pas, walk.keeps
         half = self._plan.tile // 2
         above = Size(0, 0) if pas.scratch_level is None else self._plan.size_at(pas.scratch_level)
         region = Region(block.row * half, block.column * half, half, half).clipped(above)
@@ -119,7 +152,7 @@ class BlockEncoder(BlockMaker):
             self._keep_halved(walk, block.row, block.column, piece)
             return region, piece
         top = self._tile(walk, depth, block.row, block.column)
-        self._flush(emit)
+        self._flush(walk.emit)
         if region.empty or top is None or (self._sparse and self._is_blank(top, walk.plane)):
             return None
         self._reduce(top, piece)
@@ -193,7 +226,7 @@ class BlockEncoder(BlockMaker):
                 assert self._filling is not None
                 tile = self._planes(self._padded(pixels(), 0))[plane - walk.plane]
                 segment = self._filling.encode([tile])[0]
-            walk.emit((0, plane, row, column), segment)
+            walk.emit((walk.pas.first, plane, row, column), segment)
 
     def _put(self, walk: _Walk, place: tuple[int, int, int], tile: Pixels) -> None:
         """Have a padded tile at (level, row, column) encoded: now, or when the encoder's batch is full."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import perf_counter
 
 from slidewright.errors import RunError
@@ -18,11 +19,11 @@ class SegmentPasser(BlockMaker):
         self._plan = plan
         self.seconds = {"encode": 0.0}
 
-    def run(self, reader: Reader, block: Block, emit: Emit) -> tuple[Region, Pixels] | None:
+    def run(self, readers: Sequence[Reader], block: Block, emit: Emit) -> tuple[Region, Pixels] | None:
         """See `BlockMaker`; nothing is handed on."""
         for key in self._plan.tiles_of(block):
             start = perf_counter()
-            segment = reader.segment(key[2], key[3], key[1])
+            segment = readers[0].segment(key[2], key[3], key[1])
             self.seconds["encode"] += perf_counter() - start
             if segment is None:
                 raise RunError(f"the segment {key} is not to be had; this is an error of slidewright")

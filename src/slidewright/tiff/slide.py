@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -32,9 +33,16 @@ from slidewright.tiff.stream_headers import HEAD_BYTES, look
 from slidewright.tiff.vendor_metadata import metadata_of
 
 _EITHER = frozenset({"jpeg2000", "webp", "jpegxl"})  # the tag does not say whether it is lossless; the stream does
-KEPT_MARK = ", level 0 as in its source"
-"""At the end of Software: the tiles of level 0 are another encoder's."""
+_KEPT_MARK = re.compile(r", levels? 0(?: to (\d{1,3}))? as in its source$")
+"""At the end of Software: the tiles of these levels are another encoder's."""
 _APERIO_YCBCR = 33003  # JPEG 2000 whose colours tifffile leaves as YCbCr
+
+
+def kept_mark(levels: int) -> str:
+    """What Software says where so many levels, from level 0 on, have the source's tiles."""
+    if not levels:
+        return ""
+    return ", level 0 as in its source" if levels == 1 else f", levels 0 to {levels - 1} as in its source"
 
 
 class TiffSlide:
@@ -86,9 +94,10 @@ class TiffSlide:
         return layout.is_ours(self._tiff)
 
     @property
-    def kept(self) -> bool:
-        """Whether slidewright says that the tiles of level 0 are those of its source."""
-        return self.ours and self.software.endswith(KEPT_MARK)
+    def kept(self) -> int:
+        """Of how many levels, from level 0 on, slidewright says that the tiles are those of its source."""
+        found = _KEPT_MARK.search(self.software) if self.ours else None
+        return 0 if found is None else 1 + int(found[1] or 0)
 
     @property
     def kind(self) -> str:
