@@ -60,6 +60,14 @@ CODECS: dict[str, Codec] = {
             ),
         ),
         Codec(
+            name="htj2k",
+            title="High-throughput JPEG 2000 (ITU T.814), lossless, by OpenJPH",
+            lossy=False,
+            accepts=_all(("uint8", "uint16", "int8", "int16"), WORDS, ("uint8", "uint16", "int8", "int16")),
+            limits="JPEG 2000 holds integers of 8 and 16 bits",
+            make=images.make_htj2k,
+        ),
+        Codec(
             name="webp",
             title="WebP, lossy",
             lossy=True,
@@ -187,6 +195,8 @@ ALIASES = {
     "ccittfax4": "ccitt-t6",
     "group3": "ccitt-t4",
     "group4": "ccitt-t6",
+    "high-throughput-jpeg-2000": "htj2k",
+    "htj2k-lossless": "htj2k",
     "j2k": "jpeg2000",
     "jp2k": "jpeg2000",
     "jp2k-lossy": "jpeg2000-lossy",
