@@ -59,7 +59,7 @@ def archive_opened(
 
     _refuse_others(options, selection)
     if path is None or not is_tiff(path):
-        raise OptionError("an archive is made of a TIFF file; the source is none: leave archive out")
+        raise OptionError("an archive is made of a TIFF file on a disk, and the source is none: leave archive out")
     path = os.path.abspath(path)
     with TiffSlide(path) as slide:
         cut, chosen = cut_of(slide)

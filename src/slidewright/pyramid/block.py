@@ -122,6 +122,8 @@ class BlockEncoder(BlockMaker):
         """Copy the tiles of level 0 and of the reused levels; of the highest, make those above."""
         plan, pas, base = self._plan, self._plan.passes[0], self._plan.reused
         ends = base + 1 == len(plan.levels)
+        for level in range(min(base, pas.last + 1)):
+            self._tell_ahead(readers[level], level, pas.block_tiles >> level, block)
         for key in plan.tiles_of(block):
             if key[0] < base or (key[0] == base and ends):
                 emit(key, self._copied(readers[key[0]], key))
@@ -131,6 +133,12 @@ class BlockEncoder(BlockMaker):
         pas = replace(pas, first=base, last=max(base, pas.last), block_tiles=max(1, pas.block_tiles >> base))
         walk = _Walk(readers[base], pas, block.band * plan.band, emit, keeps=True)
         return self._made(walk, Block(0, *place, block.band))
+
+    def _tell_ahead(self, reader: Reader, level: int, tiles: int, block: Block) -> None:
+        """Tell a reader what of its level a block of so many tiles a side will read."""
+        plan, side, first = self._plan, self._plan.tile * tiles, block.band * self._plan.band
+        region = Region(block.row * side, block.column * side, side, side).clipped(plan.size_at(level))
+        reader.ahead(region, range(first, first + plan.band) if plan.planes > 1 else range(1))
 
     def _copied(self, reader: Reader, key: Key) -> bytes:
         start = perf_counter()
@@ -148,9 +156,7 @@ class BlockEncoder(BlockMaker):
         region = Region(block.row * half, block.column * half, half, half).clipped(above)
         piece = self._piece[: region.height, : region.width]
         depth = pas.block_tiles.bit_length() - 1
-        side = self._plan.tile * pas.block_tiles
-        source = Region(block.row * side, block.column * side, side, side).clipped(self._plan.size_at(pas.first))
-        reader.ahead(source, range(walk.plane, walk.plane + self._plan.band) if self._plan.planes > 1 else range(1))
+        self._tell_ahead(walk.reader, pas.first, pas.block_tiles, block)
         if keeps and self._scaled and not depth and not region.empty:
             self._keep_halved(walk, block.row, block.column, piece)
             return region, piece
