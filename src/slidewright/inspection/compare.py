@@ -60,8 +60,8 @@ def compare_levels(slide: PyramidFile, against: Any, resampling: str | None, thr
         raise VerifyError(
             f"{slide.path}: its levels are stored turned (Orientation): convert it first"
         )
-    reused = source.reduced()[: max(0, slide.kept - 1)]
-    if len(reused) != max(0, slide.kept - 1):
+    reused = source.reduced()[: slide.kept - 1] if slide.kept > 1 else ()
+    if len(reused) < slide.kept - 1:
         raise VerifyError(f"{slide.path} says that levels are {info.name}'s own, which has no such levels")
     masks = first.masks or info.kind in ("labels", "binary")
     resampling = resampling or ("nearest" if masks else "mean")
