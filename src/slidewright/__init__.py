@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from slidewright.conversions.assemble import assemble
     from slidewright.conversions.batch import BatchItem, BatchReport, batch
     from slidewright.conversions.convert import convert
+    from slidewright.conversions.preview import Preview, preview
     from slidewright.conversions.pyramid_writer import PyramidWriter
     from slidewright.conversions.shard import ShardReport, shard
     from slidewright.errors import (
@@ -55,6 +56,8 @@ _HOMES = {
     "RestoreReport": "conversions.archive",
     "assemble": "conversions.assemble",
     "restore": "conversions.archive",
+    "Preview": "conversions.preview",
+    "preview": "conversions.preview",
     "batch": "conversions.batch",
     "open_source": "sources.open",
     "shard": "conversions.shard",
@@ -92,6 +95,7 @@ __all__ = [
     "Metadata",
     "OptionError",
     "OutputError",
+    "Preview",
     "Progress",
     "PyramidWriter",
     "Report",
@@ -108,6 +112,7 @@ __all__ = [
     "convert",
     "info",
     "open_source",
+    "preview",
     "restore",
     "shard",
     "verify_file",

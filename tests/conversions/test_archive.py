@@ -192,6 +192,8 @@ def test_what_asks_for_another_file_is_refused(tmp_path):
     for wrong in ({"quality": 80}, {"levels": 2}, {"resume": True}, {"level": 1}, {"compression": "jpegxl"}):
         with pytest.raises(OptionError, match=f"{next(iter(wrong))} has no meaning"):
             slidewright.convert(source, archive, archive="jpegxl", n_workers=0, **wrong)
+    with pytest.raises(OptionError, match="OME-Zarr"):
+        slidewright.convert(source, tmp_path / "archive.zarr", archive="jpegxl", n_workers=0)
     with pytest.raises(OptionError, match="TIFF"):
         slidewright.convert(picture(), archive, archive="jpegxl", n_workers=0)
     SOURCES["deflate"](source)
@@ -263,3 +265,10 @@ def test_a_killed_worker_is_replaced(tmp_path, monkeypatch):
     slidewright.restore(archive, tmp_path / "back.tif", n_workers=0)
     assert (tmp_path / "back.tif").read_bytes() == source.read_bytes()
     assert report.bytes < source.stat().st_size
+
+
+def test_a_dry_run_says_that_it_knows_nothing_of_an_archive(tmp_path):
+    source = tmp_path / "in.tif"
+    slide(source)
+    with pytest.raises(OptionError, match="archive"):
+        slidewright.preview(source, tmp_path / "out.tif", archive="jpegxl")

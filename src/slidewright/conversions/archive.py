@@ -163,10 +163,12 @@ def restore(
 
 def _refuse_others(options: ConvertOptions, selection: Selection) -> None:
     """Nothing but how the run goes can be asked for: an archive is the whole file."""
-    asked = [name for name, option in OPTIONS.items() if option.changes_output and name != "archive"]
+    asked = [name for name, option in OPTIONS.items() if option.changes_output and name not in ("archive", "format")]
     wrong = [name for name in asked if getattr(options, name) != DEFAULTS[name]]
     wrong += [name for name in ("resume", "block_tiles") if getattr(options, name)] + list(selection.given)
     wrong += ["engine"] if options.engine != "processes" else []
+    if options.format == "ome-zarr":
+        raise OptionError("an archive is a TIFF, and the destination is an OME-Zarr: write to a name.tif")
     if wrong:
         raise OptionError(f"an archive is the whole file as it is, so {wrong[0]} has no meaning for it; leave it out")
 

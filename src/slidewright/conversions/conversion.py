@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
+from slidewright.conversions.settled import settled
 from slidewright.errors import CorruptTileError, OutputError
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
@@ -90,7 +91,7 @@ def decide(
     plan = shared or planned(memory.block_tiles, memory.n_workers)
     image = describe_image(source, options, plan, encoding, keeping)
     form.accept(image)
-    return Run(
+    run = Run(
         source=adapted(source, encoding.pixels, options),
         image=image,
         format=form,
@@ -103,6 +104,9 @@ def decide(
         reused=reused if not hand_out else tuple(fill_corrupt(each, background, hand_out=True) for each in reused),
         keeping=keeping.words,
     )
+    if recorder is not None:
+        recorder.settings = settled(run, options)
+    return run
 
 
 def _small_block(tile_bytes: int) -> int | None:
@@ -208,7 +212,6 @@ class Conversion:
         before_commit: Callable[[str], None] | None = None,
     ) -> Report:
         """Check the file and give it its name; the report."""
-        begin = monotonic()
         _refuse_rubbish(self._corrupt(outcome, run), run)
         self._check(run)
         if before_commit is not None:
@@ -216,7 +219,7 @@ class Conversion:
         self._destination.commit()
         self._committed = True
         run.format.named(str(self._destination.path))
-        outcome.seconds["finish"] = monotonic() - begin
+        outcome.lap(run, "finish")
         report = self._report(outcome, run)
         if callback is not None:
             callback(_finished(report, run.plan, outcome.retries))
