@@ -50,7 +50,7 @@ def decide(
     nor its memory change their size. By default they are balanced for the workers of this run, or for the `threads` of
     one in this process, and shrink with memory.
     """
-    from slidewright.conversions.keeping import decide_keeping
+    from slidewright.conversions.keeping import decide_keeping, decide_reuse
     from slidewright.engine.memory_budget import needs_of, plan_memory
     from slidewright.engine.run import Run
     from slidewright.formats.registry import make_format
@@ -67,6 +67,9 @@ def decide(
         )
     keeping = decide_keeping(form, options, info, resolve_pixels(options, info))
     encoding, kept = keeping.encoding, keeping.kept
+    n_levels = options.levels or form.count_levels(info.size)
+    levels = make_plan(info.size, encoding.tile, n_levels=n_levels).levels
+    keeping, reused = decide_reuse(keeping, options, source, levels)
     hand_out = kept is not None and kept.corrupt
     if options.on_corrupt == "fill" or hand_out:
         from slidewright.sources.wrappers.fill import fill_corrupt
@@ -82,11 +85,12 @@ def decide(
         return make_plan(
             info.size,
             encoding.tile,
-            n_levels=options.levels or form.count_levels(info.size),
+            n_levels=n_levels,
             block_tiles=block_tiles,
             n_workers=n_workers,
             planes=encoding.pixels.planes,
             band=band,
+            reused=len(reused),
         )
 
     shared = None if planned_workers is None else planned(block_tiles, planned_workers)
@@ -96,7 +100,7 @@ def decide(
     )
     memory = plan_memory(needs, options.memory_bytes)
     plan = shared or planned(memory.block_tiles, memory.n_workers)
-    image = describe_image(source, options, plan, encoding, kept)
+    image = describe_image(source, options, plan, encoding, keeping)
     form.accept(image)
     run = Run(
         source=adapted(source, encoding.pixels, options),
@@ -109,6 +113,7 @@ def decide(
         started=started,
         timeout=options.timeout,
         recorder=recorder,
+        reused=reused if not hand_out else tuple(fill_corrupt(each, background, hand_out=True) for each in reused),
         keeping=keeping.words,
     )
     if recorder is not None:
@@ -307,6 +312,7 @@ class Conversion:
             warnings=(*self._warnings, *outcome.warnings, *said),
             corrupt_tiles=len(corrupt),
             kept_tiles=plan.planes * plan.levels[0].n_tiles if kept is not None else 0,
+            reused_levels=plan.reused,
             keeping=run.keeping,
         )
 

@@ -43,14 +43,24 @@ class ImageDescription:
     description: str | None
     icc_profile: bytes | None
     software: str
-    kept: Kept | None = None
-    """What level 0 keeps of the source's own tiles; the encoding is that of the other levels then."""
+    kept_levels: tuple[Kept, ...] = ()
+    """What level 0, and levels above it, keep of the source's own tiles; the encoding is that of the other levels."""
     metadata: Metadata = field(default_factory=Metadata)
     """What may be kept of optics, instrument and channels."""
     associated: tuple[Associated, ...] = ()
     """Images to write beside the levels."""
     thumbnail: bool = False
     """Whether a thumbnail made of the levels is written too, where the format can have one."""
+
+
+    @property
+    def kept(self) -> Kept | None:
+        """What level 0 keeps."""
+        return self.kept_at(0)
+
+    def kept_at(self, level: int) -> Kept | None:
+        """What a level keeps."""
+        return self.kept_levels[level] if level < len(self.kept_levels) else None
 
 
 class Format(ABC):

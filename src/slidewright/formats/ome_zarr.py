@@ -120,7 +120,7 @@ class OmeZarrFormat(Format):
 
     def check(self, path: str, image: ImageDescription) -> None:
         """See `Format`."""
-        check_structure(path, [level.size for level in image.plan.levels], kept=image.kept is not None)
+        check_structure(path, [level.size for level in image.plan.levels], kept=len(image.kept_levels))
 
     def verify(self, path: str, n_workers: int | None) -> None:
         """See `Format`."""
@@ -169,7 +169,7 @@ class OmeZarrFormat(Format):
         return count
 
     def _write_level(self, path: str, image: ImageDescription, level: Level, take: TakeSegment, syncer: Syncer) -> int:
-        kept = image.kept if not level.index else None
+        kept = image.kept_at(level.index)
         encoding = image.encoding if kept is None else kept.filling
         side = self.side(encoding, level)
         folder = os.path.join(path, str(level.index))

@@ -135,7 +135,7 @@ def verify_file(
 
 
 def check_structure(
-    path: str | os.PathLike[str], expected: Sequence[Size] | None = None, *, kept: bool = False
+    path: str | os.PathLike[str], expected: Sequence[Size] | None = None, *, kept: int = 0
 ) -> None:
     """Check a freshly written file cheaply: every table, the level sizes, and a fixed sample of tiles.
 
@@ -146,7 +146,7 @@ def check_structure(
     expected
         The sizes that the levels must have; None accepts any floor-halving pyramid.
     kept
-        Whether level 0 has the tiles of its source, of which some may be left out or not decode.
+        How many levels, from level 0 on, have the tiles of their source, of which some may be left out or not decode.
 
     Raises
     ------
@@ -162,16 +162,16 @@ def check_structure(
             )
         check_tables(slide, strict=True, kept=kept)
         for page in slide.pages:
-            if kept and page.name.startswith("level 0"):
+            if _is_kept(page, kept):
                 continue  # what is another encoder's, and may be damaged, is not judged here
             decode_page(slide, page, "sample", 1)
 
 
-def check_tables(slide: PyramidFile, *, strict: bool, kept: bool = False) -> list[str]:
+def check_tables(slide: PyramidFile, *, strict: bool, kept: int = 0) -> list[str]:
     """Check everything that needs no pixel: levels, tables, where segments lie.
 
     Not `strict`, which is for files of other writers, tolerates what readers do: sizes rounded up, shared and left-out
-    tiles; `kept` tolerates left-out tiles in level 0. The answer is a list of warnings about them.
+    tiles; so many levels that are `kept` may leave tiles out. The answer is a list of warnings about them.
     """
     warnings: list[str] = []
     for page in slide.levels:
@@ -184,10 +184,15 @@ def check_tables(slide: PyramidFile, *, strict: bool, kept: bool = False) -> lis
         slide.check()
         return warnings
     for page in slide.pages:
-        gaps = not strict or (kept and page.name.startswith("level 0"))
+        gaps = not strict or _is_kept(page, kept)
         _check_lengths(slide, page, strict, warnings, gaps=gaps)
     _check_ranges(slide, strict, warnings)
     return warnings
+
+
+def _is_kept(page: TiledImage, levels: int) -> bool:
+    """Whether a page is of one of the first levels."""
+    return any(page.name.partition(",")[0] == f"level {level}" for level in range(levels))
 
 
 def _check_sizes(slide: PyramidFile, strict: bool, warnings: list[str]) -> None:

@@ -146,7 +146,7 @@ class ZarrPyramid:
     """
 
     others: tuple[ZarrLevel, ...] = ()
-    kept = False
+    kept = 0
     """Whether level 0 keeps tiles of a source as they were; see `TiffSlide`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

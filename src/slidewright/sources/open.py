@@ -248,8 +248,7 @@ def _from_tiff(path: str, selection: Selection) -> Source:
 
 
 def _from_ndpi(slide: TiffSlide, selection: Selection) -> Source | None:
-    """Its stripes joined to tiles; None where they can't be, which OpenSlide reads, or without that our reader of strips.
-    """
+    """Its stripes joined to tiles; None where they can't be: then OpenSlide reads it, or else our reader of strips."""
     from slidewright.sources.ndpi import ndpi_source
 
     try:

@@ -6,7 +6,7 @@ What other packages may know of a page is declared here; `tifffile.TiffPage` sta
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +56,12 @@ class TiledImage:
     """Whether the codec gives back exactly what it was given, as far as tag and stream say."""
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
+    grid: Size = field(init=False)
+    """Rows and columns of tiles (or strips)."""
+
+    def __post_init__(self) -> None:
+        rows, columns = (-(-side // max(1, cell)) for side, cell in zip(self.size, self.cell, strict=True))
+        object.__setattr__(self, "grid", Size(rows, columns))
 
     @property
     def photometric(self) -> str:
@@ -86,11 +92,6 @@ class TiledImage:
     def bytes(self) -> int:
         """Encoded bytes of all segments."""
         return int(self.counts.sum())
-
-    @property
-    def grid(self) -> Size:
-        """Rows and columns of tiles (or strips)."""
-        return Size(-(-self.size.height // max(1, self.cell.height)), -(-self.size.width // max(1, self.cell.width)))
 
     @property
     def n_segments(self) -> int:
