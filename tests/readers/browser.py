@@ -3,8 +3,7 @@
     python tests/readers/browser.py FOLDER STORE.ome.zarr OUT.png [SECONDS]
 
 installs Viv into FOLDER where it is not there yet (npm, node and Chromium must be), and waits SECONDS (15) before it
-takes the picture, which is for a person to look at. Without "overrides" in browser/package.json it is Viv as npm
-installs it, with an older zarrita.
+takes the picture, which is for a person to look at.
 """
 
 from __future__ import annotations

@@ -260,7 +260,7 @@ def _above(
 def _filling(encoding: Encoding, stored: Stored) -> Encoding:
     """The encoding of a tile among those of the source."""
     if stored.compression != "jpeg":
-        return replace(encoding, predictor=stored.predictor)
+        return replace(encoding, predictor=stored.predictor, planar=False)
     named = {value: name for name, value in _SUBSAMPLINGS.items()}
     return replace(
         encoding,

@@ -66,15 +66,15 @@ class OmeZarrFormat(Format):
         return cls(0 if options.ngff == "0.4" else options.zarr_shard, options.ngff or "0.5")
 
     def encoding(self, options: ConvertOptions, pixels: PixelFormat) -> Encoding:
-        """See `Format`: zarr has neither TIFF's predictor nor pixels of single bits, and v2 no chunks whose samples lie
-        side by side, as those of an image do.
+        """See `Format`: zarr has neither TIFF's predictor nor pixels of single bits, and samples are sorted in a chunk,
+        but for those of an image: of chunks whose samples lie side by side GDAL and Viv make nothing (docs/ome-zarr.md).
         """
         encoding = resolve(options, pixels, "zarr")
         if self.ngff == "0.4" and image_name(encoding.compression):
             raise OptionError(
                 f"compression {encoding.compression!r} needs NGFF 0.5 (zarr v3); leave ngff out, or choose zstd"
             )
-        return replace(encoding, planar=self.ngff == "0.4")
+        return replace(encoding, planar=image_name(encoding.compression) is None)
 
     def warning(self, encoding: Encoding) -> str | None:
         """See `Format`."""

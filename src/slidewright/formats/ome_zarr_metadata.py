@@ -46,7 +46,7 @@ def array_v3(encoding: Encoding, level: Level, shard: int | None, kept: Kept | N
     """zarr.json of a level; `shard` is the chunks a side of a shard, `kept` what its tiles are if not encoded here."""
     pixels = encoding.pixels
     codecs: list[dict[str, Any]] = []
-    if pixels.samples > 1:  # a tile is stored as it is encoded, its samples side by side
+    if pixels.samples > 1 and not encoding.planar:  # a tile whose samples lie side by side
         axes = axes_of(pixels)
         order = [*(number for number, axis in enumerate(axes) if axis != "c"), axes.index("c")]
         codecs.append({"name": "transpose", "configuration": {"order": order}})
