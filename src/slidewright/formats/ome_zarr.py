@@ -67,7 +67,7 @@ class OmeZarrFormat(Format):
 
     def encoding(self, options: ConvertOptions, pixels: PixelFormat) -> Encoding:
         """See `Format`: zarr has neither TIFF's predictor nor pixels of single bits, and samples are sorted in a chunk,
-        but for those of an image: of chunks whose samples lie side by side GDAL and Viv make nothing (docs/ome-zarr.md).
+        but for those of an image: GDAL and Viv don't read chunks whose samples lie side by side (docs/ome-zarr.md).
         """
         encoding = resolve(options, pixels, "zarr")
         if self.ngff == "0.4" and image_name(encoding.compression):
