@@ -24,8 +24,9 @@ from slidewright.errors import OptionError
 from slidewright.options import ConvertOptions, Selection, make_options
 from slidewright.report import ProgressOption
 from slidewright.shards import fingerprint as identity
-from slidewright.shards.schema import parse_json, read_as
+from slidewright.shards.schema import read_as
 from slidewright.system.files import regular
+from slidewright.system.json_file import parse_json
 
 _MAX_LINE = 1 << 20
 _FRESH_EVERY = 100  # slides that one helper serves: bounds what any library may leak

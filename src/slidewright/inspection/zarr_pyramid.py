@@ -7,7 +7,6 @@ files; `sources/zarr.py`, which has zarr do it, reads many more.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,8 @@ from slidewright.geometry import Region, Size
 from slidewright.inspection.zarr_layout import ArrayLayout, read_layout
 from slidewright.pixels import MASKS
 from slidewright.sources.ome_attributes import OmeAttributes
-from slidewright.system.files import total_bytes
+from slidewright.system.files import regular, total_bytes
+from slidewright.system.json_file import read_json
 from slidewright.tiff.page import Page
 
 _MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
@@ -146,7 +146,7 @@ class ZarrSegments:
             return None
         path = self.page.file_of(*self.page.chunk(index))
         try:
-            with open(path, "rb", buffering=0) as file:
+            with open(path, "rb", buffering=0, opener=regular) as file:
                 file.seek(int(self.page.offsets[index]))
                 data = file.read(count)
         except OSError as error:
@@ -338,8 +338,7 @@ def _attributes(path: str) -> dict[str, Any]:
     """Attributes of the group."""
     for name in ("zarr.json", ".zattrs"):
         try:
-            with open(os.path.join(path, name), encoding="utf-8") as file:
-                value = json.load(file)
+            value = read_json(os.path.join(path, name))
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -393,7 +392,7 @@ def _tables(folder: str, layout: ArrayLayout, planes: int, grid: Size) -> tuple[
 
 def _read_index(path: str, layout: ArrayLayout) -> tuple[NDArray[np.uint64], int]:
     """(offset, bytes) of each chunk of a shard, and the index's checksum."""
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         size = file.seek(0, os.SEEK_END)
         if size < layout.index_bytes:
             raise VerifyError(f"{path}: the shard of {size} bytes has no index; the store is damaged")

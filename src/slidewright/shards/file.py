@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from slidewright.errors import OutputError
 from slidewright.pyramid.plan import Key
-from slidewright.shards.schema import Whole, parse_json, read_as
+from slidewright.shards.schema import Whole, read_as
 from slidewright.sources.base import CorruptPlace
 from slidewright.system.files import new_file, regular
+from slidewright.system.json_file import parse_json
 
 MAGIC = b"slidewright shard 1\n"
 _TRAILER = struct.Struct("<QQI12s")  # where the index begins, where the footer begins, the CRC-32 of both, a mark

@@ -61,13 +61,18 @@ def new_file(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int
     return os.open(path, flags | more | getattr(os, "O_BINARY", 0), mode)
 
 
-def write_whole(path: str, data: bytes) -> None:
-    """Write a file that is there whole or not at all, in place of one that may be there; raises OSError."""
+def write_whole(path: str, data: bytes, *, sync: bool = False) -> None:
+    """Write a file that is there whole or not at all, in place of one that may be there; raises OSError. `sync` waits
+    for the disk.
+    """
     folder, name = os.path.split(path)
     partial = os.path.join(folder, f".{short_name(name)}.{token()}.partial")
     try:
         with open(partial, "wb", opener=new_file) as file:
             file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
         remove(partial)

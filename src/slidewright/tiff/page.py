@@ -86,8 +86,7 @@ class Page:
     @property
     def jpeg_tables(self) -> bytes | None:
         """JPEGTables: what all JPEG segments of the page have in common."""
-        tables: bytes | None = self.page.jpegtables
-        return tables
+        return bytes_of(self.page.jpegtables)
 
     @property
     def subsampling(self) -> tuple[int, int] | None:
@@ -186,8 +185,7 @@ class Page:
     @property
     def icc_profile(self) -> bytes | None:
         """The ICC profile."""
-        profile: bytes | None = self.page.iccprofile
-        return profile
+        return bytes_of(self.page.iccprofile)
 
     @property
     def colormap(self) -> tuple[tuple[int, int, int], ...] | None:
@@ -230,6 +228,11 @@ class Page:
                 bottom = min(region.y + region.height, (row + 1) * self.cell.height)
                 right = min(region.x + region.width, (column + 1) * self.cell.width)
                 yield row * self.grid.width + column, Region(top, left, bottom - top, right - left)
+
+
+def bytes_of(value: Any) -> bytes | None:
+    """The value of a tag of bytes; None where a damaged file gives it another type."""
+    return value if isinstance(value, bytes) else None
 
 
 def read_page(page: Any, name: str = "") -> Page:
