@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
-from slidewright.errors import CorruptTileError, OutputError
+from slidewright.errors import CorruptTileError, OutputError, SourceError
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.limits import usable_cpus
@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started fi
 Callback = Callable[[Progress], None] | None
 
 _LARGE_TILE = 16 << 20
+_MAX_SIDE = (1 << 32) - 1  # of a TIFF, and more than a cluster can write
 
 
 def decide(
@@ -57,6 +58,8 @@ def decide(
     from slidewright.sources.wrappers.fill import fill_corrupt
 
     info = source.info
+    if max(info.size) > _MAX_SIDE:
+        raise SourceError(f"{info.name} says that a side of it has more than {_MAX_SIDE} pixels; it is damaged")
     form = make_format(options)
     keeping = decide_keeping(form, options, info, resolve_pixels(options, info))
     encoding, kept = keeping.encoding, keeping.kept

@@ -21,7 +21,7 @@ from slidewright.geometry import Region, Size
 from slidewright.inspection.zarr_layout import ArrayLayout, read_layout
 from slidewright.pixels import MASKS
 from slidewright.sources.ome_attributes import OmeAttributes
-from slidewright.system.files import regular, total_bytes
+from slidewright.system.files import read_at, regular, total_bytes
 from slidewright.system.json_file import read_json
 from slidewright.tiff.page import Page
 
@@ -147,8 +147,7 @@ class ZarrSegments:
         path = self.page.file_of(*self.page.chunk(index))
         try:
             with open(path, "rb", buffering=0, opener=regular) as file:
-                file.seek(int(self.page.offsets[index]))
-                data = file.read(count)
+                data = read_at(file.fileno(), int(self.page.offsets[index]), count)
         except OSError as error:
             raise self._error(f"{self.where(index)} can't be read: {error.strerror or error}") from error
         if len(data) != count:
@@ -346,7 +345,8 @@ def _attributes(path: str) -> dict[str, Any]:
         except ValueError as error:
             raise VerifyError(f"{path}: its {name} is not JSON ({error}); the store is damaged") from error
         found = value.get("attributes", {}) if name == "zarr.json" and isinstance(value, dict) else value
-        if isinstance(found, dict) and ("multiscales" in found or "multiscales" in (found.get("ome") or {})):
+        inner = found.get("ome") if isinstance(found, dict) else None
+        if isinstance(found, dict) and any("multiscales" in it for it in (found, inner) if isinstance(it, dict)):
             return found
     raise SourceError(f"{path} is not an OME-Zarr image; name a TIFF or the folder of one image with multiscales")
 

@@ -12,7 +12,7 @@ import os
 import struct
 from typing import IO, Any, Protocol
 
-from slidewright.system.files import new_file, regular, token
+from slidewright.system.files import fill_from, new_file, regular, token
 
 Place = tuple[int, int, int]
 """(row, column, band) in the grid of chunks."""
@@ -79,7 +79,7 @@ class ChunkFiles:
         """See `ChunkStore`."""
         try:
             with open(self._path(place), "rb", buffering=0, opener=regular) as file:
-                return file.readinto(out) or 0
+                return fill_from(file, out)
         except FileNotFoundError:
             return None
 
@@ -140,7 +140,7 @@ class ChunkShard:
         offset, length = _ENTRY.unpack(entry)
         file = self._open()
         file.seek(offset)
-        return file.readinto(out[:length]) or 0  # type: ignore[attr-defined]
+        return fill_from(file, out[:length])
 
     def has(self, place: Place) -> bool:
         """See `ChunkStore`."""

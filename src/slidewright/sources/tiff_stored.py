@@ -62,6 +62,8 @@ def _refusal(page: Page) -> str:
         return words.get(page.photometric, f"its colours are {page.photometric}")
     if page.bits not in (8, 16, 32):
         return f"its samples have {page.bits} bit{'s' * (page.bits > 1)}"
+    if page.predictor not in (1, 2, 3):
+        return f"its predictor is {page.predictor}"
     if page.reversed_bits:
         return "its bytes begin with the lowest bit (FillOrder 2)"
     if page.premultiplied:

@@ -27,7 +27,7 @@ from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
 from slidewright.sources.ome_attributes import OmeAttributes
 from slidewright.sources.on_disk import file_identity
-from slidewright.system.files import regular
+from slidewright.system.files import fill_from, regular
 from slidewright.tiff.metadata import MICROMETRES
 
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, of one time and plane and up to {MAX_CHANNELS} channels"
@@ -421,7 +421,7 @@ def _raw_chunks(array: Any, axes: str, store: str) -> Callable[[int, int, int, P
             with open(
                 prefix + encode_key(tuple(place.get(axis, 0) for axis in axes)), "rb", buffering=0, opener=regular
             ) as file:
-                got = file.readinto(buffer)
+                got = fill_from(file, buffer)
                 whole = got == len(buffer) and not file.read(1)
         except FileNotFoundError:
             out[...] = 0 if fill is None else fill

@@ -13,6 +13,7 @@ import stat
 import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 try:
     import fcntl
@@ -59,6 +60,33 @@ def new_file(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int
     """The `opener` of a file that must not be there yet: not even a link that somebody put there is followed."""
     more = os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     return os.open(path, flags | more | getattr(os, "O_BINARY", 0), mode)
+
+
+def read_at(fd: int, offset: int, count: int) -> bytes:
+    """Bytes at a place; fewer only at the end of the file: one call of the system may give less on a network disk."""
+    pieces = []
+    while count > 0:
+        if hasattr(os, "pread"):
+            piece = os.pread(fd, count, offset)
+        else:
+            os.lseek(fd, offset, os.SEEK_SET)  # Windows
+            piece = os.read(fd, count)
+        if not piece:
+            break
+        pieces.append(piece)
+        offset, count = offset + len(piece), count - len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def fill_from(file: IO[bytes], buffer: memoryview) -> int:
+    """Read an unbuffered file into a buffer until that is full or the file ends, see `read_at`; how much there was."""
+    done = 0
+    while done < len(buffer):
+        got: int = file.readinto(buffer[done:]) or 0  # type: ignore[attr-defined]
+        if not got:
+            break
+        done += got
+    return done
 
 
 def write_whole(path: str, data: bytes, *, sync: bool = False) -> None:
