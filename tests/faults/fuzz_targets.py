@@ -257,8 +257,9 @@ class Manifests(Target):
 
 def clean_shards(folder: Path) -> tuple[Input, str]:
     """A small slide, its shards, and the digest of what they make."""
-    import slidewright
     from faults.campaign import make_slide
+
+    import slidewright
 
     folder.mkdir()
     slide = make_slide(folder / "s.tif", 200, 230)

@@ -1,4 +1,4 @@
-"""A fuzzer: each input is tried in a fork of a warm process, with a limit of CPU time, of wall time and of address space.
+"""A fuzzer: each input is tried in a fork of a warm process, with limits of CPU time, wall time and address space.
 
 Inputs that reach lines of ours that none before had reached are kept and changed further (with CPython 3.12 or newer,
 whose `sys.monitoring` costs next to nothing; with 3.11 only the seeds are changed). What an input may do is in

@@ -176,7 +176,7 @@ def test_races_for_one_destination(places):
         logs = [(folder / f"log{number}").read_text() for number in range(3)]
         story = f"overwrite {overwrite}, resume {resume}, killed {killed}: {codes} {logs}"
         assert None not in codes, f"hangs: {story}"
-        assert wait_until(lambda: not any(session_members(driver) for driver in drivers), 5), story
+        assert wait_until(lambda d=drivers: not any(map(session_members, d)), 5), story
         for driver, code in zip(drivers, codes, strict=True):
             assert driver == killed or code in (0, OURS), story
         assert codes.count(0) >= 1 or killed is not None, story

@@ -26,7 +26,8 @@ from slidewright.options import ConvertOptions, Selection
 from slidewright.report import Progress, Report
 from slidewright.shards.folder import JOB_FILE, ShardFolder, sweep_partials
 from slidewright.shards.plan import ShardPlan
-from slidewright.system.files import TOKEN_PATTERN, FileLock, regular, short_name, total_bytes
+from slidewright.system.file_lock import FileLock
+from slidewright.system.files import TOKEN_PATTERN, regular, short_name, total_bytes
 from slidewright.system.files import remove as remove_tree
 from slidewright.system.json_file import parse_json
 from slidewright.system.limits import usable_cpus

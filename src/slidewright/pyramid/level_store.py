@@ -31,7 +31,8 @@ from slidewright.pixels import PixelFormat
 from slidewright.pyramid.chunks import ChunkFiles, ChunkShard, ChunkStore, partial_name
 from slidewright.pyramid.plan import Block, Plan
 from slidewright.sources.base import BLANK, Blank, Reader
-from slidewright.system.files import FileLock, new_file, remove, remove_abandoned
+from slidewright.system.file_lock import FileLock, remove_abandoned
+from slidewright.system.files import new_file, remove, remove_guarded
 
 _PREFIX = "slidewright-scratch-"
 _LOCK = ".lock"
@@ -202,8 +203,7 @@ class ScratchFolder:
 
     def remove(self) -> None:
         """Remove the folder with all in it."""
-        remove(self.path)
-        remove(self.path + _LOCK)
+        remove_guarded(self.path, self.path + _LOCK)
         self._lock.release()
 
 
@@ -225,9 +225,4 @@ def _sweep(root: str) -> None:
     for name in names:
         lock = os.path.join(root, name)
         if name.startswith(_PREFIX) and name.endswith(_LOCK) and _is_own(lock):
-            remove_abandoned(lock, functools.partial(_remove_both, lock))
-
-
-def _remove_both(lock: str) -> None:
-    remove(lock.removesuffix(_LOCK))
-    remove(lock)
+            remove_abandoned(lock, functools.partial(remove_guarded, lock.removesuffix(_LOCK), lock))

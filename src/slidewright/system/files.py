@@ -1,6 +1,4 @@
-"""Files with distrust: opening only what is a file, which paths are one file, hidden names, locks that end with their
-process, and removing what killed runs left.
-"""
+"""Files with distrust: opening only what is a file, whole reads, which paths are one file, hidden names, removing."""
 
 from __future__ import annotations
 
@@ -11,15 +9,9 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
-
-try:
-    import fcntl
-except ImportError:  # Windows, where an open file can't be removed anyway
-    fcntl = None  # type: ignore[assignment]
-
 
 _LONGEST_NAME = 200  # bytes; most filesystems hold 255, and what is hidden beside a file has a longer name than it
 _RENAME_EXCHANGE = 2
@@ -240,62 +232,6 @@ def settle_aside(aside: str, path: str) -> None:
             os.rename(aside, path)
 
 
-class FileLock:
-    """An exclusive lock that ends with its process.
-
-    Raises BlockingIOError if another process has it and this one is not to `wait`.
-    """
-
-    def __init__(self, path: str, *, wait: bool = True) -> None:
-        self._fd: int | None = None
-        while True:
-            fd = regular(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
-            if fcntl is not None:
-                try:  # to wait takes no time where another run may only be looking at it
-                    fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    os.close(fd)
-                    raise
-                except OSError:  # a filesystem without locks
-                    pass
-            if _is_same(path, fd):
-                self._fd = fd
-                return
-            os.close(fd)  # it has removed the file between its making and its locking
-
-    def release(self) -> None:
-        """Give it up."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-
-def _is_same(path: str, fd: int) -> bool:
-    """Whether a path still leads to an open file."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(fd))
-    except OSError:
-        return False
-
-
-def remove_abandoned(lock: str, remove: Callable[[], None]) -> None:
-    """Call `remove` if a lock file is there and nobody holds its lock; it is held meanwhile, so that nobody takes what
-    is being removed for their own.
-    """
-    try:
-        fd = regular(lock, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-    except OSError:
-        return
-    try:
-        if fcntl is not None:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        remove()
-    except OSError:
-        return
-    finally:
-        os.close(fd)
-
-
 def total_bytes(path: str | os.PathLike[str]) -> int:
     """Bytes of a file, or of all files in a folder."""
     root = Path(path)
@@ -311,3 +247,12 @@ def remove(path: str) -> None:
     else:
         with contextlib.suppress(OSError):
             os.unlink(path)
+
+
+def remove_guarded(path: str, lock: str) -> None:
+    """Remove what a lock is for, and then the lock; it stays, so that the next run tries again, if something does (NFS
+    keeps what a process holds open, under another name).
+    """
+    remove(path)
+    if not os.path.lexists(path):
+        remove(lock)
