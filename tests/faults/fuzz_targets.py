@@ -9,7 +9,7 @@ import os
 import random
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from faults.fuzzer import MOMENT, Input, Target, read_files
@@ -147,6 +147,50 @@ class Tiffs(Target):
 
     def acts(self) -> list[Callable[[], str]]:
         return look_at("s.tif")
+
+
+class Tags(Tiffs):
+    """Each tag of small files, with each type and some counts and values, one after the other."""
+
+    name = "tags"
+
+    def seeds(self, folder: Path) -> list[Input]:
+        import numpy as np
+        import tifffile
+
+        import slidewright
+
+        folder.mkdir()
+        pixels = np.random.default_rng(0).integers(0, 255, (60, 70, 3), np.uint8)
+        rest = {"photometric": "rgb", "resolution": (99, 99), "software": "x"}
+        tifffile.imwrite(folder / "strips.tif", pixels, rowsperstrip=16, compression="lzw", predictor=True, **rest)
+        tifffile.imwrite(folder / "tiles.tif", pixels, tile=(32, 32), compression="jpeg", **rest)
+        tifffile.imwrite(folder / "big.tif", pixels, tile=(32, 32), compression="zlib", bigtiff=True, **rest)
+        small = {"n_workers": 0, "tile_size": 32}
+        slidewright.convert(pixels, folder / "aperio.svs", flavour="aperio", compression="jpeg", **small)
+        slidewright.convert(pixels, folder / "o.ome.tif", compression="deflate", mpp=0.5, **small)
+        return [{"s.tif": path.read_bytes()} for path in sorted(folder.iterdir())]
+
+    @staticmethod
+    def variants(base: bytes) -> Iterator[bytes]:
+        """The file with one entry of its directories changed; a tag that it lacks takes the place of Software."""
+        tree = Directories(bytearray(base))
+        present = {tree.unpack(bytearray(base), "H", at): at for at in tree.entries}
+        for code in sorted({*present, *TAGS}):
+            entry = present.get(code, present.get(305))
+            if entry is None:
+                continue
+            at = entry + 4 + struct.calcsize("=" + tree.offset)
+            for kind in range(19):
+                for count, value in ((None, None), (1, 1), (3, None)):
+                    data = bytearray(base)
+                    tree.pack(data, "H", entry, code)
+                    tree.pack(data, "H", entry + 2, kind)
+                    if count is not None:
+                        tree.pack(data, tree.offset, entry + 4, count)
+                    if value is not None:
+                        tree.pack(data, tree.offset, at, value)
+                    yield bytes(data)
 
 
 def spliced(others: list[Input], data: bytearray, rng: random.Random) -> None:
@@ -401,5 +445,5 @@ def stopped_half_way() -> Input:
 
 
 TARGETS: dict[str, Callable[[], Target]] = {
-    kind.name: kind for kind in (Tiffs, Zarrs, Manifests, Shards, Logs)
+    kind.name: kind for kind in (Tiffs, Tags, Zarrs, Manifests, Shards, Logs)
 }

@@ -124,7 +124,8 @@ class Fuzzer:
         self._seen = Seen()
         warm_up()
         self._corpus: list[Input] = self._make_seeds()
-        for files in self._corpus:
+        self.seeds = tuple(self._corpus)
+        for files in self.seeds:
             self.one_try(files, "a seed, unchanged")
         gc.freeze()
 
@@ -288,22 +289,28 @@ def read_files(folder: Path) -> Input:
 def main() -> None:
     """Run a campaign, or what is kept of one again (`--again FOLDER`)."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from faults.fuzz_targets import TARGETS
+    from faults import fuzz_targets
 
     parser = argparse.ArgumentParser()
-    parser.add_argument("target", choices=sorted(TARGETS))
+    parser.add_argument("target", choices=sorted(fuzz_targets.TARGETS))
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="a folder for inputs that found something")
+    parser.add_argument("--tries", type=float, default=float("inf"))
     parser.add_argument("--again", type=Path, help="try only the inputs in this folder")
+    parser.add_argument("--all", action="store_true", help="the variants of the target tags, one after the other")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="slidewright-fuzz-") as work:
-        fuzzer = Fuzzer(TARGETS[options.target](), options.seed, Path(work), options.keep)
+        fuzzer = Fuzzer(fuzz_targets.TARGETS[options.target](), options.seed, Path(work), options.keep)
         if options.again is not None:
             for path in sorted(options.again.glob(f"{options.target}-*")):
                 fuzzer.one_try(read_files(path), path.name)
+        elif options.all:
+            for files in fuzzer.seeds:
+                for number, data in enumerate(fuzz_targets.Tags.variants(files["s.tif"])):
+                    fuzzer.one_try({"s.tif": data}, f"variant {number}")
         else:
-            fuzzer.run(seconds=options.seconds)
+            fuzzer.run(seconds=options.seconds, tries=options.tries)
         print(f"{options.target}, seed {options.seed}: {fuzzer.report()}")
         sys.exit(bool(fuzzer.failures))
 

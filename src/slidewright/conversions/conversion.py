@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
 from slidewright.errors import CorruptTileError, OutputError, SourceError
-from slidewright.options import ConvertOptions
+from slidewright.options import ConvertOptions, can_be_mpp
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.limits import usable_cpus
 
@@ -112,7 +112,10 @@ def _small_block(tile_bytes: int) -> int | None:
 
 def _left_out(info: SourceInfo) -> list[str]:
     """One warning about all that the source says and the file will not."""
-    return [f"not passed on of {info.name}: {'; '.join(info.left_out)}"] if info.left_out else []
+    clauses = [*info.left_out]
+    if info.mpp is not None and not can_be_mpp(info.mpp):
+        clauses.append(f"its resolution of {info.mpp[0]:.4g} um a pixel")
+    return [f"not passed on of {info.name}: {'; '.join(clauses)}"] if clauses else []
 
 
 def share_source(stack: contextlib.ExitStack, run: Run) -> Run:

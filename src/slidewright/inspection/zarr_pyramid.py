@@ -219,6 +219,8 @@ class ZarrPyramid:
             paths = [str(dataset["path"]) for dataset in multiscale["datasets"]]
             axes = "".join(str(axis["name"]) for axis in multiscale["axes"])
             self.levels = tuple(self._level(number, name, axes, kind, palette) for number, name in enumerate(paths))
+        if not self.levels:
+            raise VerifyError(f"{self.path}: it lists no level; the store is damaged")
 
     def __enter__(self) -> ZarrPyramid:
         return self

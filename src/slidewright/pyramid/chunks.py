@@ -8,6 +8,7 @@ that several machines write into, where two may not share a file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from typing import IO, Any, Protocol
@@ -120,7 +121,9 @@ class ChunkShard:
     def create(self) -> None:
         """Write the index, with every chunk missing."""
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        with open(self._path, "wb", buffering=0, opener=regular) as file:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)  # of a run before; not written into, as it may be a link
+        with open(self._path, "wb", buffering=0, opener=new_file) as file:
             _write_all(file, memoryview(_MISSING * self._count))
 
     def write(self, place: Place, data: memoryview) -> None:
