@@ -79,6 +79,8 @@ class Codec:
     """Bits a pixel of the binary masks that it takes; the first one is the default."""
     families: frozenset[str] = frozenset({"tiff"})
     """Of formats that hold it, see `FAMILIES`."""
+    pixel_bytes: int = 0
+    """Memory that encoding takes beside some tiles, in bytes a pixel: measured, and rounded up (docs/faults.md)."""
 
     def refusal(self, pixels: PixelFormat, bits: int | None = None) -> str | None:
         """Why it can't encode such pixels, as a clause of a message; None if it can."""

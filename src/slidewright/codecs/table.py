@@ -45,6 +45,7 @@ CODECS: dict[str, Codec] = {
             accepts=_all(("uint8", "uint16", "int8", "int16"), WORDS, ("uint8", "uint16", "int8", "int16")),
             limits="JPEG 2000 holds integers of 8 and 16 bits",
             make=images.make_jpeg2000,
+            pixel_bytes=32,
         ),
         Codec(
             name="jpeg2000-lossy",
@@ -53,6 +54,7 @@ CODECS: dict[str, Codec] = {
             accepts={"rgb": WORDS, "grey": WORDS, "multichannel": WORDS},
             limits="lossy JPEG 2000 holds uint8 and uint16 RGB and grey (each channel by itself), no alpha",
             make=images.make_jpeg2000_lossy,
+            pixel_bytes=32,
             effort=Effort(
                 "quality",
                 *_QUALITY,
@@ -66,6 +68,7 @@ CODECS: dict[str, Codec] = {
             accepts={"rgb": BYTES, "rgba": BYTES},
             limits="WebP holds uint8 RGB and RGBA",
             make=images.make_webp,
+            pixel_bytes=32,
             effort=Effort("quality", *_QUALITY, "libwebp's quality (method 2); alpha stays exact"),
         ),
         Codec(
@@ -75,6 +78,7 @@ CODECS: dict[str, Codec] = {
             accepts={"rgb": BYTES, "rgba": BYTES},
             limits="WebP holds uint8 RGB and RGBA",
             make=images.make_webp_lossless,
+            pixel_bytes=32,
             effort=Effort("effort", 0, 6, 0, "libwebp's method, from fast to small"),
         ),
         Codec(
@@ -136,6 +140,7 @@ CODECS: dict[str, Codec] = {
             accepts=_all(BYTES, BYTES),
             limits="lossy JPEG XL is for what an eye sees: uint8 pixels",
             make=images.make_jpegxl,
+            pixel_bytes=72,
             effort=Effort(
                 "quality",
                 *_QUALITY,
@@ -149,6 +154,7 @@ CODECS: dict[str, Codec] = {
             accepts=_all(WORDS, WORDS, WORDS),
             limits="JPEG XL holds uint8 and uint16 (and float32, of which libjxl's encoder refuses some)",
             make=images.make_jpegxl_lossless,
+            pixel_bytes=72,
             effort=Effort("effort", 1, 9, 3, "libjxl's effort, from fast to small"),
         ),
         Codec(
