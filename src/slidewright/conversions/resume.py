@@ -93,7 +93,7 @@ def convert_resumably(
                     plan,
                     lambda partial: _note_finished(path, partial),
                 )
-        remove_folder(path, dest)
+        remove_folder(path, dest, launcher)
     return finished
 
 
