@@ -346,7 +346,7 @@ class Shards(Target):
 
 
 def with_shard(files: Input, name: str, data: bytes, forged: bytes | None) -> Input:
-    """With another file; who makes its checksum right may put other pixels into it, so what it makes is not compared."""
+    """With another file; who makes its checksum right may put other pixels into it, so that is not compared."""
     return {**files, name: data, **({} if forged is None else {"clean": b""})}
 
 

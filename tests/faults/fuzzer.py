@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import CodeType
 
@@ -153,12 +153,18 @@ class Fuzzer:
         """Seeds, and inputs that reached something new."""
         return len(self._corpus)
 
-    def run(self, *, seconds: float = float("inf"), tries: float = float("inf")) -> None:
-        """Until the time is over, or so many were tried."""
+    def run(
+        self, *, seconds: float = float("inf"), tries: float = float("inf"), inputs: Sequence[Input] = ()
+    ) -> None:
+        """Until the time is over, or so many were tried, or all of those given."""
         begin = told = time.monotonic()
+        given = iter(inputs)
         while self.tried < tries and time.monotonic() - begin < seconds:
-            chosen = self._rng.choice(self._corpus[-40:] if self._rng.random() < 0.3 else self._corpus)
-            files = self._target.change(chosen, self._corpus, self._rng)
+            whole, recent = self._rng.random() < 0.4, self._rng.random() < 0.3
+            chosen = self._rng.choice(self.seeds if whole else self._corpus[-40:] if recent else self._corpus)
+            files = next(given, {}) if inputs else self._target.change(chosen, self._corpus, self._rng)
+            if not files:
+                break
             if self.one_try(files, f"number {self.tried}"):
                 self._corpus.append(files)
             if time.monotonic() - told > 60:
@@ -298,7 +304,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="a folder for inputs that found something")
     parser.add_argument("--tries", type=float, default=float("inf"))
     parser.add_argument("--again", type=Path, help="try only the inputs in this folder")
-    parser.add_argument("--all", action="store_true", help="the variants of the target tags, one after the other")
+    parser.add_argument("--all", action="store_true", help="the variants of the target tags, in random order")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="slidewright-fuzz-") as work:
         fuzzer = Fuzzer(fuzz_targets.TARGETS[options.target](), options.seed, Path(work), options.keep)
@@ -306,9 +312,10 @@ def main() -> None:
             for path in sorted(options.again.glob(f"{options.target}-*")):
                 fuzzer.one_try(read_files(path), path.name)
         elif options.all:
-            for files in fuzzer.seeds:
-                for number, data in enumerate(fuzz_targets.Tags.variants(files["s.tif"])):
-                    fuzzer.one_try({"s.tif": data}, f"variant {number}")
+            inputs = [{"s.tif": data} for files in fuzzer.seeds for data in fuzz_targets.Tags.variants(files["s.tif"])]
+            random.Random(options.seed).shuffle(inputs)
+            print(f"{len(inputs)} variants", flush=True)
+            fuzzer.run(seconds=options.seconds, inputs=inputs)
         else:
             fuzzer.run(seconds=options.seconds, tries=options.tries)
         print(f"{options.target}, seed {options.seed}: {fuzzer.report()}")
