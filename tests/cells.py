@@ -58,6 +58,7 @@ ACCEPTED: dict[str, set[str]] = {
     "jpeg": _IMAGES8,
     "jpeg2000": _WORDS | {"signed"},
     "jpeg2000-lossy": _IMAGES,
+    "htj2k": _WORDS | {"signed"},
     "webp": {"rgb", "rgba", "opaque"},
     "webp-lossless": {"rgb", "rgba", "opaque"},
     "png": _WORDS,

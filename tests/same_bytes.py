@@ -91,7 +91,7 @@ def _cases() -> Iterator[Case]:
         for predictor in (True, False):
             for source in ("rgb", "grey16", "float"):
                 yield Case(source, {"compression": compression, "predictor": predictor})
-    for compression in ("none", "packbits", "png", "webp-lossless", "jpeg2000", "jpegxl-lossless"):
+    for compression in ("none", "packbits", "png", "webp-lossless", "jpeg2000", "htj2k", "jpegxl-lossless"):
         yield Case("rgb", {"compression": compression})
     for compression in ("webp", "jpeg2000-lossy", "jpegxl"):
         yield Case("rgb", {"compression": compression}, lossy=True)

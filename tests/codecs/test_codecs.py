@@ -17,7 +17,7 @@ from slidewright.codecs import ALIASES, CODECS, canonical, codecs_of
 from slidewright.errors import OptionError
 from slidewright.formats.tiff_tags import encoding_arguments, jpeg_tables
 from slidewright.geometry import Size
-from slidewright.tiff.stream_headers import look
+from slidewright.tiff.stream_headers import Stream, look
 
 RGB = (np.indices((64, 64)).sum(0)[..., None] * np.array([1, 2, 3]) % 256).astype(np.uint8)
 MASK = ((np.indices((64, 64)).sum(0) // 9) % 3 == 0).astype(np.uint8)[..., None]
@@ -250,12 +250,13 @@ def test_streams_say_their_size_and_whether_they_are_lossless(shape: Any, sample
     for container in (False, True):
         lossless: Any = imagecodecs.jpegxl_encode(pixels, lossless=True, usecontainer=container)
         lossy: Any = imagecodecs.jpegxl_encode(pixels, distance=1.0, lossless=False, usecontainer=container)
-        assert (look("jpegxl", lossless), look("jpegxl", lossy)) == ((size, True), (size, False))
+        assert (look("jpegxl", lossless), look("jpegxl", lossy)) == (Stream(size, True), Stream(size, False))
     for form in ("j2k", "jp2"):
         lossless = imagecodecs.jpeg2k_encode(pixels, 0, codecformat=form, reversible=True)
         lossy = imagecodecs.jpeg2k_encode(pixels, 40, codecformat=form, reversible=False)
-        assert (look("jpeg2000", lossless), look("jpeg2000", lossy)) == ((size, True), (size, False))
-    assert look("png", imagecodecs.png_encode(pixels)) == (size, True)  # type: ignore[arg-type]
+        assert (look("jpeg2000", lossless), look("jpeg2000", lossy)) == (Stream(size, True), Stream(size, False))
+    assert look("jpeg2000", imagecodecs.htj2k_encode(pixels, reversible=True)) == Stream(size, True, True)
+    assert look("png", imagecodecs.png_encode(pixels)) == Stream(size, True)  # type: ignore[arg-type]
     if dtype == "uint8" and samples > 1:
         for lossless in (True, False):
             stream: Any = imagecodecs.webp_encode(pixels, 90, lossless=lossless)

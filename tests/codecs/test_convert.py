@@ -175,3 +175,13 @@ def test_image_far_larger_than_its_tile_is_refused(compression: str, tmp_path: P
     (tmp_path / "b.tif").write_bytes(data)
     with pytest.raises(slidewright.VerifyError, match=rf"row 0, column 1 holds a {compression.upper()} of 512 x 512"):
         verify_file(tmp_path / "b.tif")
+
+
+def test_high_throughput_jpeg2000_is_told_from_the_older(tmp_path: Path) -> None:
+    for name in ("htj2k", "jpeg2000"):
+        slidewright.convert(CELLS["rgb"][0], tmp_path / f"{name}.tif", compression=name, tile_size=64, n_workers=0)
+        assert info(tmp_path / f"{name}.tif").levels[0].compression == name
+    for name in ("htj2k", "jpeg2000"):
+        asked = {"compression": name, "overwrite": True, "n_workers": 0}
+        report = slidewright.convert(tmp_path / "htj2k.tif", tmp_path / "out.tif", **asked)
+        assert bool(report.kept_tiles) == (name == "htj2k"), report.keeping

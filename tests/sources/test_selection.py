@@ -136,3 +136,16 @@ def test_every_verb_makes_the_same_of_a_region(tmp_path: Path) -> None:
 def test_impossible_regions_are_refused(region: Any, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         open_source(PIXELS, region=region)
+
+
+def test_channels_that_bio_formats_counts_as_images_of_one_page_are_read(tmp_path: Path) -> None:
+    planes = np.arange(3 * 40 * 50, dtype=np.uint8).reshape(3, 40, 50)
+    said = "ImageJ=\nhyperstack=true\nimages=3\nchannels=3\nslices=1\nframes=1\n"
+    tifffile.imwrite(
+        tmp_path / "s.tif", planes, photometric="rgb", planarconfig="separate", description=said, metadata=None
+    )
+    source = open_source(tmp_path / "s.tif")
+    assert (source.info.samples, source.info.kind) == (3, "rgb")
+    tifffile.imwrite(tmp_path / "cut.tif", planes[0], description=said, metadata=None)
+    with pytest.raises(SourceError, match="put 3 images into it"):
+        open_source(tmp_path / "cut.tif")

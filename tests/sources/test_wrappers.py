@@ -20,7 +20,7 @@ from written import assert_levels_equal_oracle
 
 import slidewright
 from slidewright.errors import CorruptTileError, OptionError, SourceError
-from slidewright.geometry import Size
+from slidewright.geometry import Region, Size
 from slidewright.pixels import PixelFormat
 from slidewright.sources.array import ArraySource
 from slidewright.sources.base import BLANK, Source
@@ -95,6 +95,14 @@ def test_what_is_known_of_a_source_is_known_of_it_wrapped(given: Any, wrapper: s
         assert shared.info == info
         there = pickle.loads(pickle.dumps(shared))
         np.testing.assert_array_equal(read_all(there)[0], PIXELS)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_reader_is_told_ahead_what_will_be_read(monkeypatch: pytest.MonkeyPatch, wrapper: str) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(AbleReader, "ahead", lambda _, *given: told.append(given))
+    wrapped(open_source(AbleSource()), wrapper).open().ahead(Region(32, 0, 64, 96), range(1))
+    assert told == [(Region(32, 0, 64, 96), range(1))]
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)

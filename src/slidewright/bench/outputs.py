@@ -5,12 +5,14 @@ It reads as a stranger would, whoever wrote the file, and looks at a fixed sampl
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 
 import numpy as np
 
-from slidewright.tiff.segments import Segments
+from slidewright.geometry import Region, Size
+from slidewright.sources.base import Pixels, Reader, SourceInfo, known
 from slidewright.tiff.slide import TiffSlide
 
 SAMPLED_TILES = 200
@@ -62,44 +64,39 @@ def describe(path: str | os.PathLike[str], source: str | None = None) -> Output:
             photometric=first.photometric,
             tile=(first.cell.width, first.cell.height),
             subsampling=first.subsampling,
-            psnr=()
-            if source is None
-            else tuple(_psnr(slide.segments(page), n, source) for n, page in enumerate(slide.levels[:2])),
+            psnr=() if source is None else tuple(_psnr(path, n, source) for n in range(min(2, len(slide.levels)))),
         )
 
 
-def _psnr(segments: Segments, level: int, source: str) -> float | None:
+def _psnr(path: str | os.PathLike[str], level: int, source: str) -> float | None:
     """PSNR of a fixed sample of tiles of level 0 or 1 against the source, reduced by 2 x 2 means for level 1."""
     from slidewright.inspection.compare import psnr
     from slidewright.pyramid.reduce import halve
     from slidewright.sources.open import open_source
 
-    described = open_source(source)
-    page, size, scale = segments.page, described.info.size, 1 << level
+    written, given = open_source(path, level=level), open_source(source)
+    scale, size, cell = 1 << level, given.info.size, written.info.tile or Size(512, 512)
+    grid = Size(*(-(-length // side) for length, side in zip(written.info.size, cell, strict=True)))
+    common = Size(*(min(has, wants // scale) for has, wants in zip(written.info.size, size, strict=True)))
     total, count = 0.0, 0
-    reader = described.open()
-    try:
-        for index in range(0, page.n_segments, max(1, page.n_segments // SAMPLED_TILES)):
-            row, column = divmod(index, page.grid.width)
-            found, y, x = segments.decode(index), row * page.cell.height, column * page.cell.width
-            if found is None:
+    with contextlib.closing(written.open()) as there, contextlib.closing(given.open()) as here:
+        for index in range(0, grid.height * grid.width, max(1, grid.height * grid.width // SAMPLED_TILES)):
+            row, column = divmod(index, grid.width)
+            place = Region(row * cell.height, column * cell.width, *cell).clipped(common)
+            if place.empty:
                 continue
-            height = min(found.shape[0], page.size.height - y) * scale
-            width = min(found.shape[1], page.size.width - x) * scale
-            height, width = min(height, size.height - y * scale), min(width, size.width - x * scale)
-            height, width = height // scale * scale, width // scale * scale
-            if height <= 0 or width <= 0:
-                continue
-            out = np.empty((height, width, described.info.samples), described.info.dtype)
-            wanted = np.ascontiguousarray(reader.read(y * scale, x * scale, height, width, out))
+            wanted = _read(here, given.info, Region(*(scale * n for n in place)))
             wanted = halve("mean", wanted) if level else wanted
-            found = found[: wanted.shape[0], : wanted.shape[1]]
+            found = _read(there, written.info, place)
             total += float(np.square(found.astype(np.float32) - wanted).sum(dtype=np.float64))
             count += wanted.size
-    finally:
-        reader.close()
-    peak = float(np.iinfo(described.info.dtype).max)
+    peak = float(np.iinfo(given.info.dtype).max)
     return None if total == 0 else psnr(total / max(1, count), peak)
+
+
+def _read(reader: Reader, info: SourceInfo, place: Region) -> Pixels:
+    out = np.empty((place.height, place.width, info.samples), info.dtype)
+    return np.ascontiguousarray(known(reader.read(*place, out)))
 
 
 def differences(found: Output, reference: Output) -> tuple[str, ...]:

@@ -28,6 +28,14 @@ def make_jpeg2000(encoding: Encoding) -> EncodeTile:
     return lambda tile: bytes(jpeg2k_encode(_squeezed(tile), 0, **settings))
 
 
+def make_htj2k(encoding: Encoding) -> EncodeTile:
+    """The same wavelet, its coefficients by T.814's block coder, which decoders of JPEG 2000 of today know too."""
+    from imagecodecs import htj2k_encode
+
+    colours = encoding.samples >= 3
+    return lambda tile: bytes(htj2k_encode(_squeezed(tile), reversible=True, rgb=colours))
+
+
 def make_jpeg2000_lossy(encoding: Encoding) -> EncodeTile:
     """A bare codestream by the irreversible 9-7 wavelet, of which every tile has the PSNR that was asked for.
 

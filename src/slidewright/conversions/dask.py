@@ -21,6 +21,7 @@ from slidewright.report import Progress
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.folder import ShardFolder
 from slidewright.shards.plan import ShardPlan
+from slidewright.system.remote_file import absolute, is_url
 
 _CONNECT_SECONDS = 15
 _SHARED = "source and destination must lie on a filesystem that every Dask worker sees under the same path"
@@ -56,7 +57,7 @@ class Cluster:
         SlidewrightError
             What failed in a task.
         """
-        source = os.path.abspath(source)
+        source = absolute(source)
         self._probe(source, folder.path)
         made = identity.made_options(options)
         futures = {
@@ -109,7 +110,8 @@ class Cluster:
         with open(probe, "x", encoding="ascii"):
             pass
         try:
-            answers = self.client.run(_look, source, os.path.getsize(source), probe)
+            size = 0 if is_url(source) else os.path.getsize(source)
+            answers = self.client.run(_look, source, size, probe)
         except ModuleNotFoundError as error:
             raise RunError(
                 f"the Dask workers lack {error.name!r}; install slidewright there, of the same version"
@@ -157,11 +159,12 @@ def connect(where: object) -> Iterator[Cluster]:
 
 
 def _look(source: str, size: int, probe: str) -> str | None:
-    """In a worker: what it does not see, or None."""
-    if not os.path.exists(source):
-        return f"does not see the source {source}"
-    if os.path.getsize(source) != size and not os.path.isdir(source):
-        return f"sees another file as the source {source}"
+    """In a worker: what it does not see, or None. Behind a URL it will find out when it opens it."""
+    if not is_url(source):
+        if not os.path.exists(source):
+            return f"does not see the source {source}"
+        if os.path.getsize(source) != size and not os.path.isdir(source):
+            return f"sees another file as the source {source}"
     if not os.path.exists(probe):
         return f"does not see the folder {os.path.dirname(probe)}"
     if not os.access(os.path.dirname(probe), os.W_OK):
@@ -179,7 +182,7 @@ def _make_shard(
 
     cv2.setNumThreads(1)
     for path in (source, folder):
-        if not os.path.exists(path):
+        if not is_url(path) and not os.path.exists(path):
             raise SourceError(f"the Dask worker on {socket.gethostname()} does not see {path}; {_SHARED}")
     given: dict[str, Any] = {**selection.given, **identity.options_from(made), "n_workers": 0}
     report = shard(source, folder, index=index, count=count, **given)

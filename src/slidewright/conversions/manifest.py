@@ -15,6 +15,7 @@ from typing import Any
 from slidewright.errors import OptionError, did_you_mean
 from slidewright.options import OPTIONS, SELECTION, ConvertOptions, Selection, make_options
 from slidewright.system.files import lies_in, regular, shared_places
+from slidewright.system.remote_file import is_url
 
 COLUMNS = {name: option for name, option in {**SELECTION, **OPTIONS}.items() if option.column}
 """What a row may say besides its source and destination."""
@@ -142,7 +143,8 @@ def _entry(row: Mapping[str, Any], folder: str, options: Mapping[str, Any]) -> E
         if not row[needed].strip() or "\0" in row[needed]:
             raise OptionError(f"its {needed} is empty or has a zero byte")
     selection, checked = split_options(given)
-    source, destination = (os.path.join(folder, row[name].strip()) for name in ("source", "destination"))
+    source, destination = (row[name].strip() for name in ("source", "destination"))
+    source, destination = source if is_url(source) else os.path.join(folder, source), os.path.join(folder, destination)
     return Entry(source, destination, checked, selection)
 
 

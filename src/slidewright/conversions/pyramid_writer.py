@@ -274,7 +274,9 @@ class PyramidWriter:
         """The array as (height, width, samples), checked and cut."""
         import numpy as np
 
-        pixels: NDArray[Any] = np.asarray(array)
+        from slidewright.sources.access.shapes import as_array
+
+        pixels = as_array(array, what)
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
         samples = self._shape[2]
         fits = pixels.ndim == 3 and pixels.shape[2] == samples

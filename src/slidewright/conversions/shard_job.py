@@ -20,6 +20,7 @@ from slidewright.shards.folder import JOB_FILE, Job, ShardFolder
 from slidewright.shards.plan import ShardPlan
 from slidewright.system.files import remove as remove_tree
 from slidewright.system.files import short_name, token
+from slidewright.system.remote_file import absolute
 
 if TYPE_CHECKING:
     from slidewright.engine.run import Run
@@ -57,7 +58,7 @@ def open_job(
     first, planned = decided.plan.passes[0], planned_workers or decided.memory.n_workers
     given = decided.memory.block_tiles if planned_workers is None else options.block_tiles
     job = Job(
-        path=None if source_path is None else os.path.abspath(source_path),
+        path=None if source_path is None else absolute(source_path),
         selection=selection.given,
         source=identity.fingerprint(source, source_path),
         options=identity.made_options(options),

@@ -20,6 +20,7 @@ COMPRESSION = {
     "jpeg": 7,
     "jpeg2000": 34712,
     "jpeg2000-lossy": 34712,
+    "htj2k": 34712,
     "webp": 50001,
     "webp-lossless": 50001,
     "zstd": 50000,

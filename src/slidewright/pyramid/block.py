@@ -103,6 +103,9 @@ class BlockEncoder:
         region = Region(block.row * half, block.column * half, half, half).clipped(above)
         piece = self._piece[: region.height, : region.width]
         depth = pas.block_tiles.bit_length() - 1
+        side = self._plan.tile * pas.block_tiles
+        source = Region(block.row * side, block.column * side, side, side).clipped(self._plan.size_at(pas.first))
+        reader.ahead(source, range(walk.plane, walk.plane + self._plan.band) if self._plan.planes > 1 else range(1))
         if keeps and self._scaled and not depth and not region.empty:
             self._keep_halved(walk, block.row, block.column, piece)
             return region, piece

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import OptionError, SourceError
-from slidewright.geometry import Size
+from slidewright.geometry import Region, Size
 from slidewright.metadata import Metadata
 
 Pixels = NDArray[Any]
@@ -145,6 +145,11 @@ class Reader(ABC):
             When a segment can't be decoded; names the source and the tile.
         SourceError
             When the source can't be read.
+        """
+
+    def ahead(self, region: Region, planes: range) -> None:  # noqa: B027 - nothing to fetch is fine
+        """Told before the parts of a region are read, of these planes: a source whose bytes come from afar may begin
+        to fetch them.
         """
 
     def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:

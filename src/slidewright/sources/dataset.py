@@ -17,7 +17,7 @@ import numpy as np
 from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.geometry import Size
 from slidewright.pixels import Colormap
-from slidewright.sources.access.shapes import check_dtype, check_shape
+from slidewright.sources.access.shapes import as_array, check_dtype, check_shape, makes_array
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, unknown_identity
 from slidewright.sources.dlup_grid import DlupGrid, dlup_grid
@@ -179,14 +179,13 @@ def _as_tile(image: Any, place: str) -> _Tile:
 
         found = pil_pixels(image, place)
         return _Tile(found.pixels, found.kind, found.colormap, found.icc_profile)
-    if not hasattr(image, "__array__") and not hasattr(image, "numpy"):
+    if not makes_array(image) and hasattr(image, "numpy"):  # tensors that have neither
+        image = image.numpy()
+    if not makes_array(image):
         raise SourceError(
             f'{place} is a {type(image).__name__}; give an array, a Pillow image, or a dict with one of them as "image"'
         )
-    try:
-        return _Tile(np.asarray(image if hasattr(image, "__array__") else image.numpy()))
-    except Exception as error:  # such as a tensor on a GPU
-        raise SourceError(f"{place} can't be made an array ({type(error).__name__}: {error})") from error
+    return _Tile(as_array(image, place))
 
 
 def _size(known: DlupGrid | None, shape: tuple[int, ...] | None, name: str) -> Size:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
 from typing import Any
 
+from slidewright.system.remote_file import RemoteFile, is_url
+
 _MAX_FILES = 20_000
 
 
 def file_identity(path: str) -> dict[str, Any]:
-    """A file is known by its size and time of change, a folder by those of the first 20,000 files in it."""
+    """A file is known by its size and time of change (behind a URL by what its server says of that), a folder by those
+    of the first 20,000 files in it.
+    """
+    if is_url(path):
+        with contextlib.closing(RemoteFile(path)) as file:
+            return {"bytes": file.nbytes, "changed": file.version}
     path = os.path.abspath(path)
     if os.path.isdir(path):
         return {"files": _folder(path)}

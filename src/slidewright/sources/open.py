@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from slidewright.errors import OptionError, SourceError
 from slidewright.options import Selection
 from slidewright.sources.base import Source, SourceInfo
 from slidewright.system.files import regular
+from slidewright.system.remote_file import absolute, is_url, open_pixels
 from slidewright.tiff.directories import starts_as_tiff
 
 if TYPE_CHECKING:
@@ -106,7 +108,9 @@ def _opened(obj: Any, selection: Selection, shape: tuple[int, ...] | None, dtype
 
 
 def _from_path(path: str | bytes, selection: Selection) -> Source:
-    path = os.path.abspath(os.fsdecode(path))
+    path = absolute(os.fsdecode(path))
+    if is_url(path):
+        return _from_url(path, selection)
     if not os.path.exists(path):
         raise SourceError(f"{path} does not exist; check the path")
     if os.path.isdir(path) or path.lower().endswith(".zarr.zip"):
@@ -139,6 +143,22 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
     if vendors:
         return _from_openslide(path, selection)
     raise SourceError(f"{path} is not an image of a known format; {FILES}")
+
+
+def _from_url(url: str, selection: Selection) -> Source:
+    if ".zarr" in url.lower():
+        from slidewright.sources.zarr import ZarrSource
+
+        _refuse("a zarr store", page=selection.page)
+        return ZarrSource.at(url, selection)
+    with contextlib.closing(open_pixels(url)) as file:
+        start = file.read(0, 16)
+    if starts_as_tiff(start):
+        from slidewright.sources.tiff import vendor_of
+
+        if vendor_of(url) not in _OPENSLIDE_BETTER:
+            return _from_tiff(url, selection)
+    raise SourceError(f"{url} is neither a TIFF that can be read from afar nor a zarr store; download it first")
 
 
 def _first_bytes(path: str) -> bytes:
@@ -207,16 +227,14 @@ def _from_memory(obj: Any) -> Source | None:
         from slidewright.sources.pillow import pil_source
 
         return pil_source(obj)
-    if not hasattr(type(obj), "__array__"):
+    from slidewright.sources.access.shapes import as_array, makes_array
+
+    if not makes_array(obj):
         return None
     name = type(obj).__name__
     if hasattr(obj, "__dask_graph__"):
         raise SourceError(f"a dask {name} would have to fit in memory; store it first, for example with to_zarr()")
-    try:
-        array = np.asarray(obj)
-    except Exception as error:  # such as a tensor on a GPU
-        raise SourceError(f"the {name} can't be made an array ({type(error).__name__}: {error})") from error
-    return _from_array(array, name)
+    return _from_array(as_array(obj, f"the {name}"), name)
 
 
 def _from_array(array: NDArray[Any], name: str = "NumPy array") -> Source:

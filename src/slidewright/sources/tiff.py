@@ -16,10 +16,19 @@ from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.colours import given_as
 from slidewright.sources.access.shapes import check_dtype
-from slidewright.sources.base import Pixels, Source, SourceInfo, as_bytes, no_associated, pickled_identity
+from slidewright.sources.base import (
+    LIBRARY_BYTES,
+    Pixels,
+    Source,
+    SourceInfo,
+    as_bytes,
+    no_associated,
+    pickled_identity,
+)
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.tiff_reader import TiffReader
 from slidewright.sources.tiff_stored import stored_of
+from slidewright.system.remote_file import AHEAD_BYTES, is_url
 from slidewright.tiff.page import Page
 from slidewright.tiff.series import Image
 from slidewright.tiff.slide import TiffSlide, damage_named, vendor_of
@@ -131,7 +140,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         planar=kind == "multichannel" and (image.channels is not None or page.planes > 1),
         mpp=mpp,
         tile=page.cell,
-        worker_bytes=0,
+        worker_bytes=AHEAD_BYTES + LIBRARY_BYTES if is_url(slide.path) else 0,
         icc_profile=None if given_as(page) == "rgb" else base.icc_profile,  # which was of what is stored
         description=slide.description_of(base),
         metadata=slide.metadata(base, series),

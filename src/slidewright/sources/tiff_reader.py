@@ -10,12 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from slidewright.errors import CorruptTileError
+from slidewright.geometry import Region
 from slidewright.sources.access.colours import converter_of
 from slidewright.sources.access.raw_rows import RowsReader
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, SourceInfo
 from slidewright.sources.wrappers.alpha import straighten
-from slidewright.system.pixel_file import PixelFile
+from slidewright.system.remote_file import open_pixels
 from slidewright.tiff.segments import Segments
 from slidewright.tiff.series import Image
 from slidewright.tiff.shown import change_of
@@ -34,7 +35,7 @@ class TiffReader(Reader):
 
     def __init__(self, info: SourceInfo, image: Image) -> None:
         page = image.pages[0]
-        self._file = PixelFile(info.name)
+        self._file = open_pixels(info.name)
         self._page = page
         self._straighten = info.kind == "rgba" and page.premultiplied
         self._change = change_of(page)
@@ -57,6 +58,20 @@ class TiffReader(Reader):
         if self._change is not None:
             self._change(pixels)
         return pixels
+
+    def ahead(self, region: Region, planes: range) -> None:
+        """See `Reader`."""
+        page = self._page
+        if not self._file.remote or isinstance(self._regions, RowsReader):
+            return
+        indexes = [index for index, _ in page.tiles_in(region)]
+        each = page.grid.height * page.grid.width
+        if len(self._segments) > 1:
+            for plane in planes:
+                self._segments[plane].ahead(indexes)
+        else:
+            stored = planes if page.planes > 1 else range(1)
+            self._segments[0].ahead(plane * each + index for plane in stored for index in indexes)
 
     def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
         """See `Reader`."""

@@ -28,6 +28,7 @@ from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled
 from slidewright.sources.ome_attributes import OmeAttributes
 from slidewright.sources.on_disk import file_identity
 from slidewright.system.files import fill_from, regular
+from slidewright.system.remote_file import absolute, is_url
 from slidewright.tiff.metadata import MICROMETRES
 
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, of one time and plane and up to {MAX_CHANNELS} channels"
@@ -55,7 +56,7 @@ class ZarrSource(Source):
     @classmethod
     def at(cls, path: str, selection: Selection = Selection()) -> ZarrSource:  # noqa: B008 - frozen
         """Describe an array or group in a folder or a .zip file; SourceError and OptionError say what is wrong."""
-        store, inner = os.path.abspath(path), ""
+        store, inner = absolute(path), ""
         node = _node(store, inner)
         return cls._describe(node, store, inner, selection)
 
@@ -158,11 +159,13 @@ class ZarrReader(Reader):
             pixels = np.asarray(self._array[tuple(spans.get(axis, self._planes.get(axis, 0)) for axis in self._axes)])
         except Exception as error:  # a codec's own error, or the store's
             row, column = y // self._chunk.height, x // self._chunk.width
-            raise CorruptTileError(
-                f"{self._name}: the chunks of {out.shape[1]} x {out.shape[0]} pixels from row {row}, column "
-                f"{column} can't be read "
-                f"({type(error).__name__}: {error}); the store is damaged"
-            ) from error
+            what = (
+                f"{self._name}: the chunks of {out.shape[1]} x {out.shape[0]} pixels from row {row}, column {column} "
+                f"can't be read ({type(error).__name__}: {error})"
+            )
+            if is_url(self._name):  # which of the two it is, the server does not say
+                raise SourceError(f"{what}; try again, or download the store first") from error
+            raise CorruptTileError(f"{what}; the store is damaged") from error
         left = [axis for axis in self._axes if axis in spans]
         if "c" in left:
             pixels = pixels.transpose([left.index(axis) for axis in "yxc"])
@@ -189,7 +192,10 @@ def _node(store: str, inner: str) -> Any:
 
     try:
         is_zip = store.lower().endswith(".zip")
-        target = zarr.storage.ZipStore(store, mode="r") if is_zip else FolderStore(store, read_only=True)
+        if is_url(store):
+            target: Any = zarr.storage.FsspecStore.from_url(store, read_only=True)
+        else:
+            target = zarr.storage.ZipStore(store, mode="r") if is_zip else FolderStore(store, read_only=True)
         with warnings.catch_warnings():  # about codecs beyond the specification, which are read all the same
             warnings.simplefilter("ignore", UserWarning)
             return zarr.open(target, path=inner or None, mode="r")
@@ -407,7 +413,9 @@ def _check_codecs(array: Any, name: str) -> None:
 
 def _raw_chunks(array: Any, axes: str, store: str) -> Callable[[int, int, int, Pixels], None] | None:
     """A decoder that reads the files of uncompressed chunks, or None where chunks are anything else."""
-    if store.lower().endswith(".zip") or not _is_cell(array, axes) or not _is_uncompressed(array.metadata):
+    if is_url(store) or store.lower().endswith(".zip"):
+        return None
+    if not _is_cell(array, axes) or not _is_uncompressed(array.metadata):
         return None
     encode_key, folder = array.metadata.encode_chunk_key, Path(store, array.path)
     fill, name = array.fill_value, str(folder)

@@ -7,6 +7,7 @@ and a file that shrinks while it is mapped ends the process with a bus error.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from slidewright.errors import SourceError
 from slidewright.system.files import read_at, regular
@@ -14,6 +15,9 @@ from slidewright.system.files import read_at, regular
 
 class PixelFile:
     """A file read at given places, for one reader; wraps the system's errors."""
+
+    remote = False
+    """Whether every read costs a request, so that it is worth telling ahead what will be read."""
 
     def __init__(self, path: str, fd: int | None = None) -> None:
         """Open `path`, or take over an open descriptor of it."""
@@ -79,6 +83,9 @@ class PixelFile:
             if self.read_into(offset + number * pitch, buffer[place : place + count]) < count:
                 return number
         return rows
+
+    def ahead(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Told which ranges of (byte, number of bytes) will be read next, where the file is remote."""
 
     def close(self) -> None:
         """Close the file; may be called twice."""

@@ -9,7 +9,7 @@ import struct
 from typing import BinaryIO
 
 from slidewright.errors import SourceError, VerifyError
-from slidewright.system.files import regular
+from slidewright.system.remote_file import open_stream
 
 MAX_DIRECTORIES = 65_536
 MAX_REPEATED_BYTES = 1 << 26  # of tables that several directories share, such as an ICC profile
@@ -20,9 +20,9 @@ _SUB_IFDS = 330
 def is_tiff(path: str | os.PathLike[str]) -> bool:
     """Whether a file starts as a classic TIFF or a BigTIFF does."""
     try:
-        with open(path, "rb", opener=regular) as file:
+        with open_stream(path) as file:
             return starts_as_tiff(file.read(4))
-    except OSError:
+    except (OSError, SourceError):
         return False
 
 
@@ -58,7 +58,7 @@ def check_directories(path: str | os.PathLike[str]) -> int:
         than the file.
     """
     try:
-        with open(path, "rb", opener=regular) as file:
+        with open_stream(path) as file:
             return _Walk(file, os.fspath(path)).run()
     except OSError as error:
         raise SourceError(f"{os.fspath(path)} can't be read: {error.strerror or error}") from error
@@ -71,7 +71,8 @@ class _Walk:
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file, self._name = file, name
-        self._bytes = os.fstat(file.fileno()).st_size
+        self._bytes = file.seek(0, os.SEEK_END)
+        file.seek(0)
         layout = _layout(file.read(4))
         if layout is None:
             raise SourceError(f"{name} is not a TIFF file")

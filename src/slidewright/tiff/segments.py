@@ -8,7 +8,7 @@ more than the codec. What comes out is what tifffile gives, to the pixel.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,10 @@ class Segments:
         data = self._file.read(*place)
         self._last = (index, data)
         return data
+
+    def ahead(self, indexes: Iterable[int]) -> None:
+        """Told which segments will be read next (see `PixelFile`)."""
+        self._file.ahead(place for index in indexes if (place := self._place(index)) is not None)
 
     def decode(self, index: int) -> NDArray[Any] | None:
         """The pixels of a segment as (height, width, samples), padding included; None for one that was left out."""

@@ -106,7 +106,8 @@ def image_of(tiff: Any, path: str, selection: Selection) -> Image:
     first = first.aspage()
     if _is_single(chosen):
         images = int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
-        if images > 1 and images > len(tiff.pages):  # tifffile only logs that, and shows the first
+        held = len(tiff.pages) * int(first.samplesperpixel)  # Bio-Formats counts the channels of one page
+        if images > 1 and images > held:  # tifffile only logs that, and shows the first
             raise SourceError(f"{path}: ImageJ put {images} images into it, and it has not all; copy the file again")
         _plane(path, which, {}, selection)
         return Image((read_page(first),))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from slidewright.errors import SlidewrightError, SourceError, VerifyError
 from slidewright.metadata import Metadata
 from slidewright.options import Selection
-from slidewright.system.pixel_file import PixelFile
+from slidewright.system.remote_file import is_url, open_pixels, open_stream
 from slidewright.tiff import series as layout
 from slidewright.tiff.directories import check_directories
 from slidewright.tiff.left_out import left_out_of
@@ -53,7 +53,9 @@ class TiffSlide:
         import tifffile
 
         with damage_named(self.path, VerifyError):
-            self._tiff = tifffile.TiffFile(path, _multifile=False)  # no other file, whatever its OME-XML names
+            self._stream = open_stream(self.path) if is_url(self.path) else None
+            # no other file, whatever its OME-XML names
+            self._tiff = tifffile.TiffFile(self._stream or path, _multifile=False)
             try:
                 first = self._tiff.pages.first
                 self.software = str(first.software or "")
@@ -62,9 +64,9 @@ class TiffSlide:
                 self.bigtiff = bool(self._tiff.is_bigtiff)
                 self.vendor = layout.vendor(self._tiff)
                 self.is_aperio_ycbcr = self.vendor == "svs" and int(first.compression) == _APERIO_YCBCR
-                self.file = PixelFile(self.path)
+                self.file = open_pixels(self.path)
             except BaseException:
-                self._tiff.close()
+                self._close_tiff()
                 raise
         self.bytes = self.file.nbytes
 
@@ -77,7 +79,12 @@ class TiffSlide:
     def close(self) -> None:
         """Close the file."""
         self.file.close()
+        self._close_tiff()
+
+    def _close_tiff(self) -> None:
         self._tiff.close()
+        if self._stream is not None:
+            self._stream.close()
 
     @property
     def ours(self) -> bool:
@@ -206,10 +213,11 @@ class TiffSlide:
         """The page, its compression named by its first segment where the tag is the same for two sorts."""
         if page.compression not in _EITHER or not page.counts.any():
             return page
-        lossless = look(page.compression, self.head(page)).lossless
-        name = page.compression
+        stream = look(page.compression, self.head(page))
+        lossless, name = stream.lossless, page.compression
         if page.compression == "jpeg2000":
-            name += "-lossy" if lossless is False else ""
+            exact = "htj2k" if stream.high_throughput else name
+            name = f"{name}-lossy" if lossless is False else exact
         elif lossless:
             name += "-lossless"
         # Others may cut a reversible stream short, or code what is no longer the source's pixels.

@@ -18,6 +18,8 @@ class Stream(NamedTuple):
 
     size: Size | None = None
     lossless: bool | None = None
+    high_throughput: bool = False
+    """Of JPEG 2000: whether blocks are coded as ITU T.814 has it."""
 
 
 def look(compression: str, data: bytes) -> Stream:
@@ -46,13 +48,15 @@ def _jpeg(data: bytes) -> Stream:
 
 
 def _jpeg2000(data: bytes) -> Stream:
-    """SIZ and COD (ITU T.800, A.5.1 and A.6.1); the 5-3 wavelet is the reversible one."""
+    """SIZ and COD (ITU T.800, A.5.1 and A.6.1); the 5-3 wavelet is the reversible one. Bit 6 of the code-block style
+    says that blocks are of high throughput (T.814, A.4).
+    """
     at = data.index(b"\xff\x4f\xff\x51") + 2
     x, y, left, top = (int.from_bytes(data[at + n : at + n + 4]) for n in (6, 10, 14, 18))
     size = Size(y - top, x - left)
     while data[at] == 0xFF and data[at + 1] != 0x90:  # start of the first tile part
         if data[at + 1] == 0x52:
-            return Stream(size, data[at + 13] == 1)
+            return Stream(size, data[at + 13] == 1, bool(data[at + 12] & 0x40))
         at += 2 + int.from_bytes(data[at + 2 : at + 4])
     return Stream(size)
 
@@ -152,4 +156,4 @@ class _Bits:
         self.take(1)
 
 
-_READERS = {"jpeg": _jpeg, "jpeg2000": _jpeg2000, "webp": _webp, "png": _png, "jpegxl": _jpegxl}
+_READERS = {"jpeg": _jpeg, "jpeg2000": _jpeg2000, "htj2k": _jpeg2000, "webp": _webp, "png": _png, "jpegxl": _jpegxl}

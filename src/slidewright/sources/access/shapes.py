@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slidewright.errors import OptionError, SourceError
 from slidewright.pixels import MAX_CHANNELS
@@ -22,6 +23,30 @@ _REMEDIES = {
     "complex64": "np.abs() of it",
     "complex128": "np.abs() of it, as float32",
 }
+
+
+def makes_array(obj: Any) -> bool:
+    """Whether an object can hand its numbers over: by `__array__` or by DLPack."""
+    return hasattr(type(obj), "__array__") or hasattr(type(obj), "__dlpack__")
+
+
+def as_array(obj: Any, name: str) -> NDArray[Any]:
+    """The numbers of an array, a tensor or whatever makes an array of itself, without a copy where that can be.
+
+    Raises
+    ------
+    SourceError
+        When it can't, such as a tensor on a GPU, whose numbers must be copied from there first.
+    """
+    try:
+        if hasattr(type(obj), "__array__") or not makes_array(obj):
+            return np.asarray(obj)
+        return np.from_dlpack(obj)
+    except Exception as error:  # each library has its own
+        raise SourceError(
+            f"{name} can't be made an array ({type(error).__name__}: {error}); what is on a GPU is copied from there "
+            "by .cpu() in PyTorch, .get() in CuPy"
+        ) from error
 
 
 def check_dtype(dtype: np.dtype[Any], name: str) -> str:

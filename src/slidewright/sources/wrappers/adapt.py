@@ -6,18 +6,17 @@ Apart from the sources because every kind of source needs it, and only the optio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from slidewright.errors import SourceError
 from slidewright.options import ConvertOptions
 from slidewright.pixels import PixelFormat
-from slidewright.sources.base import BLANK, Blank, CorruptPlace, Pixels, Reader, Source, SourceInfo
+from slidewright.sources.base import BLANK, Blank, Pixels, Reader, Source, SourceInfo
 from slidewright.sources.wrappers.alpha import compose
+from slidewright.sources.wrappers.wrapped import WrappedReader, WrappedSource
 
 Check = Callable[[Pixels], tuple[Pixels, str] | None]
 """Takes the pixels of a region; for bad ones it gives where they are, as booleans, and what to say of them."""
@@ -37,10 +36,9 @@ def adapted(source: Source, pixels: PixelFormat, options: ConvertOptions) -> Sou
 
 
 @dataclass(frozen=True, slots=True)
-class AdaptedSource(Source):
+class AdaptedSource(WrappedSource):
     """A source whose pixels are checked and changed as they are read."""
 
-    source: Source
     pixels: PixelFormat
     composing: bool = False
     """Whether RGBA is laid on the background."""
@@ -70,31 +68,13 @@ class AdaptedSource(Source):
             return _Flags(reader, check, info)
         return _Narrowing(reader, check, info) if info.dtype != pixels.dtype else _Checking(reader, check, info)
 
-    @contextmanager
-    def shared(self, folder: str | None = None, *, on_disk: bool = False) -> Iterator[Source]:
-        """See `Source`."""
-        with self.source.shared(folder, on_disk=on_disk) as source:
-            yield replace(self, source=source)
 
-    @property
-    def filled(self) -> Mapping[CorruptPlace, str]:
-        """See `Source`."""
-        return self.source.filled
-
-    def identity(self) -> dict[str, Any]:
-        """See `Source`."""
-        return self.source.identity()
-
-    def associated_image(self, name: str) -> Pixels:
-        """See `Source`."""
-        return self.source.associated_image(name)
-
-
-class _Checking(Reader):
+class _Checking(WrappedReader):
     """Gives a reader's pixels as they are, once they are checked."""
 
     def __init__(self, reader: Reader, check: Check | None, info: SourceInfo) -> None:
-        self._reader, self._check, self._name = reader, check, info.name
+        super().__init__(reader)
+        self._check, self._name = check, info.name
         self._samples, self._dtype = info.samples, info.dtype
         self._buffer: Pixels = np.empty((0, 0, 0), info.dtype)
 
@@ -102,22 +82,6 @@ class _Checking(Reader):
         """The pixels of a region, see `Reader.read`."""
         pixels = self._reader.read(y, x, height, width, out, plane)
         return pixels if pixels is BLANK else self._checked(pixels, y, x, plane)
-
-    def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
-        """See `Reader`; nobody asks where pixels are changed, because then the source says nothing of `stored`."""
-        return self._reader.segment(row, column, plane)
-
-    def halved(self, row: int, column: int, out: Pixels) -> bool:
-        """See `Reader`; as `segment`."""
-        return self._reader.halved(row, column, out)
-
-    def filled(self) -> dict[CorruptPlace, str]:
-        """See `Reader`."""
-        return self._reader.filled()
-
-    def close(self) -> None:
-        """Close the reader."""
-        self._reader.close()
 
     def _checked(self, pixels: Pixels, y: int, x: int, plane: int) -> Pixels:
         found = self._check(pixels) if self._check is not None else None

@@ -7,63 +7,37 @@ source's own grid, and only the cells that fail are filled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from slidewright.errors import CorruptTileError
 from slidewright.geometry import Region, Size
 from slidewright.sources.access.unpack import WideStripsSource
-from slidewright.sources.base import BLANK, Blank, CorruptPlace, Pixels, Reader, Source, SourceInfo
+from slidewright.sources.base import BLANK, Blank, CorruptPlace, Pixels, Source
 from slidewright.sources.wrappers.view import ViewSource
+from slidewright.sources.wrappers.wrapped import WrappedReader, WrappedSource
 
 
 @dataclass(frozen=True, slots=True)
-class FillingSource(Source):
+class FillingSource(WrappedSource):
     """Another source, with a colour for what does not decode; its readers say what they have filled."""
 
-    source: Source
     colour: tuple[float, ...]
     hand_out: bool = False
     """Whether readers hand out encoded tiles that do not decode; else those must be made of the filled pixels."""
-
-    @property
-    def info(self) -> SourceInfo:
-        """What is known of the other source."""
-        return self.source.info
 
     def open(self) -> FillingReader:
         """Open it in this process."""
         return FillingReader(self)
 
-    @contextmanager
-    def shared(self, folder: str | None = None, *, on_disk: bool = False) -> Iterator[Source]:
-        """See `Source`."""
-        with self.source.shared(folder, on_disk=on_disk) as source:
-            yield replace(self, source=source)
 
-    @property
-    def filled(self) -> Mapping[CorruptPlace, str]:
-        """See `Source`."""
-        return self.source.filled
-
-    def identity(self) -> dict[str, Any]:
-        """See `Source`."""
-        return self.source.identity()
-
-    def associated_image(self, name: str) -> Pixels:
-        """See `Source`."""
-        return self.source.associated_image(name)
-
-
-class FillingReader(Reader):
+class FillingReader(WrappedReader):
     """Reads regions; those parts that are corrupt come out in one colour."""
 
     def __init__(self, source: FillingSource) -> None:
-        self._reader: Reader = source.source.open()
+        super().__init__(source.source.open())
         self._found: dict[CorruptPlace, str] = {}
         info = source.info
         self._colour = np.array(source.colour, info.dtype)
@@ -105,10 +79,6 @@ class FillingReader(Reader):
         """See `Reader`."""
         found, self._found = self._found, {}
         return found
-
-    def close(self) -> None:
-        """Close the other source's reader."""
-        self._reader.close()
 
     def _mend(self, place: CorruptPlace, part: Region, target: Pixels, plane: int) -> None:
         """Read one part by itself, or fill it."""

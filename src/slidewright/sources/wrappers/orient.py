@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from slidewright.geometry import Size
+from slidewright.geometry import Region, Size
 from slidewright.sources.base import BLANK, Blank, Pixels, Reader, Source, SourceInfo
-from slidewright.sources.wrappers.view import ViewReader, ViewSource
+from slidewright.sources.wrappers.view import ViewSource
+from slidewright.sources.wrappers.wrapped import WrappedReader
 
 ORIENTATIONS = range(1, 9)
 _TRANSPOSED = (5, 6, 7, 8)  # the first stored row is the left or the right side of the image
@@ -55,7 +56,7 @@ class OrientedSource(ViewSource):
         return OrientedReader(self.source.open(), self.info.size, self.orientation)
 
 
-class OrientedReader(ViewReader):
+class OrientedReader(WrappedReader):
     """Reads regions of the upright image."""
 
     def __init__(self, reader: Reader, size: Size, orientation: int) -> None:
@@ -67,18 +68,24 @@ class OrientedReader(ViewReader):
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """The pixels of a region, see `Reader.read`."""
-        top = self._size.height - y - height if self._from_below else y
-        left = self._size.width - x - width if self._from_right else x
-        if self._transposed:
-            pixels = self._reader.read(left, top, width, height, self._room(out), plane)
-        else:
-            pixels = self._reader.read(top, left, height, width, self._room(out), plane)
+        pixels = self._reader.read(*self._stored(Region(y, x, height, width)), self._room(out), plane)
         if pixels is BLANK:
             return BLANK
         pixels = pixels.transpose(1, 0, 2) if self._transposed else pixels
         answer = out[:height, :width]
         answer[...] = pixels[:: -1 if self._from_below else 1, :: -1 if self._from_right else 1]
         return answer
+
+    def ahead(self, region: Region, planes: range) -> None:
+        """See `Reader`."""
+        self._reader.ahead(self._stored(region), planes)
+
+    def _stored(self, region: Region) -> Region:
+        """Where a region of the upright image is stored."""
+        y, x, height, width = region
+        top = self._size.height - y - height if self._from_below else y
+        left = self._size.width - x - width if self._from_right else x
+        return Region(left, top, width, height) if self._transposed else Region(top, left, height, width)
 
     def _room(self, out: Pixels) -> Pixels:
         """Memory for the region as it is stored; the same every time for regions of one size."""

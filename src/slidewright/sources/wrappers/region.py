@@ -8,7 +8,8 @@ from typing import Any
 from slidewright.errors import OptionError
 from slidewright.geometry import Region, Size
 from slidewright.sources.base import Blank, Pixels, Reader, Source, SourceInfo
-from slidewright.sources.wrappers.view import ViewReader, ViewSource
+from slidewright.sources.wrappers.view import ViewSource
+from slidewright.sources.wrappers.wrapped import WrappedReader
 
 
 def region_of(source: Source, region: tuple[int, int, int, int]) -> Source:
@@ -52,7 +53,7 @@ class RegionSource(ViewSource):
         return RegionReader(self.source.open(), self.region)
 
 
-class RegionReader(ViewReader):
+class RegionReader(WrappedReader):
     """Reads parts of the rectangle."""
 
     def __init__(self, reader: Reader, region: Region) -> None:
@@ -62,3 +63,7 @@ class RegionReader(ViewReader):
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """The pixels of a part, see `Reader.read`."""
         return self._reader.read(self._y + y, self._x + x, height, width, out, plane)
+
+    def ahead(self, region: Region, planes: range) -> None:
+        """See `Reader`."""
+        self._reader.ahead(Region(self._y + region.y, self._x + region.x, region.height, region.width), planes)

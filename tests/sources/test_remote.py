@@ -1,0 +1,263 @@
+"""Sources behind a URL: what is read from afar is what is on the disk, and a bad server is told in one line."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from RangeHTTPServer import RangeRequestHandler
+from written import image
+
+import slidewright
+from slidewright.cli.main import main
+from slidewright.errors import SourceError
+from slidewright.geometry import Region
+from slidewright.system.remote_file import AHEAD_BYTES, RemoteFile, is_url
+
+pytest.importorskip("fsspec")
+
+
+class Quiet(RangeRequestHandler):
+    """Serves a folder, in parts; counts what it is asked for, and fails when told to."""
+
+    asked: ClassVar[list[str]] = []
+    failures = 0
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range", "")
+        if asked.startswith("bytes=-"):  # the last so many, which this server does not know
+            size = os.path.getsize(self.translate_path(self.path))
+            self.headers.replace_header("Range", f"bytes={size - int(asked[7:])}-{size - 1}")
+        Quiet.asked.append(asked)
+        if Quiet.failures:
+            Quiet.failures -= 1
+            self.send_error(503)
+            return
+        super().do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    Quiet.asked, Quiet.failures = [], 0
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def slide(path: Path, side: int = 700, **options: Any) -> Any:
+    pixels = image(side, side - 60, 3)
+    given = {"tile": (128, 128), "photometric": "rgb", "compression": "jpeg", "resolution": (20000, 20000),
+             "resolutionunit": "CENTIMETER", **options}  # fmt: skip
+    tifffile.imwrite(path, pixels, **given)
+    return pixels
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("keep", ["never", "always"])
+def test_slide_behind_a_url_is_converted_as_from_the_disk(
+    served: tuple[Path, str], tmp_path: Path, workers: int, keep: Any
+) -> None:
+    folder, url = served
+    slide(folder / "s.tif")
+    for source, out in ((folder / "s.tif", "here.tif"), (f"{url}/s.tif", "afar.tif")):
+        slidewright.convert(source, tmp_path / out, n_workers=workers, tile_size=128, keep_tiles=keep)
+    assert (tmp_path / "afar.tif").read_bytes() == (tmp_path / "here.tif").read_bytes()
+    assert slidewright.open_source(tmp_path / "afar.tif").info.mpp == pytest.approx((0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": None, "rowsperstrip": 16, "tile": None},
+        {"compression": "deflate", "rowsperstrip": 16, "tile": None},
+        {"compression": None},
+        {"compression": "lzw", "planarconfig": "separate", "photometric": "minisblack"},
+    ],
+    ids=str,
+)
+def test_every_layout_is_read_from_afar(served: tuple[Path, str], options: dict[str, Any]) -> None:
+    folder, url = served
+    pixels = image(300, 260, 3)
+    separate = "planarconfig" in options
+    tifffile.imwrite(
+        folder / "s.tif",
+        pixels.transpose(2, 0, 1) if separate else pixels,
+        **{"tile": (128, 128), "photometric": "rgb", **options},
+    )
+    reader = slidewright.open_source(f"{url}/s.tif").open()
+    reader.ahead(Region(0, 0, 300, 260), range(3 if separate else 1))
+    out = np.zeros((200, 200, 3), np.uint8)
+    np.testing.assert_array_equal(reader.read(37, 41, 200, 200, out), pixels[37:237, 41:241])
+    reader.close()
+
+
+def test_tiles_of_a_block_are_fetched_with_few_requests(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, url = served
+    slide(folder / "s.tif")
+    slidewright.convert(f"{url}/s.tif", tmp_path / "o.tif", n_workers=0, tile_size=128, keep_tiles="never")
+    assert len(Quiet.asked) < 16  # of 30 tiles and the directories
+
+
+def test_turned_region_is_fetched_ahead_where_it_lies(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, url = served
+    slide(folder / "s.tif", compression="deflate", extratags=[(274, 3, 1, 6, True)])
+    given: dict[str, Any] = {"region": (64, 32, 500, 400), "n_workers": 0, "compression": "deflate"}
+    slidewright.convert(folder / "s.tif", tmp_path / "here.tif", **given)
+    slidewright.convert(f"{url}/s.tif", tmp_path / "afar.tif", **given)
+    assert (tmp_path / "afar.tif").read_bytes() == (tmp_path / "here.tif").read_bytes()
+
+
+def test_server_that_fails_now_and_then_is_asked_again(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, url = served
+    slide(folder / "s.tif")
+    source = slidewright.open_source(f"{url}/s.tif")
+    Quiet.failures = 2
+    slidewright.convert(source, tmp_path / "o.tif", n_workers=0)
+    assert Quiet.failures == 0
+
+
+def test_server_that_goes_on_failing_ends_the_run_with_its_answer(
+    served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slidewright.system.remote_file.time.sleep", lambda _: None)
+    folder, url = served
+    slide(folder / "s.tif")
+    source = slidewright.open_source(f"{url}/s.tif")
+    Quiet.failures = 1000
+    with pytest.raises(SourceError, match=r"s\.tif can't be .* in 4 tries: .*503"):
+        slidewright.convert(source, tmp_path / "o.tif", n_workers=0)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_server_without_ranges_is_refused(tmp_path: Path) -> None:
+    slide(tmp_path / "s.tif")
+
+    class Whole(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str((tmp_path / "s.tif").stat().st_size))
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            self.wfile.write((tmp_path / "s.tif").read_bytes())
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Whole) as server:
+        threading.Thread(target=server.serve_forever).start()
+        with pytest.raises(SourceError, match="does not send parts of a file"):
+            slidewright.open_source(f"http://127.0.0.1:{server.server_address[1]}/s.tif")
+        server.shutdown()
+
+
+def test_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slidewright.system.remote_file.SILENCE", 0.1)
+    monkeypatch.setattr("slidewright.system.remote_file.time.sleep", lambda _: None)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(SourceError, match=r"can't be opened in 4 tries: .*[Tt]imeout"),
+    ):
+        slidewright.open_source(f"http://127.0.0.1:{silent.getsockname()[1]}/s.tif")
+
+
+def test_what_is_not_there_or_no_slide_is_one_line(served: tuple[Path, str], capsys: Any) -> None:
+    folder, url = served
+    (folder / "note.txt").write_text("no slide, but longer than sixteen bytes")
+    with pytest.raises(SourceError, match=r"gone\.tif can't be opened: FileNotFoundError"):
+        slidewright.open_source(f"{url}/gone.tif")
+    with pytest.raises(SourceError, match="neither a TIFF that can be read from afar nor a zarr store"):
+        slidewright.open_source(f"{url}/note.txt")
+    with pytest.raises(SourceError, match=r"nosuch://x/y\.tif can't be opened: Protocol not known"):
+        slidewright.open_source("nosuch://x/y.tif")
+    assert main(["info", f"{url}/gone.tif"]) == 2
+    assert "gone.tif can't be opened" in capsys.readouterr().err
+
+
+def test_info_of_a_url_and_batch_of_one(served: tuple[Path, str], tmp_path: Path, capsys: Any) -> None:
+    folder, url = served
+    slide(folder / "s.tif")
+    assert main(["info", f"{url}/s.tif"]) == 0
+    said = capsys.readouterr().out
+    assert "tiff, 29" in said  # kilobytes
+    assert "640 x 700" in said
+    (tmp_path / "list.csv").write_text(f"source,destination\n{url}/s.tif,o.tif\n")
+    assert main(["batch", str(tmp_path / "list.csv"), "--workers", "0"]) == 0
+    assert tifffile.imread(tmp_path / "o.tif", key=0).shape == (700, 640, 3)
+
+
+def test_changed_file_is_another_source(served: tuple[Path, str]) -> None:
+    folder, url = served
+    slide(folder / "s.tif")
+    before = slidewright.open_source(f"{url}/s.tif").identity()
+    slide(folder / "s.tif", compression="deflate")
+    assert slidewright.open_source(f"{url}/s.tif").identity() != before
+
+
+def test_zarr_group_behind_a_url(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, url = served
+    pixels = image(300, 260, 3)
+    slidewright.convert(pixels, folder / "s.ome.zarr", n_workers=0, tile_size=128)
+    slidewright.convert(f"{url}/s.ome.zarr", tmp_path / "o.tif", n_workers=2, compression="zstd")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "o.tif", key=0), pixels)
+    raw = zarr.create_array(folder / "raw.zarr", data=pixels, chunks=(64, 64, 3), compressors=None)
+    assert raw.shape == pixels.shape
+    slidewright.convert(f"{url}/raw.zarr", tmp_path / "r.tif", n_workers=0, compression="zstd")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "r.tif", key=0), pixels)
+
+
+def test_s3_is_read_as_http_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0)
+    pytest.importorskip("s3fs")
+    import s3fs
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        slide(tmp_path / "s.tif")
+        files = s3fs.S3FileSystem(endpoint_url=f"http://{host}:{port}")
+        files.mkdir("slides")
+        files.put(str(tmp_path / "s.tif"), "slides/s.tif")
+        slidewright.convert("s3://slides/s.tif", tmp_path / "afar.tif", n_workers=2)
+        slidewright.convert(tmp_path / "s.tif", tmp_path / "here.tif", n_workers=2)
+        assert (tmp_path / "afar.tif").read_bytes() == (tmp_path / "here.tif").read_bytes()
+    finally:
+        server.stop()
+
+
+def test_what_is_fetched_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(3 * AHEAD_BYTES)
+    remote = RemoteFile(f"file://{tmp_path}/large")
+    remote.ahead((start, 1 << 20) for start in range(0, 3 * AHEAD_BYTES, 2 << 20))
+    assert sum(len(piece.result()) for piece in remote._pieces) <= AHEAD_BYTES
+    assert remote.read(3 * AHEAD_BYTES - 5, 100) == bytes(5)
+    remote.close()
+
+
+def test_paths_are_no_urls() -> None:
+    assert all(map(is_url, ("s3://b/k", "https://h/f")))
+    assert not any(map(is_url, ("C:\\slides\\s.tif", "a:b/c", "/x//y", "x.tif", os.curdir)))
