@@ -156,11 +156,17 @@ class ScratchLevel(Reader):
 
     def has(self, y: int, x: int, band: int = 0) -> bool:
         """Whether the chunk that holds (y, x) has been written."""
-        return self._store.has((y // self._side, x // self._side, band))
+        try:
+            return self._store.has((y // self._side, x // self._side, band))
+        except OSError as error:
+            raise _scratch_error(self.path, error, "read") from error
 
     def close(self) -> None:
-        """Close the file."""
-        self._store.close()
+        """Close the file, of which a network disk may say only now that it was not written."""
+        try:
+            self._store.close()
+        except OSError as error:
+            raise _scratch_error(self.path, error) from error
 
     def _load(self, row: int, column: int, band: int) -> None:
         try:
