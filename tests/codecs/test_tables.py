@@ -47,7 +47,7 @@ encoder = encoding.encoder()
 open("/proc/self/clear_refs", "w").write("5")
 before = status("VmRSS")
 encoder.encode([tile])
-print(status("VmHWM") - before, 3 * tile.nbytes + encoding.codec.pixel_bytes * 1024**2)
+print(status("VmHWM") - before, 3 * tile.nbytes + encoding.codec.encoder_bytes(1024))
 """
 
 

@@ -59,6 +59,7 @@ def try_kill(campaign: Campaign, folder: Path, way: Way, clean: dict[str, str], 
     log = folder / "log"
     victim = campaign.random.choice(VICTIMS)
     wait = campaign.random.uniform(0, 1.1 * seconds)
+    way.prepare(folder)
     driver = start(folder, way.run, log)
     time.sleep(wait)
     killed = choose(victim, driver, campaign.random) if driver in session_members(driver) else []
@@ -83,6 +84,7 @@ def try_kill(campaign: Campaign, folder: Path, way: Way, clean: dict[str, str], 
 
 def seconds_of(folder: Path, way: Way) -> float:
     """How long it takes undisturbed."""
+    way.prepare(folder)
     begin = time.monotonic()
     assert wait_for(start(folder, way.run, folder / "log"), 120) == 0, (folder / "log").read_text()
     clear(folder)
@@ -113,6 +115,7 @@ def test_disk_faults_of_every_way(places):
         for number in range(campaign.tries):
             way, kind = list(WAYS.values())[number % len(WAYS)], campaign.random.choice(list(KINDS))
             if (way.name, kind) not in calls:
+                way.prepare(folder)
                 with Injector(folder, kind, 0, "EIO") as counter:
                     way.run(folder, 0)
                 clear(folder)
@@ -121,6 +124,7 @@ def test_disk_faults_of_every_way(places):
                 continue
             k, name = campaign.random.randint(1, calls[way.name, kind]), campaign.random.choice(KINDS[kind])
             story, error = f"{way.name}: {name} at {kind} {k} of {calls[way.name, kind]}", None
+            way.prepare(folder)
             with Injector(folder, kind, k, name):
                 try:
                     way.run(folder, 0)

@@ -35,6 +35,8 @@ class Way:
     """Names in `work` that a finished run leaves too."""
     finish: Run | None = None
     """What leads to the end after a disturbed run, if not `run` again."""
+    prepare: Callable[[Path], None] = lambda folder: None
+    """What is done undisturbed before."""
 
 
 class FailedRowsError(SlidewrightError):
@@ -72,12 +74,14 @@ def _shard(folder: Path, workers: int, index: int = 0) -> None:
 
 
 def _assemble(folder: Path, workers: int) -> None:
-    shards = folder / "work" / "shards"
-    if not shards.exists():
-        shutil.copytree(folder / "shards", shards)
     slidewright.assemble(
-        shards, folder / "work" / "out.tif", n_workers=workers, scratch=folder / "scratch", overwrite=True
-    )
+        folder / "work" / "shards", folder / "work" / "out.tif", n_workers=workers, scratch=folder / "scratch",
+        overwrite=True,
+    )  # fmt: skip
+
+
+def _copy_shards(folder: Path) -> None:
+    shutil.copytree(folder / "shards", folder / "work" / "shards")
 
 
 def _shard_to_the_end(folder: Path, workers: int) -> None:
@@ -140,7 +144,7 @@ WAYS = {
             LOG,
         ),
         Way("shard", _shard, (), ("shards",), ("shards", "out.tif"), _shard_to_the_end),
-        Way("assemble", _assemble, ("out.tif",), ("shards",), ("shards",)),
+        Way("assemble", _assemble, ("out.tif",), ("shards",), ("shards",), prepare=_copy_shards),
         Way("tiles", _write_tiles),
         Way("regions", functools.partial(_write_tiles, overlap="blend")),
     )
@@ -158,6 +162,7 @@ def make_places(folder: Path, height: int = 700, width: int = 900) -> dict[str, 
     shutil.move(folder / "work" / "shards", folder / "shards")
     found = {}
     for way in WAYS.values():
+        way.prepare(folder)
         (way.finish or way.run)(folder, 0)
         names = [name for name in (*way.makes, "out.tif") if exists(folder, name)]
         found[way.name] = {name: digest(folder / "work" / name) for name in names}

@@ -63,6 +63,7 @@ from faults import ways
 ways.make_places(folder, 200, 300)
 sys.addaudithook(hook)
 for way in ways.WAYS.values():
+    way.prepare(folder)
     (way.finish or way.run)(folder, 0)
     ways.clear(folder)
 for path, mode, flags in events:

@@ -150,6 +150,7 @@ CODECS: dict[str, Codec] = {
             limits="lossy JPEG XL is for what an eye sees: uint8 pixels",
             make=images.make_jpegxl,
             pixel_bytes=72,
+            piece_side=2048,
             effort=Effort(
                 "quality",
                 *_QUALITY,
@@ -164,6 +165,7 @@ CODECS: dict[str, Codec] = {
             limits="JPEG XL holds uint8 and uint16 (and float32, of which libjxl's encoder refuses some)",
             make=images.make_jpegxl_lossless,
             pixel_bytes=72,
+            piece_side=2048,
             effort=Effort("effort", 1, 9, 3, "libjxl's effort, from fast to small"),
         ),
         Codec(

@@ -45,7 +45,7 @@ class Needs:
     worker_bytes: int = 0
     """What reading takes in each worker beyond the cache of decoded cells, see `SourceInfo`."""
     encoder_bytes: int = 0
-    """What encoding one tile takes in each worker beyond its pixels, see `Codec.pixel_bytes`."""
+    """What encoding one tile takes in each worker beyond its pixels, see `Codec`."""
     array_bytes: int = 0
     """Pixels in the caller's memory that the workers need a copy of."""
 
@@ -107,7 +107,7 @@ def needs_of(
         block_tiles=block_tiles,
         cell_bytes=cell[0] * cell[1] * (info.itemsize if info.planar else pixel),
         worker_bytes=info.worker_bytes,
-        encoder_bytes=encoding.codec.pixel_bytes * encoding.tile**2,
+        encoder_bytes=encoding.codec.encoder_bytes(encoding.tile),
         array_bytes=height * width * pixel if info.in_memory and n_workers else 0,
     )
 
