@@ -142,6 +142,22 @@ def test_disk_faults_of_every_way(places):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("kind", ["make", "close"])
+def test_every_file_of_a_shard_failing_once(places, kind):
+    """Also when it is read back: the scratch for its checksum, the shard for what was filled."""
+    folder, _ = places
+    way = WAYS["shard"]
+    with Injector(folder, kind, 0, "EIO") as counter:
+        way.run(folder, 0)
+    clear(folder)
+    for k in range(1, counter.calls + 1):
+        with Injector(folder, kind, k, "EIO"), contextlib.suppress(SlidewrightError):
+            way.run(folder, 0)
+        assert left(folder, way.keeps) == []
+        clear(folder)
+
+
+@pytest.mark.long
 @pytest.mark.alone
 def test_races_for_one_destination(places):
     """Three runs at once, of two slides; one of the runs may be killed. One file has the name, whole, and nothing else
