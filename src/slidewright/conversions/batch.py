@@ -20,7 +20,7 @@ from slidewright.conversions.destination import sweep_beside
 from slidewright.conversions.manifest import Entry, check_apart, read_entries
 from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
-from slidewright.errors import OptionError
+from slidewright.errors import OptionError, OutputError
 from slidewright.options import ConvertOptions, Selection, make_options
 from slidewright.report import ProgressOption
 from slidewright.shards import fingerprint as identity
@@ -291,12 +291,27 @@ def _append(path: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     except OSError as error:
         raise OptionError(f"can't write the report {path!r}: {error.strerror}; give another with --report") from error
     with file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        yield lambda line: _write_line(file, line)
+        with _telling(path):
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+        yield lambda line: _write_line(file, path, line)
 
 
-def _write_line(file: Any, line: dict[str, Any]) -> None:
-    file.write(json.dumps(line).encode() + b"\n")
+def _write_line(file: Any, path: str, line: dict[str, Any]) -> None:
+    rest = memoryview(json.dumps(line).encode() + b"\n")
+    with _telling(path):
+        while rest:
+            rest = rest[file.write(rest) :]
+
+
+@contextlib.contextmanager
+def _telling(path: str) -> Iterator[None]:
+    """Name the report that can't be written; what is done already will be found by its content."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"can't write the report {path!r}: {error.strerror or error}; see to that disk and run it again"
+        ) from error
