@@ -62,7 +62,11 @@ def try_kill(campaign: Campaign, folder: Path, way: Way, clean: dict[str, str], 
     way.prepare(folder)
     driver = start(folder, way.run, log)
     time.sleep(wait)
-    killed = choose(victim, driver, campaign.random) if driver in session_members(driver) else []
+    killed = choose(victim, driver, campaign.random)
+    if not killed:  # there is no such process at the moment
+        victim, killed = "coordinator", [driver]
+    if driver not in session_members(driver):
+        killed = []
     for pid in killed:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -290,13 +290,16 @@ def _append(path: str) -> Iterator[Callable[[dict[str, Any]], None]]:
         file = open(path, "ab+", buffering=0, opener=regular)  # noqa: SIM115
     except OSError as error:
         raise OptionError(f"can't write the report {path!r}: {error.strerror}; give another with --report") from error
-    with file:
+    try:
         with _telling(path):
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
                     file.write(b"\n")
         yield lambda line: _write_line(file, path, line)
+    finally:
+        with _telling(path):
+            file.close()
 
 
 def _write_line(file: Any, path: str, line: dict[str, Any]) -> None:
