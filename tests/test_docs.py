@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import atexit
 import functools
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -36,28 +39,38 @@ NOT_OURS = (
 NOT_RUN = ("slidewright bench environments", "slidewright bench peers slide.tif --environments")
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    found = [text for name, text in FENCE.findall(page.read_text(encoding="utf-8")) if name == language]
-    return [re.sub(r'^--8<-- "(.*?)"$', _included, text, flags=re.MULTILINE) for text in found]
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, text) of every block, in order."""
+    found = FENCE.findall(page.read_text(encoding="utf-8"))
+    return [(name, re.sub(r'^--8<-- "(.*?)"$', _included, text, flags=re.MULTILINE)) for name, text in found]
 
 
 def _included(match: re.Match[str]) -> str:
     return (ROOT / match[1]).read_text(encoding="utf-8")
 
 
-def commands(page: Path) -> list[str]:
-    lines = [line.strip() for block in blocks(page, "console") for line in block.splitlines() if line.strip()]
-    return [line.removeprefix(".venv/bin/") if "bin/slidewright" in line else line for line in lines]
+def typed(text: str) -> str:
+    """The commands of ours in a block of the console, the demo with a smaller slide."""
+    lines = [line.rpartition(" && ")[2] if "bin/slidewright" in line else line for line in text.splitlines()]
+    lines = [line.removeprefix(".venv/bin/") for line in lines if not line.startswith((*NOT_OURS, *NOT_RUN))]
+    return "\n".join(f"{line} --side 1024" if line.startswith("slidewright demo") else line for line in lines).strip()
 
 
 @functools.cache
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")])}
+    """With the command on the path, as the Python that runs the tests knows it."""
+    command = Path(tempfile.mkdtemp(prefix="slidewright-docs-")) / "slidewright"
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m slidewright "$@"\n')
+    command.chmod(0o755)
+    atexit.register(shutil.rmtree, command.parent, ignore_errors=True)
+    path = os.pathsep.join([str(command.parent), os.environ.get("PATH", "")])
+    python_path = os.pathsep.join([str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PATH": path, "PYTHONPATH": python_path}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that the pages take for granted."""
+def granted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the pages take for granted."""
     home = tmp_path_factory.mktemp("docs")
     y, x = np.mgrid[:1200, :1600]
     pixels = np.stack([220 - 60 * (np.sin(x / 40) > 0), 200 - 80 * (np.cos(y / 50) > 0), 210 - 0 * x], 2)
@@ -83,49 +96,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # test_bench and test_scaling have the same verbs on less
 LONG = {"benchmarks": [pytest.mark.slow], "scaling": [pytest.mark.slow]}
-WITH_COMMANDS = [pytest.param(page, marks=LONG.get(page.stem, ()), id=page.stem) for page in PAGES if commands(page)]
+RUN = [
+    pytest.param(page, marks=LONG.get(page.stem, ()), id=page.stem)
+    for page in PAGES
+    if any(language == "python" or (language == "console" and typed(text)) for language, text in blocks(page))
+]
 
 
-@pytest.mark.parametrize("page", WITH_COMMANDS)
-def test_commands_run(page: Path, folder: Path) -> None:
-    for line in commands(page):
-        if line.startswith((*NOT_OURS, *NOT_RUN)):
-            continue
-        assert line.startswith("slidewright "), f"{page.name}: what is {line!r}?"
-        verb = shlex.split(line)[1:]
-        arguments = [*verb, "--overwrite"] if verb[0] == "convert" and "--overwrite" not in verb else verb
-        if verb[0] == "demo":
-            arguments = [*verb, "--side", "1024", "--overwrite"]
-
-        done = subprocess.run(
-            [sys.executable, "-m", "slidewright", *arguments],
-            cwd=folder,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
-
-        assert done.returncode == 0, (line, done.stderr)
+@pytest.mark.timeout(600)  # of a busy machine
+@pytest.mark.parametrize("page", RUN)
+def test_blocks_of_a_page_run_in_order_in_one_folder(page: Path, granted: Path, tmp_path: Path) -> None:
+    """As a reader copies them into a shell: nothing is added, and nothing is removed in between."""
+    folder = tmp_path / "reader"
+    shutil.copytree(granted, folder)
+    for number, (language, text) in enumerate(blocks(page)):
+        what = f"{page.name}, block {number}"
+        if language == "console":
+            lines = [line for line in typed(text).splitlines() if line]
+            assert all(line.startswith("slidewright ") for line in lines), what
+            _run(["sh", "-ec", "\n".join(lines)], folder, what)
+        elif language == "python":
+            (folder / "block.py").write_text(text, encoding="utf-8")
+            said = _run([sys.executable, "block.py"], folder, what)
+            if "except slidewright." in text:
+                assert said.strip(), f"{what} shows no error"
 
 
-SCRIPTS = [(page, number) for page in PAGES for number in range(len(blocks(page, "python")))]
-
-
-@pytest.mark.parametrize(("page", "number"), SCRIPTS, ids=lambda value: getattr(value, "stem", value))
-def test_python_block_runs(page: Path, number: int, folder: Path) -> None:
-    script = folder / "block.py"
-    script.write_text(blocks(page, "python")[number], encoding="utf-8")
-    for left in folder.glob("*.tif"):  # of another block or page
-        if left.name not in ("slide.tif", "big.tif", "many.ome.tif"):
-            left.unlink()
-    (folder / "pyramid5.html").unlink(missing_ok=True)
-
-    done = subprocess.run(
-        [sys.executable, script.name], cwd=folder, env=environment(), capture_output=True, text=True, timeout=100
-    )
-
-    assert done.returncode == 0, done.stderr
+def _run(command: list[str], folder: Path, what: str) -> str:
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, (what, done.stderr)
+    return done.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

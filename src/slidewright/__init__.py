@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from slidewright.conversions.assemble import assemble
     from slidewright.conversions.batch import BatchItem, BatchReport, batch
     from slidewright.conversions.convert import convert
+    from slidewright.conversions.preview import Preview, preview
     from slidewright.conversions.pyramid_writer import PyramidWriter
     from slidewright.conversions.shard import ShardReport, shard
     from slidewright.errors import (
@@ -52,6 +53,8 @@ _HOMES = {
     "BatchItem": "conversions.batch",
     "BatchReport": "conversions.batch",
     "assemble": "conversions.assemble",
+    "Preview": "conversions.preview",
+    "preview": "conversions.preview",
     "batch": "conversions.batch",
     "open_source": "sources.open",
     "shard": "conversions.shard",
@@ -89,6 +92,7 @@ __all__ = [
     "Metadata",
     "OptionError",
     "OutputError",
+    "Preview",
     "Progress",
     "PyramidWriter",
     "Report",
@@ -104,6 +108,7 @@ __all__ = [
     "convert",
     "info",
     "open_source",
+    "preview",
     "shard",
     "verify_file",
 ]

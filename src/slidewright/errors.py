@@ -53,6 +53,11 @@ class RunError(SlidewrightError):
     """A process of the run died or misbehaved and the run could not go on."""
 
 
+def numbered(count: int) -> str:
+    """How many of something there are, and so which numbers: "it has 4: 0 to 3"."""
+    return f"it has {count}: 0 to {count - 1}" if count > 1 else "it has only 0"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown word: "; did you mean 'zstd'?", or nothing where none is like it."""
     from difflib import get_close_matches  # only when something is wrong

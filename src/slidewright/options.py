@@ -589,4 +589,5 @@ def _unknown(name: str, known: Collection[str], taker: str | None) -> str:
     for option in (*OPTIONS.values(), *SELECTION.values()):
         if "--" + name.replace("_", "-") in option.flags:
             return f"option {name!r} is the command line's {option.flags[0]}; here it is {option.name}"
-    return f"option {name!r} is not known; known are {', '.join(known)}{did_you_mean(name, (*known, *SELECTION))}"
+    near = did_you_mean(name, (*known, *SELECTION))
+    return f"option {name!r} is not known{near or '; known are ' + ', '.join(known)}"

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from html import escape
 from time import monotonic
+from typing import Any, NamedTuple
 
 from slidewright.geometry import Size
+
+
+class Going(NamedTuple):
+    """How much of a block that is not finished is done."""
+
+    tiles: int = 0
+    pixels: int = 0
+    """Of level 0."""
+    bytes: int = 0
+    """Encoded, of all levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +28,10 @@ class Progress:
     tiles_done: int
     tiles_total: int
     pixels_done: int
-    """Level-0 pixels of finished blocks."""
+    """Of level 0."""
     pixels_total: int
     bytes_written: int
-    """Encoded bytes received by the writer, over all levels."""
+    """Encoded, over all levels."""
     seconds: float
     """Since the start of the run."""
     workers: int
@@ -27,6 +39,9 @@ class Progress:
     stage: str
     """"encoding", "writing" or "done"."""
 
+
+UNUSED = "not used"
+"""The value of an option that has no place in a run."""
 
 ProgressOption = bool | Callable[[Progress], None]
 """True for a bar on a terminal and plain lines elsewhere, or what is called with snapshots."""
@@ -41,14 +56,20 @@ class LevelReport:
     bytes: int
 
 
+RUN_STAGES = ("open", "start", "encoding", "writing", "finish")
+"""The parts of a run, one after the other: until the source is open and all is decided, until the processes are
+started, until every block is encoded, until the last byte is written, and checking, renaming.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a finished conversion did.
 
-    `stages` maps a stage name ("read", "encode", "reduce", "scratch", "wait" of the workers, summed over them;
-    "write" of the writer; "start", "encoding", "finish" of the run) to seconds. `peak_memory` is the highest sum of
-    the proportional set sizes (PSS) of the run's processes that was sampled, in bytes, or None where the system does
-    not tell.
+    `stages` maps a stage name to seconds: those of `RUN_STAGES` add up to `seconds`; "read", "encode", "reduce",
+    "scratch" and "wait" are the workers', summed over them, "write" is the writer's, beside them. `peak_memory` is the
+    highest sum of the proportional set sizes (PSS) of the run's processes that was sampled, in bytes, or None where the
+    system does not tell.
     """
 
     destination: str
@@ -75,6 +96,21 @@ class Report:
         """Level-0 megapixels a second over the whole run."""
         size = self.levels[0].size
         return size.height * size.width / 1e6 / max(self.seconds, 1e-9)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        said = [f"{self.bytes / 1e6:,.2f} MB in {self.seconds:.2f} s", f"{self.megapixels_per_second:,.0f} Mpx/s"]
+        said += [f"level 0 {self.keeping}"] if self.keeping else []
+        said += [f"{self.retries} blocks done again"] if self.retries else []
+        rows = [
+            f"<tr><td>{number}<td>{level.size}<td>{level.tiles:,}<td>{level.bytes / 1e6:,.2f} MB"
+            for number, level in enumerate(self.levels)
+        ]
+        return (
+            f"<p><b>{escape(self.destination)}</b>: {escape(', '.join(said))}</p>"
+            f"<table><tr><th>level<th>pixels<th>tiles<th>bytes{''.join(rows)}</table>"
+            + "".join(f"<p>Warning: {escape(text)}</p>" for text in self.warnings)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +153,8 @@ class Recorder:
     """`time.monotonic()` when the caller's wait began."""
     blocks: list[BlockRecord] = field(default_factory=list)
     deaths: list[DeathRecord] = field(default_factory=list)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The value of each option as the run uses it."""
 
     def block(
         self, worker: int, place: tuple[int, int, int], seconds: dict[str, float], nbytes: int, pixels: int

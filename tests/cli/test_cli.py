@@ -189,6 +189,16 @@ def test_info_and_verify_print_text_and_json(tmp_path: Path, capsys: pytest.Capt
     assert (level["exact"], level["psnr"]) == (True, None)
 
 
+def test_facts_of_info_stand_in_a_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.tif"
+    aperio = "Aperio Image Library v11.2.1\n80x100 |AppMag = 20|MPP = 0.25|ScanScope ID = SS1"
+    tifffile.imwrite(path, np.zeros((100, 80, 3), np.uint8), tile=(64, 64), description=aperio, metadata=None)
+    assert main(["info", str(path)]) == 0
+    facts = [line for line in capsys.readouterr().out.splitlines()[1:] if not line.endswith(("bytes", "kB"))]
+    assert any(line.startswith("  scanner software  Aperio") for line in facts)
+    assert {line[18:20] for line in facts} == {"  "}
+
+
 def test_damaged_file_fails_and_missing_file_is_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = pyramid(tmp_path / "a.tif")
     path.write_bytes(path.read_bytes()[:-300])
@@ -277,3 +287,67 @@ def test_kind_options_reach_the_conversion(tmp_path: Path, capsys: pytest.Captur
     for wrong in ("white", "a=red", str(tmp_path / "labels.npy")):
         assert main(["convert", str(tmp_path / "labels.npy"), str(tmp_path / "x.tif"), "--colormap", wrong]) == 2
         assert "such as" in capsys.readouterr().err
+
+
+def test_what_is_made_is_told_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By every verb that makes something; standard output has nothing but JSON."""
+    np.save(tmp_path / "a.npy", np.zeros((200, 300), np.uint8))
+    (tmp_path / "m.csv").write_text("source,destination\na.npy,d.tif\n")
+    made = {"width": 300, "height": 200}
+    for line in (
+        "convert a.npy b.tif --workers 0",
+        "convert a.npy other.tif --workers 0 --dry-run",
+        "shard a.npy shards --index 0 --count 1 --workers 0",
+        "assemble shards c.tif --workers 0",
+        "batch m.csv --workers 0",
+        "demo e.tif --side 1024 --workers 0",
+    ):
+        words = [str(tmp_path / word) if "." in word or word == "shards" else word for word in line.split()]
+        assert main([*words, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        if "levels" in told:
+            assert made.items() <= told["levels"][0].items() or "demo" in line
+            assert told["destination"] == words[1 if "demo" in line else 2]
+        elif "shard" in line:
+            assert (told["tiles"], told["done_before"]) == (1, False)
+        else:
+            assert [item["status"] for item in told["items"]] == ["done"]
+
+
+@pytest.mark.parametrize("words", [[], ["bench"]])
+def test_command_without_a_verb_shows_its_help_and_is_wrong_usage(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith("Usage: slidewright")
+    assert "Commands:" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("convert a.tif s3://bucket/b.tif", "s3://bucket/b.tif is a URL; only files of this machine are written"),
+        ("convert . b.tif", "for a folder of slides use batch"),
+        ("convert none.svs b.tif", "none.svs does not exist; check the path"),
+        ("convert a.npy b.tif --level 3", "error: --level 3 has no meaning for a .npy file; leave it out"),
+        ("convert a.npy b.tif --compression zst", "error: --compression 'zst' is not known"),
+        ("convert a.npy b.tif --compression zst", "did you mean 'zstd'?"),
+        ("convert a.tif b.tif --level 3", "has no level 3; it has only 0"),
+        ("assemble . b.tif", "is not a folder of shards (it has no job.json); check the path"),
+        ("verify none.tif", "none.tif can't be read: No such file or directory"),
+        ("info .", "for a folder of slides use batch"),
+    ],
+)
+def test_wrong_input_is_2_and_one_line_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, message: str
+) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((20, 20), np.uint8))
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 20), np.uint8), tile=(16, 16))
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert (err.count("\n"), len(err) < 300) == (1, True)
+    assert sorted(os.listdir(tmp_path)) == ["a.npy", "a.tif"]

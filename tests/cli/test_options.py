@@ -24,12 +24,12 @@ from slidewright.options import OPTIONS, SELECTION, taken_by
 
 VERBS = {"convert": convert, "shard": shard, "assemble": assemble, "batch": batch}
 OWN = {
-    "convert": {"--report"},
+    "convert": {"--report", "--dry-run"},
     "shard": {"--index", "--count", "--array"},
     "assemble": {"--source", "--remove"},
-    "batch": {"--out", "--suffix", "--array", "--count", "--report"},
+    "batch": {"--out", "--suffix", "--recursive", "--dry-run", "--array", "--count", "--report"},
 }
-EVERY = {"--quiet", "-q", "--debug"}
+EVERY = {"--quiet", "-q", "--debug", "--json"}
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -77,6 +77,8 @@ def test_every_flag_reaches_the_library_as_its_option(monkeypatch: pytest.Monkey
         ("convert a b --n_workers 3", "on the command line it is '--workers'"),
         ("batch a --bigtiff", "on the command line it is '--classic'"),
         ("convert a b --kind lables", "did you mean 'labels'?"),
+        ("convert a b --workers -1", "error: --workers -1 must be a whole number from 0 to 1024"),
+        ("convert a b --tile-size 100", "error: --tile-size 100 is not a multiple of 16"),
         ("convert a b --levels few", "Invalid value for '--levels': 'few' must be a whole number"),
     ],
 )
@@ -98,3 +100,46 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, env=environment, stdout=subprocess.DEVNULL)
+
+
+def completions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str) -> list[str]:
+    """What bash is offered after what was typed: (type, word) with a comma between them."""
+    words = f"slidewright {typed}".split(" ")
+    monkeypatch.setenv("_SLIDEWRIGHT_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", " ".join(words))
+    monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+    assert main([]) == 0
+    return capsys.readouterr().out.split()
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("conv", ["plain,convert"]),
+        ("convert a b --compression jpeg2", ["plain,jpeg2000", "plain,jpeg2000-lossy"]),
+        ("batch a --compression zs", ["plain,zstd"]),
+        ("convert a b --format ", ["plain,tiff", "plain,ome-zarr", "plain,ome-tiff"]),
+        ("convert a b --resampling me", ["plain,mean", "plain,median"]),
+        ("convert a b --dry", ["plain,--dry-run"]),
+        ("convert sli", ["file,sli"]),
+        ("convert a ./o", ["file,./o"]),
+        ("batch a b sli", ["file,sli"]),
+        ("batch a --out dir", ["dir,dir"]),
+        ("convert a b --scratch /t", ["dir,/t"]),
+        ("convert a b --colormap c", ["file,c"]),
+        ("verify a --against b", ["file,b"]),
+        ("bench peers sli", ["file,sli"]),
+    ],
+)
+def test_shells_complete_verbs_flags_values_and_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str, offered: list[str]
+) -> None:
+    assert completions(monkeypatch, capsys, typed) == offered
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_are_told_how_to_complete(shell: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "_SLIDEWRIGHT_COMPLETE": f"{shell}_source"}
+    code = "from slidewright.cli.main import main; main([])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert f"{shell}_complete" in done.stdout or "bash" in done.stderr  # click wants a bash of 4.4 for bash

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 
 import numpy as np
 import psutil
 import pytest
 import tifffile
+import zarr
 from fake_sources import SlowSource
 from written import digest
 
@@ -175,15 +177,121 @@ def test_manifest_that_can_not_be_used_is_refused_before_anything_starts(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.csv"]
 
 
-def test_folder_without_slides_or_without_a_place_for_results_is_refused(tmp_path):
-    with pytest.raises(OptionError, match="--out"):
-        slidewright.batch(tmp_path)
-    with pytest.raises(OptionError, match="no slide is in it"):
-        slidewright.batch(tmp_path, tmp_path / "out")
+def test_slides_that_would_become_one_file_are_refused(tmp_path):
     (tmp_path / "a.tif").touch()
     (tmp_path / "a.svs").touch()
     with pytest.raises(OptionError, match="would both become"):
         slidewright.batch(tmp_path, tmp_path / "out")
+
+
+NOTHING = "does not exist"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("none.csv", f"manifest 'none.csv' {NOTHING}"),
+        ("none.csv --out out", f"manifest 'none.csv' {NOTHING}"),
+        ("none --out out", f"'none' {NOTHING}"),
+        ("slides/slide0.tif none.svs --out out", f"'none.svs' {NOTHING}"),
+        ("'none/*.svs' --out out", "no file fits the pattern 'none/*.svs'"),
+        ("empty --out out", "no slide is in the folder 'empty'; slides are known there by their names (.tif"),
+        ("deep --out out", "folders below it; give --recursive"),
+        ("slides", "give --out"),
+        ("slides/slide0.tif", "give --out"),
+        ("slides/slide0.tif slides/slide1.tif", "give --out"),
+        ("m.csv --out out", "leave out --out"),
+        ("m.csv slides --out out", "'m.csv' must be given alone"),
+        ("m.csv", "'gone.tif', 'nowhere.tif' do not exist"),
+        ("far.csv", f"'folder' for results {NOTHING}"),
+        ("slides --out m.csv", "'m.csv' for results is no folder"),
+        ("slides --out m.csv/out", "'m.csv' for results is no folder"),
+        ("slides --out out --suffix .png", "is named '.png'"),
+        ("noise.bin", "is not a CSV file"),
+        ("", "Missing argument"),
+    ],
+)
+def test_what_can_not_be_converted_is_told_before_anything_is_made(
+    tmp_path, slides, line, message, capsys, monkeypatch
+):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "slide.tif").touch()
+    (tmp_path / "noise.bin").write_bytes(b"\xff\xfe\x00\xff")
+    (tmp_path / "far.csv").write_text("source,destination\nslides/slide0.tif,folder/a.tif\n")
+    manifest_of(tmp_path, "source,destination\ngone.tif,a.tif\nslides/slide0.tif,b.tif\nnowhere.tif,c.tif\n").rename(
+        tmp_path / "m.csv"
+    )
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["batch", *shlex.split(line)]) == 2
+    error = capsys.readouterr().err
+    assert message in error.replace(f"{tmp_path}/", "")
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_slides_folders_and_patterns_may_be_given_together(tmp_path, slides):
+    (tmp_path / "more").mkdir()
+    for name in ("x.tif", "y.scan"):
+        (tmp_path / "more" / name).write_bytes((slides / "slide0.tif").read_bytes())
+    given = [slides / "slide1.tif", slides, str(tmp_path / "more" / "*")]  # the first is in the second as well
+    report = slidewright.batch(given, tmp_path / "out", **OPTIONS)
+    assert [os.path.basename(item.destination) for item in report.items] == [
+        "slide1.tif", "slide0.tif", "slide2.tif", "x.tif", "y.tif",
+    ]  # fmt: skip
+    assert statuses(report) == ["done"] * 5
+
+
+def test_folders_below_a_folder_become_folders_below_out(tmp_path, slides):
+    (slides / "b" / ".hidden").mkdir(parents=True)
+    for folder in (slides / "b", slides / "b" / ".hidden"):
+        (folder / "slide0.tif").write_bytes((slides / "slide0.tif").read_bytes())
+    out = slides / "out"  # which is not searched, or the second time its files would be sources
+    for status in ("done", "skipped"):
+        report = slidewright.batch(slides, out, recursive=True, **OPTIONS)
+        assert statuses(report) == [status] * 4
+    made = sorted(str(path.relative_to(out)) for path in out.rglob("*.tif"))
+    assert made == ["b/slide0.tif", "slide0.tif", "slide1.tif", "slide2.tif"]
+
+
+def test_urls_are_sources_beside_files_and_in_manifests(tmp_path, slides):
+    url = "nosuch://far.tif"
+    manifest = manifest_of(tmp_path, f"source,destination\nslides/slide0.tif,a.tif\n{url},b.tif\n")
+    for given, out in ((manifest, None), ([slides / "slide0.tif", url], tmp_path / "out")):
+        report = slidewright.batch(given, out, **OPTIONS)
+        assert statuses(report) == ["done", "failed"]
+        assert (report.items[1].source, "nosuch" in report.items[1].error) == (url, True)
+
+
+def test_zarr_is_a_slide_and_not_a_folder_of_slides(tmp_path):
+    zarr.save_array(tmp_path / "in" / "a.zarr", np.zeros((100, 90), np.uint8))
+    for given in (tmp_path / "in", tmp_path / "in" / "a.zarr"):
+        (item,) = slidewright.batch(given, tmp_path / "out", recursive=True, overwrite=True, **OPTIONS).items
+        assert item.destination == str(tmp_path / "out" / "a.tif")
+
+
+@pytest.mark.parametrize("given", ["folder", "manifest"])
+def test_results_in_a_folder_that_can_not_be_written_are_refused_first(tmp_path, slides, given, capsys, monkeypatch):
+    """As if not root, whom no mode of a folder keeps out."""
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    (tmp_path / "m.csv").write_text("source,destination\nslides/slide0.tif,a.tif\nslides/slide1.tif,locked/b.tif\n")
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: os.fspath(path) != str(locked) and may(path, mode))
+    line = [str(tmp_path / "m.csv")] if given == "manifest" else [str(slides), "--out", str(locked / "new" / "out")]
+    assert main(["batch", *line]) == 2
+    assert f"the folder '{locked}' for results is not writable; choose another" in capsys.readouterr().err
+    assert not (tmp_path / "a.tif").exists()
+
+
+def test_folder_for_results_that_can_not_be_made_is_refused(tmp_path, slides, capsys, monkeypatch):
+    def refuse(path, exist_ok):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "makedirs", refuse)
+    assert main(["batch", str(slides), "--out", str(tmp_path / "out")]) == 2
+    assert f"can't make the folder '{tmp_path / 'out'}' for results: Permission denied" in capsys.readouterr().err
 
 
 def test_cells_become_the_types_of_the_options():
@@ -251,5 +359,6 @@ def test_report_on_a_full_disk_is_an_error_of_ours(tmp_path):
         pytest.skip("no /dev/full here")
     from slidewright.conversions.batch import _write_line
 
-    with open("/dev/full", "wb", buffering=0) as file, pytest.raises(slidewright.OutputError, match="report 'r'.*space"):
+    told = pytest.raises(slidewright.OutputError, match=r"report 'r'.*space")
+    with open("/dev/full", "wb", buffering=0) as file, told:
         _write_line(file, "r", {"status": "done"})

@@ -11,7 +11,7 @@ import tifffile
 
 import slidewright
 from slidewright.conversions.destination import Destination
-from slidewright.errors import DestinationError
+from slidewright.errors import DestinationError, OptionError
 
 
 def test_destination_taken_meanwhile_is_not_overwritten(tmp_path):
@@ -30,7 +30,78 @@ def test_source_is_never_its_own_destination(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.zeros((40, 40), np.uint8))
     with pytest.raises(DestinationError, match="source itself"):
-        slidewright.convert(path, path, overwrite=True, n_workers=0)
+        slidewright.convert(path, path, overwrite=True, n_workers=0, format="tiff")
+
+
+@pytest.fixture
+def pixels():
+    return np.arange(100 * 120, dtype=np.uint8).reshape(100, 120)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.JPG", "scan.ndpi", "x.npy", "-"])
+def test_name_of_another_kind_of_file_is_refused_before_anything_is_done(tmp_path, pixels, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=r"name a file|--format tiff"):
+        slidewright.convert(pixels, name, n_workers=0)
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(OptionError, match="a pipe"):
+        slidewright.convert(pixels, "-", n_workers=0, format="tiff")
+    with pytest.raises(OptionError), slidewright.PyramidWriter(name, (100, 120), n_workers=0):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["x", "x.scan-3", "./-", "x.svs"])
+def test_other_names_are_a_tiff_and_so_is_any_with_a_format(tmp_path, pixels, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    slidewright.convert(pixels, name, n_workers=0)
+    slidewright.convert(pixels, "x.png", n_workers=0, format="tiff", compression="none")
+    assert (tifffile.imread(tmp_path / "x.png") == pixels).all()
+    assert tifffile.TiffFile(tmp_path / name).pages.first.tile == (512, 512)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".ome.zarr"])
+@pytest.mark.parametrize("length", [238, 255])
+@pytest.mark.parametrize("resume", [False, True])
+def test_name_as_long_as_the_filesystem_takes(tmp_path, pixels, suffix, length, resume):
+    name = "n" * (length - len(suffix)) + suffix
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "source.npy", pixels)
+    report = {} if resume else {"report": tmp_path / "in" / f"{'n' * 250}.html"}
+    slidewright.convert(tmp_path / "in" / "source.npy", tmp_path / name, n_workers=0, resume=resume, **report)
+    assert sorted(os.listdir(tmp_path)) == ["in", name]
+
+
+def link_to(path, target):
+    try:
+        path.symlink_to(target)
+    except OSError:
+        pytest.skip("links can't be made here")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".ome.zarr"])
+def test_link_is_followed_and_stays(tmp_path, pixels, suffix):
+    (tmp_path / "disk").mkdir()
+    target = tmp_path / "disk" / f"there{suffix}"
+    link = link_to(tmp_path / f"link{suffix}", target)
+    with pytest.raises(DestinationError, match=r"link.*exists"):
+        slidewright.convert(pixels, link, n_workers=0)
+    for _ in range(2):  # to nothing yet, and to what is replaced
+        report = slidewright.convert(pixels, link, n_workers=0, overwrite=True)
+        assert report.destination == str(target)
+        assert link.is_symlink()
+        assert slidewright.info(target).size == (100, 120)
+    assert os.listdir(tmp_path / "disk") == [target.name]
+    assert sorted(os.listdir(tmp_path)) == ["disk", link.name]
+
+
+def test_link_for_a_report_is_followed(tmp_path, pixels):
+    (tmp_path / "there.html").touch()
+    link = link_to(tmp_path / "link.html", tmp_path / "there.html")
+    slidewright.convert(pixels, tmp_path / "o.tif", n_workers=0, overwrite=True, report=link)
+    assert link.is_symlink()
+    assert "o.tif" in (tmp_path / "there.html").read_text()
 
 
 @pytest.mark.parametrize("call", ["link", "replace"])

@@ -89,9 +89,9 @@ def test_files_inside_the_source_are_not_replaced(tmp_path):
     store = tmp_path / "s.zarr"
     zarr.save_array(store, np.zeros((100, 100), np.uint8))
     with pytest.raises(DestinationError, match="lies in the source"):
-        slidewright.convert(store, store / "zarr.json", overwrite=True, **OPTIONS)
+        slidewright.convert(store, store / "zarr.json", overwrite=True, format="tiff", **OPTIONS)
     with pytest.raises(DestinationError, match="lies in the source"):
-        slidewright.convert(zarr.open(store), store / "zarr.json", overwrite=True, **OPTIONS)
+        slidewright.convert(zarr.open(store), store / "zarr.json", overwrite=True, format="tiff", **OPTIONS)
 
 
 def test_folder_that_holds_the_source_is_not_replaced(tmp_path, slide):

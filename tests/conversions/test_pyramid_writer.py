@@ -91,7 +91,8 @@ def test_tiles_never_written_are_background_on_every_level(tmp_path, n_workers, 
 
 
 def test_nothing_written_is_a_blank_image(tmp_path):
-    with PyramidWriter(tmp_path / "out.tif", (100, 300, 3), n_workers=1, background="navy", **OPTIONS):
+    writer = PyramidWriter(tmp_path / "out.tif", (100, 300, 3), n_workers=1, background="navy", **OPTIONS)
+    with pytest.warns(UserWarning, match="no tile"), writer:
         pass
     assert (tifffile.imread(tmp_path / "out.tif") == (0, 0, 128)).all()
 
@@ -317,3 +318,59 @@ def test_ended_caller_leaves_nothing(tmp_path, overlap, number):
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     assert os.listdir(tmp_path / "scratch") == os.listdir(tmp_path / "out") == []
+
+
+@workers
+def test_open_and_close_do_what_a_with_statement_does(tmp_path, n_workers):
+    pixels = image(100, 130)
+    writer = PyramidWriter(tmp_path / "out.tif", pixels.shape, n_workers=n_workers, **OPTIONS)
+    with pytest.raises(OptionError, match="never opened"):
+        writer.close()
+    assert writer.open() is writer
+    with pytest.raises(OptionError, match="one file"):
+        writer.open()
+    writer.write(tiles_of(pixels))
+    assert os.listdir(tmp_path) != ["out.tif"]
+    writer.close()
+    writer.close()
+    writer.discard()
+    assert writer.report.bytes == (tmp_path / "out.tif").stat().st_size
+    assert os.listdir(tmp_path) == ["out.tif"]
+    assert digest(tmp_path / "out.tif") == converted(pixels, tmp_path)
+    with pytest.raises(OptionError, match="is not open"):
+        writer.write_tile(pixels[:TILE, :TILE], 0, 0)
+
+
+@workers
+@pytest.mark.parametrize("written", [False, True])
+def test_what_is_discarded_leaves_nothing(tmp_path, n_workers, written):
+    writer = PyramidWriter(tmp_path / "out.tif", (100, 100, 3), n_workers=n_workers, **OPTIONS).open()
+    if written:
+        writer.write_tile(image(TILE, TILE), 0, 0)
+    writer.discard()
+    writer.close()
+    assert writer.report is None
+    assert os.listdir(tmp_path) == []
+
+
+@workers
+def test_run_that_failed_can_not_be_closed_into_a_file(tmp_path, n_workers):
+    """Without a with statement, whoever closes in a `finally` must not finish what a worker could not encode."""
+    writer = PyramidWriter(tmp_path / "out.tif", (320, 320), dtype="float32", n_workers=n_workers, **OPTIONS).open()
+    try:
+        with pytest.raises(SourceError, match="the value nan"):
+            writer.write(np.full((TILE, TILE), np.nan, np.float32) for _ in range(100))
+    finally:
+        writer.close()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("overlap", ["refuse", "replace"])
+def test_writer_that_got_no_tile_at_all_warns(tmp_path, overlap):
+    writer = PyramidWriter(tmp_path / "out.tif", (100, 100), n_workers=0, overlap=overlap, background=7, **OPTIONS)
+    with pytest.warns(UserWarning, match=r"no tile was ever written to .*out.tif") as caught, writer:
+        pass
+    assert caught[0].filename == __file__
+    assert "no tile was ever written" in writer.report.warnings[-1]
+    assert (tifffile.imread(tmp_path / "out.tif") == 7).all()
+    assert os.listdir(tmp_path) == ["out.tif"]

@@ -19,7 +19,7 @@ from written import digest
 import slidewright
 from slidewright.cli.main import main
 from slidewright.conversions.array_jobs import read_array
-from slidewright.errors import CorruptTileError, DestinationError, OptionError, ShardError
+from slidewright.errors import CorruptTileError, DestinationError, OptionError, ShardError, SourceError
 from slidewright.shards.file import ShardDamageError, ShardWriter, check_segments, read_index
 from slidewright.shards.folder import share
 
@@ -202,7 +202,7 @@ def test_failed_task_leaves_no_part_of_a_shard(tmp_path):
 
 
 def test_assemble_refuses_what_shards_decide_and_what_is_no_folder_of_shards(tmp_path):
-    with pytest.raises(ShardError, match="is not a folder of shards"):
+    with pytest.raises(SourceError, match="is not a folder of shards"):
         slidewright.assemble(tmp_path, tmp_path / "out.tif")
     make_shards(tmp_path / "shards", 1)
     with pytest.raises(OptionError, match="'quality' is not for assemble"):

@@ -307,7 +307,7 @@ def test_batch_makes_labels_by_columns_of_the_manifest(tmp_path):
     (tmp_path / "manifest.csv").write_text(
         f'source,destination,kind,colormap,background\n{source.name},a.tif,labels,"0=white,1=#ff0000,2=#0080ff",0\n'
     )
-    (entry,) = read_entries(tmp_path / "manifest.csv", None, {})
+    (entry,) = read_entries([str(tmp_path / "manifest.csv")], None, {})
     assert entry.options.colormap == {0: "white", 1: "#ff0000", 2: "#0080ff"}
     plain = {name: value for name, value in options.items() if name not in ("kind", "colormap")}
     report = slidewright.batch(tmp_path / "manifest.csv", n_workers=1, **plain)

@@ -9,11 +9,13 @@ from multiprocessing import connection
 import numpy as np
 import pytest
 import tifffile
+from fake_sources import SlowSource
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from written import assert_levels_equal_oracle, digest, image
 
 import slidewright
+from slidewright.report import RUN_STAGES
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -147,6 +149,31 @@ def test_report_tells_what_was_done(tmp_path):
     assert {"read", "encode", "reduce", "write"} <= set(report.stages)
     assert seen[-1].stage == "done"
     assert seen[-1].tiles_done == seen[-1].tiles_total == sum(level.tiles for level in report.levels)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_progress_moves_with_tiles_and_not_with_blocks(tmp_path, workers):
+    seen = []
+    source = SlowSource(64, 64, seconds=0.05)  # one block of 16 tiles
+    slidewright.convert(
+        source, tmp_path / "out.tif", n_workers=workers, tile_size=16, block_tiles=4, progress=seen.append
+    )
+    halfway = [progress for progress in seen if 0 < progress.tiles_done < 16]
+    assert len(halfway) >= 2
+    assert sorted(halfway, key=lambda progress: progress.tiles_done) == halfway
+    assert all(0 < progress.pixels_done < 64 * 64 and progress.bytes_written for progress in halfway)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("resume", [False, True])
+def test_stages_of_a_run_add_up_to_all_of_its_time(tmp_path, workers, resume):
+    np.save(tmp_path / "in.npy", image(300, 300))
+    report = slidewright.convert(
+        tmp_path / "in.npy", tmp_path / "out.tif", n_workers=workers, tile_size=64, resume=resume
+    )
+    assert set(RUN_STAGES) - set(report.stages) <= ({"start", "writing"} if workers == 0 else set())
+    accounted = sum(report.stages.get(stage, 0.0) for stage in RUN_STAGES)
+    assert accounted == pytest.approx(report.seconds, rel=0.02, abs=0.01)
 
 
 def test_writer_that_ends_before_the_last_worker_is_heard_has_not_died(tmp_path, monkeypatch):

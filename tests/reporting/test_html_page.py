@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import base64
+import html
+import os
 import re
+import shlex
+import shutil
+import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +22,7 @@ from click.testing import CliRunner
 
 import slidewright
 from slidewright.cli.convert import convert as convert_command
+from slidewright.cli.main import main
 from slidewright.pyramid.plan import Block
 from slidewright.report import BlockRecord, DeathRecord
 from slidewright.reporting.html_charts import heat, throughput, timeline
@@ -67,6 +74,7 @@ def test_page_has_every_level_worker_and_setting(written: tuple[slidewright.Repo
         assert option in page.texts
     for stage in report.stages:
         assert stage in page.texts
+    assert f"{report.seconds:.2f} s" in page.texts  # the total of the stages of the run
     titles = [text for text in page.texts if text.startswith("pass ")]
     blocks = re.findall(r"pass (\d+), row (\d+), column (\d+)", " ".join(titles))
     assert len(blocks) == len(set(blocks)) > 1
@@ -164,3 +172,117 @@ def test_throughput_peaks_at_what_was_done() -> None:
 
     assert "8 Mpx/s" in drawn  # 4 Mpx in each half second
     assert "2 MB/s" in drawn
+
+
+def settings_of(page: Page) -> dict[str, str]:
+    start = page.texts.index("As they were used; what was asked for is bold.") + 1
+    return dict(zip(page.texts[start::2], page.texts[start + 1 :: 2], strict=False))
+
+
+def test_settings_are_those_that_were_used(written: tuple[slidewright.Report, Page, Path], tmp_path: Path) -> None:
+    _, page, _ = written
+    used = settings_of(page)
+    assert (used["compression"], used["quality"], used["subsampling"]) == ("jpeg", "90", "420")
+    assert (used["resampling"], used["mpp"], used["tile_size"], used["levels"]) == ("mean", "unknown", "128", "4")
+    assert (used["effort"], used["predictor"], used["format"], used["kind"]) == ("not used", "not used", "tiff", "rgb")
+    assert "default" not in used.values()
+
+    mask = np.zeros((100, 100), bool)
+    slidewright.convert(mask, tmp_path / "m.tif", mpp=(0.5, 0.25), n_workers=0, report=tmp_path / "m.html")
+    used = settings_of(Page(tmp_path / "m.html"))
+    assert (used["compression"], used["effort"], used["predictor"], used["bits"]) == ("deflate", "6", "no", "8")
+    assert (used["resampling"], used["mpp"], used["subsampling"]) == ("nearest", "0.5 x 0.25", "not used")
+
+
+def command_of(page: Path) -> str:
+    found = re.search(r"<pre>(.*?)</pre>", page.read_text(), re.DOTALL)
+    assert found is not None
+    return html.unescape(found[1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"quality": 70, "region": (16, 32, 300, 200), "mpp": (0.5, 0.25), "bigtiff": False, "description": "it's $H"},
+        {"compression": "zstd", "predictor": False, "resampling": "max", "levels": 2},
+    ],
+)
+def test_command_on_the_page_makes_the_same_file_again(
+    tmp_path: Path, tissue: np.ndarray[Any, Any], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "a slide.npy", tissue)
+    monkeypatch.chdir(tmp_path)
+    slidewright.convert("a slide.npy", "out.tif", tile_size=128, n_workers=0, report="out.html", **options)
+    line = shlex.split(command_of(tmp_path / "out.html"))
+    made = (tmp_path / "out.tif").read_bytes()
+    (tmp_path / "out.tif").unlink()
+
+    assert line[:2] == ["slidewright", "convert"]
+    assert main(line[1:]) == 0
+
+    assert (tmp_path / "out.tif").read_bytes() == made
+
+
+def test_what_no_command_can_say_is_a_call_in_python(tmp_path: Path) -> None:
+    labels = np.eye(64, dtype=np.uint8)
+    colors = [(0, 0, 0), (255, 0, 0)]
+    slidewright.convert(labels, tmp_path / "a.tif", colormap=colors, n_workers=0, report=tmp_path / "a.html")
+    call = command_of(tmp_path / "a.html")
+    assert call.startswith("slidewright.convert(source, ")
+    made = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").unlink()
+    eval(call, {"slidewright": slidewright, "source": labels})
+    assert (tmp_path / "a.tif").read_bytes() == made
+
+    np.save(tmp_path / "a.npy", labels)
+    (tmp_path / "a.tif").unlink()
+    slidewright.convert(
+        tmp_path / "a.npy", tmp_path / "a.tif", colormap=colors, n_workers=0, report=tmp_path / "b.html"
+    )
+    assert repr(str(tmp_path / "a.npy")) in command_of(tmp_path / "b.html")
+
+
+def test_folder_that_can_not_take_the_report_is_found_before_the_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if not root, whom no mode of a folder keeps out."""
+    (tmp_path / "locked").mkdir()
+    may, locked = os.access, str(tmp_path / "locked")
+    monkeypatch.setattr(os, "access", lambda path, mode: os.fspath(path) != locked and may(path, mode))
+    with pytest.raises(slidewright.DestinationError, match="of the report is not writable"):
+        slidewright.convert(np.zeros((9, 9), np.uint8), tmp_path / "a.tif", report=tmp_path / "locked" / "a.html")
+    assert os.listdir(tmp_path) == ["locked"]
+
+
+def test_notebook_shows_a_report(tmp_path: Path) -> None:
+    pixels = np.zeros((700, 300), np.uint8)
+    report = slidewright.convert(pixels, tmp_path / "a<b>.tif", n_workers=0)
+    shown = report._repr_html_()
+    assert "a&lt;b&gt;.tif" in shown
+    assert "<td>0<td>300 x 700<td>2<td>" in shown
+    warned = replace(report, warnings=("1 < 2",))
+    assert "<p>Warning: 1 &lt; 2</p>" in warned._repr_html_()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium, which lays the page out")
+def test_page_fits_a_screen_of_420_pixels(
+    written: tuple[slidewright.Report, Page, Path], tmp_path: Path
+) -> None:
+    """Nothing sticks out of the page, and no cell is so narrow that its words are taken apart."""
+    narrow = tmp_path / "narrow.html"  # a window has at least 500 pixels, a frame in it may have fewer
+    page = html.escape((tmp_path / "run.html").read_text())
+    narrow.write_text(
+        f'<iframe id="frame" width="420" height="900" srcdoc="{page}"></iframe>'
+        "<script>frame.onload = () => { const inside = frame.contentDocument;"
+        "const tall = [...inside.querySelectorAll('td, th')].map(cell => cell.offsetHeight);"
+        "document.title = inside.documentElement.scrollWidth + ' ' + Math.max(...tall) }</script>"
+    )
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
+    done = subprocess.run([*command, narrow.as_uri()], capture_output=True, text=True, timeout=60)
+    title = re.search(r"<title>(\d+) (\d+)</title>", done.stdout)
+    assert title is not None, done.stderr
+    width, tallest = map(int, title.groups())
+    assert width <= 420
+    assert tallest < 110, "four lines at most"

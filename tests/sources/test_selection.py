@@ -50,7 +50,7 @@ def test_plane_of_a_stack_of_greys_or_colours(tmp_path: Path) -> None:
     assert_reads_like(open_source(tmp_path / "rgb.ome.tif", z=1), colours[1])
     tifffile.imwrite(tmp_path / "flat.tif", PIXELS, photometric="rgb")
     assert_reads_like(open_source(tmp_path / "flat.tif", z=0, t=0), PIXELS)
-    with pytest.raises(OptionError, match="has no z 1; it has 1"):
+    with pytest.raises(OptionError, match="has no z 1; it has only 0"):
         open_source(tmp_path / "flat.tif", z=1)
     with pytest.raises(OptionError, match="page chooses one image by itself"):
         open_source(tmp_path / "flat.tif", page=0, z=1)

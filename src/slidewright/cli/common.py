@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import click
 
+from slidewright.geometry import Size
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -44,10 +46,30 @@ def expect(context: click.Context, destination: str) -> None:
 
 def _which_file(path: str) -> tuple[int, int] | None:
     try:
-        status = os.lstat(path)
+        status = os.stat(path)
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+class FilePath(click.ParamType[str]):
+    """A path as it was typed, which shells complete; the library says what is wrong with it."""
+
+    name = "path"
+
+    def __init__(self, kind: str = "file") -> None:
+        """Take what is completed: "file" or "dir"."""
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As it is."""
+        return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        """Leave it to the shell."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type=self._kind)]
 
 
 class SuggestingGroup(click.Group):
@@ -74,6 +96,17 @@ def debug_option(function: F) -> F:
     return click.option(
         "--debug", is_flag=True, expose_value=False, callback=remember, help="Show tracebacks and library warnings."
     )(function)
+
+
+def json_option(function: F) -> F:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Say what was done as JSON.")(function)
+
+
+def dry_run_option(function: F) -> F:
+    """Add `--dry-run`."""
+    text = "Write nothing; say what would be made, and about what it would take."
+    return click.option("--dry-run", is_flag=True, help=text)(function)
 
 
 def quiet_option(function: F) -> F:
@@ -154,6 +187,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
         lines.append("  " + "  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def size_dict(size: Size) -> dict[str, int]:
+    """A size by name, so that nobody has to guess an order."""
+    return {"width": size.width, "height": size.height}
 
 
 def hush_libraries(context: click.Context) -> None:

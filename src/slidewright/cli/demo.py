@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from slidewright.cli.common import debug_option, human_bytes, say, table
-from slidewright.cli.convert import summary
+from slidewright.cli.common import FilePath, debug_option, human_bytes, json_option, quiet_option, say, table
+from slidewright.cli.convert import finish, summary
 
 
 @click.command(short_help="Make a tissue-like slide and convert it.")
-@click.argument("destination", metavar="[DST]", default="slidewright-demo.tif")
+@click.argument("destination", type=FilePath(), metavar="[DST]", default="slidewright-demo.tif")
 @click.option(
     "--side",
     type=click.IntRange(min=1024),
@@ -28,16 +28,22 @@ from slidewright.cli.convert import summary
 )
 @click.option("--workers", "n_workers", type=int, metavar="N", help="Worker processes.  [default: usable CPUs]")
 @click.option("--overwrite", is_flag=True, help="Replace DST if it exists.")
-@click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
+@json_option
+@quiet_option
 @debug_option
-def demo(destination: str, side: int, seed: int, n_workers: int | None, overwrite: bool, quiet: bool) -> None:
+def demo(
+    destination: str, side: int, seed: int, n_workers: int | None, overwrite: bool, as_json: bool, quiet: bool
+) -> None:
     """Make a slide that looks like stained tissue, and convert it to the pyramidal TIFF DST (slidewright-demo.tif)."""
     from slidewright.cli.demo_slide import run_demo
 
-    tell = (lambda _: None) if quiet else say
+    tell = (lambda _: None) if quiet or as_json else say
     report = run_demo(
         destination, side=side, seed=seed, n_workers=n_workers, overwrite=overwrite, progress=not quiet, tell=tell
     )
+    if as_json:
+        finish(report, quiet=quiet, as_json=True)
+        return
     rows = [
         (str(n), str(level.size), str(level.tiles), human_bytes(level.bytes)) for n, level in enumerate(report.levels)
     ]

@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from slidewright.cli.common import debug_option, human_bytes, hush_libraries, say, say_json, table
+from slidewright.cli.common import FilePath, debug_option, human_bytes, hush_libraries, say, say_json, size_dict, table
 
 if TYPE_CHECKING:
-    from slidewright.geometry import Size
     from slidewright.inspection.info import FileInfo
 
 _DESCRIPTION_CHARACTERS = 200
 
 
 @click.command(short_help="Show what a slide is: size, levels, tiles, compression, mpp.")
-@click.argument("file", metavar="FILE")
+@click.argument("file", type=FilePath(), metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @debug_option
 @click.pass_context
@@ -35,25 +34,20 @@ def info(context: click.Context, /, file: str, as_json: bool) -> None:
 def as_text(found: FileInfo) -> str:
     """The description for people."""
     mpp = "unknown" if found.mpp is None else " x ".join(f"{value:.6g}" for value in found.mpp) + " um a pixel"
-    lines = [
-        found.path,
-        f"  format       {found.format}, {human_bytes(found.bytes)}",
-        f"  size         {found.size} pixels, {found.samples} x {found.dtype}",
-        f"  resolution   {mpp}",
-        f"  associated   {', '.join(f'{a.name} ({a.size})' if a.size else a.name for a in found.associated) or 'none'}",
-        f"  ICC profile  {human_bytes(found.icc_bytes) if found.icc_bytes else 'none'}",
-    ]
-    if found.keeping:
-        lines.append(f"  tiles        {found.keeping}")
-    if found.software:
-        lines.append(f"  software     {found.software}")
-    for name, value in found.metadata.known.items():
-        lines.append(f"  {name.replace('_', ' '):<12} {_shortened(value)}")
-    if found.metadata.identifying:
-        named = "; ".join(f"{name}: {value}" for name, value in found.metadata.identifying)
-        lines.append(f"  identifying  {_shortened(named)}")
-    if found.description:
-        lines.append(f"  description  {_shortened(found.description)}")
+    facts = {
+        "format": f"{found.format}, {human_bytes(found.bytes)}",
+        "size": f"{found.size} pixels, {found.samples} x {found.dtype}",
+        "resolution": mpp,
+        "associated": ", ".join(f"{a.name} ({a.size})" if a.size else a.name for a in found.associated) or "none",
+        "ICC profile": human_bytes(found.icc_bytes) if found.icc_bytes else "none",
+        "tiles": found.keeping,
+        "software": found.software,
+        **{name.replace("_", " "): _shortened(value) for name, value in found.metadata.known.items()},
+        "identifying": _shortened("; ".join(f"{name}: {value}" for name, value in found.metadata.identifying)),
+        "description": _shortened(found.description or ""),
+    }
+    wide = max(len(name) for name, value in facts.items() if value)
+    lines = [found.path, *(f"  {name:<{wide}}  {value}" for name, value in facts.items() if value)]
     rows = [
         (
             str(number),
@@ -94,11 +88,6 @@ def as_dict(found: FileInfo) -> dict[str, object]:
         "metadata": found.metadata.known,
         "identifying": dict(found.metadata.identifying),
     }
-
-
-def size_dict(size: Size) -> dict[str, int]:
-    """A size by name, so that nobody has to guess an order."""
-    return {"width": size.width, "height": size.height}
 
 
 def _shortened(text: str) -> str:

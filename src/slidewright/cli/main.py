@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from slidewright.cli.common import OutputClosedError, State, SuggestingGroup, complain, warn
-from slidewright.errors import SlidewrightError
+from slidewright.errors import OptionError, SlidewrightError
 
 _VERBS = {
     "convert": "Convert a slide to a pyramidal TIFF or an OME-Zarr.",
@@ -123,7 +123,10 @@ def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
 def _exit_code(error: BaseException, state: State) -> int:
     """Say what happened in one line, and the exit code for it."""
     if isinstance(error, SlidewrightError):
-        complain(str(error))
+        complain(_with_flag(str(error)) if isinstance(error, OptionError) else str(error))
+        return error.exit_code
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message())
         return error.exit_code
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
@@ -149,6 +152,15 @@ def _exit_code(error: BaseException, state: State) -> int:
     more = "" if state.debug else "; run again with --debug for the traceback"
     complain(f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}{more}")
     return 1
+
+
+def _with_flag(message: str) -> str:
+    """A message that begins with the library's name of an option, with what is typed here instead."""
+    from slidewright.options import OPTIONS, SELECTION
+
+    name, _, rest = message.partition(" ")
+    option = {**SELECTION, **OPTIONS}.get(name)
+    return f"{option.flags[0]} {rest}" if option is not None and option.flags else message
 
 
 def _drop_stdout() -> None:

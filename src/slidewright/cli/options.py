@@ -10,12 +10,18 @@ from typing import Any, TypeVar
 
 import click
 
+from slidewright.cli.common import FilePath
 from slidewright.codecs import CODECS
 from slidewright.errors import OptionError
+from slidewright.formats.registry import FORMATS
 from slidewright.option import GROUPS, Option
 from slidewright.options import DEFAULTS, OPTIONS, SELECTION, taken_by
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+_PATHS = {"DIR": "dir", "IMAGE": "file", "LIST|FILE": "file"}
+"""What shells complete for options whose value is a path, by their metavar."""
 
 
 class GroupedOption(click.Option):
@@ -82,7 +88,10 @@ class _Parsed(click.ParamType[Any]):
         """The choices that begin so."""
         from click.shell_completion import CompletionItem
 
-        choices = tuple(CODECS) if self._option.name == "compression" else self._option.choices
+        if self._option.metavar in _PATHS:
+            return FilePath(_PATHS[self._option.metavar]).shell_complete(ctx, param, incomplete)
+        known = {"compression": tuple(CODECS), "format": tuple(FORMATS)}
+        choices = known.get(self._option.name, self._option.choices)
         return [CompletionItem(choice) for choice in choices if choice.startswith(incomplete)]
 
 

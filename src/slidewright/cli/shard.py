@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from typing import Any
 
 import click
 
-from slidewright.cli.common import debug_option, human_bytes, hush_libraries, plural, quiet_option, say, warn
+from slidewright.cli.common import (
+    FilePath,
+    debug_option,
+    human_bytes,
+    hush_libraries,
+    json_option,
+    plural,
+    quiet_option,
+)
+from slidewright.cli.convert import tell
 from slidewright.cli.options import GroupedCommand, collected, options_of
 
 
@@ -16,8 +26,8 @@ from slidewright.cli.options import GroupedCommand, collected, options_of
     short_help="Encode one share of a slide, for assemble.",
     example="slidewright shard slide.svs shards --index 0 --count 8",
 )
-@click.argument("source", metavar="SRC")
-@click.argument("shards", metavar="SHARDS")
+@click.argument("source", type=FilePath(), metavar="SRC")
+@click.argument("shards", type=FilePath(), metavar="SHARDS")
 @click.option("--index", type=int, metavar="I", help="Which share, from 0.")
 @click.option("--count", type=int, metavar="N", help="How many shares there are; may exceed the number of blocks.")
 @click.option(
@@ -25,6 +35,7 @@ from slidewright.cli.options import GroupedCommand, collected, options_of
     is_flag=True,
     help="Take both from the scheduler (Slurm, PBS, Grid Engine, LSF); with --count, the task's id is the index.",
 )
+@json_option
 @quiet_option
 @debug_option
 @options_of("shard")
@@ -37,6 +48,7 @@ def shard(
     index: int | None,
     count: int | None,
     array: bool,
+    as_json: bool,
     quiet: bool,
     **given: Any,
 ) -> None:
@@ -50,12 +62,11 @@ def shard(
     import slidewright
 
     report = slidewright.shard(source, shards, index=index, count=count, progress=not quiet, **collected(given))
-    if not quiet:
+    if as_json or not quiet:
         what = f"{plural(report.tiles, 'tile')}, {human_bytes(report.bytes)}"
         how = "is there already" if report.done_before else f"in {report.seconds:.1f} s"
-        say(f"shard {index} of {count}: {plural(report.blocks, 'block')}, {what}, {how}")
-        for text in report.warnings:
-            warn(text)
+        text = f"shard {index} of {count}: {plural(report.blocks, 'block')}, {what}, {how}"
+        tell(asdict(report) if as_json else text, () if quiet else report.warnings, as_json=as_json)
 
 
 def _which(index: int | None, count: int | None, array: bool) -> tuple[int, int]:

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from slidewright.cli.common import debug_option, human_bytes, hush_libraries, plural, say, say_json, table, warn
+from slidewright.cli.common import (
+    FilePath,
+    debug_option,
+    human_bytes,
+    hush_libraries,
+    plural,
+    say,
+    say_json,
+    table,
+    warn,
+)
 from slidewright.options import RESAMPLINGS
 
 if TYPE_CHECKING:
@@ -15,9 +25,12 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Check a pyramidal TIFF or OME-Zarr, and its pixels against a source.")
-@click.argument("file", metavar="FILE")
+@click.argument("file", type=FilePath(), metavar="FILE")
 @click.option(
-    "--against", metavar="SRC", help="Compare every level with this source: exactly when lossless, PSNR when lossy."
+    "--against",
+    type=FilePath(),
+    metavar="SRC",
+    help="Compare every level with this source: exactly when lossless, PSNR when lossy.",
 )
 @click.option(
     "--resampling",

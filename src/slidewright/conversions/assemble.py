@@ -54,6 +54,8 @@ def assemble(
     ------
     ShardError
         When shards are missing or damaged; the message names them, and the command that makes them.
+    SourceError
+        When there is no folder of shards.
     SlidewrightError
         As for `slidewright.convert`.
     """

@@ -10,17 +10,17 @@ import contextlib
 import glob
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from time import monotonic
 from typing import Any, Unpack
 
 from slidewright.conversions.convert import convert_opened
 from slidewright.conversions.destination import sweep_beside
-from slidewright.conversions.manifest import Entry, check_apart, read_entries
+from slidewright.conversions.manifest import Entry, check_apart, check_places, read_entries
 from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
-from slidewright.errors import OptionError, OutputError
+from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.options import ConvertOptions, Selection, make_options
 from slidewright.report import ProgressOption
 from slidewright.shards import fingerprint as identity
@@ -39,7 +39,7 @@ class BatchItem:
     source: str
     destination: str
     status: str
-    """"done", "skipped" (it was done before and nothing has changed) or "failed"."""
+    """"done", "skipped" (it was done before and nothing has changed), "failed", or of a dry run "planned"."""
     seconds: float
     bytes: int = 0
     megapixels: float = 0.0
@@ -65,14 +65,16 @@ class BatchReport:
 
 @with_options("batch")
 def batch(
-    manifest: str | os.PathLike[str],
+    slides: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str] | None = None,
     *,
     suffix: str = ".tif",
+    recursive: bool = False,
     task: tuple[int, int] | None = None,
     report: str | os.PathLike[str] | None = None,
     tell: Callable[[BatchItem], None] | None = None,
     progress: ProgressOption = False,
+    dry_run: bool = False,
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
@@ -85,12 +87,14 @@ def batch(
 
     Parameters
     ----------
-    manifest
-        A CSV file with the columns source and destination, and any of page, series, level, z, t, region and the fields
-        of `ConvertOptions`; its relative paths begin at its folder. Or a folder of slides, or a pattern such as
-        "slides/*.svs".
+    slides
+        A manifest: a CSV file with the columns source and destination, and any of page, series, level, z, t, region and
+        the fields of `ConvertOptions`; its relative paths begin at its folder. Or one or several of slides, folders of
+        slides, and patterns such as "slides/*.svs".
     out, suffix
-        For a folder or pattern: where the files go, and what their names end with.
+        Where the files go, and what their names end with, where no manifest says it. The folder is made if need be.
+    recursive
+        Whether slides in the folders below a folder are converted too, into such folders below `out`.
     task
         (index, count): do only the slides index, index + count, ... as a task of an array job.
     report
@@ -100,6 +104,9 @@ def batch(
         Called with each slide when it is done, skipped or failed.
     progress
         As for `slidewright.convert`, for each slide.
+    dry_run
+        Write nothing: the items then say which slides would be converted or fail, with bytes and seconds estimated as
+        `slidewright.preview` does.
     page, series, level, z, t, region
         Which image of a file with several, and which part, for every slide that does not say otherwise.
     **options
@@ -112,15 +119,18 @@ def batch(
 
     Raises
     ------
-    OptionError
-        When the manifest can't be used; no slide has been touched then.
+    OptionError, SourceError, DestinationError
+        When the manifest can't be used, a source does not exist or a folder for results can't be written; no slide has
+        been touched then.
     """
     started = monotonic()
     given = {**options, **Selection(page, series, level, z, t, region).given}
-    entries = read_entries(manifest, out, given, suffix)
-    path = os.fspath(report) if report is not None else _default_report(manifest, out)
+    paths = [os.fspath(path) for path in ([slides] if isinstance(slides, (str, os.PathLike)) else slides)]
+    entries = read_entries(paths, out, given, suffix, recursive=recursive)
+    path = os.fspath(report) if report is not None else _default_report(paths[0], out)
     reports = _siblings(path)
-    check_apart(entries, os.fspath(manifest), reports)
+    check_apart(entries, paths if out is None else (), reports)
+    check_places(entries, out)
     try:
         done = read_done(reports)
     except OSError as error:
@@ -131,8 +141,12 @@ def batch(
             raise OptionError(f"task {index} of {count} does not exist; tasks are numbered from 0 to {count - 1}")
         entries = entries[index::count]
         path = f"{os.path.splitext(path)[0]}.task-{index:05}{os.path.splitext(path)[1]}"
+    tell = tell or _ignore
+    if dry_run:
+        planned = tuple(_preview_one(entry, done, tell) for entry in entries)
+        return BatchReport(planned, path, monotonic() - started)
     if out is not None:
-        os.makedirs(out, exist_ok=True)
+        _make_folders(entries)
     running = make_options(options, "batch")
     items = []
     with _Helpers(running) as helpers, _append(path) as write:
@@ -141,15 +155,26 @@ def batch(
             items.append(item)
             if line is not None:
                 write(line)
-            if tell is not None:
-                tell(item)
+            tell(item)
     return BatchReport(tuple(items), path, monotonic() - started)
 
 
-def _default_report(manifest: str | os.PathLike[str], out: str | os.PathLike[str] | None) -> str:
+def _ignore(item: BatchItem) -> None:
+    """Nobody wants to be told."""
+
+
+def _make_folders(entries: Sequence[Entry]) -> None:
+    for folder in dict.fromkeys(os.path.dirname(entry.destination) for entry in entries):
+        try:
+            os.makedirs(folder or ".", exist_ok=True)
+        except OSError as error:
+            raise DestinationError(f"can't make the folder {folder!r} for results: {error.strerror}") from error
+
+
+def _default_report(path: str, out: str | os.PathLike[str] | None) -> str:
     if out is not None:
         return os.path.join(out, "slidewright-batch.jsonl")
-    return os.path.splitext(os.fspath(manifest))[0] + ".report.jsonl"
+    return os.path.splitext(path)[0] + ".report.jsonl"
 
 
 def _siblings(path: str) -> list[str]:
@@ -228,12 +253,10 @@ def _convert_one(
     destination = os.path.abspath(entry.destination)
     try:
         sweep_beside(destination)  # also beside what is skipped
-        made_of, before = _identity(entry), done.get(destination)
-        untouched = before is not None and before.made == _status(destination)
-        if before is not None and untouched and before.identity == made_of:
+        made_of = _identity(entry)
+        options = _due(entry, made_of, done.get(destination))
+        if options is None:
             return BatchItem(entry.source, entry.destination, "skipped", monotonic() - started), None
-        # What this batch made and nobody has touched since may be made again when source or options have changed.
-        options = replace(entry.options, overwrite=True) if untouched else entry.options
         launcher = helpers.get()
         with make_callback(progress) as callback:
             opened, path = open_selected(entry.source, entry.selection)
@@ -242,8 +265,7 @@ def _convert_one(
             )
     except Exception as error:  # whatever it is, the next slide may be fine
         helpers.drop()
-        text = f"{type(error).__name__}: {error}"
-        item = BatchItem(entry.source, entry.destination, "failed", monotonic() - started, error=text)
+        item = _failed(entry, error, monotonic() - started)
         return item, {**asdict(item), "destination": destination, "identity": None, "made": None}
     size = report.levels[0].size
     item = BatchItem(
@@ -257,6 +279,41 @@ def _convert_one(
     )
     line = {**asdict(item), "destination": destination, "identity": made_of, "made": _status(destination)}
     return item, line
+
+
+def _preview_one(entry: Entry, done: Mapping[str, _Line], tell: Callable[[BatchItem], None]) -> BatchItem:
+    """What `_convert_one` would do, without doing it."""
+    from slidewright.conversions.preview import preview_opened
+
+    destination = os.path.abspath(entry.destination)
+    try:
+        options = _due(entry, _identity(entry), done.get(destination))
+        if options is None:
+            item = BatchItem(entry.source, entry.destination, "skipped", 0.0)
+        else:
+            opened, path = open_selected(entry.source, entry.selection)
+            shown = preview_opened(opened, path, entry.destination, options)
+            size = shown.levels[0].size
+            megapixels = size.height * size.width / 1e6
+            item = BatchItem(entry.source, entry.destination, "planned", shown.seconds, shown.bytes, megapixels)
+    except Exception as error:  # as in `_convert_one`
+        item = _failed(entry, error, 0.0)
+    tell(item)
+    return item
+
+
+def _failed(entry: Entry, error: Exception, seconds: float) -> BatchItem:
+    text = f"{type(error).__name__}: {error}"
+    return BatchItem(entry.source, entry.destination, "failed", seconds, error=text)
+
+
+def _due(entry: Entry, made_of: dict[str, Any], before: _Line | None) -> ConvertOptions | None:
+    """The options to convert a slide with; None if it was done before and nothing has changed."""
+    untouched = before is not None and before.made == _status(os.path.abspath(entry.destination))
+    if before is not None and untouched and before.identity == made_of:
+        return None
+    # What this batch made and nobody has touched since may be made again when source or options have changed.
+    return replace(entry.options, overwrite=True) if untouched else entry.options
 
 
 def _identity(entry: Entry) -> dict[str, Any]:

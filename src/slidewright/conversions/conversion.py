@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
+from slidewright.conversions.settled import settled
 from slidewright.errors import CorruptTileError, OutputError, SourceError
 from slidewright.options import ConvertOptions, can_be_mpp
 from slidewright.report import LevelReport, Progress, Report
@@ -89,7 +90,7 @@ def decide(
     plan = shared or planned(memory.block_tiles, memory.n_workers)
     image = describe_image(source, options, plan, encoding, kept)
     form.accept(image)
-    return Run(
+    run = Run(
         source=adapted(source, encoding.pixels, options),
         image=image,
         format=form,
@@ -101,6 +102,9 @@ def decide(
         recorder=recorder,
         keeping=keeping.words,
     )
+    if recorder is not None:
+        recorder.settings = settled(run, options)
+    return run
 
 
 def _small_block(tile_bytes: int) -> int | None:
@@ -209,7 +213,6 @@ class Conversion:
         before_commit: Callable[[str], None] | None = None,
     ) -> Report:
         """Check the file and give it its name; the report."""
-        begin = monotonic()
         _refuse_rubbish(self._corrupt(outcome, run), run)
         self._check(run)
         if before_commit is not None:
@@ -217,7 +220,7 @@ class Conversion:
         self._destination.commit()
         self._committed = True
         run.format.named(str(self._destination.path))
-        outcome.seconds["finish"] = monotonic() - begin
+        outcome.lap(run, "finish")
         report = self._report(outcome, run)
         if callback is not None:
             callback(_finished(report, run.plan, outcome.retries))

@@ -90,8 +90,8 @@ def convert(
     from slidewright.reporting.progress import make_callback
 
     started = monotonic()
-    checked = make_options(options, "convert")
-    recorder = None if report is None else _prepare_report(report, source, dest, checked, started)
+    checked = settle_format(make_options(options, "convert"), dest)
+    recorder = None if report is None else prepare_report(report, source, dest, checked, started)
     selection = Selection(page, series, level, z, t, region)
     with Workforce(checked, source) as workforce, make_callback(progress) as callback:
         opened, path = open_selected(source, selection, shape, dtype)
@@ -100,7 +100,8 @@ def convert(
     if report is not None and recorder is not None:
         from slidewright.reporting.html_page import Subject, write_report
 
-        write_report(Path(report), Subject(finished, recorder, opened.info, checked))
+        given = {**selection.given, **options}
+        write_report(Path(report), Subject(finished, recorder, opened.info.name, path, given))
     return finished
 
 
@@ -131,7 +132,7 @@ def convert_opened(
         return conversion.run(launcher, callback)
 
 
-def _prepare_report(
+def prepare_report(
     path: str | os.PathLike[str], source: Any, dest: str | os.PathLike[str], options: ConvertOptions, started: float
 ) -> Recorder:
     """What records the run for its report, once it is known that the report can be written."""
@@ -144,6 +145,8 @@ def _prepare_report(
         raise DestinationError(
             f"the folder {str(page.parent)!r} of the report does not exist; make it or choose another"
         )
+    if not os.access(page.parent, os.W_OK | os.X_OK):
+        raise DestinationError(f"the folder {str(page.parent)!r} of the report is not writable; choose another")
     for what, other in (("destination", dest), ("source", source)):
         if isinstance(other, (str, os.PathLike)) and (same_file(page, other) or lies_in(page, other)):
             raise DestinationError(f"the report {str(page)!r} is the {what}, or lies in it; choose another name")

@@ -28,6 +28,7 @@ from slidewright.system.files import (
     short_name,
     token,
 )
+from slidewright.system.remote_file import is_url
 
 
 class Destination:
@@ -35,7 +36,7 @@ class Destination:
 
     With `compare`, what is there already may be the very file that is to be made, of a run that was killed before it
     could say so: where `recognises(path)` holds, `commit` compares, and keeps it if it is. A folder is only ever
-    replaced where that holds.
+    replaced where that holds. A link is followed: what it leads to is replaced, and the link stays.
 
     Raises
     ------
@@ -54,17 +55,20 @@ class Destination:
         recognises: Callable[[str], bool] = os.path.isfile,
         compare: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self._given = os.fspath(path)
+        self.path = Path(os.path.realpath(path) if os.path.islink(path) else path)
         self._overwrite, self._is_folder = overwrite, is_folder
         self._recognises, self._compare = recognises, False
         folder = self.path.parent
+        if is_url(self._given):
+            raise DestinationError(f"the destination {self._given} is a URL; only files of this machine are written")
         if not folder.is_dir():
             raise DestinationError(f"the folder {str(folder)!r} of the destination does not exist; make it first")
         sweep_beside(self.path)
         self._refuse_what_is_no_file()
         if source is not None:
             self._refuse_source(source)
-        if os.path.lexists(self.path) and not overwrite:
+        if os.path.lexists(path) and not overwrite:
             self._compare = compare and recognises(str(self.path))
             if not self._compare:
                 raise self._exists()
@@ -168,7 +172,7 @@ class Destination:
 
     def _exists(self) -> DestinationError:
         return DestinationError(
-            f"the destination {str(self.path)!r} exists; choose another name or overwrite it (--overwrite)"
+            f"the destination {self._given!r} exists; choose another name or overwrite it (--overwrite, overwrite=True)"
         )
 
     def _refuse_what_is_no_file(self) -> None:

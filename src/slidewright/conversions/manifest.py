@@ -1,6 +1,6 @@
-"""What a batch is to do: rows of a CSV file, or the slides in a folder or behind a pattern, as checked entries.
+"""What a batch is to do: rows of a CSV file, or slides by their paths, folders and patterns, as checked entries.
 
-Everything that can be judged without opening a slide is judged here, for all rows, before the first conversion.
+Everything that can be judged without opening a slide is judged here, for all of them, before the first conversion.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import csv
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slidewright.errors import OptionError, did_you_mean
+from slidewright.errors import DestinationError, OptionError, SourceError, did_you_mean
+from slidewright.formats.registry import settle_format
 from slidewright.options import OPTIONS, SELECTION, ConvertOptions, Selection, make_options
-from slidewright.system.files import lies_in, regular, shared_places
+from slidewright.system.files import lies_in, regular, same_file, shared_places
 from slidewright.system.remote_file import is_url
 
 COLUMNS = {name: option for name, option in {**SELECTION, **OPTIONS}.items() if option.column}
@@ -36,29 +37,83 @@ class Entry:
 
 
 def read_entries(
-    manifest: str | os.PathLike[str],
+    paths: Sequence[str],
     out: str | os.PathLike[str] | None,
     options: Mapping[str, Any],
     suffix: str = ".tif",
+    *,
+    recursive: bool = False,
 ) -> list[Entry]:
-    """The entries of a CSV file, or of a folder or pattern whose results go to the folder `out`.
+    """The entries of a CSV file, or of slides, folders and patterns whose results go to the folder `out`.
 
     Raises
     ------
     OptionError
         Naming the row and the column, when something can't be used.
+    SourceError
+        When there is no such file, or no slide in a folder.
     """
-    path = os.fspath(manifest)
-    if os.path.isfile(path):
-        if out is not None:
-            raise OptionError(f"{path!r} names its destinations itself; leave out the output folder")
-        entries = _from_csv(path, options)
-    else:
-        entries = _from_files(path, out, options, suffix)
-    return entries
+    if len(paths) == 1 and is_manifest(paths[0], out):
+        if out is not None and os.path.exists(paths[0]):
+            raise OptionError(f"the manifest {paths[0]!r} names its destinations itself; leave out --out")
+        return _from_csv(paths[0], options)
+    for path in paths:
+        if path.lower().endswith(".csv"):
+            raise OptionError(f"the manifest {path!r} must be given alone, since it names its destinations itself")
+    if not paths:
+        raise OptionError("there is nothing to convert; give slides, a folder, a pattern or a CSV file")
+    found = dict(pair for path in paths for pair in _slides(path, out, recursive))
+    if out is None:
+        raise OptionError(f"the results of {paths[0]!r} need a folder: give --out, such as --out pyramids")
+    selection, checked = split_options(options)
+    return [
+        _settled(source, os.path.join(out, os.path.splitext(relative)[0] + suffix), checked, selection)
+        for source, relative in found.items()
+    ]
 
 
-def check_apart(entries: Sequence[Entry], manifest: str, reports: Sequence[str]) -> None:
+def is_manifest(path: str, out: str | os.PathLike[str] | None = None) -> bool:
+    """Whether a path is a CSV file: one that is named so, or any file but a slide where no folder for results is
+    given.
+    """
+    if path.lower().endswith(".csv"):
+        return not glob.has_magic(path) or os.path.isfile(path)
+    return out is None and os.path.isfile(path) and not path.lower().endswith(SUFFIXES)
+
+
+def _settled(source: str, destination: str, options: ConvertOptions, selection: Selection) -> Entry:
+    settle_format(options, destination)  # a name that no format has is refused before the first slide
+    return Entry(source, destination, options, selection)
+
+
+def check_places(entries: Sequence[Entry], out: str | os.PathLike[str] | None) -> None:
+    """Refuse a batch with sources that are not there, or with folders for results that are not or can't be written.
+
+    Raises
+    ------
+    SourceError, DestinationError
+        Naming them.
+    """
+    missing = [entry.source for entry in entries if not (is_url(entry.source) or os.path.exists(entry.source))]
+    if missing:
+        do = "does" if len(missing) == 1 else "do"
+        raise SourceError(f"{_listed(missing)} {do} not exist; nothing was converted")
+    for folder in dict.fromkeys(os.path.dirname(entry.destination) or "." for entry in entries):
+        while out is not None and not os.path.lexists(folder):  # it will be made
+            folder = os.path.dirname(folder) or "."
+        if not os.path.isdir(folder):
+            what = "is no folder; choose another" if os.path.lexists(folder) else "does not exist; make it first"
+            raise DestinationError(f"the folder {folder!r} for results {what}")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise DestinationError(f"the folder {folder!r} for results is not writable; choose another")
+
+
+def _listed(paths: Sequence[str]) -> str:
+    """Some of many paths."""
+    return ", ".join(map(repr, paths[:5])) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+
+
+def check_apart(entries: Sequence[Entry], manifests: Sequence[str], reports: Sequence[str]) -> None:
     """Refuse a batch that would write one file twice, or write where it reads: through links, hard links, linked
     folders and names that the filesystem takes for one as well.
 
@@ -68,12 +123,12 @@ def check_apart(entries: Sequence[Entry], manifest: str, reports: Sequence[str])
         Naming both.
     """
     outputs = [entry.destination for entry in entries]
-    inputs = [*dict.fromkeys(entry.source for entry in entries), *([manifest] if os.path.isfile(manifest) else ())]
+    inputs = [*dict.fromkeys(entry.source for entry in entries), *manifests]
     paths = [*outputs, *reports, *inputs]
     for one, other in shared_places(paths):
         if other < len(outputs):
             first, second = entries[one].source, entries[other].source
-            raise OptionError(f"{first!r} and {second!r} would both become {paths[other]!r}; rename one")
+            raise OptionError(f"{first!r} and {second!r} would both become {paths[other]!r}; rename or leave out one")
         if one < len(outputs) + len(reports):
             raise OptionError(f"{paths[one]!r} would be written, and is the same file as {paths[other]!r}; rename one")
     for folder in filter(os.path.isdir, outputs):
@@ -82,20 +137,48 @@ def check_apart(entries: Sequence[Entry], manifest: str, reports: Sequence[str])
                 raise OptionError(f"{path!r} lies in {folder!r}, which would be replaced; choose another destination")
 
 
-def _from_files(path: str, out: str | os.PathLike[str] | None, options: Mapping[str, Any], suffix: str) -> list[Entry]:
-    if out is None:
-        raise OptionError(f"results of {path!r} need a folder: give --out")
-    if os.path.isdir(path):
-        found = [os.path.join(path, name) for name in sorted(os.listdir(path)) if name.lower().endswith(SUFFIXES)]
-    else:
-        found = sorted(glob.glob(path, recursive=True))
-    if not found:
-        raise OptionError(f"{path!r} is no file, and no slide is in it; quote a pattern, so that the shell leaves it")
-    selection, checked = split_options(options)
-    return [
-        Entry(source, os.path.join(out, os.path.splitext(os.path.basename(source))[0] + suffix), checked, selection)
-        for source in found
-    ]
+def _slides(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> list[tuple[str, str]]:
+    """The slides that a path means, each with its path below the folder of the results."""
+    if os.path.isdir(path) and not path.lower().rstrip("/").endswith(".zarr"):
+        found = list(_in_folder(path, out, recursive))
+        if not found:
+            raise SourceError(f"no slide is in the folder {path!r}{_remedy(path, out, recursive)}")
+        return found
+    if is_url(path) or os.path.lexists(path):
+        return [(path, os.path.basename(path.rstrip("/")))]
+    if not glob.has_magic(path):
+        raise SourceError(f"{path!r} does not exist; give a CSV file, slides, a folder of them, or a pattern in quotes")
+    names = sorted(glob.glob(path, recursive=True))
+    if not names:
+        raise SourceError(f"no file fits the pattern {path!r}")
+    return [(name, os.path.basename(name.rstrip("/"))) for name in names]
+
+
+def _in_folder(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> Iterator[tuple[str, str]]:
+    """The slides in a folder by their names, a zarr being one, and in those below it but for that of the results."""
+    for folder, folders, files in os.walk(path, onerror=_refuse_unreadable):
+        names = [name for name in (*folders, *files) if name.lower().endswith(SUFFIXES)]
+        for name in sorted(names):
+            source = os.path.join(folder, name)
+            yield source, os.path.relpath(source, path)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if recursive
+            and name not in names
+            and not name.startswith(".")
+            and not (out is not None and same_file(os.path.join(folder, name), out))
+        )
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise SourceError(f"the folder {error.filename!r} can't be read: {error.strerror}") from error
+
+
+def _remedy(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> str:
+    if not recursive and next(_in_folder(path, out, True), None):
+        return ", but in folders below it; give --recursive for them"
+    return f"; slides are known there by their names ({', '.join(SUFFIXES)}), others need a pattern such as '*'"
 
 
 def _from_csv(path: str, options: Mapping[str, Any]) -> list[Entry]:
@@ -105,8 +188,14 @@ def _from_csv(path: str, options: Mapping[str, Any]) -> list[Entry]:
             reader = csv.DictReader(file, skipinitialspace=True)
             _check_columns(path, reader.fieldnames or ())
             rows = list(reader)
+    except FileNotFoundError:
+        raise OptionError(f"the manifest {path!r} does not exist") from None
+    except OSError as error:
+        raise OptionError(f"the manifest {path!r} can't be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise OptionError(f"{path!r} is not a CSV file: {error}") from error
+        raise OptionError(
+            f"{path!r} is not a CSV file ({error}); the results of a slide need a folder: give --out"
+        ) from error
     if not rows:
         raise OptionError(f"{path!r} has no row below its header")
     entries = []
@@ -145,7 +234,7 @@ def _entry(row: Mapping[str, Any], folder: str, options: Mapping[str, Any]) -> E
     selection, checked = split_options(given)
     source, destination = (row[name].strip() for name in ("source", "destination"))
     source, destination = source if is_url(source) else os.path.join(folder, source), os.path.join(folder, destination)
-    return Entry(source, destination, checked, selection)
+    return _settled(source, destination, checked, selection)
 
 
 def split_options(given: Mapping[str, Any]) -> tuple[Selection, ConvertOptions]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from time import monotonic
@@ -34,13 +35,15 @@ OVERLAPS = ("refuse", "replace", "blend")
 
 @with_options("PyramidWriter")
 class PyramidWriter:
-    """Writes an image that the caller produces as a pyramidal TIFF or an OME-Zarr; a context manager.
+    """Writes an image that the caller produces as a pyramidal TIFF or an OME-Zarr.
+
+    A context manager; or call `open` first and `close` last, and `discard` after an error.
 
     Parameters
     ----------
     dest
-        The file to write. It appears under this name when the block ends without an exception, complete; an exception
-        leaves no file.
+        The file to write. It appears under this name when the block ends without an exception, or `close` is called,
+        complete; an exception in the block, or `discard`, leaves no file.
     shape
         (height, width) or (height, width, samples) of the image in pixels.
     dtype
@@ -60,8 +63,8 @@ class PyramidWriter:
     OptionError
         For options that make no sense for such pixels.
     DestinationError
-        When the destination exists and `overwrite` is not set, or its folder is missing: on entering the block, before
-        anything is computed.
+        When the destination exists and `overwrite` is not set, or its folder is missing: on entering the block or in
+        `open`, before anything is computed.
 
     Examples
     --------
@@ -71,7 +74,7 @@ class PyramidWriter:
     """
 
     report: Report | None
-    """What was written, once the block has ended."""
+    """What was written, once the block has ended or the writer is closed."""
 
     def __init__(
         self,
@@ -101,6 +104,16 @@ class PyramidWriter:
         self.report = None
 
     def __enter__(self) -> PyramidWriter:
+        return self.open()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._finish()
+        else:
+            self.discard()
+
+    def open(self) -> PyramidWriter:
+        """Start, which a with statement does by itself; returns the writer."""
         from slidewright.conversions.opening import make_launcher
         from slidewright.reporting.progress import make_callback
 
@@ -115,15 +128,17 @@ class PyramidWriter:
         self._open = True
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        assert self._stack is not None
-        with self._stack:
-            if kind is None:
-                self._begin(tiles=self._overlap == "refuse")
-            self._open = False
-            if kind is None:
-                assert self._way is not None
-                self.report = self._way.finish()
+    def close(self) -> None:
+        """Finish the file and give it its name, which the end of a with statement does; does nothing a second time, or
+        after an error that ended the run.
+        """
+        self._finish()
+
+    def discard(self) -> None:
+        """Give up: nothing is left of the file. An exception in a with statement does so."""
+        self._open = False
+        if self._stack is not None:
+            self._stack.close()
 
     def write(self, tiles: Iterable[Any]) -> None:
         """Write the whole image from an iterable of its tiles in row-major order.
@@ -220,6 +235,23 @@ class PyramidWriter:
         weights = weights if weights is None else weights[top:bottom, left:right]
         self._way.canvas.put(pixels[top:bottom, left:right], y + top, x + left, weights)
 
+    def _finish(self) -> None:
+        if self._stack is None:
+            raise OptionError("the PyramidWriter was never opened; call open() first, or use it in a with statement")
+        if not self._open:
+            return
+        with self._stack:
+            nothing = self._way is None
+            self._begin(tiles=self._overlap == "refuse")
+            self._open = False
+            assert self._way is not None
+            report = self._way.finish()
+        if nothing:
+            text = f"no tile was ever written to {report.destination}, which is all background"
+            report = replace(report, warnings=(*report.warnings, text))
+            warnings.warn(text, stacklevel=3)
+        self.report = report
+
     def _make_conversion(self) -> Conversion:
         """Everything decided as for tiles, which may still become regions."""
         import numpy as np
@@ -265,7 +297,10 @@ class PyramidWriter:
 
     def _begin(self, *, tiles: bool) -> None:
         if self._stack is None or not self._open:
-            raise OptionError("use the PyramidWriter inside its with statement: with PyramidWriter(...) as writer")
+            raise OptionError(
+                "the PyramidWriter is not open: use it inside its with statement (with PyramidWriter(...) as writer), "
+                "or between open() and close()"
+            )
         if self._way is None:
             make = _Tiles if tiles else _Regions
             self._way = make(self, self._stack)
@@ -301,6 +336,7 @@ class _Tiles:
         from slidewright.engine.inbox import Inbox, PushedSource
 
         self._conversion, self._callback = writer._conversion, writer._callback
+        self._discard = writer.discard
         decided = self._conversion.decided
         self._plan = decided.plan
         slots = SLOTS_PER_WORKER * decided.memory.n_workers + 1
@@ -323,9 +359,13 @@ class _Tiles:
         from slidewright.pyramid.plan import Block
 
         self._seen[row, column] = True
-        self._feeder.make_room()
-        self._inbox.put(row * self._plan.tile, column * self._plan.tile, pixels)
-        self._feeder.feed(Block(0, row, column))
+        try:
+            self._feeder.make_room()
+            self._inbox.put(row * self._plan.tile, column * self._plan.tile, pixels)
+            self._feeder.feed(Block(0, row, column))
+        except BaseException:  # the run is over, whatever the caller does about it
+            self._discard()
+            raise
 
     def finish(self) -> Report:
         import numpy as np

@@ -53,7 +53,7 @@ class Workforce:
         self._launcher: Launcher | None = None
 
     def __enter__(self) -> Workforce:
-        if self._options.n_workers is not None or self._is_large():
+        if self._options.n_workers is not None or _is_large(self._source):
             self._launcher = self._stack.enter_context(make_launcher(self._options))
         return self
 
@@ -62,22 +62,27 @@ class Workforce:
 
     def settle(self, info: SourceInfo) -> tuple[Launcher | None, ConvertOptions]:
         """The launcher, None for a run in this process, and the options with the number of workers that this means."""
-        if self._options.n_workers is not None or self._launcher is not None:
+        if self._launcher is not None:
             return self._launcher, self._options
-        cores = usable_cpus()
-        gained = work_seconds(info, self._options) * (1 - 1 / cores)
-        if gained < START_SECONDS and self._options.timeout is None:
-            return None, replace(self._options, n_workers=0)
-        self._launcher = self._stack.enter_context(make_launcher(self._options))
-        return self._launcher, self._options
+        options = settle_workers(self._options, self._source, info)
+        if options.n_workers is None:
+            self._launcher = self._stack.enter_context(make_launcher(options))
+        return self._launcher, options
 
-    def _is_large(self) -> bool:
-        """Whether the source is worth processes for certain; a path says so by its size, and what is no path may be
-        anything.
-        """
-        if not isinstance(self._source, (str, os.PathLike)):
-            return int(getattr(self._source, "nbytes", 0)) > 4 * CERTAIN_BYTES  # an array of the caller's
-        try:
-            return os.path.isdir(self._source) or os.path.getsize(self._source) > CERTAIN_BYTES
-        except OSError:
-            return False
+
+def settle_workers(options: ConvertOptions, source: Any, info: SourceInfo) -> ConvertOptions:
+    """The options, without processes where the caller does not say how many and the work is too little for any."""
+    if options.n_workers is not None or options.timeout is not None or _is_large(source):
+        return options
+    gained = work_seconds(info, options) * (1 - 1 / usable_cpus())
+    return replace(options, n_workers=0) if gained < START_SECONDS else options
+
+
+def _is_large(source: Any) -> bool:
+    """Whether a source is worth processes for certain; a path says so by its size, what is no path may be anything."""
+    if not isinstance(source, (str, os.PathLike)):
+        return int(getattr(source, "nbytes", 0)) > 4 * CERTAIN_BYTES  # an array of the caller's
+    try:
+        return os.path.isdir(source) or os.path.getsize(source) > CERTAIN_BYTES
+    except OSError:
+        return False

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 
 from slidewright.engine.run import Run
 from slidewright.pyramid.block import BlockEncoder, Emit
 from slidewright.pyramid.level_store import ScratchLevel
-from slidewright.pyramid.plan import Block
+from slidewright.pyramid.plan import Block, Key
+from slidewright.report import Going
 from slidewright.sources.base import CorruptPlace, Reader
+
+_TELL_SECONDS = 0.2
 
 
 class BlockRunner:
-    """What a worker does with a block, whatever carries its segments away."""
+    """What a worker does with a block, whatever carries its segments away; `tell` is called a few times a second with
+    how far it is, since a block of a slow codec takes seconds.
+    """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, run: Run, tell: Callable[[Going], None]) -> None:
+        self._run, self._tell = run, tell
         pack = run.format.packer(run.encoding)
         sparse, kept = run.source.info.sparse, run.image.kept
         self._encoder = BlockEncoder(run.plan, run.encoding, pack, sparse=sparse, kept=kept)
@@ -30,7 +36,8 @@ class BlockRunner:
 
     def run(self, block: Block, emit: Emit) -> None:
         """Encode one block, passing its segments to `emit`, and write its reduced piece to the next pass's store."""
-        handed_on = self._encoder.run(self._reader_for(block.pass_index), block, emit)
+        reader = self._reader_for(block.pass_index)
+        handed_on = self._encoder.run(reader, block, self._telling(emit))
         if handed_on is not None:
             start = perf_counter()
             level = self._run.plan.passes[block.pass_index].scratch_level
@@ -50,6 +57,22 @@ class BlockRunner:
         for level in self._writers.values():
             level.close()
         self._writers.clear()
+
+    def _telling(self, emit: Emit) -> Emit:
+        """`emit`, counting what it is given."""
+        going, told = Going(), perf_counter()
+        square = self._run.plan.tile**2
+
+        def counted(key: Key, segment: bytes) -> None:
+            nonlocal going, told
+            emit(key, segment)
+            pixels = 0 if key[0] or key[1] else square
+            going = Going(going.tiles + 1, going.pixels + pixels, going.bytes + len(segment))
+            if perf_counter() - told >= _TELL_SECONDS:
+                told = perf_counter()
+                self._tell(going)
+
+        return counted
 
     def _close_reader(self) -> None:
         if self._reader is not None:

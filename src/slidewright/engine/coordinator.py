@@ -12,18 +12,29 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import wait
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import Any
 
 from slidewright.engine import writer
 from slidewright.engine.crew import OUT_OF_MEMORY, Crew, Seat
-from slidewright.engine.messages import Done, Failed, Filled, NoMemory, NoMore, Ready, SlotFree, SlotFull, Written
+from slidewright.engine.messages import (
+    Done,
+    Failed,
+    Filled,
+    NoMemory,
+    NoMore,
+    Ready,
+    SlotFree,
+    SlotFull,
+    Working,
+    Written,
+)
 from slidewright.engine.ring import SLOT_BYTES
 from slidewright.engine.run import Outcome, Run
 from slidewright.engine.schedule import Schedule
 from slidewright.engine.writer import WriterJob
 from slidewright.errors import RunError, SlidewrightError
-from slidewright.report import Progress
+from slidewright.report import Going, Progress
 from slidewright.system.launcher import Child, Launcher
 from slidewright.system.limits import proportional_memory
 from slidewright.system.shared_memory import SharedBuffer
@@ -70,24 +81,26 @@ class Coordinator:
     def start(self) -> None:
         """Make the stores of reduced levels, and start every process."""
         run = self._run
-        begin = perf_counter()
+        self.outcome.lap(run, "open")
         if run.levels is not None:
             run.levels.create()
         for number in range(run.n_workers):
             self._crew.hire(number)
         job = WriterJob(replace(run, recorder=None), self._ring)
         self._writer = self._launcher.spawn(writer.__name__, "slidewright-wri", job)
-        self.outcome.seconds["start"] = perf_counter() - begin
+        self.outcome.lap(run, "start")
 
     def finish(self) -> Outcome:
         """Go on until every block is done, send the workers home and wait for the writer."""
         while not self._schedule.finished:
             self.turn("encoding")
+        self.outcome.lap(self._run, "encoding")
         self._sample_memory()
         self._crew.dismiss()
         self._tell_writer(NoMore())
         while not self._written:
             self.turn("writing")
+        self.outcome.lap(self._run, "writing")
         return self.outcome
 
     def close(self) -> None:
@@ -129,10 +142,12 @@ class Coordinator:
                 seat.at_writer.add(message.slot)
                 self._tell_writer(message._replace(sender=seat.sender))
             case Done(block, nbytes, spent):
-                seat.block, seat.next_block = seat.next_block, None
+                seat.block, seat.next_block, seat.going = seat.next_block, None, Going()
                 seat.since = monotonic()
                 self.outcome.count(self._run, seat.number, block, nbytes, spent)
                 self._schedule.done(block)
+            case Working(going):
+                seat.going = going
             case Ready():
                 seat.since = monotonic()
             case Filled():
@@ -198,7 +213,7 @@ class Coordinator:
             self._sample_memory()
         if self._report is not None and now - self._ticked >= _TICK:
             self._ticked = now
-            self._report(self.outcome.progress(self._run, stage, len(self._crew)))
+            self._report(self.outcome.progress(self._run, stage, len(self._crew), self._crew.going))
 
     def _sample_memory(self) -> None:
         pids = [os.getpid(), *self._crew.pids, *self._launcher.helpers]

@@ -18,6 +18,7 @@ from slidewright.engine.schedule import Schedule
 from slidewright.engine.worker import WorkerJob
 from slidewright.errors import RunError
 from slidewright.pyramid.plan import Block
+from slidewright.report import Going
 from slidewright.system.launcher import Child, Launcher
 from slidewright.system.limits import count_memory_kills
 from slidewright.system.shared_memory import SharedBuffer
@@ -40,6 +41,8 @@ class Seat:
     since: float | None = None
     """When the process began with `block`, or last waited for the writer; None until it is ready."""
     hired: float = field(default_factory=monotonic)
+    going: Going = field(default_factory=Going)
+    """How far the process is with `block`."""
     fate: str | None = None
     """Why the process is about to die, where that is known before it has."""
 
@@ -82,6 +85,11 @@ class Crew:
     def pids(self) -> list[int]:
         """Process ids of the workers that are processes."""
         return [seat.child.pid for seat in self._seats.values() if seat.child.pid is not None]
+
+    @property
+    def going(self) -> list[Going]:
+        """How far each is with its block."""
+        return [seat.going for seat in self._seats.values()]
 
     @property
     def busy(self) -> bool:

@@ -14,7 +14,7 @@ from slidewright.engine.schedule import Schedule
 from slidewright.engine.writer import Outputs
 from slidewright.errors import RunError
 from slidewright.pyramid.plan import Key
-from slidewright.report import Progress
+from slidewright.report import Going, Progress
 
 
 class Inline:
@@ -29,9 +29,10 @@ class Inline:
         self.outcome = Outcome()
         self._schedule = schedule or Schedule.pulled(run)
         self._outputs = Outputs(run)
-        self._runner = BlockRunner(run)
+        self._runner = BlockRunner(run, self._tell)
         if run.levels is not None:
             run.levels.create()
+        self.outcome.lap(run, "open")
 
     def execute(self) -> Outcome:
         """Run to the end."""
@@ -56,9 +57,12 @@ class Inline:
         spent = {name: value - before[name] for name, value in self._runner.seconds.items()}
         self.outcome.count(self._run, 0, block, sum(len(segment) for _, segment in segments), spent)
         self._schedule.done(block)
-        if self._report is not None:
-            self._report(self.outcome.progress(self._run, "encoding", 0))
+        self._tell()
         return True
+
+    def _tell(self, *going: Going) -> None:
+        if self._report is not None:
+            self._report(self.outcome.progress(self._run, "encoding", 0, going))
 
     def finish(self) -> Outcome:
         """Write everything, encoding what is left on the way."""
@@ -66,6 +70,7 @@ class Inline:
         self.outcome.level_bytes = self._outputs.write(self._turn_for_writer)
         spent = sum(self._runner.seconds.values()) - before
         self.outcome.seconds["write"] = perf_counter() - begin - spent
+        self.outcome.lap(self._run, "encoding")
         return self.outcome
 
     def _turn_for_writer(self) -> None:

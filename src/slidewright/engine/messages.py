@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from slidewright import errors
 from slidewright.errors import RunError, SlidewrightError
 from slidewright.pyramid.plan import Block
+from slidewright.report import Going
 from slidewright.sources.base import CorruptPlace
 
 Pipe: TypeAlias = "Connection[Any, Any]"
@@ -49,6 +50,12 @@ class Filled(NamedTuple):
 
     block: Block
     places: dict[CorruptPlace, str]
+
+
+class Working(NamedTuple):
+    """From a worker, a few times a second: how far it is with its block."""
+
+    going: Going
 
 
 class Done(NamedTuple):

@@ -11,7 +11,7 @@ from slidewright.engine.memory_budget import MemoryPlan
 from slidewright.formats.base import Format, ImageDescription
 from slidewright.pyramid.level_store import Scratch
 from slidewright.pyramid.plan import Block, Pass, Plan
-from slidewright.report import Progress, Recorder
+from slidewright.report import Going, Progress, Recorder
 from slidewright.shards.plan import ShardPlan
 from slidewright.sources.base import CorruptPlace, Source
 
@@ -83,15 +83,23 @@ class Outcome:
     tiles_done: int = 0
     pixels_done: int = 0
     bytes_received: int = 0
+    _lapped: float | None = None
 
-    def progress(self, run: Run, stage: str, workers: int) -> Progress:
-        """A snapshot."""
+    def lap(self, run: Run, name: str) -> None:
+        """A part of the run ends, which began where the one before ended: together they are all the time it took."""
+        now = monotonic()
+        self.seconds[name] = now - (run.started if self._lapped is None else self._lapped)
+        self._lapped = now
+
+    def progress(self, run: Run, stage: str, workers: int, going: Sequence[Going] = ()) -> Progress:
+        """A snapshot, with what is done of the blocks in hand."""
+        pixels = self.pixels_done + sum(part.pixels for part in going)  # too many at the borders
         return Progress(
-            tiles_done=self.tiles_done,
+            tiles_done=self.tiles_done + sum(part.tiles for part in going),
             tiles_total=run.plan.n_tiles,
-            pixels_done=self.pixels_done,
+            pixels_done=min(pixels, run.plan.n_pixels),
             pixels_total=run.plan.n_pixels,
-            bytes_written=self.bytes_received,
+            bytes_written=self.bytes_received + sum(part.bytes for part in going),
             seconds=monotonic() - run.started,
             workers=workers,
             retries=self.retries,

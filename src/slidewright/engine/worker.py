@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from slidewright.engine.block_runner import BlockRunner
-from slidewright.engine.messages import DoBlock, Done, Failed, Filled, NoMemory, Pipe, Ready, SlotFree, SlotFull
+from slidewright.engine.messages import (
+    DoBlock,
+    Done,
+    Failed,
+    Filled,
+    NoMemory,
+    Pipe,
+    Ready,
+    SlotFree,
+    SlotFull,
+    Working,
+)
 from slidewright.engine.ring import SlotWriter
 from slidewright.engine.run import Run
 from slidewright.pyramid.plan import Block, Key
@@ -53,7 +64,7 @@ class _Worker:
         self._free = deque(job.slots)
         self._blocks: deque[Block] = deque()
         self._slots = SlotWriter(job.ring, self._acquire, self._send_slot)
-        self._runner = BlockRunner(job.run)
+        self._runner = BlockRunner(job.run, lambda going: connection.send(Working(going)))
         self._waited = 0.0
 
     def serve(self) -> None:

@@ -125,6 +125,10 @@ class Format(ABC):
         """The output has just got its name: what others say of it may be brought up to date; raises OutputError."""
         return None
 
+    def count_files(self, image: ImageDescription) -> int:
+        """Of how many files the output is, at most."""
+        return 1
+
     def recognises(self, path: str) -> bool:
         """Whether what lies at a path is an image of this format, which may be replaced by another."""
         try:

@@ -7,6 +7,7 @@ sees a part of it.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from slidewright.formats import ome_zarr_metadata as metadata
 from slidewright.formats.base import Format, ImageDescription, TakeSegment
 from slidewright.formats.zarr_json import list_label, write_json
 from slidewright.formats.zarr_shard import PlaneWriter, Syncer
+from slidewright.geometry import Size
 from slidewright.inspection.verify import verify_file
 from slidewright.inspection.zarr_pyramid import ZarrPyramid, is_zarr
 from slidewright.options import DEFAULTS
@@ -125,6 +127,14 @@ class OmeZarrFormat(Format):
         while side > 1 and side // 2 >= max(level.tiles):
             side //= 2
         return side
+
+    def count_files(self, image: ImageDescription) -> int:
+        """See `Format`."""
+        count = 1 if self.ngff == "0.5" else 2
+        for level in image.plan.levels:
+            side = self.side(image.encoding, level) or 1
+            count += 1 + image.plan.planes * math.prod(Size(*level.tiles).grid(side))
+        return count
 
     def _write_level(self, path: str, image: ImageDescription, level: Level, take: TakeSegment, syncer: Syncer) -> int:
         encoding, side = image.encoding, self.side(image.encoding, level)

@@ -21,6 +21,12 @@ FORMATS: dict[str, tuple[tuple[str, ...], str, str]] = {
 """By name: the suffixes, the module and the class. A program may add its own before it converts."""
 
 DEFAULT = "tiff"
+_OTHERS = (
+    *(".png", ".jpg", ".jpeg", ".jp2", ".j2k", ".jpx", ".jxl", ".webp", ".bmp", ".gif", ".pdf", ".svg", ".html"),
+    *(".csv", ".npy", ".npz", ".zip", ".h5", ".hdf5", ".nii", ".dcm", ".dzi", ".czi", ".ets", ".vsi", ".ndpi", ".mrxs"),
+    *(".vms", ".vmu", ".scn", ".bif", ".svslide", ".qptiff", ".json"),
+)
+"""Suffixes of what no format writes: a TIFF under such a name would mislead people and programs."""
 
 
 def format_named(name: str) -> type[Format]:
@@ -41,14 +47,32 @@ def format_named(name: str) -> type[Format]:
 def settle_format(options: ConvertOptions, destination: str | os.PathLike[str] | None) -> ConvertOptions:
     """The options with a format: the one that was asked for, else the one whose suffix the destination has (the longest
     that fits), else TIFF.
+
+    Raises
+    ------
+    OptionError
+        When the name is one of another kind of file, or "-".
     """
+    if destination is not None and os.fspath(destination) == "-":
+        raise OptionError("a pyramid can't be written to a pipe, since its tables are written last; name a file")
     if options.format is not None or destination is None:
         return replace(options, format=options.format or DEFAULT)
     name = os.path.basename(os.fspath(destination).rstrip("/")).lower()
     if _is_label(destination):
         return replace(options, format="ome-zarr")
     fitting = [(len(suffix), form) for form, row in FORMATS.items() for suffix in row[0] if name.endswith(suffix)]
+    if not fitting:
+        _refuse_misleading(name)
     return replace(options, format=max(fitting)[1] if fitting else DEFAULT)
+
+
+def _refuse_misleading(name: str) -> None:
+    suffix = os.path.splitext(name)[1]
+    if suffix in _OTHERS:
+        raise OptionError(
+            f"no format that is written here is named {suffix!r}; end the destination in .tif, .ome.tif or .ome.zarr, "
+            "or say what to write (--format tiff)"
+        )
 
 
 def _is_label(destination: str | os.PathLike[str]) -> bool:

@@ -115,7 +115,8 @@ def _seconds_axis(total: float, y: float, scale: float) -> str:
 
 
 def _svg(height: int, label: str, parts: Sequence[str]) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    drawn = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return f'<div class="chart">{drawn}</div>'
 
 
 def heat(ratios: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -5,9 +5,10 @@ It is made after the run, from the recorder, the report and the finished file, w
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
@@ -19,15 +20,21 @@ from numpy.typing import NDArray
 
 from slidewright.errors import OutputError
 from slidewright.inspection.pyramid_file import open_pyramid
-from slidewright.options import ConvertOptions
-from slidewright.report import Recorder, Report
+from slidewright.report import UNUSED, Recorder, Report
 from slidewright.reporting import html_charts as htmlcharts
-from slidewright.sources.base import SourceInfo
+from slidewright.reporting.again import changed, how_to_make_again
 from slidewright.system.files import write_whole
 from slidewright.tiff.page import Page
 
 _PACKAGES = ("slidewright", "numpy", "tifffile", "imagecodecs", "opencv-python-headless", "zarr", "openslide-bin")
 _THUMBNAIL = 560
+_RUN_STAGES = {
+    "open": "opening the source, deciding",
+    "start": "starting processes",
+    "encoding": "until every block was encoded",
+    "writing": "until the last byte was written",
+    "finish": "checking, naming",
+}
 _STYLE = Path(__file__).with_suffix(".css")
 
 
@@ -37,15 +44,19 @@ class Subject:
 
     report: Report
     recorder: Recorder
-    source: SourceInfo
-    options: ConvertOptions
+    source: str
+    """What it was made of, in words."""
+    source_path: str | None
+    """Its path, where it has one."""
+    given: Mapping[str, Any]
+    """The options that the caller gave."""
 
 
 def write_report(path: Path, subject: Subject) -> None:
     """Write the page; raises OutputError when it can't be written, which leaves the slide as it is."""
     text = make_page(subject)
     try:
-        write_whole(str(path), text.encode("utf-8", "backslashreplace"))
+        write_whole(os.path.realpath(path), text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         done = f"{subject.report.destination} is complete"
         raise OutputError(f"{done}, but its report {str(path)!r} can't be written: {error.strerror}") from error
@@ -67,7 +78,8 @@ def make_page(subject: Subject) -> str:
         f"<section><h2>Throughput</h2>{htmlcharts.throughput(recorder.blocks, total)}"
         "<p class='note'>Blue: pixels of level 0 read. Orange: bytes encoded. Each on its own scale.</p></section>",
         f"<section><h2>Where the time went</h2>{_stages(report)}</section>",
-        f'<div class="pair"><section><h2>Settings</h2>{_settings(subject.options)}</section>'
+        f"<section><h2>The same again</h2><pre>{_again(subject)}</pre></section>",
+        f'<div class="pair"><section><h2>Settings</h2>{_settings(subject)}</section>'
         f"<section><h2>Made with</h2>{_made_with()}</section></div>",
     ]
     if report.warnings or recorder.deaths:
@@ -87,7 +99,7 @@ def _summary(subject: Subject) -> str:
     report = subject.report
     workers = "no worker process" if report.n_workers == 0 else f"{report.n_workers} workers"
     parts = [
-        f"from {subject.source.name}",
+        f"from {subject.source}",
         f"{report.levels[0].size} pixels in {len(report.levels)} levels",
         f"{_megabytes(report.bytes)} in {report.seconds:.2f} s",
         f"{report.megapixels_per_second:.0f} Mpx/s with {workers}",
@@ -162,25 +174,41 @@ def _levels(report: Report, look: _Look) -> str:
 
 
 def _stages(report: Report) -> str:
-    """Seconds by stage with a bar each; the workers' are summed over them."""
-    longest = max(report.stages.values(), default=0.0) or 1.0
-    rows = []
-    for name, seconds in report.stages.items():
-        whose = "workers" if name in htmlcharts.STAGES else "writer" if name == "write" else "run"
+    """Seconds by stage with a bar each: the run's, which add up to all of it, then those of workers and writer."""
+    stages = report.stages
+    longest = max(*stages.values(), report.seconds, 1e-9)
+
+    def row(name: str, words: str, seconds: float) -> str:
         bar = f'<span class="bar" style="width:{100 * seconds / longest:.1f}%"></span>'
-        rows.append(f"<tr><th>{escape(name)}<td>{whose}<td>{seconds:.2f} s<td class='wide'>{bar}")
-    note = "<p class='note'>The workers' seconds are summed over them; the writer works beside them.</p>"
-    return f"<table>{''.join(rows)}</table>{note}"
+        return f"<tr><th>{escape(name)}<td>{escape(words)}<td class='number'>{seconds:.2f} s<td class='wide'>{bar}"
+
+    run = [row(name, words, stages[name]) for name, words in _RUN_STAGES.items() if name in stages]
+    beside = [
+        row(name, "writer" if name == "write" else "workers", seconds)
+        for name, seconds in stages.items()
+        if name not in _RUN_STAGES
+    ]
+    return (
+        f"<table>{''.join(run)}{row('total', 'the whole run', report.seconds)}</table>"
+        "<p class='note'>One after the other. Meanwhile, summed over the workers:</p>"
+        f"<table>{''.join(beside)}</table>"
+    )
 
 
-def _settings(options: ConvertOptions) -> str:
+def _again(subject: Subject) -> str:
+    return escape(how_to_make_again(subject.source_path, subject.report.destination, subject.given))
+
+
+def _settings(subject: Subject) -> str:
+    """Every option as it was used; what the caller chose is bold."""
+    chosen = changed(subject.given)
     rows = []
-    for option in fields(options):
-        value = getattr(options, option.name)
-        words = "default" if value is None else str(value)
-        changed = ' class="changed"' if value != option.default else ""
-        rows.append(f"<tr{changed}><th>{escape(option.name)}<td>{escape(words)}")
-    return f"<table>{''.join(rows)}</table>"
+    for name, value in subject.recorder.settings.items():
+        css = ' class="changed"' if name in chosen else ' class="unused"' if value == UNUSED else ""
+        words = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+        rows.append(f"<tr{css}><th>{escape(name)}<td>{escape(words)}")
+    note = "<p class='note'>As they were used; what was asked for is bold.</p>"
+    return f"{note}<table>{''.join(rows)}</table>"
 
 
 def _made_with() -> str:

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from slidewright.errors import OptionError, ShardError
+from slidewright.errors import OptionError, ShardError, SourceError
 from slidewright.options import OPTIONS, SELECTION
 from slidewright.pyramid.plan import Plan
 from slidewright.shards import fingerprint as identity
@@ -97,7 +97,7 @@ class ShardFolder:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> ShardFolder:
-        """An existing folder; raises ShardError when it is none."""
+        """An existing folder; raises SourceError when it is none, ShardError when it is damaged."""
         path = os.path.abspath(os.fspath(path))
         try:
             with open(os.path.join(path, JOB_FILE), encoding="utf-8", opener=regular) as file:
@@ -108,7 +108,7 @@ class ShardFolder:
                 raise ShardError(f"{path!r} was made by another version of slidewright; make the shards again")
             return cls(path, read_as(Job, data))
         except FileNotFoundError:
-            raise ShardError(f"{path!r} is not a folder of shards (it has no {JOB_FILE}); check the path") from None
+            raise SourceError(f"{path!r} is not a folder of shards (it has no {JOB_FILE}); check the path") from None
         except (OSError, ValueError) as error:
             raise ShardError(
                 f"{os.path.join(path, JOB_FILE)!r} can't be read ({error}); make the shards again"

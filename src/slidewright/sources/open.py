@@ -117,7 +117,7 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
         if not path.lower().endswith(".zip") and not any(
             os.path.exists(os.path.join(path, name)) for name in _ZARR_FILES
         ):
-            raise SourceError(f"{path} is a folder, but not a zarr array or group; {FILES}")
+            raise SourceError(f"{path} is a folder, but not a zarr array or group; for a folder of slides use batch")
         from slidewright.sources.zarr import ZarrSource
 
         if not os.path.isdir(path):
@@ -267,7 +267,7 @@ def _from_caller(obj: Any, shape: Any, dtype: Any) -> Source:
         return FunctionSource.of(obj, known, name)
     if hasattr(obj, "__next__") or (hasattr(obj, "__iter__") and not isinstance(obj, (bytes, Mapping))):
         raise SourceError(f"a {type(obj).__name__} gives tiles in its own order; write them with PyramidWriter.write")
-    raise SourceError(f"a {type(obj).__name__} is not an image that can be read; {OBJECTS}")
+    raise SourceError(f"an object of type {type(obj).__name__} is not an image that can be read; {OBJECTS}")
 
 
 def _is_dataset(obj: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from slidewright.errors import CorruptTileError, OptionError, SourceError
+from slidewright.errors import CorruptTileError, OptionError, SourceError, numbered
 from slidewright.geometry import Size
 from slidewright.metadata import Metadata, fields_of
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, no_associated, pickled_identity
@@ -62,9 +62,7 @@ class OpenSlideSource(Source):
         slide = _open(path)
         try:
             if not 0 <= level < slide.level_count:
-                raise OptionError(
-                    f"{path} has no level {level}; it has {slide.level_count}: 0 to {slide.level_count - 1}"
-                )
+                raise OptionError(f"{path} has no level {level}; {numbered(slide.level_count)}")
             return cls(path, level, _describe(slide, path, level))
         finally:
             slide.close()

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError
+from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError, numbered
 from slidewright.geometry import Size
 from slidewright.metadata import Channel
 from slidewright.options import Selection
@@ -251,7 +251,7 @@ def _dataset(node: Any, multiscale: Mapping[str, Any], name: str, level: int) ->
 
     datasets = multiscale.get("datasets") or []
     if not 0 <= level < len(datasets):
-        raise OptionError(f"{name} has no level {level}; it has {len(datasets)}: 0 to {len(datasets) - 1}")
+        raise OptionError(f"{name} has no level {level}; {numbered(len(datasets))}")
     path = str(datasets[level].get("path", ""))
     array = node[path] if path and path in node else None
     if not isinstance(array, zarr.Array):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from slidewright.errors import OptionError, SourceError
+from slidewright.errors import OptionError, SourceError, numbered
 from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.tiff.page import Page, read_page
@@ -133,7 +133,7 @@ def _plane(path: str, which: str, lengths: Mapping[str, int], selection: Selecti
     for axis, value in (("Z", selection.z), ("T", selection.t)):
         length = lengths.get(axis, 1)
         if value is not None and value >= length:
-            raise OptionError(f"{path}: {which} has no {axis.lower()} {value}; it has {length}: 0 to {length - 1}")
+            raise OptionError(f"{path}: {which} has no {axis.lower()} {value}; {numbered(length)}")
         if value is not None and axis in left:
             left.remove(axis)
     return left
@@ -165,9 +165,7 @@ def pick(items: Any, index: int, what: str, path: str) -> Any:
     """One of several, by its number; an OptionError says how many there are."""
     count = len(items)
     if not 0 <= index < count:
-        raise OptionError(
-            f"{path} has no {what} {index}; it has {count}: 0 to {count - 1}" if count else f"{path} has no {what}"
-        )
+        raise OptionError(f"{path} has no {what} {index}; {numbered(count)}" if count else f"{path} has no {what}")
     return items[index]
 
 

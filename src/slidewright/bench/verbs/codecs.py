@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slidewright.bench.verbs.shared import grid, headline, keep, measured, notes, read_names, show
-from slidewright.cli.common import debug_option, human_bytes
+from slidewright.cli.common import FilePath, debug_option, human_bytes
 
 if TYPE_CHECKING:
     from slidewright.bench.codectables import CodecComparison
@@ -21,7 +21,7 @@ _TITLES = {
 
 
 @click.command(short_help="Time every compressor on the image, annotations and a mask.")
-@click.argument("source", metavar="SRC")
+@click.argument("source", type=FilePath(), metavar="SRC")
 @click.option(
     "--tables", callback=read_names, metavar="NAME,...", help="lossless, lossy, annotations, mask.  [default: all]"
 )

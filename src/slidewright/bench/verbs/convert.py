@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from slidewright.bench.verbs.shared import doublings, encoded, keep, measured, notes, read_workers, show
-from slidewright.cli.common import debug_option
+from slidewright.cli.common import FilePath, debug_option
 
 
 @click.command(short_help="Time conversions at several numbers of workers, by stage.")
-@click.argument("source", metavar="SRC")
+@click.argument("source", type=FilePath(), metavar="SRC")
 @click.option(
     "--workers", callback=read_workers, metavar="N,...", help="Numbers of workers.  [default: 1, 2, 4 ... CPUs]"
 )

@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from slidewright.bench.verbs.shared import encoded, keep, measured, notes, read_names, read_workers, show
-from slidewright.cli.common import debug_option
+from slidewright.cli.common import FilePath, debug_option
 
 
 @click.command(short_help="Time conversions next to other programs, in turns.")
-@click.argument("source", metavar="SRC")
+@click.argument("source", type=FilePath(), metavar="SRC")
 @click.option("--peers", callback=read_names, metavar="NAME,...", help="Which.  [default: all that are installed]")
 @click.option(
     "--environments", metavar="DIR", help="Where they are installed.  [default: SLIDEWRIGHT_PEERS, the cache]"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slidewright.cli.common import debug_option, hush_libraries, say, table
+from slidewright.cli.common import FilePath, debug_option, hush_libraries, say, table
 
 if TYPE_CHECKING:
     from slidewright.bench.cost_model import Costs, Filesystem
@@ -18,7 +18,7 @@ _NODES = (1, 2, 4, 8, 16, 32, 64)
 
 
 @click.command()
-@click.argument("source", metavar="SRC")
+@click.argument("source", type=FilePath(), metavar="SRC")
 @click.option("--compression", default="jpeg", show_default=True)
 @click.option("--tile-size", type=int, default=512, show_default=True, metavar="N")
 @click.option(
