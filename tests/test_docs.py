@@ -85,6 +85,8 @@ def granted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for image in (pixels, pixels[:700, :900]):
             tiff.write(image, subifds=1, **tiles)
             tiff.write(image[::2, ::2], subfiletype=1, **tiles)
+    planes = np.stack([pixels[:300, :400, :2].transpose(2, 0, 1)] * 6).reshape(2, 3, 2, 300, 400)
+    tifffile.imwrite(home / "stack.ome.tif", planes, ome=True, photometric="minisblack", metadata={"axes": "TZCYX"})
     (home / "slides").mkdir()
     for name in ("a.svs", "b.svs"):
         (home / "slides" / name).write_bytes((home / "slide.svs").read_bytes())

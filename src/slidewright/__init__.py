@@ -24,7 +24,8 @@ from slidewright._version import __version__
 
 if TYPE_CHECKING:
     from slidewright.conversions.assemble import assemble
-    from slidewright.conversions.batch import BatchItem, BatchReport, batch
+    from slidewright.conversions.batch import BatchReport, batch
+    from slidewright.conversions.batch_slide import BatchItem
     from slidewright.conversions.convert import convert
     from slidewright.conversions.preview import Preview, preview
     from slidewright.conversions.pyramid_writer import PyramidWriter
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "PyramidWriter": "conversions.pyramid_writer",
     "convert": "conversions.convert",
-    "BatchItem": "conversions.batch",
+    "BatchItem": "conversions.batch_slide",
     "BatchReport": "conversions.batch",
     "assemble": "conversions.assemble",
     "Preview": "conversions.preview",

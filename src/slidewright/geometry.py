@@ -23,6 +23,28 @@ class Size(NamedTuple):
         return f"{self.width} x {self.height}"
 
 
+class Stack(NamedTuple):
+    """How many times and how many planes along z an image has. A *frame* is all channels of one of them; frames are
+    numbered time by time, each from the first z to the last.
+    """
+
+    t: int = 1
+    z: int = 1
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return self.t * self.z
+
+    def __str__(self) -> str:
+        parts = (f"{self.z} planes along z" if self.z > 1 else "", f"{self.t} times" if self.t > 1 else "")
+        return " at ".join(part for part in parts if part) or "a single plane"
+
+
+SINGLE = Stack()
+"""What is no stack."""
+
+
 class Region(NamedTuple):
     """A rectangle of pixels: top left corner and extent."""
 

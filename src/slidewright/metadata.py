@@ -36,6 +36,8 @@ class Metadata:
     """One for each channel of the image, or none at all."""
     z_spacing: float | None = None
     """Micrometres from one plane of a stack to the next."""
+    time_increment: float | None = None
+    """Seconds from one time of a stack to the next."""
     background: tuple[int, int, int] | None = None
     """The colour, of 0 to 255, that stands for "no tissue"."""
     identifying: tuple[tuple[str, str], ...] = ()
@@ -54,6 +56,7 @@ class Metadata:
             "scanner_software": self.scanner_software,
             "channels": channels or None,
             "z_spacing": None if self.z_spacing is None else f"{self.z_spacing:g}",
+            "time_increment": None if self.time_increment is None else f"{self.time_increment:g}",
             "background": None if self.background is None else "#{:02x}{:02x}{:02x}".format(*self.background),
         }
         return {name: value for name, value in values.items() if value is not None}

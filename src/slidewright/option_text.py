@@ -60,6 +60,11 @@ def read_whole(text: str) -> int:
         raise OptionError(f"{text!r} must be a whole number") from None
 
 
+def read_places(text: str) -> int | str:
+    """A number, or what stands for several: "all", or "2:5" for 2, 3 and 4."""
+    return text if text == "all" or ":" in text else read_whole(text)
+
+
 def read_seconds(text: str) -> float:
     """A number of seconds."""
     try:

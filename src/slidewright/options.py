@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from slidewright.errors import OptionError, did_you_mean
+from slidewright.errors import OptionError, did_you_mean, numbered
 from slidewright.option import ENCODING, FINISHING, REREADING, Option, says
 from slidewright.option_text import (
     parse_bytes,
@@ -24,6 +24,7 @@ from slidewright.option_text import (
     read_mpp,
     read_number,
     read_one_of,
+    read_places,
     read_region,
     read_seconds,
     read_whole,
@@ -57,6 +58,7 @@ _SELECT: dict[str, Any] = {
     **{"group": "Source", "parse": read_whole, "metavar": "N"},
     "takers": ENCODING - {"PyramidWriter"},
 }
+_PLACES: dict[str, Any] = {**_SELECT, "parse": read_places, "metavar": "N|all", "default": "none"}
 _FINISH: dict[str, Any] = {
     **{"group": "File", "parse": read_yes_or_no, "given": True},
     **{"changes_output": False, "takers": FINISHING},
@@ -83,11 +85,21 @@ class Selection:
     level: int | None = field(
         default=None, metadata=says("Level of the source to read.", default="0, the largest", **_SELECT)
     )
-    z: int | None = field(
-        default=None, metadata=says("Plane of a TIFF or zarr source that is a stack.", default="none", **_SELECT)
+    z: int | str | None = field(
+        default=None,
+        metadata=says("Plane of a source that is a stack; FIRST:END, or all, keep several.", **_PLACES),
     )
-    t: int | None = field(
-        default=None, metadata=says("Time of a TIFF or zarr source that has several.", default="none", **_SELECT)
+    t: int | str | None = field(
+        default=None,
+        metadata=says("Time of a source that has several; FIRST:END, or all, keep them.", **_PLACES),
+    )
+    axes: str | None = field(
+        default=None,
+        metadata=says(
+            "Axes of an array that does not name them, such as TCZYX.",
+            **{**_SELECT, "parse": str, "metavar": "LETTERS"},
+            default="its own",
+        ),
     )
     region: tuple[int, int, int, int] | None = field(
         default=None,
@@ -100,7 +112,11 @@ class Selection:
 
     def __post_init__(self) -> None:
         for name, value in self.place.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            if name in ("z", "t") and isinstance(value, str):
+                self.places(name, 1 << 62, "")
+            elif name == "axes":
+                object.__setattr__(self, "axes", _axes(value))
+            elif not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise OptionError(f"{name} {value!r} must be a whole number, 0 or more")
         if self.region is None:
             return
@@ -110,16 +126,53 @@ class Selection:
             raise OptionError(f"region {self.region!r} must be x, y, width and height, whole numbers of pixels")
         object.__setattr__(self, "region", values)  # JSON knows lists only
 
+    def places(self, axis: str, length: int, where: str) -> range | None:
+        """Which planes of an axis, "z" or "t", of so many; None where nothing was given.
+
+        Raises
+        ------
+        OptionError
+            When it is none of those that there are, named after `where` they are missing.
+        """
+        value = self.z if axis == "z" else self.t
+        if value is None:
+            return None
+        if value == "all":
+            return range(length)
+        first, end = _span(axis, value)
+        if not first < end <= length:
+            raise OptionError(f"{where} has no {axis} {value}; {numbered(length)}")
+        return range(first, end)
+
     @property
-    def place(self) -> dict[str, int]:
+    def place(self) -> dict[str, int | str]:
         """What was given of which image, without the part of it."""
         values = {"page": self.page, "series": self.series, "level": self.level, "z": self.z, "t": self.t}
+        values |= {"axes": self.axes}
         return {name: value for name, value in values.items() if value is not None}
 
     @property
     def given(self) -> dict[str, Any]:
         """What was given, as JSON can hold it and `Selection(**given)` takes it."""
         return self.place if self.region is None else {**self.place, "region": list(self.region)}
+
+
+def _axes(value: object) -> str:
+    """Letters of axes in lower case, "s" for samples being "c"; raises OptionError."""
+    letters = value.lower().replace("s", "c") if isinstance(value, str) else ""
+    if not {"y", "x"} <= {*letters} <= {*"tczyx"} or len({*letters}) < len(letters):
+        raise OptionError(f"axes {value!r} must be y, x and any of t, z and c, each once, such as 'tczyx' or 'zyxc'")
+    return letters
+
+
+def _span(axis: str, value: int | str) -> tuple[int, int]:
+    """The first plane, and the one after the last, of a number or "first:end"."""
+    if not isinstance(value, str):
+        return value, value + 1
+    first, colon, end = value.partition(":")
+    if not (colon and first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+        raise OptionError(f"{axis} {value!r} must be a whole number, 'first:end' such as '2:5', or 'all'")
+    return int(first), int(end)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,6 +339,14 @@ class ConvertOptions:
     objective_power: float | None = field(
         default=None,
         metadata=says("Magnification of the objective, such as 20.", parse=read_number, metavar="N", **_SAID),
+    )
+    z_spacing: float | None = field(
+        default=None,
+        metadata=says("Micrometres from one plane of a stack to the next.", parse=read_number, metavar="UM", **_SAID),
+    )
+    time_increment: float | None = field(
+        default=None,
+        metadata=says("Seconds from one time of a stack to the next.", parse=read_number, metavar="S", **_SAID),
     )
     channel_names: Sequence[str] | None = field(
         default=None,
@@ -499,6 +560,9 @@ class ConvertOptions:
                 raise OptionError(f"associated {name!r} is not known; choose of {', '.join(ASSOCIATED)}, or none")
         if self.objective_power is not None and not 0 < self.objective_power < 1e4:
             raise OptionError(f"objective_power {self.objective_power!r} must be a magnification such as 20")
+        for name, number in (("z_spacing", self.z_spacing), ("time_increment", self.time_increment)):
+            if number is not None and not 0 < number < 1e6:
+                raise OptionError(f"{name} {number!r} must be a positive number")
         if self.label is not None and not Path(self.label).is_file():
             raise OptionError(f"label {os.fspath(self.label)!r} is no file; give an image")
         if self.dask is not None and self.engine != "dask":

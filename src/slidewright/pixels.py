@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slidewright.errors import OptionError
+from slidewright.geometry import SINGLE, Stack
 from slidewright.options import Color
 
 Colormap = tuple[tuple[int, int, int], ...]
@@ -31,15 +32,29 @@ class PixelFormat:
     interleaved: bool = False
     """Whether the channels of a multichannel image lie side by side in a tile, as the format has decided."""
 
+    stack: Stack = SINGLE
+
+    @property
+    def frame_planes(self) -> int:
+        """Planes of one frame: the channels of a multichannel image, stored one after the other (TIFF's
+        PlanarConfiguration 2).
+        """
+        return self.channels if self.kind == "multichannel" and not self.interleaved else 1
+
     @property
     def planes(self) -> int:
-        """Planes stored one after the other (TIFF's PlanarConfiguration 2): the channels of a multichannel image."""
-        return self.channels if self.kind == "multichannel" and not self.interleaved else 1
+        """Planes of all frames."""
+        return self.frame_planes * self.stack.frames
 
     @property
     def samples(self) -> int:
         """Samples of a pixel within one plane."""
-        return self.channels // self.planes
+        return self.channels // self.frame_planes
+
+    @property
+    def all_channels(self) -> int:
+        """Channels of all frames, one after the other."""
+        return self.channels * self.stack.frames
 
     @property
     def words(self) -> str:

@@ -47,6 +47,20 @@ def invoke(*arguments: str) -> str:
     return done.output
 
 
+def test_small_slides_are_timed_one_and_many_next_to_libvips(tiled: str, tmp_path: Path) -> None:
+    answer = tmp_path / "numbers.json"
+
+    said = invoke("small", tiled, "--copies", "3", "--repeat", "1", "--json", str(answer))
+
+    rows = json.loads(answer.read_text())["results"]
+    names = ["libvips", "slidewright", "slidewright, encoding"]
+    assert [row["name"] for row in rows] == 2 * names
+    assert [row["what"] for row in rows] == 3 * ["one slide"] + 3 * ["batch"]
+    assert [row["target"] for row in rows] == [None, 1.8, 1.8, None, 0.55, 0.55]
+    assert all(row["processor_s"] > 0 for row in rows)
+    assert "batch of 3" in said
+
+
 def test_libvips_makes_the_same_file_and_is_not_marked(tiled: str, tmp_path: Path) -> None:
     answer, table = tmp_path / "numbers.json", tmp_path / "numbers.csv"
 

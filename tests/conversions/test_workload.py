@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import numpy as np
 import pytest
+import tifffile
 from children import descendants
 from written import digest, image
 
 import slidewright
 from slidewright.conversions import workload
-from slidewright.conversions.workload import Workforce, work_seconds
+from slidewright.conversions.convert import convert_opened
+from slidewright.conversions.workload import Workforce, count_threads, work_seconds
+from slidewright.errors import CorruptTileError
 from slidewright.geometry import Size
-from slidewright.options import ConvertOptions
+from slidewright.options import ConvertOptions, Selection, make_options
 from slidewright.sources.base import SourceInfo
+from slidewright.sources.open import open_source
 
 
 def info(side, **known):
@@ -35,13 +40,57 @@ def test_bytes_are_the_same_either_way(tmp_path):
     assert digest(tmp_path / "a.tif") == digest(tmp_path / "b.tif")
 
 
+def in_threads(source, path, threads, **given):
+    options = make_options({"n_workers": 0, "tile_size": 64, "block_tiles": 2, **given}, "convert")
+    return convert_opened(None, open_source(source), None, path, Selection(), options, None, 0.0, threads=threads)
+
+
+@pytest.mark.parametrize("source", ["array", "tiff"])
+def test_threads_of_one_process_write_the_same_bytes(tmp_path, source):
+    pixels = image(700, 900)
+    tifffile.imwrite(tmp_path / "s.tif", pixels, tile=(64, 64), photometric="rgb", compression="zlib")
+    for threads in (1, 3):
+        given = pixels if source == "array" else tmp_path / "s.tif"
+        report = in_threads(given, tmp_path / f"{threads}.tif", threads)
+        assert report.n_workers == 0
+    assert digest(tmp_path / "1.tif") == digest(tmp_path / "3.tif")
+
+
+def test_error_in_a_thread_is_the_callers_and_leaves_nothing(tmp_path):
+    path = tmp_path / "s.tif"
+    tifffile.imwrite(path, image(700, 900), tile=(64, 64), photometric="rgb", compression="zlib")
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages[0].dataoffsets[40]
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(b"no deflate")
+    with pytest.raises(CorruptTileError, match="does not decode"):
+        in_threads(path, tmp_path / "o.tif", 3, keep_tiles="never")
+    assert [one.name for one in tmp_path.iterdir()] == ["s.tif"]
+    assert not [one for one in threading.enumerate() if one.name.startswith("slidewright-inline")]
+
+
+def test_threads_are_for_what_is_neither_small_nor_large_nor_of_the_caller():
+    for side, form, tile, cores, expected in (
+        (2000, "tiff", None, 8, 1),
+        (5000, "tiff", None, 8, 4),
+        (5000, "tiff", None, 2, 2),
+        (5000, "tiff", Size(512, 512), 8, 4),
+        (5000, "tiff", Size(8, 5000), 8, 1),
+        (5000, "function", None, 8, 1),
+        (20_000, "tiff", None, 8, 1),
+    ):
+        source = SourceInfo("a", form, Size(side, side), 3, "uint8", tile=tile)
+        assert count_threads(source, work_seconds(source, ConvertOptions()), cores) == expected, (side, form, tile)
+
+
 def test_work_decides(monkeypatch):
     monkeypatch.setattr(workload, "usable_cpus", lambda: 8)
     monkeypatch.setattr(workload, "make_launcher", lambda options: pytest.fail("started"))
     small, slow = info(3000), info(3000, format="ndpi")
     with Workforce(ConvertOptions(), "no such file") as workforce:
-        launcher, options = workforce.settle(small)
-    assert (launcher, options.n_workers) == (None, 0)
+        launcher, options, threads = workforce.settle(small)
+    assert (launcher, options.n_workers, threads) == (None, 0, 4)
     for work in (work_seconds(slow, ConvertOptions()), work_seconds(small, ConvertOptions(compression="webp"))):
         assert work > 2 * workload.START_SECONDS
     assert work_seconds(info(20_000), ConvertOptions()) > 1

@@ -448,3 +448,21 @@ def test_a_level_answers_everything_that_is_asked_of_a_page(store: Path) -> None
             getattr(pyramid.levels[0], name)
         for name in ("planes", "pages", "others", "kept", "ours", "software", "description", "icc_profile", "bytes"):
             getattr(pyramid, name)
+
+
+@pytest.mark.parametrize("ngff", ["0.5", "0.4"])
+def test_images_under_numbers_are_a_series_in_one_store(tmp_path: Path, ngff: str) -> None:
+    source, store = tmp_path / "in.ome.tif", tmp_path / "all.ome.zarr"
+    images = [image(150, 203), image(90, 70, 1, "uint16")[:, :, 0]]
+    with tifffile.TiffWriter(source, ome=True) as tiff:
+        for pixels in images:
+            tiff.write(pixels)
+    store.mkdir()
+    for number in range(2):
+        slidewright.convert(source, store / str(number), series=number, ngff=ngff, **SMALL)
+    pytest.importorskip("yaozarrs").validate_zarr_store(str(store))
+    for number, kind in enumerate(("rgb", "grey")):
+        assert_levels(store / str(number), expected_levels(images[number], kind))
+        assert_valid(store / str(number), ngff)
+        slidewright.convert(store, tmp_path / "back.tif", series=number, compression="zstd", overwrite=True, **SMALL)
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "back.tif"), images[number])

@@ -74,6 +74,28 @@ def write_ycbcr(path: Path, pixels: NDArray[Any], subsampling: tuple[int, int], 
         tiff.pages.first.tags["Compression"].overwrite(5 if compression == "lzw" else 1)
 
 
+@pytest.mark.parametrize("subsampling", [(4, 1), (4, 4)])
+def test_subsampled_chroma_takes_less_than_the_pixels(subsampling: tuple[int, int], tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    write_ycbcr(path, np.full((16, 64, 3), (200, 90, 40), np.uint8), subsampling, "none")
+    np.testing.assert_allclose(read(path), pyvips.Image.tiffload(str(path)).numpy()[..., :3], atol=1)
+
+
+@pytest.mark.parametrize("kind", ["H", "2I"])
+def test_reference_range_may_be_whole_numbers(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    grey = np.arange(15, 236, dtype=np.uint8)[None].repeat(16, 0)
+    pixels = np.dstack([grey, np.full_like(grey, 128), np.full_like(grey, 128)])
+    numbers = (15, 235, 128, 240, 128, 240)
+    values = numbers if kind == "H" else tuple(part for number in numbers for part in (number, 1))
+    options: dict[str, Any] = {"photometric": "rgb", "metadata": None}
+    tifffile.imwrite(path, pixels, extratags=[(530, "H", 2, (1, 1), True), (532, kind, 6, values, True)], **options)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages.first.tags["PhotometricInterpretation"].overwrite(6)
+    expected = np.round((grey - 15.0) * 255 / 220)
+    np.testing.assert_allclose(read(path), np.dstack([expected] * 3), atol=1)
+
+
 @pytest.mark.parametrize(
     "options", [{"tile": (64, 64)}, {"compression": "zlib"}, {"planarconfig": "separate"}], ids=str
 )
@@ -82,6 +104,13 @@ def test_inks_without_a_profile_are_what_pillow_shows(options: dict[str, Any], t
     inks = np.dstack([PIXELS, PIXELS[..., 0] // 3])
     stored = inks.transpose(2, 0, 1) if "planarconfig" in options else inks
     tifffile.imwrite(path, np.ascontiguousarray(stored), photometric="separated", metadata=None, **options)
+    np.testing.assert_array_equal(read(path), np.asarray(Image.fromarray(inks, "CMYK").convert("RGB")))
+
+
+def test_inks_of_sixteen_bits_are_those_of_eight(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    inks = np.dstack([PIXELS, PIXELS[..., 0] // 3])
+    tifffile.imwrite(path, inks.astype(np.uint16) * 257, photometric="separated", tile=(64, 64), metadata=None)
     np.testing.assert_array_equal(read(path), np.asarray(Image.fromarray(inks, "CMYK").convert("RGB")))
 
 

@@ -57,6 +57,26 @@ def test_photograph_is_upright(orientation: int, tmp_path: Path) -> None:
     assert_reads_like(open_source(tmp_path / "a.png"), shown)
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+def test_colour_that_is_transparent_becomes_alpha(mode: str, tmp_path: Path) -> None:
+    path, image = tmp_path / "a.png", Image.fromarray(PIXELS // 64 * 64).convert(mode)
+    image.save(path, transparency=(64, 0, 128) if mode == "RGB" else 0)
+    shown = np.asarray(Image.open(path).convert("RGBA"))
+    assert 0 < (shown[..., 3] == 0).sum() < shown[..., 3].size
+    assert open_source(path).info.kind == "rgba"
+    assert_reads_like(open_source(path), shown)
+
+
+def test_transparent_index_and_further_frames_are_told(tmp_path: Path) -> None:
+    frames = [Image.fromarray(PIXELS[..., channel] // 9).convert("P") for channel in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], transparency=3)
+    report = slidewright.convert(tmp_path / "a.gif", tmp_path / "out.tif", n_workers=0)
+    assert open_source(tmp_path / "a.gif").info.kind == "labels"
+    (warning,) = report.warnings
+    assert "colours of its palette are transparent" in warning
+    assert "frames after the first of 3" in warning
+
+
 def test_damaged_and_too_large_files_are_errors_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()

@@ -312,6 +312,15 @@ def test_channels_in_several_files_are_refused_with_the_remedy(tmp_path: Path) -
         open_source(tmp_path / "a.ome.tif")
 
 
+def test_file_whose_ome_xml_is_in_another_is_refused(tmp_path: Path) -> None:
+    space = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+    xml = f'<OME xmlns="{space}"><BinaryOnly MetadataFile="a.companion.ome"/></OME>'
+    tifffile.imwrite(tmp_path / "a.ome.tif", image("uint8", 1), description=xml, metadata=None)
+    with pytest.raises(SourceError, match="one of several files"):
+        open_source(tmp_path / "a.ome.tif")
+    assert open_source(tmp_path / "a.ome.tif", page=0).info.samples == 1
+
+
 def test_file_whose_channels_change_after_it_was_described_is_an_error(tmp_path: Path) -> None:
     for pixels in (image("uint16", 3), image("uint8", 2)):
         write(tmp_path / "a.tif", image("uint16", 2), photometric="minisblack", planarconfig="contig")

@@ -229,11 +229,11 @@ def test_page_and_series_choose_an_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pixels", "options", "message"),
     [
-        (np.zeros((20, 30, 4), np.uint16), {"photometric": "separated"}, r"separated.*PIL\.Image\.open"),
+        (np.zeros((20, 30, 3), np.uint16), {"photometric": "cielab"}, "cielab.*save it as RGB first"),
         (np.zeros((20, 30), np.float64), {"photometric": "minisblack"}, r"float64.*astype\('float32'\)"),
         (np.zeros((101, 20, 30), np.uint8), {"ome": True, "metadata": {"axes": "CYX"}}, "101 channels"),
         (np.zeros((2, 3, 20, 30), np.uint8), {"ome": True, "metadata": {"axes": "ZCYX"}}, "choose one with z, 0 to 1"),
-        (np.zeros((5, 20, 30), np.uint8), {"photometric": "minisblack"}, "choose one with page"),
+        (np.zeros((5, 20, 30), np.uint8), {"photometric": "minisblack"}, "choose one with z, 0 to 4, or keep all"),
     ],
 )
 def test_other_pixels_are_refused_with_a_reason(tmp_path: Path, pixels: Any, options: Any, message: str) -> None:

@@ -26,7 +26,8 @@ from slidewright.cli.common import (
 from slidewright.cli.options import GroupedCommand, collected, options_of
 
 if TYPE_CHECKING:
-    from slidewright.conversions.batch import BatchItem, BatchReport
+    from slidewright.conversions.batch import BatchReport
+    from slidewright.conversions.batch_slide import BatchItem
 
 
 @click.command(

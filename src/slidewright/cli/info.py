@@ -34,9 +34,10 @@ def info(context: click.Context, /, file: str, as_json: bool) -> None:
 def as_text(found: FileInfo) -> str:
     """The description for people."""
     mpp = "unknown" if found.mpp is None else " x ".join(f"{value:.6g}" for value in found.mpp) + " um a pixel"
+    stack = f", {found.stack}" if found.stack.frames > 1 else ""
     facts = {
         "format": f"{found.format}, {human_bytes(found.bytes)}",
-        "size": f"{found.size} pixels, {found.samples} x {found.dtype}",
+        "size": f"{found.size} pixels, {found.samples} x {found.dtype}{stack}",
         "resolution": mpp,
         "associated": ", ".join(f"{a.name} ({a.size})" if a.size else a.name for a in found.associated) or "none",
         "ICC profile": human_bytes(found.icc_bytes) if found.icc_bytes else "none",
@@ -70,6 +71,8 @@ def as_dict(found: FileInfo) -> dict[str, object]:
         **size_dict(found.size),
         "samples": found.samples,
         "dtype": found.dtype,
+        "z": found.stack.z,
+        "t": found.stack.t,
         "mpp": None if found.mpp is None else {"x": found.mpp[0], "y": found.mpp[1]},
         "levels": [
             {

@@ -1,4 +1,5 @@
-"""Many slides: one after the other on all cores, or each a task of an array job; what is done is not done again.
+"""Many slides: the small ones side by side, each whole in a process, then the large ones one after the other on all
+cores; or each a task of an array job. What is done is not done again.
 
 A batch keeps a report of JSON lines, which is also its memory: a line says what was made of what. Helper processes stay
 warm from slide to slide, so a small slide does not pay for the start of Python.
@@ -10,42 +11,24 @@ import contextlib
 import glob
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Unpack
 
-from slidewright.conversions.convert import convert_opened
-from slidewright.conversions.destination import sweep_beside
+from slidewright.conversions.batch_slide import BatchItem, Line, Outcome, convert_slide, due, failed
 from slidewright.conversions.manifest import Entry, check_apart, check_places, read_entries
 from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.options import ConvertOptions, Selection, make_options
 from slidewright.report import ProgressOption
-from slidewright.shards import fingerprint as identity
 from slidewright.shards.schema import read_as
 from slidewright.system.files import regular
 from slidewright.system.json_file import parse_json
 
 _MAX_LINE = 1 << 20
 _FRESH_EVERY = 100  # slides that one helper serves: bounds what any library may leak
-
-
-@dataclass(frozen=True, slots=True)
-class BatchItem:
-    """What became of one slide."""
-
-    source: str
-    destination: str
-    status: str
-    """"done", "skipped" (it was done before and nothing has changed), "failed", or of a dry run "planned"."""
-    seconds: float
-    bytes: int = 0
-    megapixels: float = 0.0
-    retries: int = 0
-    error: str | None = None
-    """The class and the message of what went wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +61,9 @@ def batch(
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
-    z: int | None = None,
-    t: int | None = None,
+    z: int | str | None = None,
+    t: int | str | None = None,
+    axes: str | None = None,
     region: tuple[int, int, int, int] | None = None,
     **options: Unpack[AllOptions],
 ) -> BatchReport:
@@ -88,9 +72,9 @@ def batch(
     Parameters
     ----------
     slides
-        A manifest: a CSV file with the columns source and destination, and any of page, series, level, z, t, region and
-        the fields of `ConvertOptions`; its relative paths begin at its folder. Or one or several of slides, folders of
-        slides, and patterns such as "slides/*.svs".
+        A manifest: a CSV file with the columns source and destination, and any of page, series, level, z, t, axes,
+        region and the fields of `ConvertOptions`; its relative paths begin at its folder. Or one or several of slides,
+        folders of slides, and patterns such as "slides/*.svs".
     out, suffix
         Where the files go, and what their names end with, where no manifest says it. The folder is made if need be.
     recursive
@@ -101,13 +85,14 @@ def batch(
         The file of JSON lines to append to; default beside the manifest, or in `out`. Slides that it says are done, of
         the same source with the same options, are skipped.
     tell
-        Called with each slide when it is done, skipped or failed.
+        Called with each slide when it is done, skipped or failed, which is in another order than theirs where small
+        slides are converted side by side.
     progress
         As for `slidewright.convert`, for each slide.
     dry_run
         Write nothing: the items then say which slides would be converted or fail, with bytes and seconds estimated as
         `slidewright.preview` does.
-    page, series, level, z, t, region
+    page, series, level, z, t, axes, region
         Which image of a file with several, and which part, for every slide that does not say otherwise.
     **options
         The fields of `ConvertOptions`, for every slide that does not say otherwise.
@@ -124,7 +109,7 @@ def batch(
         been touched then.
     """
     started = monotonic()
-    given = {**options, **Selection(page, series, level, z, t, region).given}
+    given = {**options, **Selection(page, series, level, z, t, axes, region).given}
     paths = [os.fspath(path) for path in ([slides] if isinstance(slides, (str, os.PathLike)) else slides)]
     entries = read_entries(paths, out, given, suffix, recursive=recursive)
     path = os.fspath(report) if report is not None else _default_report(paths[0], out)
@@ -148,15 +133,44 @@ def batch(
     if out is not None:
         _make_folders(entries)
     running = make_options(options, "batch")
-    items = []
-    with _Helpers(running) as helpers, _append(path) as write:
-        for entry in entries:
-            item, line = _convert_one(entry, done, helpers, progress)
-            items.append(item)
-            if line is not None:
-                write(line)
-            tell(item)
-    return BatchReport(tuple(items), path, monotonic() - started)
+    items: dict[int, BatchItem] = {}
+    with _append(path) as write, contextlib.closing(_converted(entries, done, running, progress)) as outcomes:
+        for number, outcome in outcomes:
+            items[number] = outcome.item
+            if outcome.line is not None:
+                write(outcome.line)
+            tell(outcome.item)
+    return BatchReport(tuple(items[number] for number in range(len(entries))), path, monotonic() - started)
+
+
+def _converted(
+    entries: Sequence[Entry], done: Mapping[str, Line], options: ConvertOptions, progress: ProgressOption
+) -> Generator[tuple[int, Outcome]]:
+    """What became of each slide, by its number, as it is done."""
+    from slidewright.conversions.batch_pool import Slide, SlidePool, count_processes, is_small
+    from slidewright.reporting.progress import make_callback
+
+    before = [done.get(os.path.abspath(entry.destination)) for entry in entries]
+    small = {Slide(entry, before[number]): number for number, entry in enumerate(entries) if is_small(entry)}
+    processes = count_processes(options, len(small))
+    finished = set()
+    if processes:
+        with SlidePool(options, processes) as pool:
+            for slide, outcome, last in pool.run(list(small)):
+                if outcome is not None:
+                    with make_callback(progress) as callback:
+                        if callback is not None and last is not None:
+                            callback(last)
+                    finished.add(small[slide])
+                    yield small[slide], outcome
+    with _Helpers(options) as helpers:
+        for number, entry in enumerate(entries):
+            if number not in finished:
+                with make_callback(progress) as callback:
+                    outcome = convert_slide(entry, before[number], helpers.get, callback)
+                if outcome.item.status == "failed":
+                    helpers.drop()
+                yield number, outcome
 
 
 def _ignore(item: BatchItem) -> None:
@@ -183,19 +197,9 @@ def _siblings(path: str) -> list[str]:
     return [path, *sorted(glob.glob(f"{glob.escape(stem)}.task-*{extension}"))]
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """What a later batch must know of a line of the report."""
-
-    status: str
-    destination: str
-    identity: dict[str, Any] | None
-    made: tuple[int, int] | None
-
-
-def read_done(paths: Iterable[str]) -> dict[str, _Line]:
+def read_done(paths: Iterable[str]) -> dict[str, Line]:
     """The newest line about each destination that was made, by its absolute path; half lines of a kill are left out."""
-    newest: dict[str, _Line] = {}
+    newest: dict[str, Line] = {}
     for path in paths:
         with (
             contextlib.suppress(FileNotFoundError),
@@ -203,7 +207,7 @@ def read_done(paths: Iterable[str]) -> dict[str, _Line]:
         ):
             while text := file.readline(_MAX_LINE):
                 try:
-                    line = read_as(_Line, parse_json(text), strict=False)
+                    line = read_as(Line, parse_json(text), strict=False)
                 except ValueError:
                     continue
                 if line.status == "done" and line.made is not None:
@@ -243,101 +247,24 @@ class _Helpers:
         self._served = 0
 
 
-def _convert_one(
-    entry: Entry, done: Mapping[str, _Line], helpers: _Helpers, progress: ProgressOption
-) -> tuple[BatchItem, dict[str, Any] | None]:
-    """Convert a slide if need be; the line for the report, or None when there is nothing new."""
-    from slidewright.reporting.progress import make_callback
-
-    started = monotonic()
-    destination = os.path.abspath(entry.destination)
-    try:
-        sweep_beside(destination)  # also beside what is skipped
-        made_of = _identity(entry)
-        options = _due(entry, made_of, done.get(destination))
-        if options is None:
-            return BatchItem(entry.source, entry.destination, "skipped", monotonic() - started), None
-        launcher = helpers.get()
-        with make_callback(progress) as callback:
-            opened, path = open_selected(entry.source, entry.selection)
-            report = convert_opened(
-                launcher, opened, path, destination, entry.selection, options, callback, started, compare=True
-            )
-    except Exception as error:  # whatever it is, the next slide may be fine
-        helpers.drop()
-        item = _failed(entry, error, monotonic() - started)
-        return item, {**asdict(item), "destination": destination, "identity": None, "made": None}
-    size = report.levels[0].size
-    item = BatchItem(
-        entry.source,
-        entry.destination,
-        "done",
-        monotonic() - started,
-        report.bytes,
-        size.height * size.width / 1e6,
-        report.retries,
-    )
-    line = {**asdict(item), "destination": destination, "identity": made_of, "made": _status(destination)}
-    return item, line
-
-
-def _preview_one(entry: Entry, done: Mapping[str, _Line], tell: Callable[[BatchItem], None]) -> BatchItem:
-    """What `_convert_one` would do, without doing it."""
+def _preview_one(entry: Entry, done: Mapping[str, Line], tell: Callable[[BatchItem], None]) -> BatchItem:
+    """What would become of a slide, without doing it."""
     from slidewright.conversions.preview import preview_opened
 
-    destination = os.path.abspath(entry.destination)
     try:
-        options = _due(entry, _identity(entry), done.get(destination))
+        opened, path = open_selected(entry.source, entry.selection)
+        options, _ = due(entry, opened, path, done.get(os.path.abspath(entry.destination)))
         if options is None:
             item = BatchItem(entry.source, entry.destination, "skipped", 0.0)
         else:
-            opened, path = open_selected(entry.source, entry.selection)
             shown = preview_opened(opened, path, entry.destination, options)
             size = shown.levels[0].size
             megapixels = size.height * size.width / 1e6
             item = BatchItem(entry.source, entry.destination, "planned", shown.seconds, shown.bytes, megapixels)
-    except Exception as error:  # as in `_convert_one`
-        item = _failed(entry, error, 0.0)
+    except Exception as error:  # as in `convert_slide`
+        item = failed(entry, f"{type(error).__name__}: {error}", 0.0).item
     tell(item)
     return item
-
-
-def _failed(entry: Entry, error: Exception, seconds: float) -> BatchItem:
-    text = f"{type(error).__name__}: {error}"
-    return BatchItem(entry.source, entry.destination, "failed", seconds, error=text)
-
-
-def _due(entry: Entry, made_of: dict[str, Any], before: _Line | None) -> ConvertOptions | None:
-    """The options to convert a slide with; None if it was done before and nothing has changed."""
-    untouched = before is not None and before.made == _status(os.path.abspath(entry.destination))
-    if before is not None and untouched and before.identity == made_of:
-        return None
-    # What this batch made and nobody has touched since may be made again when source or options have changed.
-    return replace(entry.options, overwrite=True) if untouched else entry.options
-
-
-def _identity(entry: Entry) -> dict[str, Any]:
-    opened, path = open_selected(entry.source, entry.selection)
-    found: dict[str, Any] = json.loads(
-        json.dumps(
-            {
-                "source": identity.fingerprint(opened, path),
-                "selection": entry.selection.given,
-                "options": identity.made_options(entry.options),
-                "versions": identity.versions(),
-            }
-        )
-    )
-    return found
-
-
-def _status(path: str) -> tuple[int, int] | None:
-    """Size and time of change of a file, or None."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 @contextlib.contextmanager

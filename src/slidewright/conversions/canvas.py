@@ -52,11 +52,11 @@ class CanvasSource(Source):
     def weights(self) -> ScratchLevel:
         """The array of weights, one for all channels: 0 where nothing has been written."""
         dtype = "float64" if self.blended else "uint8"
-        return self._array("weights.zarr", PixelFormat("grey", dtype, 1, "nearest", (0.0,)))
+        return self._array("weights.zarr", PixelFormat("grey", dtype, 1, "nearest", (0.0,), stack=self.pixels.stack))
 
     def _array(self, name: str, stored: PixelFormat) -> ScratchLevel:
         path = os.path.join(self.folder, name)
-        fill = (0.0,) * stored.channels
+        fill = (0.0,) * stored.all_channels
         return ScratchLevel(path, self.info.size, self.tile, stored, stored.channels, fill=fill, single=True)
 
 
@@ -70,11 +70,12 @@ class CanvasReader(Reader):
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """The pixels of a tile, see `Reader.read`."""
-        if not self._values.has(y, x):
+        frame, plane = divmod(plane, self._source.info.samples)
+        if not self._values.has(y, x, frame):
             return BLANK
         chunk = self._loaded
-        self._values.read(y, x, height, width, chunk.values)
-        self._weights.read(y, x, height, width, chunk.weights)
+        self._values.read(y, x, height, width, chunk.values, frame * self._source.info.samples)
+        self._weights.read(y, x, height, width, chunk.weights, frame)
         values = chunk.values[:height, :width, plane : plane + out.shape[2]]
         weights = chunk.weights[:height, :width]
         answer = out[:height, :width]
@@ -115,10 +116,12 @@ class Canvas:
         self._weights.create()
         chunk = _Chunk.empty(source)
         self._limit = max(4, CACHE_BYTES // (chunk.values.nbytes + chunk.weights.nbytes))
-        self._cache: OrderedDict[tuple[int, int], _Chunk] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int, int], _Chunk] = OrderedDict()
 
-    def put(self, pixels: Pixels, y: int, x: int, weights: NDArray[np.float64] | None = None) -> None:
-        """Put a region, (height, width, channels), at a place inside the image; `weights` (height, width) for a blend.
+    def put(
+        self, pixels: Pixels, y: int, x: int, weights: NDArray[np.float64] | None = None, frame: int = 0
+    ) -> None:
+        """Put a region, (height, width, channels), at a place inside a frame; `weights` (height, width) for a blend.
 
         Raises
         ------
@@ -128,8 +131,8 @@ class Canvas:
         height, width = pixels.shape[:2]
         region = Region(y, x, height, width)
         if self.source.overlap == "refuse":
-            self._refuse_overlap(region)
-        for chunk, there, here in self._pieces(region):
+            self._refuse_overlap(region, frame)
+        for chunk, there, here in self._pieces(region, frame):
             if self.source.blended:
                 weight = np.ones((height, width, 1))[here] if weights is None else weights[here][:, :, None]
                 chunk.values[there] += pixels[here] * weight
@@ -145,8 +148,8 @@ class Canvas:
         self._values.close()
         self._weights.close()
 
-    def _refuse_overlap(self, region: Region) -> None:
-        for chunk, there, here in self._pieces(region):
+    def _refuse_overlap(self, region: Region, frame: int) -> None:
+        for chunk, there, here in self._pieces(region, frame):
             taken = np.argwhere(chunk.weights[there][:, :, 0])
             if len(taken):
                 top, left = here[0].start + taken[0][0], here[1].start + taken[0][1]
@@ -155,7 +158,9 @@ class Canvas:
                     f"y={region.y + top}; write each pixel once, or choose overlap 'replace' or 'blend'"
                 )
 
-    def _pieces(self, region: Region) -> Iterator[tuple[_Chunk, tuple[slice, slice], tuple[slice, slice]]]:
+    def _pieces(
+        self, region: Region, frame: int
+    ) -> Iterator[tuple[_Chunk, tuple[slice, slice], tuple[slice, slice]]]:
         """Each chunk that a region touches, where in the chunk, and where in the region."""
         side = self.source.tile
         bottom, right = region.y + region.height, region.x + region.width
@@ -165,10 +170,10 @@ class Canvas:
                 x0, x1 = max(region.x, column * side), min(right, (column + 1) * side)
                 there = (slice(y0 - row * side, y1 - row * side), slice(x0 - column * side, x1 - column * side))
                 here = (slice(y0 - region.y, y1 - region.y), slice(x0 - region.x, x1 - region.x))
-                yield self._chunk(row, column), there, here
+                yield self._chunk(row, column, frame), there, here
 
-    def _chunk(self, row: int, column: int) -> _Chunk:
-        key = (row, column)
+    def _chunk(self, row: int, column: int, frame: int) -> _Chunk:
+        key = (row, column, frame)
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
@@ -176,17 +181,17 @@ class Canvas:
             self._evict()
         chunk = _Chunk.empty(self.source)
         region = self._region(row, column)
-        if self._values.has(region.y, region.x):
-            self._values.read(*region, chunk.values)
-            self._weights.read(*region, chunk.weights)
+        if self._values.has(region.y, region.x, frame):
+            self._values.read(*region, chunk.values, frame * self.source.info.samples)
+            self._weights.read(*region, chunk.weights, frame)
         self._cache[key] = chunk
         return chunk
 
     def _evict(self) -> None:
-        (row, column), chunk = self._cache.popitem(last=False)
+        (row, column, frame), chunk = self._cache.popitem(last=False)
         region = self._region(row, column)
-        self._values.write(region, chunk.values[: region.height, : region.width])
-        self._weights.write(region, chunk.weights[: region.height, : region.width])
+        self._values.write(region, chunk.values[: region.height, : region.width], frame)
+        self._weights.write(region, chunk.weights[: region.height, : region.width], frame)
 
     def _region(self, row: int, column: int) -> Region:
         side = self.source.tile

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
 from slidewright.conversions.settled import settled
-from slidewright.errors import CorruptTileError, OutputError, SourceError
+from slidewright.errors import CorruptTileError, OptionError, OutputError, SourceError
 from slidewright.options import ConvertOptions, can_be_mpp
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.limits import usable_cpus
@@ -43,11 +43,13 @@ def decide(
     started: float,
     planned_workers: int | None = None,
     recorder: Recorder | None = None,
+    threads: int = 1,
 ) -> Run:
     """What a run will be: format, encoding, plan, memory, and the source as the engine takes it.
 
     Blocks are balanced for `planned_workers` where several machines share them: then neither this machine's processors
-    nor its memory change their size. By default they are balanced for the workers of this run, and shrink with memory.
+    nor its memory change their size. By default they are balanced for the workers of this run, or for the `threads` of
+    one in this process, and shrink with memory.
     """
     from slidewright.conversions.keeping import decide_keeping
     from slidewright.engine.memory_budget import needs_of, plan_memory
@@ -56,20 +58,27 @@ def decide(
     from slidewright.pyramid.plan import make_plan
     from slidewright.sources.pixel_format import resolve_pixels
     from slidewright.sources.wrappers.adapt import adapted
-    from slidewright.sources.wrappers.fill import fill_corrupt
 
     info = source.info
     if max(info.size) > _MAX_SIDE:
         raise SourceError(f"{info.name} says that a side of it has more than {_MAX_SIDE} pixels; it is damaged")
     form = make_format(options)
+    if info.stack.frames > 1 and not form.holds_stacks:
+        raise OptionError(
+            f"{info.name} has {info.stack}, and a plain TIFF holds a single plane: write to a name.ome.tif or "
+            "name.ome.zarr, or choose one with z and t"
+        )
     keeping = decide_keeping(form, options, info, resolve_pixels(options, info))
     encoding, kept = keeping.encoding, keeping.kept
     hand_out = kept is not None and kept.corrupt
     if options.on_corrupt == "fill" or hand_out:
+        from slidewright.sources.wrappers.fill import fill_corrupt
+
         background = resolve_pixels(replace(options, alpha="keep"), info).background
         source = fill_corrupt(source, background, hand_out=hand_out)
-    wanted = options.n_workers if options.n_workers is not None else usable_cpus()
-    band = 1 if info.planar else encoding.pixels.planes
+    processes = options.n_workers if options.n_workers is not None else usable_cpus()
+    wanted = processes or threads
+    band = 1 if info.planar else encoding.pixels.frame_planes
     block_tiles = options.block_tiles or _small_block(band * encoding.tile_bytes)
 
     def planned(block_tiles: int | None, n_workers: int) -> Plan:
@@ -85,7 +94,9 @@ def decide(
 
     shared = None if planned_workers is None else planned(block_tiles, planned_workers)
     block_side = block_tiles if shared is None else shared.passes[0].block_tiles
-    needs = needs_of(info, encoding, n_workers=wanted, block_tiles=block_side, band=band)
+    needs = needs_of(
+        info, encoding, n_workers=wanted, block_tiles=block_side, band=band, shared=bool(processes)
+    )
     memory = plan_memory(needs, options.memory_bytes)
     plan = shared or planned(memory.block_tiles, memory.n_workers)
     image = describe_image(source, options, plan, encoding, kept)
@@ -95,7 +106,8 @@ def decide(
         image=image,
         format=form,
         memory=memory,
-        n_workers=memory.n_workers if wanted else 0,
+        n_workers=memory.n_workers if processes else 0,
+        threads=1 if processes else memory.n_workers,
         temporary=os.fspath(options.scratch) if options.scratch is not None else tempfile.gettempdir(),
         started=started,
         timeout=options.timeout,
@@ -130,17 +142,21 @@ def share_source(stack: contextlib.ExitStack, run: Run) -> Run:
 
 def execute(run: Run, launcher: Launcher | None, callback: Callback) -> Outcome:
     """Run the engine, with worker processes or, where there is no launcher, without."""
-    from slidewright.engine.coordinator import Coordinator
-    from slidewright.engine.inline import Inline
+    if launcher is None:
+        from slidewright.engine.inline import Inline
 
-    return (Inline(run, callback) if launcher is None else Coordinator(run, launcher, callback)).execute()
+        return Inline(run, callback).execute()
+    from slidewright.engine.coordinator import Coordinator
+
+    return Coordinator(run, launcher, callback).execute()
 
 
 class Conversion:
     """The transaction around a run: makes the temporary things, runs, verifies, commits; removes them whatever happens.
 
     The launcher stays with who made it, who may use it for another conversion; but one whose run failed may have
-    children that still write, so it is closed before their files are removed.
+    children that still write, so it is closed before their files are removed. Without one, `announce` is told of each
+    temporary file before it is made.
     """
 
     def __init__(
@@ -150,9 +166,11 @@ class Conversion:
         options: ConvertOptions,
         source_path: str | None = None,
         compare: bool = False,
+        announce: Callable[[str], None] | None = None,
     ) -> None:
         self.decided = decided
         self._options = options
+        self._announce = announce or _ignore
         self._stack = contextlib.ExitStack()
         self._committed = False
         self._warnings = [*decided.memory.warnings, *_left_out(decided.source.info)]
@@ -190,7 +208,7 @@ class Conversion:
         """Make the temporary things; the run as the engine can do it."""
         run = self.decided
         self._check_space(shards)
-        own: Callable[[str], None] = launcher.own if launcher is not None else _ignore
+        own: Callable[[str], None] = launcher.own if launcher is not None else self._announce
         for path in self._destination.temporary:
             own(path)
         if launcher is not None:
@@ -265,12 +283,14 @@ class Conversion:
         return {**before, **run.source.filled, **outcome.corrupt}
 
     def _report(self, outcome: Outcome, run: Run) -> Report:
-        from slidewright.sources.wrappers.fill import describe_corrupt
-
         plan = run.plan
         corrupt = self._corrupt(outcome, run)
         kept = run.image.kept
-        said = [describe_corrupt(corrupt, kept=kept is not None and kept.corrupt)] if corrupt else []
+        said = []
+        if corrupt:
+            from slidewright.sources.wrappers.fill import describe_corrupt
+
+            said.append(describe_corrupt(corrupt, kept=kept is not None and kept.corrupt))
         return Report(
             destination=str(self._destination.path),
             levels=tuple(
@@ -293,8 +313,8 @@ class Conversion:
 
 def _refuse_rubbish(corrupt: dict[CorruptPlace, str], run: Run) -> None:
     """One bad tile is kept; a source of which no tile decodes is no slide."""
-    kept = run.image.kept
-    if kept is not None and kept.corrupt and len(corrupt) >= run.plan.levels[0].n_tiles:
+    kept, plan = run.image.kept, run.plan
+    if kept is not None and kept.corrupt and len(corrupt) >= plan.planes // plan.band * plan.levels[0].n_tiles:
         raise CorruptTileError(f"no tile of the source decodes; the first: {corrupt[min(corrupt)]}")
 
 

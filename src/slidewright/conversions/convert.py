@@ -33,8 +33,9 @@ def convert(
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
-    z: int | None = None,
-    t: int | None = None,
+    z: int | str | None = None,
+    t: int | str | None = None,
+    axes: str | None = None,
     region: tuple[int, int, int, int] | None = None,
     shape: tuple[int, ...] | None = None,
     dtype: Any = None,
@@ -56,7 +57,10 @@ def convert(
     page, series, level
         Which image of a file with several: a page of a TIFF, or a series and a level of it; by default the largest.
     z, t
-        Which plane and which time of a TIFF or zarr source that is a stack; all its channels are kept.
+        Which plane and which time of a source that is a stack; all its channels are kept. "all" and "first:end" (the
+        end is left out) keep several, in an OME-TIFF or an OME-Zarr.
+    axes
+        The axes of an array, `.npy` file or zarr array that does not name them, such as "tczyx".
     region
         Only this part of the source: (x, y, width, height) in pixels of the level that is read.
     shape, dtype
@@ -92,11 +96,13 @@ def convert(
     started = monotonic()
     checked = settle_format(make_options(options, "convert"), dest)
     recorder = None if report is None else prepare_report(report, source, dest, checked, started)
-    selection = Selection(page, series, level, z, t, region)
+    selection = Selection(page, series, level, z, t, axes, region)
     with Workforce(checked, source) as workforce, make_callback(progress) as callback:
         opened, path = open_selected(source, selection, shape, dtype)
-        launcher, checked = workforce.settle(opened.info)
-        finished = convert_opened(launcher, opened, path, dest, selection, checked, callback, started, recorder)
+        launcher, checked, threads = workforce.settle(opened.info)
+        finished = convert_opened(
+            *(launcher, opened, path, dest, selection, checked, callback, started, recorder), threads=threads
+        )
     if report is not None and recorder is not None:
         from slidewright.reporting.html_page import Subject, write_report
 
@@ -116,8 +122,12 @@ def convert_opened(
     started: float,
     recorder: Recorder | None = None,
     compare: bool = False,
+    announce: Callable[[str], None] | None = None,
+    threads: int = 1,
 ) -> Report:
-    """Convert with a launcher that is there already; `compare` as for `Destination`."""
+    """Convert with a launcher that is there already, or without in so many threads; `compare` as for `Destination`,
+    `announce` as for `Conversion`.
+    """
     options = settle_format(options, dest)
     if options.resume or options.engine == "dask":
         from slidewright.conversions.resume import convert_resumably
@@ -127,8 +137,8 @@ def convert_opened(
         )
     from slidewright.conversions.conversion import Conversion, decide
 
-    run = decide(source, options, started, recorder=recorder)
-    with Conversion(run, dest, options, source_path, compare) as conversion:
+    run = decide(source, options, started, recorder=recorder, threads=threads)
+    with Conversion(run, dest, options, source_path, compare, announce) as conversion:
         return conversion.run(launcher, callback)
 
 

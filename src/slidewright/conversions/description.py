@@ -47,7 +47,7 @@ def describe_image(
         info.icc_profile,
         f"slidewright {__version__}{KEPT_MARK if kept is not None else ''}",
         kept,
-        _metadata(info, options, plan.planes),
+        _metadata(info, options, encoding.pixels.frame_planes),
         _associated(source, options, wanted),
         "thumbnail" in wanted or options.flavour == "aperio",
     )
@@ -73,7 +73,13 @@ def _metadata(info: SourceInfo, options: ConvertOptions, planes: int) -> Metadat
     colors = options.channel_colors
     parsed = None if colors is None else [parse_color(color, "channel_colors") for color in colors]
     kept = info.metadata.kept(options.keep_metadata).with_channels(planes, options.channel_names, parsed)
-    return kept if options.objective_power is None else replace(kept, objective_power=float(options.objective_power))
+    given = {
+        "objective_power": options.objective_power,
+        "z_spacing": options.z_spacing,
+        "time_increment": options.time_increment,
+    }
+    numbers: dict[str, Any] = {name: float(value) for name, value in given.items() if value is not None}
+    return replace(kept, **numbers)
 
 
 def _associated(source: Source, options: ConvertOptions, wanted: Any) -> tuple[Associated, ...]:

@@ -128,9 +128,9 @@ def _pixel_reason(options: ConvertOptions, info: SourceInfo, pixels: PixelFormat
 
 def _plane_reason(pixels: PixelFormat, stored: Stored) -> str | None:
     """Whether channels lie in the source as the format lays them out."""
-    if pixels.planes > 1 and not stored.separate:
+    if pixels.frame_planes > 1 and not stored.separate:
         return "its channels share their tiles, and each is written by itself"
-    if pixels.planes == 1 and stored.separate:
+    if pixels.frame_planes == 1 and stored.separate:
         return "its channels have tiles of their own, and share them in what is written"
     return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slidewright.options import ConvertOptions, Selection
@@ -40,6 +40,7 @@ def open_selected(
         level=selection.level,
         z=selection.z,
         t=selection.t,
+        axes=selection.axes,
         region=selection.region,
         shape=shape,
         dtype=dtype,
@@ -48,14 +49,16 @@ def open_selected(
 
 
 @contextlib.contextmanager
-def make_launcher(options: ConvertOptions) -> Iterator[Launcher | None]:
-    """A launcher, started first so that its imports run while the source is opened; None for a run in this process."""
+def make_launcher(options: ConvertOptions, more: Sequence[str] = ()) -> Iterator[Launcher | None]:
+    """A launcher, started first so that its imports, and `more`, run while the source is opened; None for a run in this
+    process.
+    """
     if options.n_workers == 0:
         yield None
         return
     from slidewright.system import launcher as processes
 
-    launcher = processes.make_launcher(PRELOAD)
+    launcher = processes.make_launcher((*PRELOAD, *more))
     try:
         yield launcher
     finally:

@@ -54,8 +54,9 @@ def preview(
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
-    z: int | None = None,
-    t: int | None = None,
+    z: int | str | None = None,
+    t: int | str | None = None,
+    axes: str | None = None,
     region: tuple[int, int, int, int] | None = None,
     shape: tuple[int, ...] | None = None,
     dtype: Any = None,
@@ -69,7 +70,7 @@ def preview(
 
     Parameters
     ----------
-    source, dest, page, series, level, z, t, region, shape, dtype, report
+    source, dest, page, series, level, z, t, axes, region, shape, dtype, report
         As for `slidewright.convert`.
     **options
         The fields of `ConvertOptions`.
@@ -82,8 +83,9 @@ def preview(
     checked = settle_format(make_options(options, "convert"), dest)
     if report is not None:
         prepare_report(report, source, dest, checked, monotonic())
-    opened, path = open_selected(source, Selection(page, series, level, z, t, region), shape, dtype)
-    return preview_opened(opened, path, dest, settle_workers(checked, source, opened.info), checked=True)
+    opened, path = open_selected(source, Selection(page, series, level, z, t, axes, region), shape, dtype)
+    settled, _ = settle_workers(checked, source, opened.info)
+    return preview_opened(opened, path, dest, settled, checked=True)
 
 
 def preview_opened(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from slidewright.conversions.signatures import WriterOptions, with_options
 from slidewright.errors import OptionError, SourceError
-from slidewright.geometry import Size
+from slidewright.geometry import Size, Stack
 from slidewright.options import make_options
 from slidewright.report import Report
 
@@ -45,7 +45,9 @@ class PyramidWriter:
         The file to write. It appears under this name when the block ends without an exception, or `close` is called,
         complete; an exception in the block, or `discard`, leaves no file.
     shape
-        (height, width) or (height, width, samples) of the image in pixels.
+        (height, width) or (height, width, samples) of the image in pixels; of a stack, of each of its planes.
+    z, t
+        Of a stack: how many planes along z it has, and how many times; into an OME-TIFF or an OME-Zarr.
     dtype
         Of the pixels: anything that NumPy takes for "bool", "uint8", "uint16", "uint32", "int8", "int16", "int32" or
         "float32".
@@ -81,6 +83,8 @@ class PyramidWriter:
         dest: str | os.PathLike[str],
         shape: tuple[int, ...],
         *,
+        z: int = 1,
+        t: int = 1,
         dtype: Any = "uint8",
         overlap: str = "refuse",
         progress: ProgressOption = False,
@@ -96,7 +100,7 @@ class PyramidWriter:
                 f"{given} needs pixels that can be read again; a PyramidWriter has them once: leave it out, or save "
                 "them to a file and use convert"
             )
-        self._shape = _check_shape(shape)
+        self._shape, self._frames = _check_shape(shape), _check_stack(z, t)
         self._dtype = _check_dtype(dtype)
         self._stack: contextlib.ExitStack | None = None
         self._open = False
@@ -141,7 +145,8 @@ class PyramidWriter:
             self._stack.close()
 
     def write(self, tiles: Iterable[Any]) -> None:
-        """Write the whole image from an iterable of its tiles in row-major order.
+        """Write the whole image from an iterable of its tiles in row-major order; a stack plane by plane along z, time
+        by time.
 
         Parameters
         ----------
@@ -156,7 +161,7 @@ class PyramidWriter:
         """
         tile = self._options.tile_side
         rows, columns = Size(*self._shape[:2]).grid(tile)
-        written, due = 0, rows * columns
+        written, due = 0, rows * columns * self._frames.frames
         with contextlib.closing(_closable(tiles)) as items:
             for number, array in enumerate(items):
                 if number == due:
@@ -164,15 +169,18 @@ class PyramidWriter:
                         f"there are more than the {due} tiles ({rows} rows of {columns}) that an image of "
                         f"{Size(*self._shape[:2])} pixels has; check shape and tile_size ({tile})"
                     )
-                self.write_tile(array, *divmod(number, columns))
+                frame, place = divmod(number, rows * columns)
+                time, depth = divmod(frame, self._frames.z)
+                self.write_tile(array, *divmod(place, columns), z=depth, t=time)
                 written += 1
         if written < due:
+            place = written % (rows * columns)
             raise SourceError(
                 f"the tiles ended after {written} of {due} ({rows} rows of {columns}); the next would have been at "
-                f"row {written // columns}, column {written % columns}"
+                f"row {place // columns}, column {place % columns}"
             )
 
-    def write_tile(self, array: Any, row: int, column: int) -> None:
+    def write_tile(self, array: Any, row: int, column: int, *, z: int = 0, t: int = 0) -> None:
         """Write one tile, in any order.
 
         Parameters
@@ -181,6 +189,8 @@ class PyramidWriter:
             (tile, tile[, samples]); in the last row and column as large as what is left of the image, or whole.
         row, column
             Its place in the grid of tiles; pixels begin at (row * tile, column * tile).
+        z, t
+            Of a stack: its plane and its time.
 
         Raises
         ------
@@ -196,11 +206,14 @@ class PyramidWriter:
                 raise SourceError(f"there is no tile at {name} {value!r}; the image has {count} {name}s of tiles")
         left = Size(min(tile, self._shape[0] - row * tile), min(tile, self._shape[1] - column * tile))
         pixels = self._pixels(array, f"the tile at row {row}, column {column}", left, tile)
+        frame = self._frame(z, t)
         self._begin(tiles=self._overlap == "refuse")
         assert self._way is not None
-        self._way.put_tile(pixels, int(row), int(column))
+        self._way.put_tile(pixels, int(row), int(column), frame)
 
-    def write_region(self, array: Any, y: int, x: int, *, weights: NDArray[np.float64] | None = None) -> None:
+    def write_region(
+        self, array: Any, y: int, x: int, *, weights: NDArray[np.float64] | None = None, z: int = 0, t: int = 0
+    ) -> None:
         """Write pixels anywhere, of any size: the whole image then waits on disk until the end.
 
         Parameters
@@ -212,6 +225,8 @@ class PyramidWriter:
         weights
             For overlap "blend": how much each pixel counts, (height, width), above 0; 1 by default. A window that
             falls off towards the border hides the seams of a model's output.
+        z, t
+            Of a stack: the plane and the time.
 
         Raises
         ------
@@ -226,6 +241,7 @@ class PyramidWriter:
             raise SourceError(
                 f"the region at x={x}, y={y} lies outside the image of {Size(*self._shape[:2])} pixels; y comes first"
             )
+        frame = self._frame(z, t)
         self._begin(tiles=False)
         if not isinstance(self._way, _Regions):
             raise SourceError(
@@ -233,7 +249,7 @@ class PyramidWriter:
                 "overlap='replace' or 'blend', or write regions only"
             )
         weights = weights if weights is None else weights[top:bottom, left:right]
-        self._way.canvas.put(pixels[top:bottom, left:right], y + top, x + left, weights)
+        self._way.canvas.put(pixels[top:bottom, left:right], y + top, x + left, weights, frame)
 
     def _finish(self) -> None:
         if self._stack is None:
@@ -271,6 +287,7 @@ class PyramidWriter:
             size=Size(height, width),
             samples=samples,
             dtype=self._dtype,
+            stack=self._frames,
             sparse=True,
             worker_bytes=SLOTS_PER_WORKER * tile_bytes,
         )
@@ -294,6 +311,13 @@ class PyramidWriter:
 
         decided = self._conversion.decided
         self._conversion.decided = replace(decided, source=adapted(source, decided.encoding.pixels, self._settled))
+
+    def _frame(self, z: int, t: int) -> int:
+        """The number of the frame at a plane and a time."""
+        for name, value, count in (("z", z, self._frames.z), ("t", t, self._frames.t)):
+            if not hasattr(value, "__index__") or not 0 <= value < count:
+                raise SourceError(f"there is no {name} {value!r}; the PyramidWriter was made for {name}={count}")
+        return int(t) * self._frames.z + int(z)
 
     def _begin(self, *, tiles: bool) -> None:
         if self._stack is None or not self._open:
@@ -348,21 +372,21 @@ class _Tiles:
         self._inbox = Inbox(source)
         self._feeder = Feeder(self._run, writer._launcher, self._callback, self._inbox)
         stack.callback(self._feeder.close)
-        self._seen = np.zeros(self._plan.levels[0].tiles, dtype=bool)
+        self._seen = np.zeros((info.stack.frames, *self._plan.levels[0].tiles), dtype=bool)
 
-    def put_tile(self, pixels: NDArray[Any], row: int, column: int) -> None:
-        if self._seen[row, column]:
+    def put_tile(self, pixels: NDArray[Any], row: int, column: int, frame: int) -> None:
+        if self._seen[frame, row, column]:
             raise SourceError(
                 f"the tile at row {row}, column {column} was written before; write each tile once, "
                 "or choose overlap 'replace' or 'blend'"
             )
         from slidewright.pyramid.plan import Block
 
-        self._seen[row, column] = True
+        self._seen[frame, row, column] = True
         try:
             self._feeder.make_room()
-            self._inbox.put(row * self._plan.tile, column * self._plan.tile, pixels)
-            self._feeder.feed(Block(0, row, column))
+            self._inbox.put(row * self._plan.tile, column * self._plan.tile, pixels, frame)
+            self._feeder.feed(Block(0, row, column, frame))
         except BaseException:  # the run is over, whatever the caller does about it
             self._discard()
             raise
@@ -373,7 +397,7 @@ class _Tiles:
         from slidewright.pyramid.plan import Block
 
         self._inbox.rest_is_background()
-        missing = (Block(0, int(row), int(column)) for row, column in np.argwhere(~self._seen))
+        missing = (Block(0, int(row), int(column), int(frame)) for frame, row, column in np.argwhere(~self._seen))
         outcome = self._feeder.finish(missing)
         return self._conversion.finish(outcome, self._run, self._callback)
 
@@ -398,9 +422,9 @@ class _Regions:
         options = replace(writer._settled, block_tiles=writer._options.block_tiles)
         conversion.decided = decide(source, options, writer._started)
 
-    def put_tile(self, pixels: NDArray[Any], row: int, column: int) -> None:
+    def put_tile(self, pixels: NDArray[Any], row: int, column: int, frame: int) -> None:
         tile = self._writer._options.tile_side
-        self.canvas.put(pixels, row * tile, column * tile)
+        self.canvas.put(pixels, row * tile, column * tile, frame=frame)
 
     def finish(self) -> Report:
         self.canvas.flush()
@@ -421,6 +445,13 @@ def _check_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
         raise OptionError(f"shape {shape!r} must be (height, width) or (height, width, samples), all above 0")
     height, width, samples = (*values, 1)[:3]
     return int(height), int(width), int(samples)
+
+
+def _check_stack(z: int, t: int) -> Stack:
+    for name, value in (("z", z), ("t", t)):
+        if not hasattr(value, "__index__") or value < 1:
+            raise OptionError(f"{name} {value!r} must be a number of planes, 1 or more")
+    return Stack(int(t), int(z))
 
 
 def _check_dtype(dtype: Any) -> str:

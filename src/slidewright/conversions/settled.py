@@ -35,6 +35,8 @@ def settled(run: Run, options: ConvertOptions) -> Mapping[str, Any]:
         "mpp": "unknown" if image.mpp is None else " x ".join(f"{value:.6g}" for value in image.mpp),
         "description": image.description or "none",
         "objective_power": image.metadata.objective_power,
+        "z_spacing": image.metadata.z_spacing,
+        "time_increment": image.metadata.time_increment,
         "associated": ", ".join([item.name for item in image.associated] + ["thumbnail"] * image.thumbnail) or "none",
         "n_workers": run.n_workers,
         "block_tiles": run.plan.passes[0].block_tiles,

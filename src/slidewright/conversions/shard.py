@@ -60,8 +60,9 @@ def shard(
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
-    z: int | None = None,
-    t: int | None = None,
+    z: int | str | None = None,
+    t: int | str | None = None,
+    axes: str | None = None,
     region: tuple[int, int, int, int] | None = None,
     progress: ProgressOption = False,
     **options: Unpack[ShardOptions],
@@ -70,7 +71,7 @@ def shard(
 
     Parameters
     ----------
-    source, page, series, level, z, t, region, progress
+    source, page, series, level, z, t, axes, region, progress
         As for `slidewright.convert`. Pixels in memory are refused: another process could not read them.
     shards
         The folder that all shards of this conversion go to; made if need be.
@@ -99,7 +100,7 @@ def shard(
         raise OptionError(f"{count} shards are more than {MAX_SHARDS}, the most there can be")
     if count < 1 or not 0 <= index < count:
         raise OptionError(f"shard {index} of {count} does not exist; shards are numbered from 0 to {count - 1}")
-    selection = Selection(page, series, level, z, t, region)
+    selection = Selection(page, series, level, z, t, axes, region)
     opened, path = open_selected(source, selection)
     folder, decided = open_job(shards, opened, path, selection, checked, started, count, SHARDS_A_WORKER * count)
     plan = shard_plan(folder, decided, (), (index,), sync=True)

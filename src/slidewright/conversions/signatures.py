@@ -54,6 +54,8 @@ class EncodeOptions(RunOptions, total=False):
     mpp: float | tuple[float, float] | None
     description: str | None
     objective_power: float | None
+    z_spacing: float | None
+    time_increment: float | None
     channel_names: Sequence[str] | None
     channel_colors: Sequence[Color] | None
     keep_metadata: str

@@ -7,11 +7,13 @@ for what is certain is an error, too little for the guess a warning.
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from slidewright.engine.run import Run
 from slidewright.errors import OutputError
+
+if TYPE_CHECKING:
+    from slidewright.engine.run import Run
 
 _RATIO_LOSSY, _RATIO_LOSSLESS = 8, 2
 
@@ -102,6 +104,8 @@ def _remedy(what: str) -> str:
 
 def _free(folder: str) -> int | None:
     """Bytes free to this user, or None where the filesystem does not tell."""
+    import shutil
+
     try:
         usage = shutil.disk_usage(folder or ".")
     except OSError:

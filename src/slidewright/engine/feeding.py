@@ -75,4 +75,4 @@ class Feeder:
 
     def _encoded(self, block: Block) -> None:
         tile = self._run.plan.tile
-        self._inbox.release(block.row * tile, block.column * tile)
+        self._inbox.release(block.row * tile, block.column * tile, block.band)

@@ -20,13 +20,15 @@ from slidewright.sources.base import BLANK, Blank, Pixels, Reader, Source, Sourc
 from slidewright.system.shared_memory import SharedBuffer
 
 _EMPTY = -1
+_PLACE_BYTES = 24
 
 
 @dataclass(frozen=True, slots=True)
 class PushedSource(Source):
     """The slots, as workers open them; pickles inside the engine only, where descriptors are passed on.
 
-    The buffer begins with (y, x) of the tile in each slot and, last, whether tiles that are in no slot are background.
+    The buffer begins with (y, x, frame) of the tile in each slot and, last, whether tiles that are in no slot are
+    background.
     """
 
     info: SourceInfo
@@ -39,7 +41,7 @@ class PushedSource(Source):
         cls, info: SourceInfo, tile: int, n_slots: int, folder: str | os.PathLike[str] | None
     ) -> PushedSource:
         """Reserve the slots; raises OutputError where there is no room."""
-        nbytes = (n_slots + 1) * 16 + n_slots * tile * tile * info.samples * info.itemsize
+        nbytes = (n_slots + 1) * _PLACE_BYTES + n_slots * tile * tile * info.samples * info.itemsize
         return cls(info, tile, n_slots, SharedBuffer.allocate(nbytes, folder))
 
     def open(self) -> PushedReader:
@@ -51,12 +53,12 @@ class PushedSource(Source):
         self.buffer.close()
 
     def places(self) -> NDArray[np.int64]:
-        """(y, x) by slot, and one row more."""
-        return np.frombuffer(self.buffer.view(), np.int64, 2 * (self.n_slots + 1)).reshape(-1, 2)
+        """(y, x, frame) by slot, and one row more."""
+        return np.frombuffer(self.buffer.view(), np.int64, 3 * (self.n_slots + 1)).reshape(-1, 3)
 
     def tiles(self) -> Pixels:
         """The pixels of all slots."""
-        data = np.frombuffer(self.buffer.view(), self.info.dtype, offset=(self.n_slots + 1) * 16)
+        data = np.frombuffer(self.buffer.view(), self.info.dtype, offset=(self.n_slots + 1) * _PLACE_BYTES)
         return data.reshape(self.n_slots, self.tile, self.tile, self.info.samples)
 
 
@@ -80,7 +82,8 @@ class PushedReader(Reader):
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """The pixels of a tile, see `Reader.read`."""
-        found = np.flatnonzero((self._places[:-1, 0] == y) & (self._places[:-1, 1] == x))
+        frame, plane = divmod(plane, self._source.info.samples)
+        found = np.flatnonzero((self._places[:-1] == (y, x, frame)).all(axis=1))
         if found.size:
             return self._tiles[found[0], :height, :width, plane : plane + out.shape[2]]
         if self._places[-1, 0] == _EMPTY:
@@ -99,23 +102,23 @@ class Inbox:
         self._places, self._tiles = source.places(), source.tiles()
         self._places[...] = _EMPTY
         self._free = deque(range(source.n_slots))
-        self._held: dict[tuple[int, int], int] = {}
+        self._held: dict[tuple[int, int, int], int] = {}
 
     @property
     def full(self) -> bool:
         """Whether every slot waits for a worker."""
         return not self._free
 
-    def put(self, y: int, x: int, pixels: Pixels) -> None:
-        """Fill a free slot with the tile at (y, x)."""
+    def put(self, y: int, x: int, pixels: Pixels, frame: int = 0) -> None:
+        """Fill a free slot with the tile at (y, x) of a frame."""
         slot = self._free.popleft()
         self._tiles[slot, : pixels.shape[0], : pixels.shape[1]] = pixels
-        self._places[slot] = (y, x)
-        self._held[y, x] = slot
+        self._places[slot] = (y, x, frame)
+        self._held[y, x, frame] = slot
 
-    def release(self, y: int, x: int) -> None:
-        """The tile at (y, x) is encoded; one that never had a slot is background."""
-        slot = self._held.pop((y, x), None)
+    def release(self, y: int, x: int, frame: int = 0) -> None:
+        """The tile at (y, x) of a frame is encoded; one that never had a slot is background."""
+        slot = self._held.pop((y, x, frame), None)
         if slot is not None:
             self._places[slot] = _EMPTY
             self._free.append(slot)

@@ -1,11 +1,13 @@
-"""A run without any child process (`n_workers=0`): the same schedule, blocks and outputs, taking turns in the caller's
-process.
+"""A run without any child process (`n_workers=0`): the same schedule, blocks and outputs in the caller's process, by
+turns, or with a few threads that encode blocks (codecs let go of the interpreter's lock) while the caller's writes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from time import perf_counter
+from typing import NamedTuple
 
 from slidewright.engine.block_runner import BlockRunner
 from slidewright.engine.messages import Filled
@@ -13,8 +15,18 @@ from slidewright.engine.run import Outcome, Run
 from slidewright.engine.schedule import Schedule
 from slidewright.engine.writer import Outputs
 from slidewright.errors import RunError
-from slidewright.pyramid.plan import Key
+from slidewright.pyramid.plan import Block, Key
 from slidewright.report import Going, Progress
+from slidewright.sources.base import CorruptPlace
+
+
+class _Encoded(NamedTuple):
+    """What a block became."""
+
+    block: Block
+    segments: list[tuple[Key, bytes]]
+    filled: dict[CorruptPlace, str]
+    seconds: dict[str, float]
 
 
 class Inline:
@@ -29,7 +41,12 @@ class Inline:
         self.outcome = Outcome()
         self._schedule = schedule or Schedule.pulled(run)
         self._outputs = Outputs(run)
-        self._runner = BlockRunner(run, self._tell)
+        tell = self._tell if run.threads == 1 else _ignore  # a caller is told in its own thread
+        self._runners = [BlockRunner(run, tell) for _ in range(run.threads)]
+        self._idle = list(self._runners)
+        self._pool = ThreadPoolExecutor(run.threads, "slidewright-inline") if run.threads > 1 else None
+        self._running: dict[Future[_Encoded], BlockRunner] = {}
+        self._encoding = 0.0
         if run.levels is not None:
             run.levels.create()
         self.outcome.lap(run, "open")
@@ -42,23 +59,48 @@ class Inline:
             self.close()
 
     def turn(self) -> bool:
-        """Encode the next block; whether there was one."""
+        """Encode the next block, or wait for one that a thread encodes; whether there was one."""
+        begin = perf_counter()
+        found = self._encode_one() if self._pool is None else self._await_one(self._pool)
+        for encoded in found:
+            self._take(encoded)
+        if self._pool is not None:
+            self._give_out(self._pool)  # so that threads encode while this one writes
+        self._encoding += perf_counter() - begin
+        return bool(found)
+
+    def _encode_one(self) -> list[_Encoded]:
         block = self._schedule.next()
-        if block is None:
-            return False
-        before = self._runner.seconds
-        segments: list[tuple[Key, bytes]] = []
-        self._runner.run(block, lambda key, segment: segments.append((key, segment)))
-        if places := self._runner.filled():
+        return [] if block is None else [_encode(self._runners[0], block)]
+
+    def _await_one(self, pool: ThreadPoolExecutor) -> list[_Encoded]:
+        """Wait for a thread to be done with its block."""
+        self._give_out(pool)
+        finished, _ = wait(self._running, return_when=FIRST_COMPLETED)
+        for future in finished:
+            self._idle.append(self._running.pop(future))
+        return [future.result() for future in finished]
+
+    def _give_out(self, pool: ThreadPoolExecutor) -> None:
+        """Have each idle runner encode a block, as long as there are any."""
+        while self._idle:
+            block = self._schedule.next()
+            if block is None:
+                return
+            runner = self._idle.pop()
+            self._running[pool.submit(_encode, runner, block)] = runner
+
+    def _take(self, encoded: _Encoded) -> None:
+        """Keep a block's segments until the writer asks for them."""
+        block, segments, places, seconds = encoded
+        if places:
             self.outcome.corrupt.update(places)
             self._outputs.note_filled(Filled(block, places))  # before the last segment, which may complete a shard
         for key, segment in segments:
             self._outputs.store.add(key, segment)
-        spent = {name: value - before[name] for name, value in self._runner.seconds.items()}
-        self.outcome.count(self._run, 0, block, sum(len(segment) for _, segment in segments), spent)
+        self.outcome.count(self._run, 0, block, sum(len(segment) for _, segment in segments), seconds)
         self._schedule.done(block)
         self._tell()
-        return True
 
     def _tell(self, *going: Going) -> None:
         if self._report is not None:
@@ -66,10 +108,9 @@ class Inline:
 
     def finish(self) -> Outcome:
         """Write everything, encoding what is left on the way."""
-        begin, before = perf_counter(), sum(self._runner.seconds.values())
+        begin, before = perf_counter(), self._encoding
         self.outcome.level_bytes = self._outputs.write(self._turn_for_writer)
-        spent = sum(self._runner.seconds.values()) - before
-        self.outcome.seconds["write"] = perf_counter() - begin - spent
+        self.outcome.seconds["write"] = perf_counter() - begin - (self._encoding - before)
         self.outcome.lap(self._run, "encoding")
         return self.outcome
 
@@ -79,6 +120,21 @@ class Inline:
             raise RunError("every block is done, yet a segment is missing; this is an error of slidewright")
 
     def close(self) -> None:
-        """Close everything."""
-        self._runner.close()
+        """Close everything, once the blocks that threads are at are done."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        for runner in self._runners:
+            runner.close()
         self._outputs.close()
+
+
+def _ignore(going: Going) -> None:
+    """Nobody is told."""
+
+
+def _encode(runner: BlockRunner, block: Block) -> _Encoded:
+    before = runner.seconds
+    segments: list[tuple[Key, bytes]] = []
+    runner.run(block, lambda key, segment: segments.append((key, segment)))
+    spent = {name: value - before[name] for name, value in runner.seconds.items()}
+    return _Encoded(block, segments, runner.filled(), spent)

@@ -93,8 +93,11 @@ def needs_of(
     n_workers: int,
     block_tiles: int | None,
     band: int = 1,
+    shared: bool = True,
 ) -> Needs:
-    """What a conversion of a source into an encoding needs, with `band` of its planes in a block."""
+    """What a conversion of a source into an encoding needs, with `band` of its planes in a block; an array of the
+    caller's is copied where it is `shared` with processes.
+    """
     pixel = info.samples * info.itemsize
     planes = encoding.pixels.planes
     height, width = info.size
@@ -108,7 +111,7 @@ def needs_of(
         cell_bytes=cell[0] * cell[1] * (info.itemsize if info.planar else pixel),
         worker_bytes=info.worker_bytes,
         encoder_bytes=encoding.codec.encoder_bytes(encoding.tile),
-        array_bytes=height * width * pixel if info.in_memory and n_workers else 0,
+        array_bytes=height * width * pixel * info.stack.frames if info.in_memory and shared else 0,
     )
 
 

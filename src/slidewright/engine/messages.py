@@ -7,14 +7,17 @@ needs its class.
 from __future__ import annotations
 
 import traceback
-from multiprocessing.connection import Connection
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from slidewright import errors
 from slidewright.errors import RunError, SlidewrightError
-from slidewright.pyramid.plan import Block
-from slidewright.report import Going
-from slidewright.sources.base import CorruptPlace
+
+if TYPE_CHECKING:  # a run in the caller's process has no pipes
+    from multiprocessing.connection import Connection
+
+    from slidewright.pyramid.plan import Block
+    from slidewright.report import Going
+    from slidewright.sources.base import CorruptPlace
 
 Pipe: TypeAlias = "Connection[Any, Any]"
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-from slidewright.pyramid.plan import Key
-from slidewright.system.shared_memory import SharedBuffer
+if TYPE_CHECKING:
+    from slidewright.pyramid.plan import Key
+    from slidewright.system.shared_memory import SharedBuffer
 
 SLOT_BYTES = 1 << 20
 SLOTS_PER_WORKER = 4
@@ -25,8 +26,7 @@ _ENTRY = struct.Struct("<HHIIIQQ")
 _MIN_PART = 4096  # a part smaller than this is not worth its entry, except at a segment's end
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """A segment, or a piece of one, in a slot: `data` belongs at `offset` of a segment of `total` bytes."""
 
     key: Key

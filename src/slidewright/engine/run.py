@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from slidewright.codecs import Encoding
-from slidewright.engine.memory_budget import MemoryPlan
-from slidewright.formats.base import Format, ImageDescription
-from slidewright.pyramid.level_store import Scratch
-from slidewright.pyramid.plan import Block, Pass, Plan
-from slidewright.report import Going, Progress, Recorder
-from slidewright.shards.plan import ShardPlan
-from slidewright.sources.base import CorruptPlace, Source
+from slidewright.report import Progress, Recorder
+
+if TYPE_CHECKING:
+    from slidewright.codecs import Encoding
+    from slidewright.engine.memory_budget import MemoryPlan
+    from slidewright.formats.base import Format, ImageDescription
+    from slidewright.pyramid.level_store import Scratch
+    from slidewright.pyramid.plan import Block, Pass, Plan
+    from slidewright.report import Going
+    from slidewright.shards.plan import ShardPlan
+    from slidewright.sources.base import CorruptPlace, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class Run:
     memory: MemoryPlan
     n_workers: int
     """Worker processes; 0 for a run in this process."""
+    threads: int
+    """That encode blocks in a run in this process."""
     temporary: str
     """The folder for temporary files."""
     started: float
@@ -54,6 +60,11 @@ class Run:
     def encoding(self) -> Encoding:
         """How tiles are encoded."""
         return self.image.encoding
+
+    @property
+    def at_once(self) -> int:
+        """Blocks that are encoded at the same time."""
+        return max(self.n_workers, self.threads)
 
     @property
     def slots_per_worker(self) -> int:

@@ -126,12 +126,12 @@ class Schedule:
     @classmethod
     def pulled(cls, run: Run) -> Schedule:
         """Every block of a run, in order."""
-        return cls(PulledSweep(pas, numbers, run.n_workers) for pas, numbers in run.sweeps())
+        return cls(PulledSweep(pas, numbers, run.at_once) for pas, numbers in run.sweeps())
 
     @classmethod
     def fed(cls, run: Run, first: FedSweep) -> Schedule:
         """The first pass as it is fed, those after it in order."""
-        others = (PulledSweep(pas, numbers, run.n_workers) for pas, numbers in list(run.sweeps())[1:])
+        others = (PulledSweep(pas, numbers, run.at_once) for pas, numbers in list(run.sweeps())[1:])
         return cls([first, *others])
 
     @property

@@ -73,6 +73,7 @@ class SegmentStore:
         self._held: dict[Key, bytes] = {}
         self._spilled: dict[Key, _Place] = {}
         self._spills: dict[int | None, _Spill] = {}
+        self._spare: list[_Spill] = []  # to write over: new pages cost more than the copy into them
         self._partial: dict[Key, _Partial] = {}
         self.held_bytes = 0
         self.spilled_bytes = 0
@@ -86,7 +87,7 @@ class SegmentStore:
                 continue
             if len(part.data) == part.total:
                 self._partial.pop(key, None)
-                self.add(key, bytes(part.data))
+                self.add(key, part.data)
                 continue
             partial = self._partial.get(key)
             if partial is None or partial.sender != sender:
@@ -97,20 +98,23 @@ class SegmentStore:
                 del self._partial[key]
                 self.add(key, bytes(partial.data))
 
-    def add(self, key: Key, segment: bytes) -> None:
-        """Take in a whole segment; raises OutputError when the temporary disk is full."""
+    def add(self, key: Key, segment: bytes | memoryview) -> None:
+        """Take in a whole segment, which is copied once, into memory or into a file, unless it is bytes that can be
+        held as they are; raises OutputError when the temporary disk is full.
+        """
         seen = self._seen[key[0]]
         if seen[key[1:]]:
             return
         seen[key[1:]] = True
         self.received_bytes += len(segment)
         if self._log is not None:
+            segment = bytes(segment)
             self._log(key, segment)
         # Upper levels wait to the end of the run: left alone, they would fill the memory and send all of level 0, which
         # waits for a moment, to the disk and back.
         room = self._memory // 2 if self._wave(self._plan, key) is None else self._memory
         if self.held_bytes + len(segment) <= room:
-            self._held[key] = segment
+            self._held[key] = bytes(segment)
             self.held_bytes += len(segment)
         else:
             self._spill(key, segment)
@@ -130,8 +134,9 @@ class SegmentStore:
             raise OutputError("a temporary file of waiting segments was cut short; check the temporary disk")
         spill.live -= 1
         if not spill.live:
-            spill.file.close()
             del self._spills[place.bucket]
+            spill.size = 0
+            self._spare.append(spill)
         return data
 
     def drop_held(self) -> None:
@@ -141,16 +146,17 @@ class SegmentStore:
 
     def close(self) -> None:
         """Drop everything."""
-        for spill in self._spills.values():
+        for spill in (*self._spills.values(), *self._spare):
             spill.file.close()
         self._spills.clear()
+        self._spare.clear()
         self._held.clear()
 
-    def _spill(self, key: Key, segment: bytes) -> None:
+    def _spill(self, key: Key, segment: bytes | memoryview) -> None:
         bucket = self._wave(self._plan, key)
         try:
             if bucket not in self._spills:
-                self._spills[bucket] = _Spill(self._folder)
+                self._spills[bucket] = self._spare.pop() if self._spare else _Spill(self._folder)
             spill = self._spills[bucket]
             spill.file.seek(spill.size)
             rest = memoryview(segment)

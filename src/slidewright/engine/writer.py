@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from slidewright.engine.messages import Failed, Filled, NoMore, Pipe, SlotFree, SlotFull, Written
 from slidewright.engine.ring import read_slot
-from slidewright.engine.run import Run
 from slidewright.engine.segment_store import SegmentStore
 from slidewright.errors import RunError
-from slidewright.pyramid.plan import Key
-from slidewright.shards.log import Shelf
-from slidewright.system.shared_memory import SharedBuffer
+
+if TYPE_CHECKING:
+    from slidewright.engine.run import Run
+    from slidewright.pyramid.plan import Key
+    from slidewright.shards.log import Shelf
+    from slidewright.system.shared_memory import SharedBuffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class Outputs:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._shelf = Shelf(run.shards) if run.shards is not None else None
+        self._shelf = _shelf_of(run)
         log = None if self._shelf is None else self._shelf.add
         self.store = SegmentStore(run.plan, run.format.wave, run.memory.store_bytes, run.temporary, log)
 
@@ -112,3 +115,11 @@ class Outputs:
             more()
             self.store.drop_held()
         return self._shelf.level_bytes
+
+
+def _shelf_of(run: Run) -> Shelf | None:
+    if run.shards is None:
+        return None
+    from slidewright.shards.log import Shelf
+
+    return Shelf(run.shards)

@@ -64,6 +64,8 @@ class Format(ABC):
     """Ends of file names, in lower case, that ask for it."""
     is_folder: ClassVar[bool] = False
     """Whether what it writes is a folder."""
+    holds_stacks: ClassVar[bool] = False
+    """Whether it holds images of several planes along z, or times."""
 
     @classmethod
     @abstractmethod

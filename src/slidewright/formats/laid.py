@@ -48,7 +48,7 @@ from slidewright.formats.tiff_tags import (
     kept_corrections,
     why_not_kept,
 )
-from slidewright.geometry import Size
+from slidewright.geometry import SINGLE, Size
 from slidewright.inspection.verify import check_structure, verify_file
 from slidewright.report import LevelReport
 from slidewright.tiff.slide import TiffSlide
@@ -215,8 +215,7 @@ class LaidTiff(Format):
 
 def _encoding_tags(encoding: Encoding) -> Tags:
     """The tags of one plane."""
-    if encoding.pixels.planes > 1:
-        encoding = replace(encoding, pixels=replace(encoding.pixels, kind="grey", channels=1, colormap=None))
+    encoding = _one_plane(encoding)
     arguments = {"dtype": encoding.dtype, **encoding_arguments(encoding)}
     tags = encoding_tags(arguments, encoding.tile, encoding.samples)
     for name, value in corrections(encoding).items():
@@ -224,8 +223,17 @@ def _encoding_tags(encoding: Encoding) -> Tags:
     return tags
 
 
+def _one_plane(encoding: Encoding) -> Encoding:
+    """The encoding of one plane by itself."""
+    pixels = replace(encoding.pixels, stack=SINGLE)
+    if pixels.planes > 1:
+        pixels = replace(pixels, kind="grey", channels=1, colormap=None)
+    return replace(encoding, pixels=pixels)
+
+
 def _kept_tags(kept: Kept) -> Tags:
     """The tags of one plane of another encoder's tiles."""
+    kept = replace(kept, filling=_one_plane(kept.filling))
     arguments = {"dtype": kept.filling.dtype, **kept_arguments(kept)}
     tags = encoding_tags(arguments, kept.filling.tile, kept.filling.samples)
     for name, value in kept_corrections(kept).items():

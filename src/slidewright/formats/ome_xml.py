@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from slidewright.geometry import SINGLE, Stack
+
 if TYPE_CHECKING:
     from slidewright.formats.associated import Associated
     from slidewright.formats.base import ImageDescription
@@ -65,7 +67,15 @@ def _image(root: Element, number: int, name: str, description: str | None) -> El
     return image
 
 
-def _pixels(image: Element, number: int, size: tuple[int, int], kind: str, channels: int, interleaved: bool) -> Element:
+def _pixels(
+    image: Element,
+    number: int,
+    size: tuple[int, int],
+    kind: str,
+    channels: int,
+    interleaved: bool,
+    stack: Stack = SINGLE,
+) -> Element:
     height, width = size
     return SubElement(
         image,
@@ -76,8 +86,8 @@ def _pixels(image: Element, number: int, size: tuple[int, int], kind: str, chann
         SizeX=str(width),
         SizeY=str(height),
         SizeC=str(channels),
-        SizeZ="1",
-        SizeT="1",
+        SizeZ=str(stack.z),
+        SizeT=str(stack.t),
         BigEndian="false",
         Interleaved=str(interleaved).lower(),
     )
@@ -87,22 +97,32 @@ def _pyramid(element: Element, image: ImageDescription) -> None:
     """Pixels, channels and planes of the pyramid, of which the levels are nobody's business but the directories'."""
     encoding, plan, said = image.encoding, image.plan, image.metadata
     kind = "bit" if encoding.bits == 1 else _TYPES.get(encoding.dtype, encoding.dtype)
-    channels = plan.planes * encoding.samples
-    pixels = _pixels(element, 0, plan.levels[0].size, kind, channels, encoding.samples > 1)
+    planes, stack = encoding.pixels.frame_planes, encoding.pixels.stack
+    channels = planes * encoding.samples
+    pixels = _pixels(element, 0, plan.levels[0].size, kind, channels, encoding.samples > 1, stack)
     pixels.set("SignificantBits", str(encoding.bits))
     if image.mpp is not None:
         for axis, value in zip("XY", image.mpp, strict=True):
             pixels.set(f"PhysicalSize{axis}", repr(float(value)))
             pixels.set(f"PhysicalSize{axis}Unit", "µm")
-    for plane in range(plan.planes):
+    if said.z_spacing is not None:
+        pixels.set("PhysicalSizeZ", repr(float(said.z_spacing)))
+        pixels.set("PhysicalSizeZUnit", "µm")
+    if said.time_increment is not None:
+        pixels.set("TimeIncrement", repr(float(said.time_increment)))
+        pixels.set("TimeIncrementUnit", "s")
+    for plane in range(planes):
         channel = SubElement(pixels, "Channel", ID=f"Channel:0:{plane}", SamplesPerPixel=str(encoding.samples))
-        known = said.channels[plane] if plane < len(said.channels) and plan.planes == len(said.channels) else None
+        known = said.channels[plane] if planes == len(said.channels) else None
         if known is not None and known.name is not None:
             channel.set("Name", known.name)
         if known is not None and known.color is not None:
             channel.set("Color", str(_color(known.color)))
     for plane in range(plan.planes):
-        place = {"FirstC": str(plane * encoding.samples), "FirstT": "0", "FirstZ": "0", "IFD": str(plane)}
+        frame, channel_plane = divmod(plane, planes)
+        time, depth = divmod(frame, stack.z)
+        place = {"FirstC": str(channel_plane * encoding.samples), "FirstT": str(time), "FirstZ": str(depth)}
+        place["IFD"] = str(plane)
         SubElement(pixels, "TiffData", place, PlaneCount="1")
 
 

@@ -19,7 +19,7 @@ from slidewright.codecs import resolve
 from slidewright.errors import OptionError, OutputError, VerifyError
 from slidewright.formats import ome_zarr_metadata as metadata
 from slidewright.formats.base import Format, ImageDescription, TakeSegment
-from slidewright.formats.zarr_json import list_label, write_json
+from slidewright.formats.zarr_json import list_label, mark_series, write_json
 from slidewright.formats.zarr_shard import PlaneWriter, Syncer
 from slidewright.geometry import Size
 from slidewright.inspection.verify import verify_file
@@ -51,6 +51,7 @@ class OmeZarrFormat(Format):
     name: ClassVar[str] = "ome-zarr"
     suffixes: ClassVar[tuple[str, ...]] = (".ome.zarr", ".zarr")
     is_folder: ClassVar[bool] = True
+    holds_stacks: ClassVar[bool] = True
 
     @classmethod
     def from_options(cls, options: ConvertOptions) -> OmeZarrFormat:
@@ -71,12 +72,15 @@ class OmeZarrFormat(Format):
                 yield level.index, plane, row, column
 
     def wave(self, plan: Plan, key: Key) -> int | None:
-        """A row of blocks of level 0; planes that a block holds together wait for the first to end (see `Format`)."""
+        """A row of blocks of level 0; planes that a block holds together wait for the first to end, those of a frame in
+        a file of their own (see `Format`).
+        """
         level, plane, row, _ = key
-        if level or plane >= (plan.planes if plan.band == 1 else 1):
+        band, waiting = divmod(plane, plan.band)
+        if level or (waiting and plan.band == plan.planes):
             return None
         first = plan.passes[0]
-        return plane * first.blocks.height + row // first.block_tiles
+        return -1 - band if waiting else band * first.blocks.height + row // first.block_tiles
 
     def write(self, path: str, image: ImageDescription, take: TakeSegment) -> list[int]:
         """See `Format`."""
@@ -107,8 +111,15 @@ class OmeZarrFormat(Format):
             return tuple(LevelReport(level.size, level.n_segments, level.bytes) for level in pyramid.levels)
 
     def named(self, path: str) -> None:
-        """A label image in the group "labels" of an image is added to that group's list (see `Format`)."""
+        """A label image in the group "labels" of an image is added to that group's list; a store that has an image
+        under a number says that it holds a series of them (see `Format`).
+        """
         group, name = os.path.split(os.path.abspath(path))
+        if name.isdecimal() and group.lower().endswith(".zarr"):
+            try:
+                mark_series(group, self.ngff)
+            except OSError as error:
+                raise OutputError(f"{path!r} is complete, but {group!r} can't say so: {error}") from error
         if os.path.basename(group) == "labels" and is_zarr(os.path.dirname(group)):
             try:
                 list_label(group, name, self.ngff)
@@ -156,9 +167,12 @@ class OmeZarrFormat(Format):
         return total
 
     def _plane_folder(self, folder: str, encoding: Encoding, plane: int) -> str:
-        """Where the chunk keys of a plane begin: "c" (v3), then the channel, where there is that axis."""
-        parts = [folder, *(["c"] if self.ngff == "0.5" else [])]
-        return os.path.join(*parts, *([str(plane)] if encoding.pixels.channels > 1 else []))
+        """Where the chunk keys of a plane begin: "c" (v3), then its time, channel and z, where there are those axes."""
+        frame, channel = divmod(plane, encoding.pixels.frame_planes)
+        time, depth = divmod(frame, encoding.pixels.stack.z)
+        place = {"t": time, "c": channel, "z": depth}
+        axes = metadata.axes_of(encoding.pixels)[:-2]
+        return os.path.join(folder, *(["c"] if self.ngff == "0.5" else []), *(str(place[axis]) for axis in axes))
 
     def _write_group(self, path: str, image: ImageDescription) -> None:
         """The group last, first without windows, which are then looked up in the last level."""

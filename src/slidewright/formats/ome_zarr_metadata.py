@@ -22,13 +22,15 @@ Window = tuple[float, float]
 OWN = "slidewright"
 """The attribute with what NGFF has no place for; `sources/zarr.py` reads it back."""
 _COLORS = ("FF0000", "00FF00", "0000FF", "FFFF00", "FF00FF", "00FFFF", "FF8000", "FFFFFF")
+_AXIS_TYPES = {"t": "time", "c": "channel"}
 _RGBA = (("Red", "FF0000"), ("Green", "00FF00"), ("Blue", "0000FF"), ("Alpha", "FFFFFF"))
 _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 
 
 def axes_of(pixels: PixelFormat) -> str:
-    """Letters of the axes: channels first, where there are several."""
-    return "cyx" if pixels.channels > 1 else "yx"
+    """Letters of the axes: those of times, channels and planes along z only where there are several."""
+    lengths = {"t": pixels.stack.t, "c": pixels.channels, "z": pixels.stack.z}
+    return "".join(axis for axis, length in lengths.items() if length > 1) + "yx"
 
 
 def fill_value(pixels: PixelFormat) -> int | float:
@@ -43,7 +45,9 @@ def array_v3(encoding: Encoding, level: Level, shard: int | None) -> dict[str, A
     pixels = encoding.pixels
     codecs: list[dict[str, Any]] = []
     if pixels.samples > 1:  # a tile is stored as it is encoded, its samples side by side
-        codecs.append({"name": "transpose", "configuration": {"order": [1, 2, 0]}})
+        axes = axes_of(pixels)
+        order = [*(number for number, axis in enumerate(axes) if axis != "c"), axes.index("c")]
+        codecs.append({"name": "transpose", "configuration": {"order": order}})
     codecs += [_LITTLE, *_compressor_v3(encoding)]
     chunk = _chunk_shape(pixels, encoding.tile)
     if shard is not None:
@@ -105,12 +109,15 @@ def whole_window(dtype: str) -> Window:
 
 
 def _shape(pixels: PixelFormat, level: Level) -> list[int]:
-    return [*([pixels.channels] if pixels.channels > 1 else []), *level.size]
+    lengths = {"t": pixels.stack.t, "c": pixels.channels, "z": pixels.stack.z}
+    return [*(lengths[axis] for axis in axes_of(pixels)[:-2]), *level.size]
 
 
 def _chunk_shape(pixels: PixelFormat, side: int) -> list[int]:
-    """All samples of an RGB pixel are in one chunk, each channel of a multichannel image in one of its own."""
-    return [*([pixels.samples] if pixels.channels > 1 else []), side, side]
+    """All samples of an RGB pixel are in one chunk, each channel of a multichannel image in one of its own, and a chunk
+    has one plane and time.
+    """
+    return [*(pixels.samples if axis == "c" else 1 for axis in axes_of(pixels)[:-2]), side, side]
 
 
 def _compressor_v3(encoding: Encoding) -> list[dict[str, Any]]:
@@ -140,9 +147,12 @@ def _compressor_v2(encoding: Encoding) -> dict[str, Any] | None:
 
 def _multiscale(image: ImageDescription, ngff: str) -> dict[str, Any]:
     pixels = image.encoding.pixels
-    axes: list[dict[str, str]] = [{"name": "c", "type": "channel"}] if pixels.channels > 1 else []
-    unit = {} if image.mpp is None else {"unit": "micrometer"}
-    axes += [{"name": axis, "type": "space", **unit} for axis in "yx"]
+    measured = _measures(image)
+    axes = [
+        {"name": axis, "type": _AXIS_TYPES.get(axis, "space")}
+        | ({"unit": "second" if axis == "t" else "micrometer"} if measured.get(axis) is not None else {})
+        for axis in axes_of(pixels)
+    ]
     multiscale: dict[str, Any] = {} if ngff == "0.5" else {"version": ngff}
     multiscale |= {
         "name": "labels" if pixels.kind in MASKS else "image",
@@ -161,13 +171,19 @@ def _transformations(image: ImageDescription, level: Level) -> list[dict[str, An
     """Scale and translation: the centre of a pixel that is the mean of others lies between theirs, while "nearest"
     takes the top left one as it is.
     """
-    across, down = image.mpp if image.mpp is not None else (1.0, 1.0)
     times = 1 << level.index
     shift = 0.0 if image.encoding.pixels.resampling == "nearest" else (times - 1) / 2
-    channel = image.encoding.pixels.channels > 1
-    scale = [*([1.0] if channel else []), down * times, across * times]
-    translation = [*([0.0] if channel else []), down * shift, across * shift]
+    steps = {axis: _measures(image).get(axis) or 1.0 for axis in axes_of(image.encoding.pixels)}
+    scale = [step * times if axis in "yx" else step for axis, step in steps.items()]
+    translation = [step * shift if axis in "yx" else 0.0 for axis, step in steps.items()]
     return [{"type": "scale", "scale": scale}, {"type": "translation", "translation": translation}]
+
+
+def _measures(image: ImageDescription) -> dict[str, float | None]:
+    """From one place of an axis to the next, in seconds or micrometres; None for what is not known."""
+    across, down = (None, None) if image.mpp is None else image.mpp
+    said = image.metadata
+    return {"t": said.time_increment, "z": said.z_spacing, "y": down, "x": across}
 
 
 def _image_label(pixels: PixelFormat, ngff: str) -> dict[str, Any]:
@@ -208,6 +224,8 @@ def _own(image: ImageDescription) -> dict[str, Any]:
         "scanner_vendor": said.scanner_vendor,
         "scanner_model": said.scanner_model,
         "scanner_software": said.scanner_software,
+        "z_spacing": None if image.encoding.pixels.stack.z > 1 else said.z_spacing,
+        "time_increment": None if image.encoding.pixels.stack.t > 1 else said.time_increment,
     }
     own |= {name: value for name, value in values.items() if value is not None}
     if said.identifying:

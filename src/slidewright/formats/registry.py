@@ -58,7 +58,7 @@ def settle_format(options: ConvertOptions, destination: str | os.PathLike[str] |
     if options.format is not None or destination is None:
         return replace(options, format=options.format or DEFAULT)
     name = os.path.basename(os.fspath(destination).rstrip("/")).lower()
-    if _is_label(destination):
+    if _is_inside(destination):
         return replace(options, format="ome-zarr")
     fitting = [(len(suffix), form) for form, row in FORMATS.items() for suffix in row[0] if name.endswith(suffix)]
     if not fitting:
@@ -75,10 +75,11 @@ def _refuse_misleading(name: str) -> None:
         )
 
 
-def _is_label(destination: str | os.PathLike[str]) -> bool:
-    """Whether it is a name in the labels of an OME-Zarr, where suffixes are not usual."""
-    *_, image, group, _ = ("", "", *os.path.abspath(os.fspath(destination)).split(os.sep))
-    return group == "labels" and image.lower().endswith(".zarr")
+def _is_inside(destination: str | os.PathLike[str]) -> bool:
+    """Whether it is a name in the labels of an OME-Zarr, or a number in one, where suffixes are not usual."""
+    *_, image, group, name = ("", "", *os.path.abspath(os.fspath(destination)).split(os.sep))
+    label = group == "labels" and image.lower().endswith(".zarr")
+    return label or (name.isdecimal() and group.lower().endswith(".zarr"))
 
 
 def make_format(options: ConvertOptions) -> Format:

@@ -12,10 +12,8 @@ import numpy as np
 from slidewright.errors import OptionError, OutputError, SlidewrightError
 from slidewright.formats.base import Format, ImageDescription, PackSegment, TakeSegment
 from slidewright.formats.flush import Flusher
-from slidewright.formats.plain_tiff import AperioTiff, GenericTiff
 from slidewright.formats.tiff_tags import abbreviator, page_arguments, page_corrections, why_not_kept
 from slidewright.geometry import Size
-from slidewright.inspection.verify import check_structure, verify_file
 from slidewright.report import LevelReport
 from slidewright.system.files import new_file
 from slidewright.tiff.slide import TiffSlide
@@ -51,10 +49,10 @@ class TiffFormat(Format):
     def from_options(cls, options: ConvertOptions) -> Format:
         """See `Format`; another layout where the flavour, or images beside the levels, ask for one."""
         refuse_zarr_options(options)
-        if options.flavour == "aperio":
-            return AperioTiff.from_options(options)
-        if options.associated or options.label is not None:
-            return GenericTiff.from_options(options)
+        if options.flavour == "aperio" or options.associated or options.label is not None:
+            from slidewright.formats.plain_tiff import AperioTiff, GenericTiff
+
+            return (AperioTiff if options.flavour == "aperio" else GenericTiff).from_options(options)
         return cls(bigtiff=options.bigtiff)
 
     def keeps(self, stored: Stored) -> str | None:
@@ -112,10 +110,14 @@ class TiffFormat(Format):
 
     def check(self, path: str, image: ImageDescription) -> None:
         """See `Format`."""
+        from slidewright.inspection.verify import check_structure
+
         check_structure(path, [level.size for level in image.plan.levels], kept=image.kept is not None)
 
     def verify(self, path: str, n_workers: int | None) -> None:
         """See `Format`."""
+        from slidewright.inspection.verify import verify_file
+
         verify_file(path, n_workers=n_workers)
 
     def levels(self, path: str) -> tuple[LevelReport, ...]:

@@ -15,6 +15,20 @@ def write_json(path: str, value: dict[str, Any]) -> None:
     write_whole(path, json.dumps(value, indent=2).encode(), sync=True)
 
 
+def mark_series(group: str, ngff: str) -> None:
+    """Say of a group that it holds images named 0, 1, ... (`bioformats2raw.layout`, NGFF); what it says else stays."""
+    path = os.path.join(group, "zarr.json" if ngff == "0.5" else ".zattrs")
+    if os.path.exists(path):
+        return
+    layout: dict[str, Any] = {"bioformats2raw.layout": 3}
+    if ngff == "0.5":
+        attributes = {"ome": {"version": ngff, **layout}}
+        write_json(path, {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+    else:
+        write_json(os.path.join(group, ".zgroup"), {"zarr_format": 2})
+        write_json(path, layout)
+
+
 def list_label(group: str, name: str, ngff: str) -> None:
     """Add a label image to the list of its group, which is made where there is none; what is listed stays."""
     path = os.path.join(group, "zarr.json" if ngff == "0.5" else ".zattrs")

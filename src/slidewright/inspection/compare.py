@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.errors import OptionError, VerifyError
+from slidewright.errors import VerifyError
 from slidewright.geometry import Region, Size, halvings
 from slidewright.inspection.decode import decode_checked, in_parallel
 from slidewright.inspection.pyramid_file import PyramidFile
@@ -43,34 +43,39 @@ def compare_levels(slide: PyramidFile, against: Any, resampling: str | None, thr
         When size, dtype or samples differ, or a pixel of a lossless level does; it names level, tile and pixel.
     """
     first = slide.levels[0]
-    if len(slide.planes[0]) > 1:
-        raise OptionError(
-            f"{slide.path}: its channels are images of their own, which can't be compared with a source yet; leave out "
-            "the source"
-        )
-    source = _as_written(against, first.samples)
-    info = source.info
-    if (first.size, first.samples, first.dtype.name) != (info.size, info.samples, info.dtype):
+    images = len(slide.planes[0])
+    source = _as_written(against, first.samples, several=images > 1)
+    info, samples = source.info, first.samples * images
+    if (first.size, samples, first.dtype.name) != (info.size, info.all_samples, info.dtype):
         raise VerifyError(
-            f"{slide.path}: level 0 is {first.size} with {first.samples} samples of {first.dtype}, but {info.name} is "
-            f"{info.size} with {info.samples} samples of {info.dtype}"
+            f"{slide.path}: level 0 is {first.size} with {samples} samples of {first.dtype}, but {info.name} is "
+            f"{info.size} with {info.all_samples} samples of {info.dtype}"
         )
     if any(page.orientation != 1 for page in slide.levels):
         raise VerifyError(
             f"{slide.path}: its levels are stored turned (Orientation): convert it first"
         )
     masks = first.masks or info.kind in ("labels", "binary")
-    return _Comparison(slide, source, resampling or ("nearest" if masks else "mean"), threads).run()
+    tallies: dict[int, _Tally] = {}
+    for number in range(images):
+        _Comparison(slide, source, resampling or ("nearest" if masks else "mean"), threads, number).run(tallies)
+    peak = float(np.iinfo(first.dtype).max) if first.dtype.kind in "iu" else 1.0
+    return {number: tally.match(peak) for number, tally in tallies.items()}
 
 
-def _as_written(against: Any, samples: int) -> Any:
-    """The source as a conversion writes it: booleans as bytes, RGBA on white where the file is RGB."""
+def _as_written(against: Any, samples: int, *, several: bool) -> Any:
+    """The source as a conversion writes it: booleans as bytes, RGBA on white where the file is RGB; of a stack all
+    planes and times, where the file has several images.
+    """
     from slidewright.options import ConvertOptions
-    from slidewright.sources.open import open_source
+    from slidewright.sources.open import open_all, open_source
     from slidewright.sources.pixel_format import resolve_pixels
     from slidewright.sources.wrappers.adapt import adapted
 
-    source = against if hasattr(against, "info") and hasattr(against, "open") else open_source(against)
+    if hasattr(against, "info") and hasattr(against, "open"):
+        source = against
+    else:
+        source = open_all(against) if several else open_source(against)
     composed = source.info.samples == 4 and samples == 3
     if source.info.dtype != "bool" and not composed:
         return source
@@ -99,27 +104,30 @@ def psnr(mean_square: float, peak: float) -> float:
 
 
 class _Comparison:
-    """One sweep after another over the source, as `plan` divides the pyramid."""
+    """One sweep after another over the source, as `plan` divides the pyramid.
 
-    def __init__(self, slide: PyramidFile, source: Any, resampling: str, threads: int) -> None:
+    `image` is which of the images of a level is compared, where channels or frames are images of their own.
+    """
+
+    def __init__(self, slide: PyramidFile, source: Any, resampling: str, threads: int, image: int = 0) -> None:
         self._slide, self._source, self._resampling, self._threads = slide, source, resampling, threads
-        first = slide.levels[0]
-        numbers = {halvings(first.size, page.size) if number else 0: number for number, page in enumerate(slide.levels)}
-        if slide.levels[-1].size == first.size.halved(
-            len(slide.levels) - 1
-        ):  # tiny levels repeat: 1 x 1 halves to 1 x 1
-            numbers = {number: number for number in range(len(slide.levels))}
+        self._image, self._several = image, len(slide.planes[0]) > 1
+        self._pages: list[Page] = [level[image] for level in slide.planes]
+        first, last = self._pages[0], self._pages[-1]
+        numbers = {halvings(first.size, page.size) if number else 0: number for number, page in enumerate(self._pages)}
+        if last.size == first.size.halved(len(self._pages) - 1):  # tiny levels repeat: 1 x 1 halves to 1 x 1
+            numbers = {number: number for number in range(len(self._pages))}
         self._numbers = numbers
         self._plan = make_plan(first.size, max(first.cell), n_levels=max(numbers) + 1)
         for halved, number in numbers.items():
-            page = slide.levels[number]
+            page = self._pages[number]
             if page.size != self._plan.size_at(halved):
                 raise VerifyError(
                     f"{slide.path}: {page.name} is {page.size}; only levels halved and rounded down can be compared"
                 )
-        self._segments = {number: slide.segments(slide.levels[number]) for number in numbers.values()}
-        self._changes = {number: change_of(slide.levels[number]) for number in numbers.values()}
-        self._tallies = {number: _Tally() for number in numbers.values()}
+        self._segments = {number: slide.segments(self._pages[number]) for number in numbers.values()}
+        self._changes = {number: change_of(self._pages[number]) for number in numbers.values()}
+        self._tallies: dict[int, _Tally] = {}
         self._kept = slide.kept and source.info.stored is not None and source.info.tile == first.cell
         self._lock = threading.Lock()
         self._local = threading.local()
@@ -127,7 +135,11 @@ class _Comparison:
         self._below: NDArray[Any] | None = None
         self._above: NDArray[Any] | None = None
 
-    def run(self) -> dict[int, Match]:
+    def run(self, tallies: dict[int, _Tally]) -> None:
+        """Compare, adding to the tallies by level."""
+        self._tallies = tallies
+        for number in self._numbers.values():
+            tallies.setdefault(number, _Tally())
         try:
             for pas in self._plan.passes:
                 self._above = None if pas.scratch_level is None else self._keep(self._plan.size_at(pas.scratch_level))
@@ -138,13 +150,10 @@ class _Comparison:
         finally:
             for reader in self._readers:
                 reader.close()
-        dtype = self._slide.levels[0].dtype
-        peak = float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
-        return {number: tally.match(peak) for number, tally in self._tallies.items()}
 
     def _keep(self, size: Size) -> NDArray[Any]:
         """An array for a whole reduced level."""
-        page = self._slide.levels[0]
+        page = self._pages[0]
         shape = (*size, page.samples)
         if math.prod(shape) * page.dtype.itemsize <= _KEEP_BYTES:
             return np.empty(shape, page.dtype)
@@ -176,18 +185,19 @@ class _Comparison:
             reader = self._local.reader = self._source.open()
             with self._lock:
                 self._readers.append(reader)
-        page = self._slide.levels[0]
+        page = self._pages[0]
         shape = (region.height, region.width, page.samples)
         buffer = getattr(self._local, "buffer", None)
         if buffer is None or buffer.size < math.prod(shape):
             buffer = self._local.buffer = np.empty(math.prod(shape), page.dtype)
         out = buffer[: math.prod(shape)].reshape(shape)
-        pixels: NDArray[Any] = reader.read(*region, out)
+        place = (self._image * page.samples,) if self._several else ()
+        pixels: NDArray[Any] = reader.read(*region, out, *place)
         return pixels[: region.height, : region.width]
 
     def _compare(self, number: int, region: Region, pixels: NDArray[Any]) -> None:
         """Hold the file's tiles of a level against the oracle's pixels of a region."""
-        page = self._slide.levels[number]
+        page = self._pages[number]
         if page.planes == 1:
             self._compare_plane(number, 0, region, pixels)
             return
@@ -195,7 +205,7 @@ class _Comparison:
             self._compare_plane(number, plane, region, pixels[:, :, plane : plane + 1])
 
     def _compare_plane(self, number: int, plane: int, region: Region, pixels: NDArray[Any]) -> None:
-        page = self._slide.levels[number]
+        page = self._pages[number]
         first = plane * page.grid.height * page.grid.width
         for in_plane, part in page.tiles_in(region):
             index = first + in_plane
@@ -225,7 +235,7 @@ class _Comparison:
     def _compare_bytes(self, page: Page, index: int, in_plane: int, plane: int) -> bool:
         """Hold a kept tile against the source's own, byte by byte; whether there are pixels to compare as well."""
         row, column = divmod(in_plane, page.grid.width)
-        wanted: bytes | None = self._local.reader.segment(row, column, plane)
+        wanted: bytes | None = self._local.reader.segment(row, column, self._image * page.planes + plane)
         found = self._segments[0].read(index) or b""
         if wanted is not None and wanted != found:
             raise VerifyError(

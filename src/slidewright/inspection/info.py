@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass, replace
 
 from slidewright.errors import SlidewrightError, SourceError
-from slidewright.geometry import Size
+from slidewright.geometry import SINGLE, Size, Stack
+from slidewright.inspection.pyramid_file import PyramidFile
 from slidewright.metadata import Metadata
 from slidewright.sources.base import SourceInfo
 from slidewright.system.files import total_bytes
@@ -44,6 +45,8 @@ class FileInfo:
     size: Size
     samples: int
     dtype: str
+    stack: Stack
+    """How many times and planes along z."""
     mpp: tuple[float, float] | None
     """Micrometres a pixel along (x, y)."""
     levels: tuple[LevelInfo, ...]
@@ -88,14 +91,15 @@ def _describe_tiff(path: str | os.PathLike[str]) -> FileInfo:
     with TiffSlide(path) as slide:
         first = slide.levels[0]
         source = _source_of(path)
-        levels = tuple(LevelInfo(page.size, page.cell, page.compression, page.bytes) for page in slide.levels)
+        levels = _levels(slide)
         return FileInfo(
             path=slide.path,
             format=slide.kind,
             bytes=slide.bytes,
             size=first.size,
-            samples=first.samples,
+            samples=source.samples if source is not None and len(slide.planes[0]) > 1 else first.samples,
             dtype="bool" if first.bits == 1 else first.dtype.name,
+            stack=SINGLE if source is None else source.stack,
             mpp=(source.mpp if source is not None else None) or slide.mpp(first),
             levels=levels,
             associated=tuple(AssociatedInfo(page.name, page.size) for page in slide.others),
@@ -115,16 +119,23 @@ def _with_chunks(found: FileInfo) -> FileInfo:
         pyramid = ZarrPyramid(found.path)
     except SlidewrightError:
         return found
-    levels = tuple(LevelInfo(level.size, level.cell, level.compression, level.bytes) for level in pyramid.levels)
-    return replace(found, format=pyramid.kind, levels=levels, software=pyramid.software or None)
+    return replace(found, format=pyramid.kind, levels=_levels(pyramid), software=pyramid.software or None)
+
+
+def _levels(pyramid: PyramidFile) -> tuple[LevelInfo, ...]:
+    """The levels, with the bytes of all their images."""
+    return tuple(
+        LevelInfo(pages[0].size, pages[0].cell, pages[0].compression, sum(page.bytes for page in pages))
+        for pages in pyramid.planes
+    )
 
 
 def _source_of(path: str | os.PathLike[str]) -> SourceInfo | None:
     """The file as a conversion would understand it; None where no source reads the pixels."""
-    from slidewright.sources.open import open_source
+    from slidewright.sources.open import open_all
 
     try:
-        return open_source(os.fspath(path)).info
+        return open_all(os.fspath(path)).info
     except SlidewrightError:
         return None
 
@@ -137,11 +148,11 @@ def _keeping(slide: TiffSlide, source: SourceInfo | None) -> str:
 
 
 def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
-    from slidewright.sources.open import open_source
+    from slidewright.sources.open import open_all
 
     if "://" not in os.fspath(path) and not os.path.exists(path):
         raise SourceError(f"{os.fspath(path)} does not exist; check the path")
-    found = open_source(os.fspath(path)).info
+    found = open_all(os.fspath(path)).info
     return FileInfo(
         path=os.fspath(path),
         format=found.format,
@@ -149,6 +160,7 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
         size=found.size,
         samples=found.samples,
         dtype=found.dtype,
+        stack=found.stack,
         mpp=found.mpp,
         levels=_source_levels(path, found.size, found.tile),
         associated=tuple(AssociatedInfo(name, None) for name in found.associated),
@@ -161,12 +173,12 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
 
 def _source_levels(path: str | os.PathLike[str], size: Size, grid: Size | None) -> tuple[LevelInfo, ...]:
     """The levels a source can be asked for, found by asking until it says no."""
-    from slidewright.sources.open import open_source
+    from slidewright.sources.open import open_all
 
     levels = [LevelInfo(size, grid, None, None)]
     while len(levels) < 32:
         try:
-            found = open_source(os.fspath(path), level=len(levels)).info
+            found = open_all(os.fspath(path), level=len(levels)).info
         except SlidewrightError:
             break
         if max(found.size) >= max(levels[-1].size):  # a source without levels may ignore the number

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from numpy.typing import NDArray
-
-from slidewright.inspection.zarr_pyramid import ZarrPyramid
-from slidewright.tiff.page import Page
 from slidewright.tiff.slide import TiffSlide
 
-PyramidFile = TiffSlide | ZarrPyramid
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from slidewright.inspection.zarr_pyramid import ZarrPyramid
+    from slidewright.tiff.page import Page
+
+PyramidFile: TypeAlias = "TiffSlide | ZarrPyramid"
 
 
 class SegmentReader(Protocol):
@@ -30,4 +32,8 @@ class SegmentReader(Protocol):
 
 def open_pyramid(path: str | os.PathLike[str]) -> PyramidFile:
     """Open a TIFF, or the folder of an OME-Zarr image; raises SourceError and VerifyError as they do."""
-    return ZarrPyramid(path) if os.path.isdir(path) else TiffSlide(path)
+    if not os.path.isdir(path):
+        return TiffSlide(path)
+    from slidewright.inspection.zarr_pyramid import ZarrPyramid
+
+    return ZarrPyramid(path)

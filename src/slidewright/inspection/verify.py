@@ -17,7 +17,6 @@ from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Size, halvings
 from slidewright.inspection.decode import Decode, decode_page
 from slidewright.inspection.pyramid_file import PyramidFile, open_pyramid
-from slidewright.inspection.zarr_pyramid import ZarrPyramid
 from slidewright.system.limits import usable_cpus
 from slidewright.tiff.page import Page
 from slidewright.tiff.segments import MAX_SEGMENT_BYTES
@@ -102,26 +101,25 @@ def verify_file(
     with open_pyramid(path) as slide:
         warnings = check_tables(slide, strict=slide.ours, kept=slide.kept)
         decoded = {page.name: 0 for page in slide.levels}
-        pages = slide.others if against is not None else slide.pages
-        for page in pages:
+        for page in slide.others if against is not None else slide.pages:
             decoded[page.name] = decode_page(slide, page, decode, threads)
         checks = {}
         if against is not None:
             from slidewright.inspection.compare import compare_levels
 
             checks = compare_levels(slide, against, resampling, threads)
-            decoded |= {page.name: int(np.count_nonzero(page.counts)) for page in slide.levels}
+            decoded |= {page.name: int(np.count_nonzero(page.counts)) for pages in slide.planes for page in pages}
         levels = tuple(
             LevelCheck(
-                page.size,
-                page.cell,
-                page.n_segments,
-                page.compression,
-                page.bytes,
-                decoded[page.name],
+                pages[0].size,
+                pages[0].cell,
+                sum(page.n_segments for page in pages),
+                pages[0].compression,
+                sum(page.bytes for page in pages),
+                sum(decoded[page.name] for page in pages),
                 *checks.get(number, ()),
             )
-            for number, page in enumerate(slide.levels)
+            for number, pages in enumerate(slide.planes)
         )
         _check_psnr(slide.path, levels, min_psnr)
         return VerifyReport(
@@ -182,7 +180,7 @@ def check_tables(slide: PyramidFile, *, strict: bool, kept: bool = False) -> lis
                 f"{slide.path}: {page.name} is stored in strips, not in tiles; convert it with slidewright"
             )
     _check_sizes(slide, strict, warnings)
-    if isinstance(slide, ZarrPyramid):
+    if not isinstance(slide, TiffSlide):
         slide.check()
         return warnings
     for page in slide.pages:

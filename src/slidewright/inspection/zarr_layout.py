@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from slidewright.errors import SourceError, VerifyError
-from slidewright.geometry import Size
+from slidewright.geometry import Size, Stack
 from slidewright.system.json_file import read_json
 
 MAX_CHUNK_BYTES = 1 << 28
@@ -25,7 +25,7 @@ _KNOWN = "verify reads chunks in zstd, gzip, blosc or none, of one plane or of a
 
 @dataclass(frozen=True, slots=True)
 class ArrayLayout:
-    """An array of (c,) y, x."""
+    """An array of t, c, z, y and x, in this order, of which it need not have the first three."""
 
     size: Size
     samples: int
@@ -42,7 +42,8 @@ class ArrayLayout:
     fill: int | float
     prefix: str
     """What each key begins with: "c/" in v3."""
-    has_channels: bool
+    axes: str
+    stack: Stack
 
     @property
     def index_bytes(self) -> int:
@@ -50,9 +51,11 @@ class ArrayLayout:
         return self.shard * self.shard * _ENTRY_BYTES + _CHECKSUM_BYTES
 
     def path(self, folder: str, plane: int, row: int, column: int) -> str:
-        """The file of a shard, or of a chunk where there are none."""
-        channel = f"{plane}{os.sep}" if self.has_channels else ""
-        return f"{folder}{os.sep}{self.prefix}{channel}{row}{os.sep}{column}"
+        """The file of a shard, or of a chunk where there are none; planes are counted frame by frame."""
+        frame, channel = divmod(plane, self.samples // self.depth)
+        time, depth = divmod(frame, self.stack.z)
+        place = {"t": time, "c": channel, "z": depth, "y": row, "x": column}
+        return f"{folder}{os.sep}{self.prefix}{os.sep.join(str(place[axis]) for axis in self.axes)}"
 
     def decompressor(self) -> Callable[[bytes], bytes | bytearray]:
         """From a chunk's bytes to its pixels'; refuses to make more than a chunk has."""
@@ -104,7 +107,8 @@ def _v3(given: Mapping[str, Any], axes: str, folder: str) -> ArrayLayout:
         raise SourceError(f"{folder}: {_KNOWN}, in files named c/row/column")
     names = [codec["name"] for codec in codecs]
     planar = "transpose" not in names
-    if not planar and codecs[0].get("configuration", {}).get("order") != [1, 2, 0]:
+    order = codecs[0].get("configuration", {}).get("order")
+    if not planar and order != [*(n for n, axis in enumerate(axes) if axis != "c"), axes.find("c")]:
         raise SourceError(f"{folder}: {_KNOWN}")
     names = [name for name in names if name != "transpose"]
     if not names or names[0] != "bytes" or len(names) > 2:
@@ -152,12 +156,16 @@ def _layout(
     prefix: str,
 ) -> ArrayLayout:
     shape = [int(length) for length in given["shape"]]
-    if axes not in ("yx", "cyx") or len(shape) != len(axes) or len(chunk) != len(axes):
+    known = axes == "".join(axis for axis in "tcz" if axis in axes) + "yx"
+    if not known or len(shape) != len(axes) or len(chunk) != len(axes):
         raise SourceError(f"{folder} has axes {axes!r} and shape {tuple(shape)}; {_KNOWN}")
-    samples, depth = (shape[0], int(chunk[0])) if axes == "cyx" else (1, 1)
+    lengths, depths = dict(zip(axes, shape, strict=True)), dict(zip(axes, map(int, chunk), strict=True))
+    samples, depth = lengths.get("c", 1), depths.get("c", 1)
+    stack = Stack(lengths.get("t", 1), lengths.get("z", 1))
     side = int(chunk[-1])
     shard = 1 if outer is None else int(outer[-1]) // side
-    if chunk[-2] != side or depth not in (1, samples) or (outer or chunk)[0 : len(axes) - 2] != chunk[: len(axes) - 2]:
+    single = depth in (1, samples) and depths.get("t", 1) == depths.get("z", 1) == 1
+    if chunk[-2] != side or not single or (outer or chunk)[0 : len(axes) - 2] != chunk[: len(axes) - 2]:
         raise SourceError(f"{folder} has chunks of {tuple(chunk)}; {_KNOWN}, and square")
     if outer is not None and list(outer[-2:]) != [shard * side] * 2:
         raise SourceError(f"{folder} has shards of {tuple(outer)}; {_KNOWN}, and square shards")
@@ -175,16 +183,17 @@ def _layout(
         compression=compression,
         fill=np.array(given.get("fill_value") or 0).astype(dtype).item(),
         prefix=prefix,
-        has_channels=axes == "cyx",
+        axes=axes,
+        stack=stack,
     )
 
 
 def _checked(layout: ArrayLayout, folder: str) -> ArrayLayout:
     """The layout, unless its numbers would have somebody allocate too much."""
-    good = min(*layout.size, layout.samples, layout.depth, layout.chunk, layout.shard) > 0
+    good = min(*layout.size, *layout.stack, layout.samples, layout.depth, layout.chunk, layout.shard) > 0
     chunk_bytes = layout.chunk * layout.chunk * layout.depth * layout.dtype.itemsize
     if not good or chunk_bytes > MAX_CHUNK_BYTES or layout.shard > 4096 or layout.dtype.kind not in "uif":
         raise VerifyError(f"{folder}: its metadata make no sense; the store is damaged")
-    if math.prod(layout.size.grid(layout.chunk)) * layout.samples > MAX_CHUNKS:
+    if math.prod(layout.size.grid(layout.chunk)) * layout.samples * layout.stack.frames > MAX_CHUNKS:
         raise VerifyError(f"{folder}: it declares more chunks than verify looks at")
     return layout

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -50,7 +50,7 @@ class _NoPage:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ZarrLevel(Page):
-    """A level of an OME-Zarr, its chunks as the tiles of a page: plane by plane, in raster order.
+    """A frame of a level of an OME-Zarr, its chunks as the tiles of a page: plane by plane, in raster order.
 
     `offsets` are places in the file of a chunk (0 in a file of its own); `counts` are 0 for chunks that were left out.
     """
@@ -59,6 +59,7 @@ class ZarrLevel(Page):
     layout: ArrayLayout
     kind: str | None
     palette: tuple[tuple[int, int, int], ...] | None
+    frame: int = 0
 
     @property
     def has_alpha(self) -> bool:
@@ -123,6 +124,7 @@ class ZarrLevel(Page):
 
     def file_of(self, plane: int, row: int, column: int) -> str:
         """The file with a chunk."""
+        plane += self.frame * self.planes
         return self.layout.path(self.folder, plane, row // self.layout.shard, column // self.layout.shard)
 
     def pixels_of(self, index: int) -> Region:
@@ -218,7 +220,8 @@ class ZarrPyramid:
             palette = self._said.colormap
             paths = [str(dataset["path"]) for dataset in multiscale["datasets"]]
             axes = "".join(str(axis["name"]) for axis in multiscale["axes"])
-            self.levels = tuple(self._level(number, name, axes, kind, palette) for number, name in enumerate(paths))
+            self.planes = tuple(self._level(number, name, axes, kind, palette) for number, name in enumerate(paths))
+            self.levels = tuple(frames[0] for frames in self.planes)
         if not self.levels:
             raise VerifyError(f"{self.path}: it lists no level; the store is damaged")
 
@@ -232,14 +235,9 @@ class ZarrPyramid:
         """Nothing is open."""
 
     @property
-    def planes(self) -> tuple[tuple[ZarrLevel, ...], ...]:
-        """The images of each level: one, with all channels."""
-        return tuple((level,) for level in self.levels)
-
-    @property
     def pages(self) -> tuple[ZarrLevel, ...]:
         """Everything that can be decoded."""
-        return self.levels
+        return tuple(frame for level in self.planes for frame in level)
 
     @property
     def ours(self) -> bool:
@@ -280,7 +278,8 @@ class ZarrPyramid:
         """Hold every index against its file: its checksum, and that chunks fill the file without gap or overlap."""
         for level in self.levels:
             if level.layout.sharded:
-                for plane, row, column in np.ndindex(level.planes, *level.grid.grid(level.layout.shard)):
+                planes = level.planes * level.layout.stack.frames
+                for plane, row, column in np.ndindex(planes, *level.grid.grid(level.layout.shard)):
                     self._check_shard(level, plane, row, column)
 
     def _check_shard(self, level: ZarrLevel, plane: int, row: int, column: int) -> None:
@@ -301,15 +300,17 @@ class ZarrPyramid:
 
     def _level(
         self, number: int, name: str, axes: str, kind: str | None, palette: tuple[tuple[int, int, int], ...] | None
-    ) -> ZarrLevel:
+    ) -> tuple[ZarrLevel, ...]:
+        """The frames of a level, each with all channels."""
         folder = os.path.join(self.path, name)
         if os.path.commonpath((os.path.realpath(self.path), os.path.realpath(folder))) != os.path.realpath(self.path):
             raise VerifyError(f"{self.path}: level {number} is {name!r}, outside the store")
         layout = read_layout(folder, axes)
         grid = layout.size.grid(layout.chunk)
         planes = layout.samples // layout.depth
-        offsets, counts = _tables(folder, layout, planes, grid)
-        return ZarrLevel(
+        frames = layout.stack.frames
+        offsets, counts = (table.reshape(frames, -1) for table in _tables(folder, layout, planes * frames, grid))
+        first = ZarrLevel(
             name=f"level {number}",
             page=_NoPage(),
             size=layout.size,
@@ -321,13 +322,18 @@ class ZarrPyramid:
             bits=8 * layout.dtype.itemsize,
             compression=layout.compression,
             lossless=True,
-            offsets=offsets,
-            counts=counts,
+            offsets=offsets[0],
+            counts=counts[0],
             folder=folder,
             layout=layout,
             kind=kind,
             palette=palette,
         )
+        others = (
+            replace(first, name=f"level {number}, frame {n}", offsets=offsets[n], counts=counts[n], frame=n)
+            for n in range(1, frames)
+        )
+        return (first, *others)
 
 
 def is_zarr(path: str | os.PathLike[str]) -> bool:

@@ -75,7 +75,8 @@ class BlockEncoder:
         self._scaled = kept is not None and kept.scaled
         self._pack, self._sparse = pack, sparse
         self._queue: list[tuple[Key, Pixels]] = []
-        self._background = np.array(encoding.pixels.background)
+        self._background = np.array(encoding.pixels.background * encoding.pixels.stack.frames)
+        self._samples = encoding.samples
         self._lossy = encoding.codec.lossy
         self._method = encoding.pixels.resampling
         depth = max(pas.last - pas.first for pas in plan.passes) + 1
@@ -105,7 +106,8 @@ class BlockEncoder:
         depth = pas.block_tiles.bit_length() - 1
         side = self._plan.tile * pas.block_tiles
         source = Region(block.row * side, block.column * side, side, side).clipped(self._plan.size_at(pas.first))
-        reader.ahead(source, range(walk.plane, walk.plane + self._plan.band) if self._plan.planes > 1 else range(1))
+        first = walk.plane * self._samples
+        reader.ahead(source, range(first, first + self._plan.band * self._samples))
         if keeps and self._scaled and not depth and not region.empty:
             self._keep_halved(walk, block.row, block.column, piece)
             return region, piece
@@ -145,7 +147,7 @@ class BlockEncoder:
     def _read(self, walk: _Walk, region: Region) -> Pixels | Blank:
         start = perf_counter()
         if self._plan.planes > 1:
-            pixels = walk.reader.read(*region, self._tiles[0], walk.plane)
+            pixels = walk.reader.read(*region, self._tiles[0], walk.plane * self._samples)
         else:
             pixels = walk.reader.read(*region, self._tiles[0])
         self.seconds["read"] += perf_counter() - start
@@ -212,7 +214,7 @@ class BlockEncoder:
 
     def _planes(self, tile: Pixels) -> list[Pixels]:
         """What is encoded of a tile: all of it, or each plane of the band by itself."""
-        if self._plan.planes == 1:
+        if self._plan.band == 1:
             return [tile]
         return [np.ascontiguousarray(tile[:, :, plane, None]) for plane in range(tile.shape[2])]
 
@@ -235,7 +237,8 @@ class BlockEncoder:
         """A tile of the background, of the planes from `plane` on; the same array every time."""
         if plane not in self._blanks:
             tile: Pixels = np.empty_like(self._tiles[0])
-            tile[...] = self._background[plane : plane + tile.shape[2]]
+            first = plane * self._samples
+            tile[...] = self._background[first : first + tile.shape[2]]
             self._blanks[plane] = tile
         return self._blanks[plane]
 

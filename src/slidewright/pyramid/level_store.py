@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import secrets
 import stat
 import tempfile
 import zlib
@@ -32,7 +31,7 @@ from slidewright.pyramid.chunks import ChunkFiles, ChunkShard, ChunkStore, parti
 from slidewright.pyramid.plan import Block, Plan
 from slidewright.sources.base import BLANK, Blank, Reader
 from slidewright.system.file_lock import FileLock, remove_abandoned
-from slidewright.system.files import new_file, remove, remove_guarded
+from slidewright.system.files import new_file, remove, remove_guarded, token
 
 _PREFIX = "slidewright-scratch-"
 _LOCK = ".lock"
@@ -60,7 +59,7 @@ class Scratch:
         """The array of a scratch level, which need not exist yet."""
         half = self.plan.tile // 2
         path = os.path.join(self.folder, f"level-{level}.zarr")
-        fill = self.pixels.background if self.sparse else None
+        fill = self.pixels.background * self.pixels.stack.frames if self.sparse else None
         channels = self.plan.band * self.pixels.samples
         return ScratchLevel(
             path, self.plan.levels[level].size, half, self.pixels, channels, fill=fill, single=self.single
@@ -89,11 +88,11 @@ class ScratchLevel(Reader):
         single: bool,
     ) -> None:
         self.path = path
-        self._shape = (*size, pixels.channels)
+        self._shape = (*size, pixels.all_channels)
         self._side = chunk
         self._fill = fill
         self._chunk: NDArray[Any] = np.zeros((chunk, chunk, channels), np.dtype(pixels.dtype).newbyteorder("<"))
-        grid = (*size.grid(chunk), pixels.channels // channels)
+        grid = (*size.grid(chunk), pixels.all_channels // channels)
         self._store: ChunkStore = ChunkShard(path, grid, self._chunk.nbytes) if single else ChunkFiles(path)
 
     def create(self) -> None:
@@ -197,7 +196,7 @@ class ScratchFolder:
     def __init__(self, parent: str | os.PathLike[str] | None, announce: Callable[[str], None] = lambda _: None) -> None:
         root = os.path.abspath(os.fspath(parent) if parent is not None else tempfile.gettempdir())
         _sweep(root)
-        self.path = os.path.join(root, _PREFIX + secrets.token_hex(8))
+        self.path = os.path.join(root, _PREFIX + token())
         announce(self.path)
         announce(self.path + _LOCK)
         try:

@@ -4,7 +4,7 @@ A *pass* sweeps the blocks of one source level and makes every level that a bloc
 (half a tile a side) is one chunk of the next pass's source. Level sizes follow `Size.halved`, so a pixel of a level
 depends on 2 x 2 pixels of the level below and never on a neighbouring block. The channels of a multichannel image are
 planes, stored one after the other; a block holds a *band* of them: one, or all where the source gives them only
-together.
+together. Each frame of a stack has such planes; its bands follow those of the frame before.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Plan:
     planes: int = 1
     """Planes stored one after the other."""
     band: int = 1
-    """How many of them a block holds: one or all."""
+    """How many of them a block holds: one, or all of a frame."""
 
     @property
     def n_tiles(self) -> int:
@@ -164,7 +164,7 @@ def make_plan(
     n_workers
         How many workers share a pass; only the default block size depends on it.
     planes, band
-        How many planes are stored apart, and how many of them a block holds: 1 or all.
+        How many planes are stored apart, and how many of them a block holds: 1, or all of a frame.
     """
     count = n_levels or count_levels(size, tile)
     levels = tuple(Level(i, size.halved(i), size.halved(i).grid(tile)) for i in range(count))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from slidewright._version import __version__
@@ -93,6 +92,8 @@ def _restored(value: Any) -> Any:
 
 def versions() -> dict[str, str]:
     """The versions that the bytes of an output may depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
     found = {"slidewright": __version__}
     for name in _LIBRARIES:
         try:

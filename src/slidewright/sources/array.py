@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import SourceError
-from slidewright.geometry import Size
+from slidewright.geometry import Size, Stack
+from slidewright.options import Selection
 from slidewright.sources.access.raw_rows import RowsReader
-from slidewright.sources.access.shapes import check_dtype, check_shape
+from slidewright.sources.access.shapes import check_dtype, frames_of
 from slidewright.sources.access.unpack import UnpackedSource, unpacked
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
 from slidewright.sources.on_disk import file_identity
@@ -32,10 +33,16 @@ _BAND_BYTES = 16_000_000
 class ArraySource(Source):
     """An array in the memory of this process; nothing is copied until it is shared."""
 
-    def __init__(self, array: NDArray[Any], name: str = "NumPy array", **known: Any) -> None:
+    def __init__(
+        self,
+        array: NDArray[Any],
+        name: str = "NumPy array",
+        selection: Selection = Selection(),  # noqa: B008 - frozen
+        **known: Any,
+    ) -> None:
         """Take an array; `known` are more fields of its `SourceInfo`, such as its kind and colormap."""
-        self._info = _describe(array, name, "array", in_memory=True, **known)
-        self._array = array.reshape(self._info.shape) if array.ndim == 2 else array
+        self._array = frames_of(array, selection, name)
+        self._info = _describe(self._array, name, "array", in_memory=True, **known)
 
     @property
     def info(self) -> SourceInfo:
@@ -58,25 +65,27 @@ class ArraySource(Source):
     def _copy(self, folder: str | None, on_disk: bool) -> SharedArraySource | UnpackedSource:
         info = self._info
         row_bytes = info.size.width * info.samples * info.itemsize
+        band = max(1, _BAND_BYTES // row_bytes)
         if on_disk:
-            depth = 1 if info.planar else info.samples
-            return unpacked(
-                info,
-                folder,
-                lambda y, rows, plane: self._array[y : y + rows, :, plane : plane + depth],
-                max(1, _BAND_BYTES // row_bytes),
-            )
-        buffer = SharedBuffer.allocate(info.size.height * row_bytes, folder)
+            return unpacked(info, folder, self._rows, band)
+        buffer = SharedBuffer.allocate(info.stack.frames * info.size.height * row_bytes, folder)
         try:
             pixels = _laid_out(buffer, info)
-            band = max(1, _BAND_BYTES // row_bytes)
-            for y in range(0, info.size.height, band):
-                pixels[y : y + band] = self._array[y : y + band]
+            for frame in np.ndindex(*info.stack):
+                for y in range(0, info.size.height, band):
+                    pixels[frame][y : y + band] = self._array[frame][y : y + band]
             del pixels
         except BaseException:
             buffer.close()
             raise
         return SharedArraySource(info, buffer)
+
+    def _rows(self, y: int, rows: int, plane: int) -> Pixels:
+        """Rows of a plane: a channel, or whole pixels of a frame."""
+        depth = 1 if self._info.planar else self._info.samples
+        frame, channel = divmod(plane * depth, self._info.samples)
+        image: Pixels = self._array[divmod(frame, self._info.stack.z)]
+        return image[y : y + rows, :, channel : channel + depth]
 
     def __reduce__(self) -> Any:
         raise TypeError("an ArraySource does not travel between processes; shared() gives one that does")
@@ -104,47 +113,48 @@ class SharedArraySource(Source):
 class NpySource(Source):
     """Pixels in a `.npy` file or behind a memory map; each worker opens the file itself.
 
-    `strides` are those of the array: rows of whole pixels, or rows of one channel each where the channels come first in
-    the file.
+    `strides` are those of the array of frames. Its rows are of whole pixels, or of one channel each where channels come
+    first in the file.
     """
 
     path: str
     offset: int
     dtype: str
-    strides: tuple[int, int, int]
+    strides: tuple[int, ...]
     info: SourceInfo
 
     @classmethod
-    def at(cls, path: str) -> NpySource | ArraySource:
+    def at(cls, path: str, selection: Selection = Selection()) -> NpySource | ArraySource:  # noqa: B008 - frozen
         """Describe a `.npy` file (numpy.lib.format); raises SourceError when it is damaged or holds no image."""
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # NumPy's own kinds, and those of the tokenizer that reads the header
             what = " ".join(str(error).split())  # some are paragraphs
             raise SourceError(f"{path} can't be read as a .npy file ({what}); it is cut short or damaged") from error
-        return cls.of(array, "npy") or ArraySource(array, path)
+        return cls.of(array, "npy", selection) or ArraySource(array, path, selection)
 
     @classmethod
-    def of(cls, array: NDArray[Any], format: str = "array") -> NpySource | None:
+    def of(
+        cls, array: NDArray[Any], format: str = "array", selection: Selection = Selection()  # noqa: B008 - frozen
+    ) -> NpySource | None:
         """Describe a memory map by its file; None where the file can't be read row by row, or is not what the array
         shows.
         """
         root: Any = array
-        start = array.__array_interface__["data"][0]
         while isinstance(root.base, np.memmap):
             root = root.base
         filename = getattr(array, "filename", None)  # None where the memory is not the file's any more
-        if filename is None or root.mode == "c" or not isinstance(root.base, mmap.mmap) or array.ndim not in (2, 3):
+        if filename is None or root.mode == "c" or not isinstance(root.base, mmap.mmap):
             return None
-        info = _describe(array, str(filename), format)
-        pixel = info.samples * info.itemsize
-        strides = array.strides if array.ndim == 3 else (*array.strides, array.itemsize)
-        interleaved = strides[1] == pixel and (strides[2] == info.itemsize or info.samples == 1)
-        planes = info.planar and strides[1] == info.itemsize and strides[2] > 0
-        if not (interleaved or planes) or strides[0] <= 0:
+        frames = frames_of(array, selection, str(filename))
+        info = _describe(frames, str(filename), format)
+        *apart, row, column, channel = frames.strides
+        interleaved = column == info.samples * info.itemsize and (channel == info.itemsize or info.samples == 1)
+        planes = info.planar and column == info.itemsize and channel > 0
+        if not (interleaved or planes) or row <= 0 or min(apart) < 0:
             return None
-        offset = root.offset + start - root.__array_interface__["data"][0]
-        return cls(str(filename), offset, array.dtype.str, (strides[0], strides[1], strides[2]), info)
+        offset = root.offset + frames.__array_interface__["data"][0] - root.__array_interface__["data"][0]
+        return cls(str(filename), offset, array.dtype.str, frames.strides, info)
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
@@ -152,9 +162,13 @@ class NpySource(Source):
 
     def open(self) -> Reader:
         """Open the file in this process."""
-        info, start = self.info, self.offset
-        offset = [start + channel * self.strides[2] for channel in range(info.samples)] if info.planar else start
-        return RowsReader(PixelFile(self.path), offset, info.size, info.samples, np.dtype(self.dtype), self.strides[0])
+        info, (time, depth, row, _, channel) = self.info, self.strides
+        samples = 1 if info.planar else info.samples
+        offsets = [
+            self.offset + t * time + z * depth + c * channel
+            for t, z, c in np.ndindex(*info.stack, info.samples // samples)
+        ]
+        return RowsReader(PixelFile(self.path), offsets, info.size, samples, np.dtype(self.dtype), row)
 
 
 class _ArrayReader(Reader):
@@ -162,18 +176,21 @@ class _ArrayReader(Reader):
 
     def __init__(self, array: Pixels, info: SourceInfo) -> None:
         self._array: Pixels | None = array
-        self._name, self._samples = info.name, info.samples
-        native = array.dtype.isnative and array.strides[0] > 0
-        self._views = native and array.strides[1:] == (info.samples * info.itemsize, info.itemsize)
-        self._plane_views = native and array.strides[1] == info.itemsize
+        self._name, self._samples, self._depth = info.name, info.samples, info.stack.z
+        *_, row, column, channel = array.strides
+        native = array.dtype.isnative and row > 0
+        self._views = native and (column, channel) == (info.samples * info.itemsize, info.itemsize)
+        self._plane_views = native and column == info.itemsize
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
         """The pixels of a region, see `Reader.read`."""
         if self._array is None:
             raise SourceError(f"{self._name} was closed")
+        frame, plane = divmod(plane, self._samples)
+        array: Pixels = self._array[divmod(frame, self._depth)]
         if out.shape[2] == 1 and self._plane_views:
-            return self._array[y : y + height, x : x + width, plane].reshape(height, width, 1)
-        pixels = self._array[y : y + height, x : x + width, plane : plane + out.shape[2]]
+            return array[y : y + height, x : x + width, plane].reshape(height, width, 1)
+        pixels = array[y : y + height, x : x + width, plane : plane + out.shape[2]]
         if out.shape[2] == self._samples and self._views:
             return pixels
         answer = out[:height, :width]
@@ -186,23 +203,25 @@ class _ArrayReader(Reader):
 
 
 def _laid_out(buffer: SharedBuffer, info: SourceInfo) -> Pixels:
-    """The memory of an array's copy as (height, width, samples), in the order that `info.planar` says."""
+    """The memory of an array's copy as (t, z, height, width, samples), in the order that `info.planar` says."""
     pixels = np.frombuffer(buffer.view(), info.dtype)
     if info.planar:
-        return pixels.reshape(info.samples, *info.size).transpose(1, 2, 0)
-    return pixels.reshape(info.shape)
+        return pixels.reshape(*info.stack, info.samples, *info.size).transpose(0, 1, 3, 4, 2)
+    return pixels.reshape(*info.stack, *info.shape)
 
 
-def _describe(array: NDArray[Any], name: str, format: str, **known: Any) -> SourceInfo:
-    """Check shape and dtype of pixels in memory; SourceError says what to do about those that can't be converted."""
-    height, width, samples = check_shape(array.shape, name)
-    planar = samples > 1 and abs(array.strides[2]) > max(abs(array.strides[0]), abs(array.strides[1]))
+def _describe(frames: NDArray[Any], name: str, format: str, **known: Any) -> SourceInfo:
+    """What is known of frames in memory, (t, z, height, width, samples); SourceError for a dtype that can't be."""
+    height, width, samples = frames.shape[2:]
+    *_, row, column, channel = map(abs, frames.strides)
+    planar = samples > 1 and channel > max(row, column)
     return SourceInfo(
         name=name,
         format=format,
         size=Size(height, width),
         samples=samples,
-        dtype=check_dtype(array.dtype, name),
+        stack=Stack(*frames.shape[:2]),
+        dtype=check_dtype(frames.dtype, name),
         planar=planar,
         worker_bytes=0,
         **known,

@@ -7,8 +7,6 @@ ask an object what it can do and a wrapper can't forget to pass an ability on.
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -20,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import OptionError, SourceError
-from slidewright.geometry import Region, Size
+from slidewright.geometry import SINGLE, Region, Size, Stack
 from slidewright.metadata import Metadata
 
 Pixels = NDArray[Any]
@@ -79,6 +77,8 @@ class SourceInfo:
     """Samples a pixel: 1 for grey, 3 for RGB, 4 for RGBA, the number of channels otherwise."""
     dtype: str
     """NumPy dtype name, native byte order: "bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float32"."""
+    stack: Stack = SINGLE
+    """How many frames of `samples` each there are."""
     kind: str | None = None
     """What the pixels are (`options.KINDS`), where the source says so; None leaves it to dtype and samples."""
     colormap: tuple[tuple[int, int, int], ...] | None = None
@@ -116,8 +116,13 @@ class SourceInfo:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(height, width, samples)."""
+        """(height, width, samples) of a frame."""
         return (self.size.height, self.size.width, self.samples)
+
+    @property
+    def all_samples(self) -> int:
+        """Samples of all frames, one after the other."""
+        return self.samples * self.stack.frames
 
     @property
     def itemsize(self) -> int:
@@ -135,6 +140,7 @@ class Reader(ABC):
         """The pixels of a region, wholly inside the image, as (height, width, planes), native byte order.
 
         The channels wanted are those from `plane` on, as many as `out` has; all of them except of a multichannel image.
+        In a stack the channels of a frame follow those of the one before, and what is wanted is of one frame.
         `out` is a C-contiguous (>= height, >= width, planes) array of the source's dtype that the reader may use: the
         answer may be a view of it, or of memory of the reader's own (a memory map) that holds until the next call, and
         is never written to by the caller unless it is a view of `out`. `BLANK` stands for background.
@@ -147,14 +153,14 @@ class Reader(ABC):
             When the source can't be read.
         """
 
-    def ahead(self, region: Region, planes: range) -> None:  # noqa: B027 - nothing to fetch is fine
-        """Told before the parts of a region are read, of these planes: a source whose bytes come from afar may begin
-        to fetch them.
+    def ahead(self, region: Region, channels: range) -> None:  # noqa: B027 - nothing to fetch is fine
+        """Told before the parts of a region are read, of these channels, which are counted as by `read`: a source whose
+        bytes come from afar may begin to fetch them.
         """
 
     def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
         """One of the source's own tiles, encoded as `SourceInfo.stored` says; None where it can't be handed out, and
-        `b""` for a tile that the source leaves out. `plane` counts channels that have tiles of their own.
+        `b""` for a tile that the source leaves out. `plane` counts channels, and frames, that have tiles of their own.
 
         It is asked for right after the pixels of the same tile: a reader that keeps the last bytes reads them once.
         """
@@ -255,6 +261,9 @@ def known(pixels: Pixels | Blank) -> Pixels:
 
 def pickled_identity(source: object) -> dict[str, Any]:
     """The identity of a source that is no file: a hash of its pickle."""
+    import hashlib
+    import pickle
+
     return {"pickle": hashlib.sha256(pickle.dumps(source, 4)).hexdigest()[:16]}
 
 

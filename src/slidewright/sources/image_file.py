@@ -21,12 +21,13 @@ from slidewright.sources.access.unpack import UnpackedSource, unpacked
 from slidewright.sources.array import ArraySource
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
 from slidewright.sources.on_disk import file_identity
-from slidewright.sources.pillow import PilPixels, kind_of_mode, pil_pixels
+from slidewright.sources.pillow import PilPixels, has_transparent_colour, kind_of_mode, pil_pixels
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "BMP", "GIF")
 MAX_BYTES = 2 << 30
 """Decoded bytes of an image that is taken; a larger one is a job for a program that reads it row by row."""
 _ROWS = 256
+_REMEDY = "it is damaged, or of a sort that Pillow does not know: copy it again, or save it as a TIFF"
 _ORIENTATION, _TURNED = 274, (5, 6, 7, 8)  # as in TIFF
 _STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"BM", b"GIF8")
 
@@ -48,7 +49,8 @@ class ImageFileSource(Source):
         """Describe a file by its header; SourceError when it is damaged or too large."""
         image = _open(path)
         with image:
-            dtype, samples, kind = kind_of_mode(image.mode)
+            dtype, samples, kind = kind_of_mode("RGBA" if has_transparent_colour(image) else image.mode)
+            left_out = _left_out(image)
             size, form = Size(image.height, image.width), str(image.format).lower()
             if _orientation(image) in _TURNED:
                 size = Size(size.width, size.height)
@@ -61,6 +63,7 @@ class ImageFileSource(Source):
             )
         dtype = check_dtype(np.dtype(dtype), path)
         info = SourceInfo(path, form, size, samples, dtype, kind=kind, icc_profile=profile, worker_bytes=0)
+        info = replace(info, left_out=left_out)
         if kind == "labels":  # the palette is known only when it is decoded
             info = replace(info, colormap=_load(path).colormap)
         return cls(path, info)
@@ -94,6 +97,20 @@ class ImageFileSource(Source):
         return pixels
 
 
+def _left_out(image: Any) -> tuple[str, ...]:
+    """What a file holds that is not converted, as clauses."""
+    found = []
+    if image.mode == "P" and "transparency" in image.info:
+        found.append("which colours of its palette are transparent")
+    try:
+        frames = getattr(image, "n_frames", 1)  # which most of Pillow's images have not
+    except Exception:  # a GIF is read to its end for them; if that is damaged, its first image need not be
+        frames = 1
+    if frames > 1:
+        found.append(f"its frames after the first of {frames}")
+    return tuple(found)
+
+
 def _orientation(image: Any) -> int:
     """EXIF's Orientation, as far as it is known before the pixels (of a PNG Pillow would decode them all for it)."""
     if image.format == "PNG" and "exif" not in image.info:
@@ -114,7 +131,7 @@ def _open(path: str) -> Any:
             finally:
                 Image.MAX_IMAGE_PIXELS = limit
     except Exception as error:  # its plugins raise many kinds over a damaged header
-        raise SourceError(f"{path} can't be read by Pillow ({error}); the file is damaged, copy it again") from error
+        raise SourceError(f"{path} can't be read by Pillow ({error}); {_REMEDY}") from error
 
 
 def _load(path: str) -> PilPixels:
@@ -131,5 +148,5 @@ def _load(path: str) -> PilPixels:
             image.load()
             upright = image if turn is None else image.transpose(turn)
         except Exception as error:
-            raise CorruptTileError(f"{path} does not decode ({error}); the file is damaged, copy it again") from error
+            raise CorruptTileError(f"{path} does not decode ({error}); {_REMEDY}") from error
         return pil_pixels(upright, path)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slidewright.metadata import Metadata
@@ -59,11 +60,12 @@ class OmeAttributes:
     @property
     def metadata(self) -> Metadata:
         """Optics and scanner, and what identifies."""
-        power, listed = self._own.get("objective_power"), self._own.get("identifying")
-        known = float(power) if isinstance(power, (int, float)) and not isinstance(power, bool) else 0.0
+        listed = self._own.get("identifying")
         pairs = listed if isinstance(listed, list) else []
         return Metadata(
-            objective_power=known if 0 < known < 1e6 else None,
+            objective_power=self._number("objective_power"),
+            z_spacing=self._number("z_spacing"),
+            time_increment=self._number("time_increment"),
             scanner_vendor=self._text("scanner_vendor"),
             scanner_model=self._text("scanner_model"),
             scanner_software=self._text("scanner_software"),
@@ -86,6 +88,32 @@ class OmeAttributes:
         wide = {value: (red, green, blue) for value, (red, green, blue) in colors.items()}
         return tuple(wide.get(value, (0, 0, 0)) for value in range(max(wide) + 1))
 
+    def _number(self, name: str) -> float | None:
+        value = self._own.get(name)
+        number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0.0
+        return number if 0 < number < 1e6 else None
+
     def _text(self, name: str) -> str | None:
         text = self._own.get(name)
         return text if isinstance(text, str) and text else None
+
+
+def step_of(
+    axes: Sequence[Mapping[str, Any]],
+    letters: str,
+    letter: str,
+    units: Mapping[str, float],
+    holders: tuple[Mapping[str, Any], ...],
+) -> float | None:
+    """From one place of an axis to the next, of the scales of the dataset and of the whole, where the axis has a unit.
+    """
+    index = letters.find(letter)
+    unit = units.get(str(axes[index].get("unit", "")).lower()) if index >= 0 else None
+    scales = [
+        float(transform["scale"][index])
+        for holder in holders
+        for transform in holder.get("coordinateTransformations") or []
+        if transform.get("type") == "scale" and len(transform.get("scale", ())) == len(letters)
+    ]
+    value = math.prod(scales) * unit if unit and scales else 0.0
+    return value if 0 < value < 1e9 else None

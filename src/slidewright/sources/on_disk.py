@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -37,6 +36,8 @@ def _stat(path: str) -> dict[str, int]:
 
 def _folder(path: str) -> str:
     """Names, sizes and times of the files in a folder, in one word."""
+    import hashlib
+
     seen = hashlib.sha256()
     for number, file in enumerate(_files(path)):
         if number == _MAX_FILES:

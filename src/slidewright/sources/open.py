@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,9 @@ def open_source(
     page: int | None = None,
     series: int | None = None,
     level: int | None = None,
-    z: int | None = None,
-    t: int | None = None,
+    z: int | str | None = None,
+    t: int | str | None = None,
+    axes: str | None = None,
     region: tuple[int, int, int, int] | None = None,
     shape: tuple[int, ...] | None = None,
     dtype: Any = None,
@@ -60,7 +62,10 @@ def open_source(
     level
         Of a pyramid: the level to read, 0 by default.
     z, t
-        Of a TIFF or zarr source that is a stack: which plane, and which time.
+        Of a TIFF or zarr source that is a stack: which plane, and which time; several by "first:end", such as "2:5", or
+        "all".
+    axes
+        Of an array, `.npy` file or zarr array that does not name its axes: a letter each, such as "tczyx".
     region
         Only this part: (x, y, width, height) in pixels of the level that is read.
     shape
@@ -75,13 +80,21 @@ def open_source(
     OptionError
         When page, series, level, shape or dtype make no sense for it.
     """
-    selection = Selection(page, series, level, z, t, region)
+    selection = Selection(page, series, level, z, t, axes, region)
     source = _opened(obj, selection, shape, dtype)
     if selection.region is None:
         return source
     from slidewright.sources.wrappers.region import region_of
 
     return region_of(source, selection.region)
+
+
+def open_all(obj: Any, level: int | None = None) -> Source:
+    """Everything of a source: of a stack all planes and times."""
+    try:
+        return open_source(obj, level=level, z="all", t="all")
+    except OptionError:  # it has no such axes
+        return open_source(obj, level=level)
 
 
 def _opened(obj: Any, selection: Selection, shape: tuple[int, ...] | None, dtype: Any) -> Source:
@@ -99,9 +112,9 @@ def _opened(obj: Any, selection: Selection, shape: tuple[int, ...] | None, dtype
         from slidewright.sources.wrappers.pickled import own_source
 
         return own_source(obj)
-    source = _from_memory(obj)
+    source = _from_memory(obj, selection)
     if source is not None:
-        _refuse("an image in memory", **selection.place, shape=shape, dtype=dtype)
+        _refuse("an image in memory", **_other(selection), shape=shape, dtype=dtype)
         return source
     _refuse("a dataset or function", **selection.place)
     return _from_caller(obj, shape, dtype)
@@ -125,19 +138,17 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
         _refuse("a zarr store", page=selection.page)
         return ZarrSource.at(path, selection)
     start = _first_bytes(path)
-    from slidewright.sources.image_file import is_image_file
-
     if start.startswith(b"\x93NUMPY"):
         from slidewright.sources.array import NpySource
 
-        _refuse("a .npy file", **selection.place)
-        return NpySource.at(path)
+        _refuse("a .npy file", **_other(selection))
+        return NpySource.at(path, selection)
     if starts_as_tiff(start):
         return _from_tiff(path, selection)
+    from slidewright.sources.image_file import ImageFileSource, is_image_file
+
     vendors = Path(path).suffix.lower() in _OPENSLIDE_ONLY or _openslide_knows(path)
     if is_image_file(start) and not vendors:
-        from slidewright.sources.image_file import ImageFileSource
-
         _refuse("an image file", **selection.place)
         return ImageFileSource.at(path)
     if vendors:
@@ -154,9 +165,11 @@ def _from_url(url: str, selection: Selection) -> Source:
     with contextlib.closing(open_pixels(url)) as file:
         start = file.read(0, 16)
     if starts_as_tiff(start):
-        from slidewright.sources.tiff import vendor_of
+        from slidewright.sources.tiff import opened, vendor_of
 
-        if vendor_of(url) not in _OPENSLIDE_BETTER:
+        with opened(url) as slide:
+            vendor = vendor_of(slide)
+        if vendor not in _OPENSLIDE_BETTER:
             return _from_tiff(url, selection)
     raise SourceError(f"{url} is neither a TIFF that can be read from afar nor a zarr store; download it first")
 
@@ -177,22 +190,27 @@ def _first_bytes(path: str) -> bytes:
 
 
 def _from_tiff(path: str, selection: Selection) -> Source:
-    from slidewright.sources.tiff import TiffSource, vendor_of
-    from slidewright.sources.wrappers.orient import upright
+    from slidewright.sources.tiff import TiffSource, opened, vendor_of
 
     whole = selection.page is None and selection.series is None
-    if whole and vendor_of(path) in _OPENSLIDE_BETTER and _openslide_knows(path):
-        return _from_openslide(path, selection)
     if whole:
         _refuse_index(path)
-    source = TiffSource.describe(path, selection)
-    opened: Source = source
+    with opened(path) as slide:  # once: reading the directories of a small slide takes as long as a tenth of its pixels
+        if whole and vendor_of(slide) in _OPENSLIDE_BETTER and _openslide_knows(path):
+            return _from_openslide(path, selection)
+        source = TiffSource.of(slide, selection)
+        page = slide.image(source.selection).pages[0]
+    given: Source = source
     grid = source.info.tile
     if grid is not None and grid.width >= source.info.size.width:
         from slidewright.sources.access.unpack import unpacked_first
 
-        opened = unpacked_first(source, compressed_strips=source.strips_to_decode)
-    return upright(opened, source.orientation)
+        given = unpacked_first(source, compressed_strips=not page.tiled and page.raw_order is None)
+    if page.orientation == 1:
+        return given
+    from slidewright.sources.wrappers.orient import upright
+
+    return upright(given, page.orientation)
 
 
 def _refuse_index(path: str) -> None:
@@ -216,16 +234,22 @@ def _from_openslide(path: str, selection: Selection) -> Source:
     return OpenSlideSource.at(path, level=level)
 
 
-def _from_memory(obj: Any) -> Source | None:
+def _other(selection: Selection) -> dict[str, int | str]:
+    """What was selected besides planes of an array."""
+    return {name: value for name, value in selection.place.items() if name not in ("z", "t", "axes")}
+
+
+def _from_memory(obj: Any, selection: Selection) -> Source | None:
     """A source of an array, a Pillow image, or anything that makes an array of itself; None for other objects."""
     import numpy as np
 
     if isinstance(obj, np.ndarray):
-        return _from_array(obj)
+        return _from_array(obj, selection)
     pillow = sys.modules.get("PIL.Image")  # who has such an image has imported it
     if pillow is not None and isinstance(obj, pillow.Image):
         from slidewright.sources.pillow import pil_source
 
+        _refuse("a Pillow image", **selection.place)
         return pil_source(obj)
     from slidewright.sources.access.shapes import as_array, makes_array
 
@@ -234,19 +258,22 @@ def _from_memory(obj: Any) -> Source | None:
     name = type(obj).__name__
     if hasattr(obj, "__dask_graph__"):
         raise SourceError(f"a dask {name} would have to fit in memory; store it first, for example with to_zarr()")
-    return _from_array(as_array(obj, f"the {name}"), name)
+    letters = "".join(str(one)[:1].lower() for one in getattr(obj, "dims", None) or ())  # xarray's
+    if selection.axes is None and {"y", "x"} <= {*letters} <= {*"tczyx"} and len({*letters}) == len(letters):
+        selection = replace(selection, axes=letters)
+    return _from_array(as_array(obj, f"the {name}"), selection, name)
 
 
-def _from_array(array: NDArray[Any], name: str = "NumPy array") -> Source:
+def _from_array(array: NDArray[Any], selection: Selection, name: str = "NumPy array") -> Source:
     import numpy as np
 
     from slidewright.sources.array import ArraySource, NpySource
 
     if isinstance(array, np.memmap):
-        mapped = NpySource.of(array)
+        mapped = NpySource.of(array, selection=selection)
         if mapped is not None:
             return mapped
-    return ArraySource(array, name)
+    return ArraySource(array, name, selection)
 
 
 def _from_caller(obj: Any, shape: Any, dtype: Any) -> Source:

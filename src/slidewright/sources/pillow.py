@@ -51,6 +51,8 @@ def pil_pixels(image: Image, name: str) -> PilPixels:
     """Load an image and tell its kind by its mode; `name` is what a SourceError calls it."""
     profile = image.info.get("icc_profile") if image.mode in _PROFILED else None
     try:
+        if has_transparent_colour(image):
+            image = image.convert("RGBA")
         if image.mode not in _KINDS and image.mode not in _SIXTEEN:
             straight = image.convert("LA") if image.mode == "La" else image  # Pillow goes no further in one step
             image = straight.convert(_CONVERTED.get(image.mode, "RGB"))
@@ -61,6 +63,13 @@ def pil_pixels(image: Image, name: str) -> PilPixels:
         ) from error
     colormap = _colormap(image) if image.mode == "P" else None
     return PilPixels(pixels, _KINDS.get(image.mode, "grey"), colormap, profile)
+
+
+def has_transparent_colour(image: Image) -> bool:
+    """Whether one colour, or grey, stands for no pixels (PNG's tRNS), so that they become RGBA. Of a palette it would
+    cost the labels.
+    """
+    return image.mode in ("1", "L", "RGB") and "transparency" in image.info
 
 
 def kind_of_mode(mode: str) -> tuple[str, int, str]:

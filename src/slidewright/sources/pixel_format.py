@@ -45,6 +45,7 @@ def resolve_pixels(options: ConvertOptions, info: SourceInfo) -> PixelFormat:
         resampling=_resampling(options, kind),
         background=_background(options, info, kind, channels),
         colormap=_colormap(options, info, kind),
+        stack=info.stack,
     )
 
 

@@ -33,7 +33,7 @@ from slidewright.tiff.page import Page
 from slidewright.tiff.series import Image
 from slidewright.tiff.slide import TiffSlide, damage_named, vendor_of
 
-__all__ = ["TiffSource", "vendor_of"]
+__all__ = ["TiffSource", "opened", "vendor_of"]
 
 MAX_SEGMENT_BYTES = 1 << 30
 _GREYS = ("miniswhite", "minisblack")
@@ -60,26 +60,20 @@ class TiffSource(Source):
         SourceError
             When the file is damaged or the pixels are of a kind that can't be converted yet.
         """
+        with opened(path) as slide:
+            return cls.of(slide, selection)
+
+    @classmethod
+    def of(cls, slide: TiffSlide, selection: Selection) -> TiffSource:
+        """As `describe`, of a file that is open."""
         if selection.page is not None and len(selection.place) > 1:
             raise OptionError("page chooses one image by itself; leave out series, level, z and t, or page")
-        with _opened(path) as slide:
-            series = slide.default_series if selection.series is None else selection.series
-            chosen = replace(selection, series=series, level=selection.level or 0, region=None)
-            chosen = chosen if selection.page is None else Selection(page=selection.page)
-            return cls(path, chosen, _info(slide, chosen))
-
-    @property
-    def orientation(self) -> int:
-        """TIFF's Orientation, 1 for what is stored upright."""
-        with _opened(self.path) as slide:
-            return slide.image(self.selection).pages[0].orientation
-
-    @property
-    def strips_to_decode(self) -> bool:
-        """Whether the pixels come in strips that must be decoded."""
-        with _opened(self.path) as slide:
-            page = slide.image(self.selection).pages[0]
-            return not page.tiled and page.raw_order is None
+        if selection.axes is not None:
+            raise OptionError(f"axes {selection.axes} has no meaning for a TIFF, whose axes are known; leave it out")
+        series = slide.default_series if selection.series is None else selection.series
+        chosen = replace(selection, series=series, level=selection.level or 0, region=None)
+        chosen = chosen if selection.page is None else Selection(page=selection.page)
+        return cls(slide.path, chosen, _info(slide, chosen))
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
@@ -87,15 +81,16 @@ class TiffSource(Source):
 
     def open(self) -> TiffReader:
         """Open the file in this process."""
-        with _opened(self.path) as slide:
+        with opened(self.path) as slide:
             image, info = slide.image(self.selection), self.info
-            if (*image.shape[:2], _samples(image)) != info.shape or dtype_of(image.pages[0]) != info.dtype:
+            found = (*image.shape[:2], _samples(image), image.stack, dtype_of(image.pages[0]))
+            if found != (*info.shape, info.stack, info.dtype):
                 raise SourceError(f"{self.path} is not the file it was when the run began; start again")
             return TiffReader(info, image)
 
     def associated_image(self, name: str) -> Pixels:
         """See `Source`."""
-        with _opened(self.path) as slide:
+        with opened(self.path) as slide:
             page = next((page for page in slide.others if page.name == name), None)
             if page is None or name not in slide.associated:
                 raise no_associated(self.info, name)
@@ -103,7 +98,7 @@ class TiffSource(Source):
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[TiffSlide]:
+def opened(path: str) -> Iterator[TiffSlide]:
     """The file, whose damage is a SourceError here, in the `with` block too."""
     try:
         with damage_named(path, SourceError), TiffSlide(path) as slide:
@@ -118,9 +113,14 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
     where = slide.path if number is None else f"{slide.path} (page {number})"
     dtype, kind = _check_pixels(page, where)
     if image.channels is not None:
-        if page.samples > 1 or kind in ("labels", "binary"):
+        if page.samples > 1 or kind == "binary":  # a palette is how a microscope's software shows a channel
             raise SourceError(f"{where} has channels that are {kind} images; choose one with page")
         kind = "multichannel"
+    if page.is_old_jpeg and not slide.head(page).startswith(b"\xff\xd8"):
+        raise SourceError(
+            f"{where} is compressed by old-style JPEG (TIFF's Compression 6), of which segments are no JPEGs; save it "
+            "again with a program that opens it, such as vips or Pillow"
+        )
     for each in image.pages:
         _check_segments(each, np.dtype(dtype), where, slide.bytes)
     base = slide.image(replace(chosen, level=0)).pages[0] if chosen.level else page
@@ -137,6 +137,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         dtype=dtype,
         kind=kind,
         colormap=page.colormap if kind == "labels" else None,
+        stack=image.stack,
         planar=kind == "multichannel" and (image.channels is not None or page.planes > 1),
         mpp=mpp,
         tile=page.cell,
@@ -153,7 +154,9 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
 
 def dtype_of(page: Page) -> str:
     """The dtype of the pixels that a source gives."""
-    return "bool" if page.bits == 1 else page.dtype.name
+    if page.is_mask or given_as(page) == "rgb":
+        return "bool" if page.is_mask else "uint8"
+    return "float32" if page.dtype == np.float16 else page.dtype.name  # which holds all of it
 
 
 def _samples(image: Image) -> int:
@@ -164,6 +167,8 @@ def _samples(image: Image) -> int:
 
 def _check_pixels(page: Page, where: str) -> tuple[str, str]:
     """Dtype name and kind of a page that can be converted; a SourceError says why another can't."""
+    if page.uneven_bits:  # of 5, 6 and 5 tifffile makes noise in files of the one byte order
+        raise SourceError(f"{where} has samples of {page.uneven_bits} bits; save it again with 8 bits each")
     if page.dtype.kind == "V" or page.size.height <= 0 or page.size.width <= 0:
         raise SourceError(f"{where} has an image of no size or of an unknown kind of sample; the file is damaged")
     if page.undecodable:
@@ -181,7 +186,7 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
     if kind is None:
         raise SourceError(
             f"{where} has {page.samples} {page.photometric} samples of {dtype} a pixel, which can't be read as they "
-            "are: pass PIL.Image.open(path), which is converted to RGB"
+            "are; save it as RGB first, with vips, Pillow or another program that shows it"
         )
     return dtype, kind
 
@@ -208,7 +213,7 @@ def _check_segments(page: Page, dtype: np.dtype[Any], where: str, file_bytes: in
             "damaged"
         )
     pixel = page.samples * dtype.itemsize
-    if page.compression == "none" and page.contiguous and not page.tiled:
+    if page.raw_order is not None and page.contiguous and not page.tiled:
         if int(page.offsets[0]) + size.height * size.width * pixel > file_bytes:
             raise SourceError(
                 f"{where}: {size} uncompressed pixels do not fit in a file of {file_bytes} bytes; it is cut short"

@@ -23,7 +23,7 @@ from slidewright.tiff.shown import change_of
 
 
 class TiffReader(Reader):
-    """Reads regions of one image of a TIFF file: a page, or several with a channel each.
+    """Reads regions of one image of a TIFF file: a page, or several with a channel or a frame each.
 
     Parameters
     ----------
@@ -36,10 +36,10 @@ class TiffReader(Reader):
     def __init__(self, info: SourceInfo, image: Image) -> None:
         page = image.pages[0]
         self._file = open_pixels(info.name)
-        self._page = page
+        self._page, self._all_samples = page, info.all_samples
         self._straighten = info.kind == "rgba" and page.premultiplied
-        self._change = change_of(page)
         self._convert = converter_of(page)
+        self._change = None if self._convert else change_of(page)
         self._stored: Pixels = np.empty((*page.cell, page.samples if self._convert else 0), page.dtype)
         self._segments = [Segments(each, self._file, CorruptTileError) for each in image.pages]
         self._regions: RowsReader | CellReader
@@ -47,10 +47,11 @@ class TiffReader(Reader):
         rows = None if changed else image.offsets or _row_offsets(image)
         if rows is not None and page.raw_order is not None:
             dtype = np.dtype(info.dtype).newbyteorder(page.raw_order)
-            self._regions = RowsReader(self._file, rows[0] if len(rows) == 1 else rows, info.size, info.samples, dtype)
+            samples = page.samples if page.planes == 1 else 1
+            self._regions = RowsReader(self._file, rows, info.size, samples, dtype)
         else:
             depth = 1 if info.planar else info.samples
-            self._regions = CellReader(info.size, page.cell, info.samples, info.dtype, self._decode, depth=depth)
+            self._regions = CellReader(info.size, page.cell, info.all_samples, info.dtype, self._decode, depth=depth)
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
         """The pixels of a region, see `Reader.read`."""
@@ -59,27 +60,23 @@ class TiffReader(Reader):
             self._change(pixels)
         return pixels
 
-    def ahead(self, region: Region, planes: range) -> None:
+    def ahead(self, region: Region, channels: range) -> None:
         """See `Reader`."""
         page = self._page
         if not self._file.remote or isinstance(self._regions, RowsReader):
             return
         indexes = [index for index, _ in page.tiles_in(region)]
-        each = page.grid.height * page.grid.width
-        if len(self._segments) > 1:
-            for plane in planes:
-                self._segments[plane].ahead(indexes)
-        else:
-            stored = planes if page.planes > 1 else range(1)
-            self._segments[0].ahead(plane * each + index for plane in stored for index in indexes)
+        each, in_page = page.grid.height * page.grid.width, self._all_samples // len(self._segments)
+        places = [divmod(channel, in_page) for channel in channels]
+        for number, plane in sorted({(number, inside if page.planes > 1 else 0) for number, inside in places}):
+            self._segments[number].ahead(plane * each + index for index in indexes)
 
     def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
         """See `Reader`."""
         if not self._page.tiled:
             return None
-        several = len(self._segments) > 1
-        index = self._page.index(row, column, 0 if several else plane)
-        return self._segments[plane if several else 0].read(index) or b""
+        number, channel = divmod(plane, self._page.planes)
+        return self._segments[number].read(self._page.index(row, column, channel)) or b""
 
     def halved(self, row: int, column: int, out: Pixels) -> bool:
         """See `Reader`."""
@@ -98,25 +95,23 @@ class TiffReader(Reader):
         if self._convert is None:
             self._decode_stored(row, column, band, out)
         else:
-            self._decode_stored(row, column, 0, self._stored)
+            self._decode_stored(row, column, band, self._stored)
             self._convert(self._stored, out)
         if self._straighten:
             straighten(out)
 
     def _decode_stored(self, row: int, column: int, band: int, out: Pixels) -> None:
-        """The same in the colours that are stored."""
+        """The same in the colours that are stored; `band` counts what `out` holds: channels, or frames."""
         page = self._page
         if not page.tiled:
             out = out[: page.size.height - row * page.cell.height]
-        if len(self._segments) == 1 and page.planes == 1:
-            self._segments[0].decode_into(page.index(row, column), out)
-        else:
-            for channel in range(band, band + out.shape[2]):
-                one = out[..., channel - band : channel - band + 1]
-                if page.planes > 1:
-                    self._segments[0].decode_into(page.index(row, column, channel), one)
-                else:
-                    self._segments[channel].decode_into(page.index(row, column), one)
+        if page.planes == 1:
+            self._segments[band].decode_into(page.index(row, column), out)
+            return
+        for channel in range(out.shape[2]):
+            number, inside = divmod(band * out.shape[2] + channel, page.planes)
+            one = out[..., channel : channel + 1]
+            self._segments[number].decode_into(page.index(row, column, inside), one)
 
 
 def _row_offsets(image: Image) -> tuple[int, ...] | None:
@@ -125,7 +120,5 @@ def _row_offsets(image: Image) -> tuple[int, ...] | None:
         return None
     starts = tuple(int(page.offsets[0]) for page in image.pages)
     page = image.pages[0]
-    if len(starts) > 1 or page.planes == 1:
-        return starts
     plane_bytes = page.size.height * page.size.width * page.dtype.itemsize
-    return tuple(starts[0] + plane * plane_bytes for plane in range(page.planes))
+    return tuple(start + plane * plane_bytes for start in starts for plane in range(page.planes))

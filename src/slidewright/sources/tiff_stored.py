@@ -38,14 +38,14 @@ def stored_of(slide: TiffSlide, image: Image) -> tuple[Stored | None, str]:
         photometric=_PHOTOMETRIC[page.photometric],
         predictor=page.predictor,
         bits=page.bits,
-        separate=page.planes > 1 or len(image.pages) > 1,
+        separate=page.planes > 1 or image.channels is not None,
         big_endian=page.big_endian,
     )
     if page.is_jpeg:
         return _of_jpeg(slide, image, stored)
     for other in image.pages[1:]:
         if _encoding(_renamed(slide, other)) != _encoding(page):
-            return None, "its channels are not all encoded alike"
+            return None, "its channels or planes are not all encoded alike"
     return stored, ""
 
 
@@ -64,6 +64,8 @@ def _refusal(page: Page) -> str:
         return f"its samples have {page.bits} bit{'s' * (page.bits > 1)}"
     if page.predictor not in (1, 2, 3):
         return f"its predictor is {page.predictor}"
+    if page.dtype.name == "float16":
+        return "its samples are floats of 16 bits"
     if page.reversed_bits:
         return "its bytes begin with the lowest bit (FillOrder 2)"
     if page.premultiplied:
@@ -83,7 +85,7 @@ def _of_jpeg(slide: TiffSlide, image: Image, stored: Stored) -> tuple[Stored | N
     """The same with what JPEG tiles share, and what their streams say of chroma and quality."""
     page = image.pages[0]
     if any(other.jpeg_tables != page.jpeg_tables for other in image.pages):
-        return None, "its channels have JPEG tables of their own"
+        return None, "its channels or planes have JPEG tables of their own"
     header = read_jpeg_header(slide.head(page), page.jpeg_tables)
     if header is None:
         return None, _NOTHING_TO_COPY if not page.counts.any() else "its first JPEG has no header"

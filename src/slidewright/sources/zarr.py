@@ -7,6 +7,7 @@ null compressor).
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
@@ -18,26 +19,21 @@ from typing import Any
 import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError, numbered
-from slidewright.geometry import Size
-from slidewright.metadata import Channel
+from slidewright.geometry import Size, Stack
+from slidewright.metadata import Channel, Metadata
 from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
-from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
-from slidewright.sources.ome_attributes import OmeAttributes
+from slidewright.sources.base import LIBRARY_BYTES, Pixels, Reader, Source, SourceInfo, pickled_identity
+from slidewright.sources.ome_attributes import OmeAttributes, step_of
 from slidewright.sources.on_disk import file_identity
 from slidewright.system.files import fill_from, regular
 from slidewright.system.remote_file import absolute, is_url
-from slidewright.tiff.metadata import MICROMETRES
+from slidewright.tiff.metadata import MICROMETRES, SECONDS
 
-_SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, of one time and plane and up to {MAX_CHANNELS} channels"
+_SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, and up to {MAX_CHANNELS} channels"
 _MAX_CHUNK_BYTES = 1 << 30
-_CODECS = {
-    "bytes", "transpose", "sharding_indexed", "gzip", "zlib", "zstd", "blosc", "lz4", "lzma", "bz2", "lzf", "zfpy",
-    "pcodec", "adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3", "shuffle", "delta", "bitround",
-    "fixedscaleoffset", "quantize", "packbits", "astype", "cast_value", "scale_offset",
-}  # fmt: skip
 _WASTE = 2  # how many times its own pixels a region may decode before whole chunks are kept instead
 
 
@@ -50,8 +46,8 @@ class ZarrSource(Source):
     axes: str
     """One letter an axis: y, x, c for samples, and any other for an axis of one."""
     info: SourceInfo
-    planes: Mapping[str, int] = field(default_factory=dict)
-    """The place along z and t, where there are several."""
+    planes: Mapping[str, range] = field(default_factory=dict)
+    """The places along z and t, where there are several."""
 
     @classmethod
     def at(cls, path: str, selection: Selection = Selection()) -> ZarrSource:  # noqa: B008 - frozen
@@ -82,8 +78,10 @@ class ZarrSource(Source):
         name = os.path.join(store, inner) if inner else store
         try:
             chosen = _choose(node, name, selection.series, selection.level)
-            planes = {axis: value for axis, value in (("z", selection.z), ("t", selection.t)) if value is not None}
-            axes = chosen.axes or _guess_axes(chosen.array, name)
+            axes = selection.axes or chosen.axes or _guess_axes(chosen.array, name)
+            if len(axes) != chosen.array.ndim:
+                raise OptionError(f"{name} has shape {chosen.array.shape}, which does not fit axes {axes!r}")
+            planes = _places(dict(zip(axes, chosen.array.shape, strict=False)), selection, name)
             info = _info(chosen, axes, name if chosen.array is node else os.path.join(store, chosen.array.path), planes)
         except (SlidewrightError, MemoryError):
             raise
@@ -118,18 +116,30 @@ class ZarrReader(Reader):
         self._size, self._chunk = info.size, info.tile
         self._depth = array.chunks[self._axes.index("c")] if "c" in self._axes else 1
         self._closed = False
-        self._planes = dict(source.planes)
-        raw = None if any(self._planes.values()) else _raw_chunks(array, source.axes, source.store)
+        self._places, self._frame = source.planes, 0
+        self._planes = self._planes_of(0)
+        raw = _raw_chunks(array, source.axes, source.store, self._planes)
         self._raw = raw is not None
         self._cells = CellReader(info.size, info.tile, info.samples, info.dtype, raw or self._decode, depth=self._depth)
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
         """The pixels of a region, see `Reader.read`."""
+        frame, plane = divmod(plane, self._samples)
+        if frame != self._frame:  # decoded chunks are of one frame
+            self._frame = frame
+            self._planes.update(self._planes_of(frame))
+            self._cells.clear()
         if self._raw or self._wasteful(y, x, height, width, plane, out.shape[2]):
             return self._cells.read(y, x, height, width, out, plane)
         answer = out[:height, :width]
         self._fetch(y, x, plane, answer)
         return answer
+
+    def _planes_of(self, frame: int) -> dict[str, int]:
+        """Where a frame lies along z and t."""
+        times, depths = (self._places.get(axis, range(1)) for axis in "tz")
+        time, depth = divmod(frame, len(depths))
+        return {axis: place for axis, place in (("t", times[time]), ("z", depths[depth])) if axis in self._places}
 
     def close(self) -> None:
         """Drop the cache and close the store (a .zip holds its file open)."""
@@ -179,6 +189,8 @@ class _Chosen:
     array: Any
     axes: str | None = None
     mpp: tuple[float, float] | None = None
+    z_spacing: float | None = None
+    time_increment: float | None = None
     kind: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Of the group that the array is a level of."""
@@ -188,6 +200,7 @@ class _Chosen:
 def _node(store: str, inner: str) -> Any:
     import zarr
 
+    from slidewright.sources.access.zarr_codecs import open_node
     from slidewright.sources.access.zarr_store import FolderStore
 
     try:
@@ -198,12 +211,13 @@ def _node(store: str, inner: str) -> Any:
             target = zarr.storage.ZipStore(store, mode="r") if is_zip else FolderStore(store, read_only=True)
         with warnings.catch_warnings():  # about codecs beyond the specification, which are read all the same
             warnings.simplefilter("ignore", UserWarning)
-            return zarr.open(target, path=inner or None, mode="r")
+            return open_node(target, inner)
     except Exception as error:
-        where = os.path.join(store, inner)
-        raise SourceError(
-            f"{where} can't be opened by zarr ({type(error).__name__}: {error}); check that the store is whole"
-        ) from error
+        where = os.path.join(store, inner) if inner else store
+        remedy = "check that the store is whole"
+        if type(error).__name__ == "UnknownCodecError":  # zarr and numcodecs each have one
+            remedy = "save it again with another; the codecs of imagecodecs for zarr v3 came with its release 2026.5.10"
+        raise SourceError(f"{where} can't be opened by zarr ({type(error).__name__}: {error}); {remedy}") from error
 
 
 def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Chosen:
@@ -262,7 +276,10 @@ def _dataset(node: Any, multiscale: Mapping[str, Any], name: str, level: int) ->
     letters = "".join(_letter(str(axis.get("name", "?"))) for axis in axes)
     if len(letters) != array.ndim:
         raise SourceError(f"{name}: {len(letters)} axes for an array of {array.ndim} dimensions; the store is damaged")
-    return _Chosen(array, letters, _mpp(axes, letters, (multiscale, datasets[level])))
+    holders = (multiscale, datasets[level])
+    x, y, z = (step_of(axes, letters, letter, MICROMETRES, holders) for letter in "xyz")
+    seconds = step_of(axes, letters, "t", SECONDS, holders)
+    return _Chosen(array, letters, (x, y) if x is not None and y is not None else None, z, seconds)
 
 
 def _channels(omero: Any) -> tuple[Channel, ...]:
@@ -286,25 +303,10 @@ def _letter(axis: str) -> str:
     return "c" if lower in ("c", "s", "channel", "channels", "sample", "samples", "band", "rgb") else lower[:1]
 
 
-def _mpp(
-    axes: list[dict[str, Any]], letters: str, holders: tuple[Mapping[str, Any], ...]
-) -> tuple[float, float] | None:
-    """Micrometres a pixel, of the scales of the dataset and of the whole, where the axes have a unit of length."""
-    found: list[float] = []
-    for letter in "xy":
-        index = letters.find(letter)
-        unit = MICROMETRES.get(str(axes[index].get("unit", "")).lower()) if index >= 0 else None
-        scales = [
-            float(transform["scale"][index])
-            for holder in holders
-            for transform in holder.get("coordinateTransformations") or []
-            if transform.get("type") == "scale" and len(transform.get("scale", ())) == len(letters)
-        ]
-        value = float(np.prod(scales)) * unit if unit and scales else 0.0
-        if not 0 < value < 1e9:
-            return None
-        found.append(value)
-    return (found[0], found[1])
+def _places(lengths: Mapping[str, int], selection: Selection, name: str) -> dict[str, range]:
+    """The planes and times that were chosen."""
+    found = {axis: selection.places(axis, lengths.get(axis, 1), name) for axis in "zt"}
+    return {axis: places for axis, places in found.items() if places is not None and axis in lengths}
 
 
 def _guess_axes(array: Any, name: str) -> str:
@@ -333,14 +335,13 @@ def _yx(shape: tuple[int, ...], axes: str) -> Size:
     return Size(int(shape[axes.index("y")]), int(shape[axes.index("x")]))
 
 
-def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, int]) -> SourceInfo:
+def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) -> SourceInfo:
+    from slidewright.sources.access.zarr_codecs import check_codecs
+
     array = chosen.array
     lengths = dict(zip(axes, array.shape, strict=True))
     if len(lengths) != len(axes) or not {"x", "y"} <= set(lengths):
         raise SourceError(f"{name} has axes {axes!r}; {_SUPPORTED}")
-    for axis, value in planes.items():
-        if value >= lengths.get(axis, 1):
-            raise OptionError(f"{name} has no {axis} {value}; it has {lengths.get(axis, 1)}")
     known = ("y", "x", "c", *planes)
     long = [f"{axis} of {length}" for axis, length in lengths.items() if axis not in known and length != 1]
     samples = int(lengths.get("c", 1))
@@ -348,7 +349,7 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, int]) -> S
         what = " and ".join(long) or f"c of {samples}"
         choose = all(words[0] in "zt" for words in long) and long
         remedy = (
-            f"choose one with {' and '.join(words[0] for words in long)}"
+            f"choose one with {' and '.join(words[0] for words in long)}, or keep all"
             if choose
             else "save a part of it first, such as some of its channels"
         )
@@ -357,12 +358,15 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, int]) -> S
         raise SourceError(f"{name} has shape {tuple(array.shape)}, which holds no pixel")
     if min(array.chunks) < 1:
         raise SourceError(f"{name} has chunks of {tuple(array.chunks)}, which hold no pixel; the store is damaged")
-    _check_codecs(array, name)
+    check_codecs(array, name)
     dtype = check_dtype(np.dtype(array.dtype), name)
     size, chunk = _yx(array.shape, axes), _yx(array.chunks, axes)
     grid = Size(min(chunk.height, size.height), min(chunk.width, size.width))
     depth = min(samples, int(array.chunks[axes.index("c")])) if "c" in axes else 1
-    if grid.height * grid.width * depth * np.dtype(dtype).itemsize > _MAX_CHUNK_BYTES:
+    cell_bytes = grid.height * grid.width * depth * np.dtype(dtype).itemsize
+    deep = zip(axes, array.chunks, array.shape, strict=True)
+    frames = math.prod(min(int(chunk), int(length)) for axis, chunk, length in deep if axis not in "yxc")
+    if cell_bytes * frames > _MAX_CHUNK_BYTES:
         raise SourceError(
             f"{name} has chunks of {grid} pixels, too large to decode in memory; save it again with smaller chunks"
         )
@@ -373,6 +377,7 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, int]) -> S
         size=size,
         samples=samples,
         dtype=dtype,
+        stack=Stack(*(len(planes.get(axis, range(1))) for axis in "tz")),
         kind=said.kind(samples, dtype) or chosen.kind,
         description=said.description,
         icc_profile=said.icc_profile,
@@ -380,39 +385,26 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, int]) -> S
         planar=samples > 1 and depth == 1,
         mpp=chosen.mpp,
         tile=grid,
-        metadata=replace(said.metadata, channels=chosen.channels if len(chosen.channels) == samples else ()),
+        metadata=_metadata(said.metadata, chosen, samples),
+        worker_bytes=LIBRARY_BYTES + cell_bytes * (frames - 1),
     )
 
 
-def _check_codecs(array: Any, name: str) -> None:
-    """Refuse codecs that are not known to only turn bytes into bytes: numcodecs' "pickle" runs what a store says."""
-    described = array.metadata.to_dict()
-    if array.metadata.zarr_format == 2:
-        found = [described.get("compressor"), *(described.get("filters") or ())]
-    else:
-        found = list(described.get("codecs") or ())
-    while found:
-        codec = found.pop()
-        if codec is None:
-            continue
-        codec = (
-            codec
-            if isinstance(codec, dict)
-            else codec.get_config()
-            if hasattr(codec, "get_config")
-            else codec.to_dict()
-        )
-        called = str(codec.get("id") or codec.get("name")).removeprefix("numcodecs.")
-        if called not in _CODECS and not called.startswith("imagecodecs_"):
-            raise SourceError(
-                f"{name} is stored with the codec {called!r}, which slidewright does not run; {_SUPPORTED}"
-            )
-        settings = codec.get("configuration") or {}
-        found += [*settings.get("codecs", ()), *settings.get("index_codecs", ())]
+def _metadata(said: Metadata, chosen: _Chosen, samples: int) -> Metadata:
+    return replace(
+        said,
+        channels=chosen.channels if len(chosen.channels) == samples else (),
+        z_spacing=chosen.z_spacing or said.z_spacing,
+        time_increment=chosen.time_increment or said.time_increment,
+    )
 
 
-def _raw_chunks(array: Any, axes: str, store: str) -> Callable[[int, int, int, Pixels], None] | None:
-    """A decoder that reads the files of uncompressed chunks, or None where chunks are anything else."""
+def _raw_chunks(
+    array: Any, axes: str, store: str, planes: Mapping[str, int]
+) -> Callable[[int, int, int, Pixels], None] | None:
+    """A decoder that reads the files of uncompressed chunks, or None where chunks are anything else; `planes` is asked
+    each time for the place along z and t.
+    """
     if is_url(store) or store.lower().endswith(".zip"):
         return None
     if not _is_cell(array, axes) or not _is_uncompressed(array.metadata):
@@ -423,7 +415,7 @@ def _raw_chunks(array: Any, axes: str, store: str) -> Callable[[int, int, int, P
     swapped = not np.dtype(array.dtype).isnative if array.metadata.zarr_format == 2 else False
 
     def decode(row: int, column: int, band: int, out: Pixels) -> None:
-        place = {"y": row, "x": column, "c": band}
+        place = {**planes, "y": row, "x": column, "c": band}
         buffer = memoryview(out).cast("B")
         try:
             with open(

@@ -62,9 +62,7 @@ class MemoryLimit:
 
 def available_memory() -> MemoryLimit:
     """The least of free memory and what cgroups (version 1 or 2) and Slurm leave."""
-    import psutil
-
-    limits = [MemoryLimit(int(psutil.virtual_memory().available), "the free memory")]
+    limits = [MemoryLimit(_free_memory(), "the free memory")]
     for folder in _cgroup_folders():
         limits += _left("the cgroup's memory", folder, "memory.max", "memory.current", "inactive_file")
     for folder in _legacy_folders():
@@ -77,6 +75,16 @@ def available_memory() -> MemoryLimit:
     if cpu.isdigit() and int(cpu) > 0:
         limits.append(MemoryLimit((int(cpu) << 20) * usable_cpus(), "SLURM_MEM_PER_CPU"))
     return min(limits, key=lambda limit: limit.bytes)
+
+
+def _free_memory() -> int:
+    """Bytes that the machine can give without swapping; where the kernel says so, without psutil's import of 10 ms."""
+    words = _read_words(Path("/proc/meminfo"))
+    if "MemAvailable:" in words:
+        return int(words[words.index("MemAvailable:") + 1]) << 10
+    import psutil
+
+    return int(psutil.virtual_memory().available)
 
 
 def _legacy_folders() -> list[Path]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 _STANDARD = (
     *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
     *(14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62),
@@ -91,11 +93,9 @@ def _quantisation(payload: bytes) -> Iterator[tuple[int, tuple[int, ...]]]:
 
 def _quality(table: tuple[int, ...]) -> int:
     """The quality at which libjpeg's scaled table differs least from this one; the order of values does not matter."""
-    found = sorted(table)
-
-    def distance(quality: int) -> int:
-        scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-        made = sorted(min(255, max(1, (value * scale + 50) // 100)) for value in _STANDARD)
-        return sum(abs(mine - theirs) for mine, theirs in zip(made, found, strict=False))
-
-    return min(range(1, 101), key=distance)
+    found = np.sort(table)
+    qualities = np.arange(1, 101)
+    scales = np.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)
+    made = np.clip((np.outer(scales, np.sort(_STANDARD)) + 50) // 100, 1, 255)  # which scaling leaves in order
+    distances = np.abs(made[:, : len(found)] - found[: made.shape[1]]).sum(axis=1)
+    return int(qualities[distances.argmin()])

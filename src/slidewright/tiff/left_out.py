@@ -21,9 +21,9 @@ def left_out_of(tiff: Any, page: Any, mpp: tuple[float, float] | None) -> tuple[
         )
     if any(int(tiff.pages[number].aspage().subfiletype) & _MASK for number in range(len(tiff.pages))):
         found.append("a mask of what is transparent (NewSubfileType 4)")
-    if page.photometric.name == "RGB" and page.dtype is not None and page.dtype.name not in ("uint8", "uint16"):
+    if page.photometric == 2 and page.dtype is not None and page.dtype.name not in ("uint8", "uint16"):
         found.append(f"that its {page.samplesperpixel} channels of {page.dtype.name} are red, green and blue")
-    elif page.photometric.name == "RGB" and page.samplesperpixel > 4:
+    elif page.photometric == 2 and page.samplesperpixel > 4:
         found.append(f"that the first three of its {page.samplesperpixel} channels are red, green and blue")
     if _NODATA in page.tags:
         found.append(f"that the value {str(page.tags[_NODATA].value).strip()} stands for no data")

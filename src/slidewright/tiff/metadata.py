@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from typing import Any
-from xml.etree import ElementTree
 
 OWN = "slidewright|"
 """How a description begins in which slidewright itself kept metadata."""
@@ -19,6 +18,13 @@ MICROMETRES = {
     "angstrom": 1e-4, "inch": 25_400.0,
 }  # fmt: skip
 """Micrometres in a unit, by its OME symbol or its UDUNITS name."""
+
+SECONDS = {
+    "s": 1.0, "ms": 1e-3, "µs": 1e-6, "μs": 1e-6, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0, "d": 86400.0,
+    "second": 1.0, "sec": 1.0, "millisecond": 1e-3, "microsecond": 1e-6, "nanosecond": 1e-9, "minute": 60.0,
+    "hour": 3600.0, "day": 86400.0,
+}  # fmt: skip
+"""Seconds in a unit of time, by its OME symbol or its UDUNITS name."""
 
 MAX_MPP = 100.0
 """The coarsest resolution that is taken for a microscope's without OME or a vendor to say so (72 dpi are 353).
@@ -85,6 +91,8 @@ def positive(value: Any) -> float | None:
 
 def _ome_mpp(xml: str, series: int) -> tuple[float, float] | None:
     """PhysicalSizeX and Y of the `series`-th Image; the schema's default unit is the micrometre."""
+    from xml.etree import ElementTree
+
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:

@@ -25,10 +25,12 @@ _SHORT_NAMES = {
 }
 _JPEG_CODES = (6, 7, 33007, 34892)
 _PLAIN_JPEG_CODES = (7, 33007)
+_OLD_JPEG = 6
 _SEPARATE = 2
 _ASSOCIATED_ALPHA = 1
 _SUBSAMPLING, _ORIENTATION = 530, 274
 _INK_SET, _COEFFICIENTS, _REFERENCE = 332, 529, 532
+_PHOTOMETRIC = 262
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -59,7 +61,12 @@ class Page:
 
     @property
     def photometric(self) -> str:
-        """PhotometricInterpretation: "miniswhite", "minisblack", "rgb", "palette", "ycbcr" ..."""
+        """PhotometricInterpretation: "miniswhite", "minisblack", "rgb", "palette", "ycbcr" ...
+
+        What does not say so is taken for what libtiff takes it for, by its samples and whether it is a fax.
+        """
+        if _PHOTOMETRIC not in self.page.tags:
+            return "rgb" if self.samples > 2 else "miniswhite" if self.compression.startswith("ccitt") else "minisblack"
         return str(getattr(self.page.photometric, "name", self.page.photometric)).lower()
 
     @property
@@ -68,9 +75,19 @@ class Page:
         return self.photometric == "palette" or self.bits == 1
 
     @property
+    def is_mask(self) -> bool:
+        """Whether a pixel is a single bit, and that no index of a palette."""
+        return self.bits == 1 and self.samples == 1 and self.photometric in ("miniswhite", "minisblack")
+
+    @property
     def is_jpeg(self) -> bool:
         """Whether each segment is a JPEG."""
         return int(self.page.compression) in _JPEG_CODES
+
+    @property
+    def is_old_jpeg(self) -> bool:
+        """Whether its Compression is 6, whose segments may be any part of a JPEG."""
+        return int(self.page.compression) == _OLD_JPEG
 
     @property
     def is_plain_jpeg(self) -> bool:
@@ -97,6 +114,12 @@ class Page:
         return (int(value[0]), int(value[1]))
 
     @property
+    def uneven_bits(self) -> tuple[int, ...]:
+        """Bits of each sample, where they are not the same."""
+        bits = self.page.bitspersample
+        return () if isinstance(bits, int) or len(set(bits)) == 1 else tuple(map(int, bits))
+
+    @property
     def undecodable(self) -> bool:
         """Whether nothing here knows its compression."""
         import tifffile
@@ -116,7 +139,8 @@ class Page:
         """The byte order, "<" or ">", of segments that hold pixels as they are; None where they must be decoded."""
         bits = self.page.bitspersample
         plain = self.compression == "none" and self.predictor == 1 and int(self.page.fillorder) == 1
-        if not plain or not isinstance(bits, int) or bits not in (8, 16, 32):
+        plain = plain and (self.photometric != "ycbcr" or self.subsampling == (1, 1))
+        if not plain or not isinstance(bits, int) or bits not in (8, 16, 32) or self.dtype == np.float16:
             return None
         return "<" if self.page.parent.byteorder == "<" else ">"
 
@@ -155,15 +179,20 @@ class Page:
     @property
     def luma(self) -> tuple[float, float, float]:
         """YCbCrCoefficients: what red, green and blue weigh in Y."""
-        values = self.page.tags.valueof(_COEFFICIENTS) or (299, 1000, 587, 1000, 114, 1000)
-        red, green, blue = (float(values[n]) / float(values[n + 1]) for n in (0, 2, 4))
+        red, green, blue = self._numbers(_COEFFICIENTS, 3) or (0.299, 0.587, 0.114)
         return red, green, blue
 
     @property
     def reference(self) -> tuple[float, ...]:
         """ReferenceBlackWhite of three samples; without it all codes, and chroma around 128."""
-        values = self.page.tags.valueof(_REFERENCE) or (0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1)
-        return tuple(float(values[n]) / float(values[n + 1]) for n in range(0, 12, 2))
+        return self._numbers(_REFERENCE, 6) or (0, 255, 128, 255, 128, 255)
+
+    def _numbers(self, tag: int, count: int) -> tuple[float, ...]:
+        """The numbers of a tag, which may be fractions or not; none where there are not so many."""
+        values = self.page.tags.valueof(tag) or ()
+        if len(values) == 2 * count:
+            return tuple(float(values[n]) / float(values[n + 1]) for n in range(0, 2 * count, 2))
+        return tuple(map(float, values)) if len(values) == count else ()
 
     @property
     def nodata(self) -> float:
@@ -180,7 +209,8 @@ class Page:
     @property
     def orientation(self) -> int:
         """Orientation, 1 to 8; 1 is upright."""
-        return int(self.page.tags.valueof(_ORIENTATION, 1))
+        value = self.page.tags.valueof(_ORIENTATION, 1)
+        return value[0] if isinstance(value, bytes) and value else int(value)  # bytes where its type is "undefined"
 
     @property
     def icc_profile(self) -> bytes | None:

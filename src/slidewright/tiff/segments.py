@@ -8,6 +8,7 @@ more than the codec. What comes out is what tifffile gives, to the pixel.
 from __future__ import annotations
 
 import sys
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from slidewright.errors import SlidewrightError
 from slidewright.geometry import Region
 from slidewright.system.pixel_file import PixelFile
+from slidewright.tiff.fax import fax_decoder
 from slidewright.tiff.page import Page
 from slidewright.tiff.stream_headers import look
 
@@ -42,7 +44,7 @@ class Segments:
     def __init__(self, page: Page, file: PixelFile, error: type[SlidewrightError]) -> None:
         self.page = page
         self._file, self._error = file, error
-        self._generic: Callable[..., Any] = _chroma_units(page) or page.page.decode
+        self._generic: Callable[..., Any] = _chroma_units(page) or fax_decoder(page) or page.page.decode
         self._tables, self._header = page.jpeg_tables, page.page.jpegheader
         self._jpeg = _jpeg_colours(page)
         order = page.raw_order
@@ -165,10 +167,8 @@ class Segments:
             raise self._error(f"{self.where(index)} is a JPEG without an end; copy the file again")
         try:
             jpeg8_decode(data, tables=self._tables, colorspace=self._jpeg[0], outcolorspace=self._jpeg[1], out=out)
-        except ValueError:
+        except Exception:  # the slow way says what is damaged, and knows colours that libjpeg does not change
             return False
-        except Exception as error:
-            raise self._damaged(index, error) from error
         return True
 
     def _decode_any(self, index: int, data: bytes) -> NDArray[Any] | None:
@@ -185,8 +185,27 @@ class Segments:
         except MemoryError:
             raise
         except Exception as error:  # each codec has an error class of its own
-            raise self._damaged(index, error) from error
+            cut = self._cut(index, data)
+            if cut is None:
+                raise self._damaged(index, error) from error
+            return self._decode_any(index, cut)
         return None if pixels is None else np.asarray(pixels[0])
+
+    def _cut(self, index: int, data: bytes) -> bytes | None:
+        """The deflate stream of a last strip that was padded to the height of the others, ended where its pixels do, as
+        libtiff reads it; None for any other.
+        """
+        page = self.page
+        if self._codec != "deflate" or page.bits < 8 or page.tiled:
+            return None
+        row = page.cell.width * page.samples // page.planes * page.dtype.itemsize
+        rows = page.size.height - index % page.grid.height * page.cell.height
+        try:
+            pixels = zlib.decompressobj().decompress(data, page.cell.height * row + 1)
+        except zlib.error:
+            return None
+        padded = rows * row < len(pixels) <= page.cell.height * row
+        return zlib.compress(pixels[: rows * row], 0) if padded else None
 
     def _check_stream(self, index: int, data: bytes) -> None:
         """Refuse an image that says it is far larger than its tile, before a decoder makes room for it."""
@@ -237,6 +256,8 @@ def _jpeg_colours(page: Page) -> tuple[int | None, int | None] | None:
         return None
     if page.photometric == "ycbcr":
         return None, _RGB
+    if page.samples not in (1, 3):
+        return None, None  # alpha, and inks, are no colours that libjpeg changes
     if page.photometric == "rgb":  # Aperio stores RGB without saying so inside the JPEG
         return (None if page.is_jfif else _RGB), _RGB
     return None, None

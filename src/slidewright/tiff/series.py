@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from slidewright.errors import OptionError, SourceError, numbered
+from slidewright.geometry import SINGLE, Stack
 from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.tiff.page import Page, read_page
@@ -28,17 +29,18 @@ _FILE_NAME = re.compile(r'FileName="([^"]*)"')
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What makes one image: a page, or one page a channel, or the places of channels that have no pages."""
+    """What makes one image or stack: a page a frame and channel, or the places of those that have no pages."""
 
     pages: tuple[Page, ...]
     channels: int | None = None
     """How many channels are stored as images of their own."""
     offsets: tuple[int, ...] | None = None
-    """Byte of each channel's first pixel, where they lie uncompressed in the file without pages of their own."""
+    """Byte of the first pixel of each page that is not there, where all lie uncompressed in the file."""
+    stack: Stack = SINGLE
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(height, width, samples)."""
+        """(height, width, samples) of a frame."""
         return (*self.pages[0].size, self.channels or self.pages[0].samples)
 
 
@@ -90,7 +92,8 @@ def image_of(tiff: Any, path: str, selection: Selection) -> Image:
 
     series, level = selection.series or 0, selection.level or 0
     pick(tiff.series, series, "series", path)
-    if tiff.is_ome and len(set(_FILE_NAME.findall(tiff.ome_metadata or ""))) > 1:
+    xml = tiff.ome_metadata or "" if tiff.is_ome else ""
+    if len(set(_FILE_NAME.findall(xml))) > 1 or "<BinaryOnly" in xml:  # which says that another file has the XML
         raise SourceError(
             f"{path} is one of several files of an OME-TIFF; choose an image of this file with page, or write all to "
             "one first, such as tifffile.imwrite(new, tifffile.imread(path), ome=True, metadata={'axes': 'CYX'})"
@@ -98,7 +101,7 @@ def image_of(tiff: Any, path: str, selection: Selection) -> Image:
     chosen = pick(levels_of(tiff, series), level, "level", path)
     which = f"level {level} of series {series}"
     if isinstance(chosen, TiffPage):
-        _plane(path, which, {}, selection)
+        _places(path, which, {}, selection)
         return Image((read_page(chosen),))
     first = next((item for item in chosen.pages if item is not None), None)
     if first is None:
@@ -109,39 +112,46 @@ def image_of(tiff: Any, path: str, selection: Selection) -> Image:
         held = len(tiff.pages) * int(first.samplesperpixel)  # Bio-Formats counts the channels of one page
         if images > 1 and images > held:  # tifffile only logs that, and shows the first
             raise SourceError(f"{path}: ImageJ put {images} images into it, and it has not all; copy the file again")
-        _plane(path, which, {}, selection)
+        _places(path, which, {}, selection)
         return Image((read_page(first),))
     depth = len(chosen.axes) - first.ndim
-    lengths = dict(zip(chosen.axes[:depth], map(int, chosen.shape[:depth]), strict=True))
-    numbers = np.arange(int(np.prod(chosen.shape[:depth]))).reshape(chosen.shape[:depth])
-    left = _plane(path, which, lengths, selection)
+    axes = _named(str(chosen.axes[:depth]))
+    lengths = dict(zip(axes, map(int, chosen.shape[:depth]), strict=True))
+    places = _places(path, which, lengths, selection)
+    left = [axis for axis, length in lengths.items() if length > 1 and axis not in places]
     if left not in ([], ["C"]):
         choices = [f"{axis.lower()}, 0 to {lengths[axis] - 1}" for axis in left if axis in "ZT"]
-        choices = choices if {*left} <= {*"ZTC"} else []
+        known = bool(choices) and {*left} <= {*"ZTC"}
+        remedy = f"{' and with '.join(choices)}, or keep all" if known else f"page, 0 to {len(tiff.pages) - 1}"
         raise SourceError(
-            f"{path}: {which} is a stack of images (axes {chosen.axes}, shape {chosen.shape}); choose one with "
-            f"{' and with '.join(choices) or f'page, 0 to {len(tiff.pages) - 1}'}"
+            f"{path}: {which} is a stack of images (axes {chosen.axes}, shape {chosen.shape}); choose one with {remedy}"
         )
-    places = {"Z": selection.z or 0, "T": selection.t or 0}
-    kept = numbers[tuple(slice(None) if axis == "C" else places.get(axis, 0) for axis in lengths)]
-    return _pages_of(tiff, path, which, chosen, first, kept.ravel().tolist(), bool(left))
+    numbers = np.arange(int(np.prod(chosen.shape[:depth]))).reshape(chosen.shape[:depth])
+    kept = numbers[np.ix_(*(places.get(axis, range(length)) for axis, length in lengths.items()))]
+    order = [axes.index(axis) for axis in "TZC" if axis in axes]
+    rest = [number for number in range(depth) if number not in order]  # of one
+    kept = kept.transpose([*rest, *order])
+    stack = Stack(*(len(places[axis]) if axis in places else 1 for axis in "TZ"))
+    return _pages_of(tiff, path, which, chosen, first, kept.ravel().tolist(), stack, bool(left))
 
 
-def _plane(path: str, which: str, lengths: Mapping[str, int], selection: Selection) -> list[str]:
-    """The long axes of a stack that z and t leave; raises OptionError for a plane that there is not."""
-    left = [axis for axis, length in lengths.items() if length > 1]
-    for axis, value in (("Z", selection.z), ("T", selection.t)):
-        length = lengths.get(axis, 1)
-        if value is not None and value >= length:
-            raise OptionError(f"{path}: {which} has no {axis.lower()} {value}; {numbered(length)}")
-        if value is not None and axis in left:
-            left.remove(axis)
-    return left
+def _named(axes: str) -> str:
+    """Axes of a stack; pages of which nothing says what they are count as planes along z."""
+    unnamed = [axis for axis in axes if axis in "IQ"]
+    return axes.replace(unnamed[0], "Z") if len(unnamed) == 1 and "Z" not in axes else axes
 
 
-def _pages_of(tiff: Any, path: str, which: str, chosen: Any, first: Any, numbers: list[int], channels: bool) -> Image:
-    """One image of a stack, or one for each channel: the pages of these numbers."""
-    count = len(numbers)
+def _places(path: str, which: str, lengths: Mapping[str, int], selection: Selection) -> dict[str, range]:
+    """The planes and times that were chosen; raises OptionError for one that there is not."""
+    found = {axis: selection.places(axis.lower(), lengths.get(axis, 1), f"{path}: {which}") for axis in "ZT"}
+    return {axis: places for axis, places in found.items() if places is not None and axis in lengths}
+
+
+def _pages_of(
+    tiff: Any, path: str, which: str, chosen: Any, first: Any, numbers: list[int], stack: Stack, channels: bool
+) -> Image:
+    """One image of a stack or several, or one for each channel: the pages of these numbers."""
+    count = len(numbers) // stack.frames
     if count > MAX_CHANNELS:
         raise SourceError(f"{path}: {which} has {count} channels, and {MAX_CHANNELS} at most can be converted")
     pages, page = list(chosen.pages), read_page(first)
@@ -149,16 +159,17 @@ def _pages_of(tiff: Any, path: str, which: str, chosen: Any, first: Any, numbers
         image_bytes = page.size.height * page.size.width * page.samples * page.dtype.itemsize
         offsets = tuple(int(chosen.dataoffset) + number * image_bytes for number in numbers)
         if max(offsets) + image_bytes > tiff.filehandle.size:
-            raise SourceError(f"{path}: {count} channels do not fit in the file; it is cut short, copy it again")
-        return Image((page,), count if channels else None, offsets)
+            raise SourceError(f"{path}: {len(numbers)} images do not fit in the file; it is cut short, copy it again")
+        return Image((page,), count if channels else None, offsets, stack)
     if max(numbers) >= len(pages) or any(pages[number] is None for number in numbers):
-        raise SourceError(f"{path}: {which} has {count} channels, but not a page for each; the file is damaged")
-    if not channels:
+        raise SourceError(f"{path}: {which} has {len(numbers)} images, but not a page for each; the file is damaged")
+    if len(numbers) == 1:
         return Image((read_page(pages[numbers[0]].aspage()),))
-    whole = tuple(read_page(pages[number].aspage(), f"channel {place}") for place, number in enumerate(numbers))
+    what = "channel" if channels and stack.frames == 1 else "image"
+    whole = tuple(read_page(pages[number].aspage(), f"{what} {place}") for place, number in enumerate(numbers))
     if any((p.size, p.cell, p.tiled, p.dtype) != (page.size, page.cell, page.tiled, page.dtype) for p in whole):
-        raise SourceError(f"{path}: the channels of {which} differ in size, tiles or dtype; choose one with page")
-    return Image(whole, count)
+        raise SourceError(f"{path}: the images of {which} differ in size, tiles or dtype; choose one with page")
+    return Image(whole, count if channels else None, None, stack)
 
 
 def pick(items: Any, index: int, what: str, path: str) -> Any:

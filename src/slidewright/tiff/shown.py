@@ -1,5 +1,5 @@
 """From the numbers that a TIFF stores to those that a viewer shows: white where zero is white, and the full range of
-8 bits for samples of 2 and 4.
+8 bits for samples of fewer.
 
 Apart from `segments.py`, which gives what is stored; both the source and the check against a source need this.
 """
@@ -14,29 +14,45 @@ from numpy.typing import NDArray
 
 from slidewright.tiff.page import Page
 
+Change = Callable[[NDArray[Any]], None]
+"""Of decoded pixels, in place."""
 
-def change_of(page: Page) -> Callable[[NDArray[Any]], None] | None:
+
+def change_of(page: Page) -> Change | None:
     """What makes decoded pixels those that are shown, in place; None where they are already.
 
     MinIsWhite (TIFF 6.0, PhotometricInterpretation 0) is turned over, single bits too: 1 is what a viewer shows white.
-    Signed and floating numbers are left alone, which have no darkest value. Samples of 2 and 4 bits are spread over 0
-    to 255, as libvips and Pillow do; indices of a palette are none.
+    Signed and floating numbers are left alone, which have no darkest value.
     """
     inverted = page.photometric == "miniswhite" and page.dtype.kind == "u"
-    factor = 255 // ((1 << page.bits) - 1) if page.bits in (2, 4) and page.photometric != "palette" else 1
-    if not inverted and factor == 1:
-        return None
-    if page.bits == 1:
+    spread = spread_of(page)
+    if not inverted:
+        return spread
+    if page.is_mask:
         return _flip
-    top = page.dtype.type(255 if factor > 1 else (1 << page.bits) - 1)
+    top = page.dtype.type(255 if spread else (1 << page.bits) - 1)
 
     def change(pixels: NDArray[Any]) -> None:
-        if factor > 1:
-            pixels *= pixels.dtype.type(factor)
-        if inverted:
-            np.subtract(top, pixels, out=pixels)
+        if spread is not None:
+            spread(pixels)
+        np.subtract(top, pixels, out=pixels)
 
     return change
+
+
+def spread_of(page: Page) -> Change | None:
+    """What spreads samples of less than 8 bits over 0 to 255, as libvips and Pillow do; indices of a palette are none,
+    and a single bit a pixel is a mask.
+    """
+    if page.bits >= 8 or page.photometric == "palette" or page.is_mask:
+        return None
+    top = (1 << page.bits) - 1
+    table = np.round(np.arange(256).clip(max=top) * (255 / top)).astype(np.uint8)
+
+    def spread(pixels: NDArray[Any]) -> None:
+        pixels[...] = table[pixels]
+
+    return spread
 
 
 def _flip(bits: NDArray[Any]) -> None:

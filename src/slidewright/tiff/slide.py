@@ -116,8 +116,9 @@ class TiffSlide:
         with damage_named(self.path, VerifyError):
             found = []
             for first, level in zip(self.levels, self._levels, strict=True):
+                word = "plane" if {*level.axes} & {*"ZT"} else "channel"
                 others = enumerate(layout.channels_of(level), 1)
-                pages = (read_page(page, f"{first.name}, channel {number}") for number, page in others)
+                pages = (read_page(page, f"{first.name}, {word} {number}") for number, page in others)
                 found.append((first, *map(self.look, pages)))
             return tuple(found)
 
@@ -233,14 +234,12 @@ def damage_named(path: str, error: type[SlidewrightError]) -> Iterator[None]:
         raise
     except OSError as problem:
         raise SourceError(f"{path} can't be read: {problem.strerror or problem}") from problem
+    except NotImplementedError as problem:
+        raise error(f"{path} is stored in a way that can't be read ({problem}); save it again in another") from problem
     except Exception as problem:
         raise error(f"{path}: its TIFF directories can't be read ({problem}); the file is damaged") from problem
 
 
-def vendor_of(path: str) -> str:
+def vendor_of(slide: TiffSlide) -> str:
     """The kind of file, by its first page alone: one of `series.VENDORS`, "aperio-ycbcr" or ""."""
-    try:
-        with TiffSlide(path) as slide:
-            return "aperio-ycbcr" if slide.is_aperio_ycbcr else slide.vendor
-    except (SourceError, VerifyError):
-        return ""  # the description that follows says what is wrong
+    return "aperio-ycbcr" if slide.is_aperio_ycbcr else slide.vendor

@@ -9,14 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
-from xml.etree import ElementTree
-from xml.etree.ElementTree import Element
+from typing import TYPE_CHECKING, Any
 
 from slidewright.metadata import Channel, Metadata, fields_of
-from slidewright.tiff.metadata import MICROMETRES, OWN, positive
+from slidewright.tiff.metadata import MICROMETRES, OWN, SECONDS, positive
 
-_OWN_FIELDS = ("objective_power", "scanner_vendor", "scanner_model", "scanner_software", "z_spacing", "background")
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+_OWN_FIELDS = (
+    *("objective_power", "scanner_vendor", "scanner_model", "scanner_software"),
+    *("z_spacing", "time_increment", "background"),
+)
+_OWN_NUMBERS = ("objective_power", "z_spacing", "time_increment")
 _HARMLESS = {
     *("AppMag", "MPP", "StripeWidth", "Parmset", "Left", "Top", "LineCameraSkew", "LineAreaXOffset", "LineAreaYOffset"),
     *("Filtered", "OriginalWidth", "OriginalHeight", "Originalheight", "DisplayColor", "SessonMode", "Gamma"),
@@ -64,6 +69,8 @@ def aperio(description: str) -> Metadata:
 
 def ome(xml: str, series: int) -> Metadata:
     """The `series`-th Image of an OME-XML."""
+    from xml.etree import ElementTree
+
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:
@@ -75,14 +82,13 @@ def ome(xml: str, series: int) -> Metadata:
     pixels, reference = _first(image, "Pixels"), _first(image, "ObjectiveSettings")
     objective = _by_id(root, "Objective", None if reference is None else reference.get("ID"))
     microscope = _first(root, "Microscope")
-    spacing = None if pixels is None else positive(pixels.get("PhysicalSizeZ"))
-    unit = "µm" if pixels is None else pixels.get("PhysicalSizeZUnit", "µm")
     return Metadata(
         objective_power=None if objective is None else positive(objective.get("NominalMagnification")),
         scanner_vendor=None if microscope is None else microscope.get("Manufacturer"),
         scanner_model=None if microscope is None else microscope.get("Model"),
         channels=() if pixels is None else _channels(pixels),
-        z_spacing=None if spacing is None else spacing * MICROMETRES.get(unit.lower(), 1.0),
+        z_spacing=_measure(pixels, "PhysicalSizeZ", "µm", MICROMETRES),
+        time_increment=_measure(pixels, "TimeIncrement", "s", SECONDS),
         identifying=_ome_identifying(root, image),
     )
 
@@ -92,7 +98,7 @@ def own(description: str) -> Metadata:
     pairs = (part.split(" = ", 1) for part in description.splitlines()[0].split("|")[1:] if " = " in part)
     found = {name: value for name, value in pairs if name in _OWN_FIELDS}
     background = found.pop("background", "")
-    numbers = {name: positive(found.pop(name, None)) for name in ("objective_power", "z_spacing")}
+    numbers = {name: positive(found.pop(name, None)) for name in _OWN_NUMBERS}
     color = tuple(bytes.fromhex(background[1:])) if re.fullmatch("#[0-9a-f]{6}", background) else None
     values: dict[str, Any] = {**numbers, **found, "background": color}
     return Metadata(**values)
@@ -102,6 +108,12 @@ def as_description(metadata: Metadata) -> str | None:
     """What may be kept, as a line for a generic TIFF, which has no tags for it; None where nothing is known."""
     known = [f"{name} = {value.replace('|', '/')}" for name, value in metadata.known.items() if name in _OWN_FIELDS]
     return OWN + "|".join(" ".join(field.split()) for field in known) if known else None
+
+
+def _measure(pixels: Element | None, name: str, unit: str, units: Mapping[str, float]) -> float | None:
+    """A length or time of the pixels; `unit` is the schema's default."""
+    value = None if pixels is None else positive(pixels.get(name))
+    return None if pixels is None or value is None else value * units.get(pixels.get(f"{name}Unit", unit).lower(), 1.0)
 
 
 def _channels(pixels: Element) -> tuple[Channel, ...]:
@@ -133,6 +145,8 @@ def _ome_identifying(root: Element, image: Element) -> tuple[tuple[str, str], ..
 
 
 def _philips(xml: str) -> Metadata:
+    from xml.etree import ElementTree
+
     try:
         attributes = _all(ElementTree.fromstring(xml), "Attribute")
     except ElementTree.ParseError:
@@ -171,6 +185,7 @@ def _imagej(found: Mapping[str, Any]) -> Metadata:
     return Metadata(
         channels=tuple(channels) if known and count > 1 else (),
         z_spacing=spacing * scale if spacing and scale and int(found.get("slices", 1)) > 1 else None,
+        time_increment=positive(found.get("finterval")) if int(found.get("frames", 1)) > 1 else None,
         identifying=fields_of({"Info": str(found.get("Info", ""))}),
     )
 

@@ -12,6 +12,7 @@ from slidewright.cli.common import SuggestingGroup
 _VERBS = {
     "convert": "Time conversions at several numbers of workers, by stage.",
     "peers": "Time conversions next to other programs, in turns.",
+    "small": "Time small slides as they are typed, one and a batch, next to libvips.",
     "codecs": "Time every compressor on the image, annotations and a mask.",
     "scaling": "Measure what each stage costs, and predict other machines and clusters.",
     "environments": "Make the environments of the peers.",

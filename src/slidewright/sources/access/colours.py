@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.tiff.page import Page
+from slidewright.tiff.shown import change_of, spread_of
 
 Convert = Callable[[NDArray[Any], NDArray[Any]], None]
 """From stored pixels to those that are given, of the same height and width."""
@@ -21,13 +22,13 @@ Convert = Callable[[NDArray[Any], NDArray[Any]], None]
 def given_as(page: Page) -> str | None:
     """The kind of pixels that a page's colours are turned into; None where they are taken as they are, or refused."""
     eight, photometric, samples = page.dtype == np.uint8 and page.bits == 8, page.photometric, page.samples
+    words = page.dtype in (np.uint8, np.uint16) and page.bits in (2, 4, 8, 16)
     if photometric == "ycbcr" and not page.is_jpeg and samples == 3 and eight and page.compression in _BYTES:
-        return "rgb"
-    if photometric == "separated" and samples == 4 and eight and not page.is_jpeg and page.is_cmyk:
+        return "rgb" if page.planes == 1 or page.subsampling == (1, 1) else None
+    if photometric == "separated" and samples == 4 and words and page.bits > 7 and not page.is_jpeg and page.is_cmyk:
         return "rgb"
     if photometric == "cielab" and samples == 3 and eight and not page.is_jpeg:
         return "rgb"
-    words = page.dtype in (np.uint8, np.uint16) and page.bits in (8, 16)
     if photometric in ("minisblack", "miniswhite") and samples == 2 and page.has_alpha and words:
         return "rgba"
     return None
@@ -43,10 +44,11 @@ def converter_of(page: Page) -> Convert | None:
     if page.photometric == "ycbcr":
         return _ycbcr(page)
     if page.photometric == "separated":
-        return _by_profile("CMYK", page.icc_profile) or _inks
+        convert = _by_profile("CMYK", page.icc_profile) or _inks
+        return convert if page.bits == 8 else lambda stored, out: convert((stored // 257).astype(np.uint8), out)
     if page.photometric == "cielab":
         return _by_profile("LAB", None)
-    return _grey_alpha
+    return _grey_alpha(page)
 
 
 def _ycbcr(page: Page) -> Convert:
@@ -98,7 +100,16 @@ def _by_profile(mode: str, profile: bytes | None) -> Convert | None:
     return convert
 
 
-def _grey_alpha(stored: NDArray[Any], out: NDArray[Any]) -> None:
-    """Grey three times, and its alpha."""
-    out[..., :3] = stored[..., :1]
-    out[..., 3] = stored[..., 1]
+def _grey_alpha(page: Page) -> Convert:
+    """Grey three times, as it is shown, and its alpha."""
+    change, spread = change_of(page), spread_of(page)
+
+    def convert(stored: NDArray[Any], out: NDArray[Any]) -> None:
+        out[..., :3] = stored[..., :1]
+        out[..., 3] = stored[..., 1]
+        if change is not None:
+            change(out[..., :3])
+        if spread is not None:
+            spread(out[..., 3])
+
+    return convert

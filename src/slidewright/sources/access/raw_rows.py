@@ -24,9 +24,9 @@ class RowsReader(Reader):
     file
         The file; closed with the reader.
     offset
-        Byte of the first pixel; or of each channel's first pixel, where each channel is an image of its own.
+        Byte of the first pixel; or of the first pixel of each image, where channels or frames are images of their own.
     size, samples
-        Of the image.
+        Of one image.
     dtype
         As stored, byte order included.
     pitch
@@ -44,25 +44,26 @@ class RowsReader(Reader):
     ) -> None:
         self._file, self._size = file, size
         self._dtype = np.dtype(dtype)
-        self._planes = None if isinstance(offset, int) else tuple(offset)
-        self._offset = offset if isinstance(offset, int) else offset[0]
-        self._samples = samples if self._planes is None else 1  # in a row
+        self._planes = (offset,) if isinstance(offset, int) else tuple(offset)
+        self._samples = samples
         self._pixel = self._samples * self._dtype.itemsize
         self._pitch = size.width * self._pixel if pitch is None else pitch
-        self._kept: tuple[tuple[int, int, int, int], Pixels] | None = None
+        self._kept: tuple[tuple[int, int, int, int, int], Pixels] | None = None
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
         """The pixels of a region, see `Reader.read`."""
-        if self._planes is not None:
+        if self._samples == 1:
             return self._channels(self._planes[plane : plane + out.shape[2]], Region(y, x, height, width), out)
+        number, plane = divmod(plane, self._samples)
+        first = self._planes[number]
         if out.shape[2] != self._samples:
             answer = out[:height, :width]
             step = max(1, CACHE_BYTES // (width * self._pixel))  # rows at a time: a pixel may have a hundred channels
             for top in range(0, height, step):
-                whole = self._whole(y + top, x, min(step, height - top), width)
+                whole = self._whole(first, y + top, x, min(step, height - top), width)
                 answer[top : top + step] = whole[:, :, plane : plane + out.shape[2]]
             return answer
-        return self._rows(self._offset, y, x, height, width, out)
+        return self._rows(first, y, x, height, width, out)
 
     def _channels(self, offsets: tuple[int, ...], region: Region, out: Pixels) -> Pixels:
         """A region of some channels that are images of their own."""
@@ -74,13 +75,13 @@ class RowsReader(Reader):
             answer[:, :, index : index + 1] = self._rows(offset, *region, single)
         return answer
 
-    def _whole(self, y: int, x: int, height: int, width: int) -> Pixels:
-        """All channels of a region; the last is kept, because its other channels are asked for next."""
-        place = (y, x, height, width)
+    def _whole(self, first: int, y: int, x: int, height: int, width: int) -> Pixels:
+        """All channels of a region of one image; the last is kept, because its other channels are asked for next."""
+        place = (first, y, x, height, width)
         if self._kept is None or self._kept[0] != place:
             self._kept = None
             pixels: Pixels = np.empty((height, width, self._samples), self._dtype.newbyteorder("="))
-            self._kept = (place, self._rows(self._offset, y, x, height, width, pixels))
+            self._kept = (place, self._rows(first, y, x, height, width, pixels))
         return self._kept[1]
 
     def _rows(self, first: int, y: int, x: int, height: int, width: int, out: Pixels) -> Pixels:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import OptionError, SourceError
+from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
 
 DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
@@ -77,6 +78,39 @@ def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
     if 0 in shape:
         raise SourceError(f"{name} has shape {shape}, which holds no pixel")
     return height, width, samples
+
+
+def frames_of(array: NDArray[Any], selection: Selection, name: str) -> NDArray[Any]:
+    """An array, or the part of it that is chosen, as a view with the axes t, z, y, x, c.
+
+    Raises
+    ------
+    OptionError
+        When z and t are given of an array whose axes are not known, or are none that there are.
+    SourceError
+        When the array has other axes, or no pixel.
+    """
+    if selection.axes is None:
+        if selection.z is not None or selection.t is not None:
+            raise OptionError(f"z and t have no meaning for {name} unless axes names its axes, such as axes='tczyx'")
+        return array.reshape(check_shape(array.shape, name))[None, None]
+    axes = selection.axes
+    if len(axes) != array.ndim or 0 in array.shape:
+        raise SourceError(f"{name} has shape {array.shape}, which does not fit axes {axes!r}")
+    lengths = dict(zip(axes, array.shape, strict=True))
+    places = {axis: selection.places(axis, lengths.get(axis, 1), name) for axis in "tz"}
+    left = [axis for axis, chosen in places.items() if chosen is None and lengths.get(axis, 1) > 1]
+    if left:
+        raise SourceError(
+            f"{name} is a stack of images (axes {axes}, shape {array.shape}); choose one with {' and '.join(left)}, or "
+            "keep all"
+        )
+    array = array[(..., *(None for axis in "tczyx" if axis not in axes))]
+    axes += "".join(axis for axis in "tczyx" if axis not in axes)
+    frames = array.transpose([axes.index(axis) for axis in "tzyxc"])
+    times, depths = (slice(0, 1) if chosen is None else slice(chosen.start, chosen.stop) for chosen in places.values())
+    check_shape(frames.shape[2:], name)
+    return frames[times, depths]
 
 
 def option_shape(shape: Any) -> tuple[int, ...]:

@@ -72,7 +72,7 @@ class WideStripsSource(Source):
         try:
             step = info.tile.height
             copy = unpacked(
-                info, folder, lambda y, rows, plane: known(reader.read(y, 0, rows, width, strip, plane)), step
+                info, folder, lambda y, rows, plane: known(reader.read(y, 0, rows, width, strip, plane * depth)), step
             )
             return replace(copy, filled=reader.filled())
         finally:
@@ -84,7 +84,7 @@ def unpacked(
 ) -> UnpackedSource:
     """Pixels, got `step` rows at a time by `rows_at(y, rows, plane)`, in an unlinked file in `folder`."""
     row_bytes = info.size.width * (1 if info.planar else info.samples) * info.itemsize
-    buffer = SharedBuffer.allocate(int(np.prod(info.shape)) * info.itemsize, folder, on_disk=True)
+    buffer = SharedBuffer.allocate(int(np.prod(info.shape)) * info.stack.frames * info.itemsize, folder, on_disk=True)
     try:
         for plane, offset in enumerate(_offsets(info)):
             for y in range(0, info.size.height, step):
@@ -109,9 +109,8 @@ class UnpackedSource(Source):
         if self.buffer.fd is None:
             raise SourceError(f"{self.info.name}: its unpacked strips were given back already")
         file = PixelFile(self.info.name, os.dup(self.buffer.fd))
-        offsets = _offsets(self.info)
-        offset = offsets if self.info.planar else offsets[0]
-        return RowsReader(file, offset, self.info.size, self.info.samples, np.dtype(self.info.dtype))
+        samples = 1 if self.info.planar else self.info.samples
+        return RowsReader(file, _offsets(self.info), self.info.size, samples, np.dtype(self.info.dtype))
 
     def close(self) -> None:
         """Give the disk space back."""
@@ -119,9 +118,10 @@ class UnpackedSource(Source):
 
 
 def _offsets(info: SourceInfo) -> list[int]:
-    """Where each plane begins in the unpacked file: channels one after the other, or a single plane of whole pixels."""
-    plane_bytes = info.size.height * info.size.width * info.itemsize
-    return [channel * plane_bytes for channel in range(info.samples)] if info.planar else [0]
+    """Where each plane begins in the unpacked file: of one channel, or of whole pixels of a frame."""
+    depth = 1 if info.planar else info.samples
+    plane_bytes = info.size.height * info.size.width * info.itemsize * depth
+    return [plane * plane_bytes for plane in range(info.all_samples // depth)]
 
 
 def _write(buffer: SharedBuffer, offset: int, data: memoryview) -> None:

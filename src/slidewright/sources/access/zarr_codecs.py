@@ -2,7 +2,8 @@
 would become more is refused before it does.
 
 Blosc, Zstandard and LZ4 say in their first bytes what they decode to; deflate, bzip2 and LZMA don't, and are decoded up
-to the limit here. Other codecs are bounded by the worker's own memory limit alone. Imported only where zarr is needed.
+to the limit here; those of imagecodecs decode into memory that is given to them. Other codecs are bounded by the
+worker's own memory limit alone. Imported only where zarr is needed.
 """
 
 from __future__ import annotations
@@ -14,12 +15,28 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numcodecs.abc
+import numpy as np
 import zarr
-from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.codec import ArrayBytesCodec, BytesBytesCodec
 
+from slidewright.errors import SourceError
+from slidewright.tiff.stream_headers import look
+
+_CODECS = {
+    "bytes", "transpose", "sharding_indexed", "gzip", "zlib", "zstd", "blosc", "lz4", "lzma", "bz2", "lzf", "zfpy",
+    "pcodec", "adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3", "shuffle", "delta", "bitround",
+    "fixedscaleoffset", "quantize", "packbits", "astype", "cast_value", "scale_offset",
+}  # fmt: skip
+_IMAGECODECS = "imagecodecs_"
+_BYTES = {
+    "blosc", "blosc2", "brotli", "bz2", "deflate", "lz4", "lz4f", "lz4h5", "lzf", "lzma", "lzw", "packbits", "snappy",
+    "zlib", "zlibng", "zopfli", "zstd",
+}  # fmt: skip
+_IMAGES = {"apng", "htj2k", "jpeg", "jpeg2k", "jpegls", "jpegxl", "jpegxr", "lerc", "png", "webp"}
+_LOOKED_AT = {"jpeg2k": "jpeg2000", "jpegxl": "jpegxl"}  # OpenJPEG makes room for what a stream claims first
 _ROOM = 2  # filters may need twice the bytes of the pixels, such as "astype" and "delta"
 _SPARE = 1 << 16
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -29,13 +46,58 @@ class TooMuchError(ValueError):
     """A chunk would decode to more than its pixels can be."""
 
 
+def open_node(store: Any, inner: str) -> Any:
+    """The array or group in a store, whose codecs may be those that imagecodecs has for zarr."""
+    try:
+        return zarr.open(store, path=inner or None, mode="r")
+    except Exception as error:
+        if _IMAGECODECS not in str(error):
+            raise
+        _register()  # only where they are needed: importing them takes 0.2 s
+        return zarr.open(store, path=inner or None, mode="r")
+
+
+def _register() -> None:
+    import imagecodecs.numcodecs
+
+    names = [_IMAGECODECS + name for name in _BYTES | _IMAGES]
+    imagecodecs.numcodecs.register_codecs(names, verbose=False)
+    try:
+        import imagecodecs.zarr
+    except ImportError:  # before imagecodecs 2026.5.10 there were none for zarr v3
+        return
+    imagecodecs.zarr.register_codecs(_BYTES | _IMAGES, verbose=False)
+
+
+def check_codecs(array: Any, name: str) -> None:
+    """Refuse codecs that are not known to only turn bytes into bytes: numcodecs' "pickle" runs what a store says."""
+    described = array.metadata.to_dict()
+    if array.metadata.zarr_format == 2:
+        found = [described.get("compressor"), *(described.get("filters") or ())]
+    else:
+        found = list(described.get("codecs") or ())
+    for codec in found:
+        if codec is None:
+            continue
+        if not isinstance(codec, dict):
+            codec = codec.get_config() if isinstance(codec, numcodecs.abc.Codec) else codec.to_dict()
+        called = str(codec.get("id") or codec.get("name")).removeprefix("numcodecs.")
+        if called not in _CODECS and called.removeprefix(_IMAGECODECS) not in _BYTES | _IMAGES:
+            raise SourceError(
+                f"{name} is stored with the codec {called!r}, which slidewright does not run; save it again with "
+                "another, such as zstd or blosc"
+            )
+        settings = codec.get("configuration") or {}
+        found += [*settings.get("codecs", ()), *settings.get("index_codecs", ())]
+
+
 def bounded(array: Any) -> Any:
     """The array with codecs that stop at what a chunk can hold."""
     metadata = array.metadata
     if metadata.zarr_format == 2:
-        limit = _limit(array.chunks, array.dtype.itemsize)
-        compressor = metadata.compressor and _BoundedNumcodec(metadata.compressor, limit)
-        filters = metadata.filters and tuple(_BoundedNumcodec(each, limit) for each in metadata.filters)
+        chunk = _Chunk(array.chunks, np.dtype(array.dtype))
+        compressor = metadata.compressor and _BoundedNumcodec(metadata.compressor, chunk)
+        filters = metadata.filters and tuple(_BoundedNumcodec(each, chunk) for each in metadata.filters)
         metadata = replace(metadata, compressor=compressor, filters=filters)
     else:
         metadata = replace(metadata, codecs=_bounded_all(metadata.codecs))
@@ -43,15 +105,24 @@ def bounded(array: Any) -> Any:
     return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=array.store_path, config=config))
 
 
-def _limit(shape: tuple[int, ...], itemsize: int) -> int:
-    return _ROOM * math.prod(shape) * itemsize + _SPARE
+class _Chunk(NamedTuple):
+    """What a chunk decodes to."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def limit(self) -> int:
+        return _ROOM * math.prod(self.shape) * self.dtype.itemsize + _SPARE
 
 
 def _bounded_all(codecs: Any) -> tuple[Any, ...]:
-    found = []
+    found: list[Any] = []
     for codec in codecs:
-        if isinstance(codec, BytesBytesCodec) and _name(codec) in {*_HEADERS, *_STREAMS}:
+        if isinstance(codec, BytesBytesCodec) and (_name(codec) in {*_HEADERS, *_STREAMS} or _of_imagecodecs(codec)):
             found.append(_Bounded(codec))  # checksums stay as they are: zarr wants the codecs of an index of fixed size
+        elif _of_imagecodecs(codec):
+            found.append(_BoundedImage(codec))
         elif hasattr(codec, "codecs"):  # sharding, whose codecs are those of the chunks in a shard
             index = _bounded_all(codec.index_codecs)
             found.append(replace(codec, codecs=_bounded_all(codec.codecs), index_codecs=index))
@@ -60,36 +131,64 @@ def _bounded_all(codecs: Any) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def _name(codec: BytesBytesCodec) -> str:
+def _name(codec: Any) -> str:
     return str(codec.to_dict().get("name")).removeprefix("numcodecs.")
 
 
-@dataclass(frozen=True)
-class _Bounded(BytesBytesCodec):
-    """A codec of zarr v3 that looks before it decodes."""
+def _of_imagecodecs(codec: Any) -> bool:
+    return _name(codec).startswith(_IMAGECODECS)
 
-    codec: BytesBytesCodec
+
+@dataclass(frozen=True)
+class _Around:
+    """A codec of zarr v3 in front of another, which it is like."""
+
+    codec: Any
     is_fixed_size = False
 
     def to_dict(self) -> dict[str, Any]:
         """As the codec itself."""
-        return self.codec.to_dict()
+        described: dict[str, Any] = self.codec.to_dict()
+        return described
 
-    def evolve_from_array_spec(self, array_spec: Any) -> _Bounded:
+    def evolve_from_array_spec(self, array_spec: Any) -> Any:
         """As the codec itself."""
-        return _Bounded(self.codec.evolve_from_array_spec(array_spec))
+        return type(self)(self.codec.evolve_from_array_spec(array_spec))
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
         """As the codec itself."""
-        return self.codec.compute_encoded_size(input_byte_length, chunk_spec)
+        return int(self.codec.compute_encoded_size(input_byte_length, chunk_spec))
+
+    def by_imagecodecs(self, data: bytes, chunk_spec: Any) -> Any:
+        """Decode by the codec of the same name and configuration that imagecodecs has for zarr v2."""
+        codec = numcodecs.get_codec({"id": _name(self.codec), **self.to_dict().get("configuration", {})})
+        return _by_imagecodecs(codec, data, _chunk(chunk_spec))
+
+
+class _Bounded(_Around, BytesBytesCodec):
+    """A codec of bytes that looks before it decodes."""
 
     async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
-        limit = _limit(chunk_spec.shape, chunk_spec.dtype.to_native_dtype().itemsize)
-        data = decode_within(_name(self.codec), chunk_bytes.to_bytes(), limit)
-        if data is not None:
-            return chunk_spec.prototype.buffer.from_bytes(data)
-        (decoded,) = await self.codec.decode([(chunk_bytes, chunk_spec)])
-        return decoded
+        data = chunk_bytes.to_bytes()
+        if _of_imagecodecs(self.codec):
+            return chunk_spec.prototype.buffer.from_bytes(bytes(self.by_imagecodecs(data, chunk_spec)))
+        decoded = decode_within(_name(self.codec), data, _chunk(chunk_spec).limit)
+        if decoded is not None:
+            return chunk_spec.prototype.buffer.from_bytes(decoded)
+        (answer,) = await self.codec.decode([(chunk_bytes, chunk_spec)])
+        return answer
+
+
+class _BoundedImage(_Around, ArrayBytesCodec):
+    """A codec whose streams are images, which decodes to an image of the chunk's size or not at all."""
+
+    async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
+        image = self.by_imagecodecs(chunk_bytes.to_bytes(), chunk_spec)
+        return chunk_spec.prototype.nd_buffer.from_numpy_array(image.reshape(chunk_spec.shape))
+
+
+def _chunk(chunk_spec: Any) -> _Chunk:
+    return _Chunk(chunk_spec.shape, np.dtype(chunk_spec.dtype.to_native_dtype()))
 
 
 class _BoundedNumcodec(numcodecs.abc.Codec):  # type: ignore[misc]
@@ -97,9 +196,9 @@ class _BoundedNumcodec(numcodecs.abc.Codec):  # type: ignore[misc]
 
     codec_id = "bounded"  # zarr looks at the class; an object has that of its codec
 
-    def __init__(self, codec: Any, limit: int) -> None:
+    def __init__(self, codec: Any, chunk: _Chunk) -> None:
         self.codec_id = codec.codec_id
-        self._codec, self._limit = codec, limit
+        self._codec, self._chunk = codec, chunk
 
     def encode(self, buf: Any) -> Any:
         """As the codec itself."""
@@ -107,15 +206,29 @@ class _BoundedNumcodec(numcodecs.abc.Codec):  # type: ignore[misc]
 
     def decode(self, buf: Any, out: Any = None) -> Any:
         """As the codec itself, up to the limit."""
+        if self.codec_id.startswith(_IMAGECODECS):
+            return _by_imagecodecs(self._codec, bytes(memoryview(buf).cast("B")), self._chunk)
         if self.codec_id not in _HEADERS and self.codec_id not in _STREAMS:
             return self._codec.decode(buf, out)
-        data = decode_within(self.codec_id, bytes(memoryview(buf).cast("B")), self._limit)
+        data = decode_within(self.codec_id, bytes(memoryview(buf).cast("B")), self._chunk.limit)
         return self._codec.decode(buf, out) if data is None else data
 
     def get_config(self) -> dict[str, Any]:
         """As the codec itself."""
         config: dict[str, Any] = self._codec.get_config()
         return config
+
+
+def _by_imagecodecs(codec: Any, data: bytes, chunk: _Chunk) -> Any:
+    """What a stream holds, decoded into memory of our own, so that it can't be more."""
+    name = codec.codec_id.removeprefix(_IMAGECODECS)
+    if name in _BYTES:
+        return codec.decode(data, out=np.empty(chunk.limit, np.uint8))
+    image = np.atleast_2d(np.empty(chunk.shape, chunk.dtype).squeeze())  # as imagecodecs encodes it
+    size = look(_LOOKED_AT[name], data).size if name in _LOOKED_AT else None
+    if size is not None and size != image.shape[:2]:
+        raise TooMuchError(f"it is an image of {size}, and the chunk one of {image.shape[1]} x {image.shape[0]}")
+    return codec.decode(data, out=image)
 
 
 def decode_within(name: str, data: bytes, limit: int) -> bytes | None:

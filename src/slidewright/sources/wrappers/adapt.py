@@ -90,7 +90,7 @@ class _Checking(WrappedReader):
         bad, words = found
         row, column, channel = (int(index) for index in np.argwhere(bad)[0])
         place = f"x={x + column}, y={y + row}"
-        if self._samples > 1:
+        if self._samples > 1 or plane:
             place += f", channel {plane + channel}"
         value = pixels[row, column, channel].item()
         raise SourceError(f"{self._name}: the value {value} at {place} {words}")
@@ -112,7 +112,8 @@ class _Composing(_Checking):
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """The pixels of a region, see `Reader.read`."""
-        rgba = self._reader.read(y, x, height, width, self._room(out, self._samples))
+        frame = plane // out.shape[2]
+        rgba = self._reader.read(y, x, height, width, self._room(out, self._samples), frame * self._samples)
         if rgba is BLANK:  # a transparent background becomes the colour it is laid on
             return BLANK
         compose(rgba, self._background, out[:height, :width])

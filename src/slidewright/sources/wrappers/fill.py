@@ -40,7 +40,7 @@ class FillingReader(WrappedReader):
         super().__init__(source.source.open())
         self._found: dict[CorruptPlace, str] = {}
         info = source.info
-        self._colour = np.array(source.colour, info.dtype)
+        self._colour = np.array(source.colour * info.stack.frames, info.dtype)
         self._cell = info.tile or Size(256, 256)
         self._planar = info.planar
         self._hand_out = source.hand_out

@@ -76,9 +76,9 @@ class OrientedReader(WrappedReader):
         answer[...] = pixels[:: -1 if self._from_below else 1, :: -1 if self._from_right else 1]
         return answer
 
-    def ahead(self, region: Region, planes: range) -> None:
+    def ahead(self, region: Region, channels: range) -> None:
         """See `Reader`."""
-        self._reader.ahead(self._stored(region), planes)
+        self._reader.ahead(self._stored(region), channels)
 
     def _stored(self, region: Region) -> Region:
         """Where a region of the upright image is stored."""

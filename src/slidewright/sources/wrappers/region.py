@@ -64,6 +64,6 @@ class RegionReader(WrappedReader):
         """The pixels of a part, see `Reader.read`."""
         return self._reader.read(self._y + y, self._x + x, height, width, out, plane)
 
-    def ahead(self, region: Region, planes: range) -> None:
+    def ahead(self, region: Region, channels: range) -> None:
         """See `Reader`."""
-        self._reader.ahead(Region(self._y + region.y, self._x + region.x, region.height, region.width), planes)
+        self._reader.ahead(Region(self._y + region.y, self._x + region.x, region.height, region.width), channels)

@@ -51,9 +51,9 @@ class WrappedReader(Reader):
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
 
-    def ahead(self, region: Region, planes: range) -> None:
+    def ahead(self, region: Region, channels: range) -> None:
         """See `Reader`."""
-        self._reader.ahead(region, planes)
+        self._reader.ahead(region, channels)
 
     def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
         """See `Reader`."""

@@ -1,0 +1,120 @@
+"""TIFFs as some programs write them, that others show: each is read as Pillow, libvips or tifffile shows it, or refused
+for what it is.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import pyvips
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+from reading import assert_reads_like
+
+import slidewright
+from slidewright.errors import SourceError
+from slidewright.sources.open import open_source
+
+Y, X = np.mgrid[:90, :130]
+RGB = np.stack([X, Y * 2, (X + Y) % 256], 2).astype(np.uint8)
+GREY = RGB[..., 2]
+
+
+def by_pillow(path: Path) -> NDArray[Any]:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def retag(path: Path, **values: Any) -> None:
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for name, value in values.items():
+            tiff.pages.first.tags[name].overwrite(value)
+
+
+def test_jpeg_of_four_samples_is_rgb_with_alpha(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "a.tif", np.dstack([RGB, GREY])
+    data = bytes(imagecodecs.jpeg8_encode(np.pad(pixels, ((0, 6), (0, 14), (0, 0))), level=95))
+    options: dict[str, Any] = {"photometric": "rgb", "extrasamples": ["unassalpha"], "metadata": None}
+    tifffile.imwrite(path, iter([data]), shape=pixels.shape, dtype="uint8", tile=(96, 144), compression=7, **options)
+    retag(path, PhotometricInterpretation=2)
+    shown = by_pillow(path)
+    assert np.abs(shown.astype(int) - pixels).mean() < 4
+    assert_reads_like(open_source(path), shown, 48, 500)
+    assert open_source(path).info.kind == "rgba"
+    slidewright.convert(path, tmp_path / "out.tif", tile_size=64, n_workers=0)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif", key=0), shown)
+
+
+def test_deflated_strip_may_go_on_beyond_its_rows(tmp_path: Path) -> None:
+    path, padded = tmp_path / "a.tif", np.pad(GREY, ((0, 6), (0, 0)))
+    strips = [zlib.compress(padded[y : y + 16].tobytes()) for y in range(0, 96, 16)]
+    options: dict[str, Any] = {"photometric": "minisblack", "metadata": None, "rowsperstrip": 16}
+    tifffile.imwrite(path, iter(strips), shape=GREY.shape, dtype="uint8", compression="zlib", **options)
+    np.testing.assert_array_equal(by_pillow(path), GREY)
+    assert_reads_like(open_source(path), GREY, 32, 500)
+
+
+@pytest.mark.parametrize("pixels", [GREY, RGB, GREY.astype(np.float32)], ids=["grey", "rgb", "float"])
+def test_image_that_does_not_name_its_colours_is_read(pixels: NDArray[Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack", metadata=None)
+    with tifffile.TiffFile(path) as tiff:
+        place = tiff.pages.first.tags["PhotometricInterpretation"].offset
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write((263).to_bytes(2, "little"))  # Threshholding, which says nothing of them
+    assert open_source(path).info.kind == ("rgb" if pixels.ndim == 3 else "grey")
+    assert_reads_like(open_source(path), pixels, 32, 500)
+
+
+def test_orientation_of_a_wrong_type_is_heeded(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, RGB, photometric="rgb", extratags=[(274, "B", 1, 8, True)], metadata=None)
+    shown = pyvips.Image.tiffload(str(path)).autorot().numpy()
+    assert shown.shape[:2] == (130, 90)
+    assert_reads_like(open_source(path), shown, 32, 500)
+
+
+def test_channels_with_a_palette_each_are_channels(tmp_path: Path) -> None:
+    """Bio-Formats writes the colour in which a microscope shows a channel as a palette."""
+    path, channels = tmp_path / "a.ome.tif", np.stack([GREY, 255 - GREY])
+    tags = [(320, "H", 768, (*range(0, 65536, 257), *[0] * 512), False)]
+    tifffile.imwrite(path, channels, photometric="minisblack", metadata={"axes": "CYX"}, extratags=tags)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for page in tiff.pages:
+            page.aspage().tags["PhotometricInterpretation"].overwrite(3)
+    source = open_source(path)
+    assert source.info.kind == "multichannel"
+    assert_reads_like(source, channels.transpose(1, 2, 0), 32, 500)
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": (64, 64)}, {"compression": "zlib"}], ids=str)
+def test_floats_of_sixteen_bits_become_floats(options: dict[str, Any], tmp_path: Path) -> None:
+    path, pixels = tmp_path / "a.tif", (GREY / 7).astype(np.float16)
+    tifffile.imwrite(path, pixels, photometric="minisblack", metadata=None, **options)
+    assert_reads_like(open_source(path), pixels.astype(np.float32), 32, 500)
+    slidewright.convert(path, tmp_path / "out.tif", tile_size=64, n_workers=0)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif", key=0), pixels)
+
+
+def test_what_can_not_be_read_is_called_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, RGB, photometric="rgb", rowsperstrip=30, metadata=None)
+    retag(path, Compression=6)
+    with pytest.raises(SourceError, match="old-style JPEG"):
+        open_source(path)
+    tifffile.imwrite(path, RGB, photometric="rgb", metadata=None)
+    retag(path, BitsPerSample=(2, 4, 2))
+    with pytest.raises(SourceError, match=r"samples of \(2, 4, 2\) bits"):
+        open_source(path)
+    tifffile.imwrite(path, GREY.astype(np.float32), photometric="minisblack", predictor=3, compression="zlib")
+    retag(path, BitsPerSample=24)
+    with pytest.raises(SourceError, match=r"float24.*save it again") as caught:
+        open_source(path).open()
+    assert "damaged" not in str(caught.value)
