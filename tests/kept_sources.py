@@ -66,7 +66,7 @@ def ome(path: Path) -> None:
     )  # fmt: skip
 
 
-def _tiles(pixels: NDArray[Any], tile: int) -> Iterator[NDArray[Any]]:
+def tiles_of(pixels: NDArray[Any], tile: int) -> Iterator[NDArray[Any]]:
     height, width, _ = pixels.shape
     for y in range(0, height, tile):
         for x in range(0, width, tile):
@@ -77,7 +77,7 @@ def _tiles(pixels: NDArray[Any], tile: int) -> Iterator[NDArray[Any]]:
 def _abbreviated(pixels: NDArray[Any], tile: int) -> tuple[bytes, list[bytes]]:
     """(JPEGTables, streams without them); the streams have no marker that tells their colours."""
     tables, streams = b"", []
-    for part in _tiles(pixels, tile):
+    for part in tiles_of(pixels, tile):
         data = imagecodecs.jpeg8_encode(part, 85, colorspace="rgb", outcolorspace="rgb", subsampling="444")
         tables, rest, at = b"", b"", 2
         while data[at + 1] != 0xDA:
@@ -102,7 +102,7 @@ def _numbered(segment: bytes) -> bytes:
 
 
 def _some_left_out(pixels: NDArray[Any]) -> Iterator[bytes]:
-    for number, part in enumerate(_tiles(pixels, TILE)):
+    for number, part in enumerate(tiles_of(pixels, TILE)):
         data = imagecodecs.jpeg8_encode(part, 90, colorspace="rgb", outcolorspace="ycbcr", subsampling="420")
         yield b"" if number in (1, 2, 9, 10, 34) else bytes(data)
 

@@ -31,6 +31,7 @@ TAKERS: dict[str, tuple[Any, type]] = {
     "batch": (slidewright.batch, signatures.AllOptions),
     "shard": (slidewright.shard, signatures.ShardOptions),
     "assemble": (slidewright.assemble, signatures.AssembleOptions),
+    "restore": (slidewright.restore, signatures.RestoreOptions),
     "PyramidWriter": (slidewright.PyramidWriter, signatures.WriterOptions),
 }
 EXAMPLES: dict[str, Any] = {
@@ -43,6 +44,7 @@ EXAMPLES: dict[str, Any] = {
     "region": (6, 7, 80, 90),
     "tile_size": 256,
     "keep_tiles": "never",
+    "reuse_levels": True,
     "scaled_decoding": True,
     "compression": "zstd",
     "quality": 80,
@@ -67,6 +69,7 @@ EXAMPLES: dict[str, Any] = {
     "associated": ("thumbnail", "macro"),
     "label": "label.png",
     "format": "tiff",
+    "archive": "jpegxl",
     "flavour": "aperio",
     "strict": True,
     "bigtiff": False,

@@ -18,6 +18,35 @@ import numpy as np
 Read = Callable[[str, int], Any]
 
 
+def zarr_python(path: str, level: int) -> Any:
+    """The library that others build on."""
+    return importlib.import_module("zarr").open_array(f"{path}/{level}", mode="r")[:]
+
+
+def dask(path: str, level: int) -> Any:
+    """dask's arrays, a task a chunk."""
+    return importlib.import_module("dask.array").from_zarr(f"{path}/{level}").compute()
+
+
+def xarray(path: str, level: int) -> Any:
+    """xarray, which takes names of dimensions for sizes that all arrays have: one level at a time."""
+    names = importlib.import_module("zarr").open_group(path, mode="r").array_keys()
+    others = [name for name in names if name != str(level)]
+    dataset = importlib.import_module("xarray").open_dataset(
+        path, engine="zarr", chunks={}, consolidated=False, drop_variables=others, mask_and_scale=False
+    )
+    return dataset[str(level)].values
+
+
+def gdal(path: str, level: int) -> Any:
+    """GDAL, in rasterio: a band a channel."""
+    rasterio = importlib.import_module("rasterio")
+    shape = importlib.import_module("zarr").open_array(f"{path}/{level}", mode="r").shape
+    if len(shape) == 2:
+        return rasterio.open(f'ZARR:"{path}":/{level}').read(1)
+    return np.stack([rasterio.open(f'ZARR:"{path}":/{level}:{channel}').read(1) for channel in range(shape[0])])
+
+
 def tensorstore(path: str, level: int) -> Any:
     """Google's library."""
     ts = importlib.import_module("tensorstore")
@@ -46,11 +75,17 @@ def ngff_zarr(path: str, level: int) -> Any:
 
 
 def napari(path: str, level: int) -> Any:
-    """napari's plugin for OME-Zarr."""
-    return importlib.import_module("napari_ome_zarr").napari_get_reader(path)(path)[0][0][level].compute()
+    """napari's plugin for OME-Zarr; from 0.11 on a layer a channel."""
+    layers = importlib.import_module("napari_ome_zarr").napari_get_reader(path)(path)
+    found = [np.asarray(layer[0][level]) for layer in layers]
+    return np.stack(found) if len(found) > 1 else found[0]
 
 
 READERS: dict[str, Read] = {
+    "zarr-python": zarr_python,
+    "dask": dask,
+    "xarray": xarray,
+    "GDAL": gdal,
     "tensorstore": tensorstore,
     "zarrs": zarrs,
     "ome-zarr-py": ome_zarr,

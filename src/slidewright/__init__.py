@@ -9,7 +9,7 @@ The packages, in the order in which a pixel goes through them:
 - `pyramid`: blocks of pixels to the tiles of every level; `codecs`: a tile to a segment
 - `engine`: who does it: coordinator, workers, the ring between them, the one writer
 - `formats`: segments to a file; `shards`: segments to parts of a job on disk
-- `conversions`: what a caller asks for: `convert`, `PyramidWriter`, `shard`, `assemble`, `batch`
+- `conversions`: what a caller asks for: `convert`, `restore`, `PyramidWriter`, `shard`, `assemble`, `batch`
 - `inspection` looks at files, `reporting` tells of a run, `system` is what the operating system gives
 
 `docs/developers.md` has the map, the words and the rule of who may import whom.
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from slidewright._version import __version__
 
 if TYPE_CHECKING:
+    from slidewright.conversions.archive import RestoreReport, restore
     from slidewright.conversions.assemble import assemble
     from slidewright.conversions.batch import BatchReport, batch
     from slidewright.conversions.batch_slide import BatchItem
@@ -53,7 +54,9 @@ _HOMES = {
     "convert": "conversions.convert",
     "BatchItem": "conversions.batch_slide",
     "BatchReport": "conversions.batch",
+    "RestoreReport": "conversions.archive",
     "assemble": "conversions.assemble",
+    "restore": "conversions.archive",
     "Preview": "conversions.preview",
     "preview": "conversions.preview",
     "batch": "conversions.batch",
@@ -97,6 +100,7 @@ __all__ = [
     "Progress",
     "PyramidWriter",
     "Report",
+    "RestoreReport",
     "RunError",
     "ShardError",
     "ShardReport",
@@ -110,6 +114,7 @@ __all__ = [
     "info",
     "open_source",
     "preview",
+    "restore",
     "shard",
     "verify_file",
 ]

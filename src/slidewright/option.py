@@ -14,6 +14,7 @@ GROUPS = ("Source", "Pixels", "Compression", "Levels", "Metadata", "File", "Run"
 REREADING = frozenset(("convert", "batch"))
 ENCODING = REREADING | {"shard", "PyramidWriter"}
 FINISHING = REREADING | {"assemble", "PyramidWriter"}
+RUNNING = ENCODING | FINISHING | {"restore"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Option:
     changes_output: bool = True
     """Whether it changes what is made, and not only how a run goes."""
     takers: frozenset[str] = ENCODING
-    """Which of convert, batch, shard, assemble (verbs and functions) and PyramidWriter take it."""
+    """Which of convert, batch, shard, assemble, restore (verbs and functions) and PyramidWriter take it."""
     column: bool = True
     """Whether a row of a batch manifest may have its own."""
     name: str = ""

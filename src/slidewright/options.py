@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from slidewright.errors import OptionError, did_you_mean, numbered
-from slidewright.option import ENCODING, FINISHING, REREADING, Option, says
+from slidewright.option import ENCODING, FINISHING, REREADING, RUNNING, Option, says
 from slidewright.option_text import (
     parse_bytes,
     read_background,
@@ -44,6 +44,7 @@ FLAVOURS = ("generic", "aperio")
 KEEP_METADATA = ("none", "allowed", "all")
 ASSOCIATED = ("thumbnail", "label", "macro")
 KEEP_TILES = ("auto", "always", "never")
+ARCHIVES = ("jpegxl",)
 TILE, MAX_TILE = 512, 4096
 Color = str | tuple[int, int, int]
 """A colour name or "#rrggbb" as Pillow's ImageColor reads them, or (red, green, blue) of 0 to 255."""
@@ -200,6 +201,17 @@ class ConvertOptions:
             choices=KEEP_TILES,
             more="auto keeps them where nothing else that was asked for contradicts it; always is an error where they "
             "can't be kept, and quality and effort are then those of the levels above.",
+            takers=ENCODING - {"PyramidWriter"},
+        ),
+    )
+    reuse_levels: bool = field(
+        default=False,
+        metadata=says(
+            "Keep the source's own reduced levels too, as far as each is half the one below and has such tiles.",
+            "Levels",
+            parse=read_yes_or_no,
+            given=True,
+            more="Only above tiles that are kept; the levels above those are made of the last of them.",
             takers=ENCODING - {"PyramidWriter"},
         ),
     )
@@ -388,6 +400,17 @@ class ConvertOptions:
             "What to write: tiff, ome-tiff or ome-zarr.", "File", metavar="NAME", default="by DST's suffix, else a TIFF"
         ),
     )
+    archive: str | None = field(
+        default=None,
+        metadata=says(
+            "Keep the whole TIFF, its JPEG tiles as jpegxl: smaller, and restore gives it back byte for byte.",
+            "File",
+            choices=ARCHIVES,
+            default="none",
+            more="No option that changes what is written goes with it.",
+            takers=REREADING,
+        ),
+    )
     flavour: str = field(
         default="generic",
         metadata=says(
@@ -433,7 +456,11 @@ class ConvertOptions:
         ),
     )
     overwrite: bool = field(
-        default=False, metadata=says("Replace an existing destination, at the very end and in one step.", **_FINISH)
+        default=False,
+        metadata=says(
+            "Replace an existing destination, at the very end and in one step.",
+            **{**_FINISH, "takers": FINISHING | {"restore"}},
+        ),
     )
     verify: bool = field(
         default=False, metadata=says("Decode every tile of the output before it gets its name.", **_FINISH)
@@ -446,7 +473,7 @@ class ConvertOptions:
             metavar="N",
             flag="--workers",
             default="usable CPUs, 0 for little work",
-            takers=ENCODING | FINISHING,
+            takers=RUNNING,
             column=False,
             **_RUN,
         ),
@@ -457,7 +484,7 @@ class ConvertOptions:
             "Budget for all processes of the run together, such as 4GB.",
             metavar="SIZE",
             default="what is free",
-            takers=ENCODING | FINISHING,
+            takers=RUNNING,
             **_RUN,
         ),
     )
@@ -477,7 +504,7 @@ class ConvertOptions:
             "Folder for temporary levels.",
             metavar="DIR",
             default="TMPDIR, the system's temporary folder",
-            takers=ENCODING | FINISHING,
+            takers=RUNNING,
             **_RUN,
         ),
     )
@@ -488,7 +515,7 @@ class ConvertOptions:
             parse=read_seconds,
             metavar="SECONDS",
             default="no limit",
-            takers=ENCODING | FINISHING,
+            takers=RUNNING,
             **_RUN,
         ),
     )

@@ -88,6 +88,8 @@ class Report:
     """
     kept_tiles: int = 0
     """Tiles of level 0 that are the source's own, byte for byte: all of them, or none."""
+    reused_levels: int = 0
+    """Levels, from level 1 on, that are the source's own, byte for byte."""
     keeping: str = ""
     """What became of the source's own tiles and why, in words; empty for a source without any."""
 

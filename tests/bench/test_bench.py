@@ -188,7 +188,7 @@ def test_source_without_tiles_has_no_limit_and_is_measured(tmp_path: Path) -> No
 
 
 def test_vips_gets_the_quality_at_which_it_halves_chroma() -> None:
-    task = Task("in.tif", 1, 512, 3, "jpeg", 90, None)
+    task = Task("in.tif", 1, 512, 3, "jpeg", 90, None, None)
 
     assert vips_arguments(task)["Q"] == 89
     assert vips_arguments(replace(task, quality=70))["Q"] == 70
@@ -199,7 +199,7 @@ def test_memory_of_children_is_counted() -> None:
     child = 'b = b"x" * (200 << 20); import time; time.sleep(1)'
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
 
-    _, peak, _ = run_tree((sys.executable, "-c", code), sample=True)
+    peak = run_tree((sys.executable, "-c", code), sample=True).peak
 
     assert peak is None or peak > 200 << 20
 
@@ -359,3 +359,27 @@ def test_plot_of_something_else_is_refused(tmp_path: Path) -> None:
 
     assert done.returncode == 2
     assert "--json" in done.stderr
+
+
+def test_an_ome_zarr_is_measured_and_described(tiled: str, tmp_path: Path) -> None:
+    answer = tmp_path / "numbers.json"
+
+    invoke(
+        *("convert", tiled, "--format", "ome-zarr", "--compression", "zstd", "--tile-size", "256"),
+        *("--repeat", "1", "--workers", "1", "--folder", str(tmp_path), "--json", str(answer)),
+    )
+
+    rows = {row["name"]: row for row in json.loads(answer.read_text())["results"]}
+    assert set(rows) == {"slidewright", "codec-limit"}
+    ours = rows["slidewright"]
+    assert ours["output"]["compression"] == "zstd"
+    assert ours["output"]["psnr"] == [None, None]
+    assert ours["processor"] > rows["codec-limit"]["processor"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["numbers.json"]
+
+
+def test_means_that_are_rounded_otherwise_are_the_same_work() -> None:
+    ours = Output(100, ((64, 64), (32, 32)), "zstd", "", (32, 32), None, (None, None))
+    assert differences(replace(ours, psnr=(None, 53.0)), ours) == ()
+    assert differences(replace(ours, psnr=(None, 30.0)), ours)
+    assert differences(replace(ours, psnr=(60.0, None)), ours)

@@ -175,3 +175,19 @@ def test_what_is_missing_is_said(tmp_path, npy, monkeypatch):
     with pytest.raises(OptionError, match=r"slidewright\[dask\]"):
         slidewright.convert(npy, tmp_path / "out.tif", engine="dask", dask="tcp://127.0.0.1:1", n_workers=0)
     assert os.listdir(tmp_path) == ["in.npy"]
+
+
+@pytest.mark.long
+def test_slides_in_dicom_and_ndpi_are_converted_by_a_cluster(tmp_path, cluster):
+    pytest.importorskip("pydicom")
+    import dicom_slides
+    import ndpi_slides
+
+    cluster.add_worker()
+    sources = dicom_slides.slide(tmp_path / "slide"), ndpi_slides.slide(tmp_path / "in.ndpi")
+    for source in sources:
+        slidewright.convert(source, tmp_path / "whole.tif", n_workers=0, overwrite=True)
+        slidewright.convert(
+            source, tmp_path / "out.tif", engine="dask", dask=cluster.address, n_workers=0, overwrite=True
+        )
+        assert digest(tmp_path / "out.tif") == digest(tmp_path / "whole.tif")

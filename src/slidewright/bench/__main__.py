@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from time import process_time
 
 
 def main(role: str, text: str) -> None:
@@ -26,12 +27,15 @@ def main(role: str, text: str) -> None:
         return
     from slidewright.bench.limit import codec_limit
 
+    begun = [0.0]
+
     def ready() -> None:
         print("ready", flush=True)
         sys.stdin.readline()
+        begun[0] = process_time()
 
-    answer = codec_limit(given["source"], given["options"], share=tuple(given["share"]), ready=ready)
-    print(json.dumps(answer))
+    stages = codec_limit(given["source"], given["options"], family=given["family"], share=given["share"], ready=ready)
+    print(json.dumps({"stages": stages, "processor": process_time() - begun[0]}))
 
 
 if __name__ == "__main__":

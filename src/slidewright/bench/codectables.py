@@ -236,7 +236,7 @@ class _Tables:
         full = {"n_workers": settings.workers, "tile_size": settings.tile_size, "mpp": 0.25, **options}
         given = {"source": self._source(entry.table), "dest": str(dest), "options": full, "may_refuse": True}
         command = (sys.executable, "-m", "slidewright.bench", "convert", json.dumps(given))
-        seconds, _, said = run_tree(command, timeout=settings.timeout)
+        seconds, _, _, said = run_tree(command, timeout=settings.timeout)
         entry.refused = json.loads(said).get("refused")
         if entry.refused is None:
             entry.seconds.append(seconds)
@@ -264,7 +264,7 @@ class _Tables:
         program = str(Path(__file__).parent / "programs" / "dlup_tiles.py")
         command = (self._dlup.executable, program, json.dumps(given))
         try:
-            seconds, _, _ = run_tree(command, {"PYTHONPATH": ""}, timeout=self._settings.timeout)
+            seconds, *_ = run_tree(command, {"PYTHONPATH": ""}, timeout=self._settings.timeout)
         except RunError as error:
             entry.dlup_refused = str(error).splitlines()[-1]
         else:

@@ -7,6 +7,8 @@ output is what the others' outputs are compared with.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from slidewright.bench.limit import run_limits
-from slidewright.bench.measure import machine, run_tree, warm
+from slidewright.bench.measure import Ran, machine, run_tree, warm
 from slidewright.bench.outputs import Output, describe, differences
 from slidewright.bench.peers import Peer, Task, find_peers
 from slidewright.errors import OptionError, RunError, SourceError
@@ -24,6 +26,8 @@ from slidewright.errors import OptionError, RunError, SourceError
 OURS = "slidewright"
 EFFORTS = {"deflate": 6, "zstd": 3}
 """Efforts, said to everybody: programs have defaults of their own."""
+SHARD = 8
+"""Chunks a side of a shard, said to everybody."""
 LIMIT = "codec-limit"
 """One process that does nothing but decode, encode and reduce; its time divided by the workers."""
 LIMIT_TOGETHER = "codec-limit-together"
@@ -44,6 +48,8 @@ class Settings:
     effort: int | None = None
     """Effort of a lossless codec; default as `EFFORTS` has it."""
     tile_size: int = 512
+    format: str = "tiff"
+    """"tiff" or "ome-zarr"."""
     folder: str | None = None
     """Where the outputs go; default the system's temporary folder."""
     environments: str | None = None
@@ -52,14 +58,20 @@ class Settings:
     """Seconds after which a run is ended."""
 
     def __post_init__(self) -> None:
-        from slidewright.codecs import CODECS
+        from slidewright.codecs import codecs_of
 
-        if self.compression not in CODECS:
-            raise OptionError(f"compression {self.compression!r} is not known; choose one of {', '.join(CODECS)}")
+        known = codecs_of(self.family)
+        if self.compression not in known:
+            raise OptionError(f"compression {self.compression!r} is not known; choose one of {', '.join(known)}")
         if self.repeat < 1 or not self.workers or min(self.workers) < 1:
             raise OptionError("repeat and every number of workers must be at least 1")
         if not Path(self.source).exists():
             raise SourceError(f"{self.source} does not exist; check the path")
+
+    @property
+    def family(self) -> str:
+        """Of the format, as the compression table has it."""
+        return "zarr" if self.format == "ome-zarr" else "tiff"
 
     @property
     def codec(self) -> dict[str, Any]:
@@ -67,7 +79,7 @@ class Settings:
         from slidewright.codecs import CODECS
 
         options: dict[str, Any] = {"compression": self.compression}
-        if CODECS[self.compression].predictor:
+        if CODECS[self.compression].predictor and self.format == "tiff":
             options["predictor"] = False  # as the peers are asked to
         if CODECS[self.compression].lossy:
             return options | {"quality": self.quality}
@@ -95,6 +107,8 @@ class Result:
     seconds: tuple[float, ...]
     """Of each run, from start to end of the process; of the codec limit, the time in codecs over the workers."""
     megapixels: float
+    processor: float | None = None
+    """Median of the seconds of processor time of all its processes."""
     peak_pss: int | None = None
     """Peak of the summed proportional set sizes of all its processes, in bytes, from a run of its own."""
     output: Output | None = None
@@ -166,7 +180,7 @@ def compare(settings: Settings, tell: Callable[[str], None] = lambda _: None) ->
         When our own process fails; the message has the end of what it said. A peer that fails is left out, with the
         reason in `skipped`.
     """
-    peers, skipped = find_peers(settings.peers, settings.environments, settings.compression)
+    peers, skipped = find_peers(settings.peers, settings.environments, settings.compression, settings.format)
     megapixels = warm(settings.source)
     with tempfile.TemporaryDirectory(prefix="slidewright-bench-", dir=settings.folder) as folder:
         bench = _Bench(settings, _contestants(settings, peers, folder), tell)
@@ -187,8 +201,9 @@ def _contestants(settings: Settings, peers: Sequence[Peer], folder: str) -> list
     size = open_source(settings.source).info.size
     entrants = []
     for workers in settings.workers:
-        dest = str(Path(folder) / "out.tif")
+        dest = str(Path(folder) / ("out.tif" if settings.format == "tiff" else "out.ome.zarr"))
         options = {"n_workers": workers, "tile_size": settings.tile_size, "keep_tiles": "never", **settings.codec}
+        options |= {} if settings.format == "tiff" else {"zarr_shard": SHARD}
         given = json.dumps({"source": settings.source, "dest": dest, "options": options})
         command = (sys.executable, "-m", "slidewright.bench", "convert", given)
         entrants.append(Contestant(OURS, workers, command, {}, dest))
@@ -200,6 +215,7 @@ def _contestants(settings: Settings, peers: Sequence[Peer], folder: str) -> list
             compression=settings.compression,
             quality=settings.codec.get("quality"),
             effort=settings.codec.get("effort"),
+            shard=None if settings.format == "tiff" else SHARD,
         )
         for peer in peers:
             if peer.parallel or workers == min(settings.workers):  # one process is the same for any number
@@ -217,6 +233,7 @@ class _Bench:
         self._tell = tell
         self._seconds: dict[tuple[str, int], list[float]] = {}
         self._stages: dict[tuple[str, int], list[dict[str, float]]] = {}
+        self._processor: dict[tuple[str, int], list[float | None]] = {}
         self._memory: dict[tuple[str, int], int | None] = {}
         self._outputs: dict[tuple[str, int], Output] = {}
         self.skipped: dict[str, str] = {}
@@ -234,8 +251,8 @@ class _Bench:
                 self._drop(entrant, f"its output can't be read: {error}")
                 continue
             finally:
-                Path(entrant.dest).unlink(missing_ok=True)
-            peak = self._memory[key] = ran[1]
+                _remove(entrant.dest)
+            peak = self._memory[key] = ran.peak
             self._tell(f"{key[0]}, {key[1]} workers: " + ("written" if peak is None else f"{peak / 1e6:.0f} MB"))
 
     def turn(self, number: int) -> None:
@@ -243,10 +260,10 @@ class _Bench:
         shift = number % len(self._entrants)
         for entrant in self._entrants[shift:] + self._entrants[:shift]:
             ran = self._run(entrant)
-            Path(entrant.dest).unlink(missing_ok=True)
+            _remove(entrant.dest)
             if ran is not None:
-                stages = json.loads(ran[2])["stages"] if entrant.name == OURS else {}
-                self._add((entrant.name, entrant.workers), ran[0], stages)
+                stages = json.loads(ran.said)["stages"] if entrant.name == OURS else {}
+                self._add((entrant.name, entrant.workers), ran.seconds, stages, ran.processor)
         if LIMIT not in self.skipped:
             try:
                 self._time_limit()
@@ -254,7 +271,7 @@ class _Bench:
                 self.skipped[LIMIT] = str(error)
                 self._tell(str(error))
 
-    def _run(self, entrant: Contestant, *, sample: bool = False) -> tuple[float, int | None, str] | None:
+    def _run(self, entrant: Contestant, *, sample: bool = False) -> Ran | None:
         """Run a program; a peer that fails is out of the contest."""
         try:
             return run_tree(entrant.command, entrant.environment, sample=sample, timeout=self._settings.timeout)
@@ -271,16 +288,20 @@ class _Bench:
 
     def _time_limit(self) -> None:
         """The codec limit: alone, for any number of workers, and with each number of processes at once."""
-        given = {"source": self._settings.source, "options": self._settings.codec}
-        (alone,) = run_limits(given, 1)
+        given = {"source": self._settings.source, "options": self._settings.codec, "family": self._settings.family}
+        ((alone, used),) = run_limits(given, 1)
         for workers in self._settings.workers:
-            self._add((LIMIT, workers), sum(alone.values()) / workers, alone)
+            self._add((LIMIT, workers), sum(alone.values()) / workers, alone, used)
             if workers > 1:
                 together = run_limits(given, workers)
-                slowest = max(together, key=lambda stages: sum(stages.values()))
-                self._add((LIMIT_TOGETHER, workers), sum(slowest.values()), slowest)
+                slowest = max((stages for stages, _ in together), key=lambda stages: sum(stages.values()))
+                used = sum(each for _, each in together)
+                self._add((LIMIT_TOGETHER, workers), sum(slowest.values()), slowest, used)
 
-    def _add(self, key: tuple[str, int], seconds: float, stages: dict[str, float]) -> None:
+    def _add(
+        self, key: tuple[str, int], seconds: float, stages: dict[str, float], processor: float | None = None
+    ) -> None:
+        self._processor.setdefault(key, []).append(processor)
         self._seconds.setdefault(key, []).append(seconds)
         self._stages.setdefault(key, []).append(stages)
         self._tell(f"{key[0]}, {key[1]} workers: {seconds:.2f} s")
@@ -293,9 +314,23 @@ class _Bench:
             yield Result(
                 *key,
                 seconds=tuple(seconds),
+                processor=_median_of(self._processor[key]),
                 megapixels=megapixels,
                 peak_pss=self._memory.get(key),
                 output=output,
                 stages=self._stages[key][middle] or None,
                 mismatches=() if output is None else differences(output, ours),
             )
+
+
+def _median_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _remove(path: str) -> None:
+    """Remove an output, which may be a folder, or not be there."""
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    else:
+        Path(path).unlink(missing_ok=True)

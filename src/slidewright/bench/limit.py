@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from slidewright.tiff.page import Page
 
 
-def run_limits(given: dict[str, Any], processes: int) -> list[dict[str, float]]:
-    """Run the codec limit in so many processes at once, each on its share of the tiles; seconds by stage of each.
+def run_limits(given: dict[str, Any], processes: int) -> list[tuple[dict[str, float], float]]:
+    """Run the codec limit in so many processes at once, each on its share of the tiles; of each, seconds by stage and
+    seconds of processor time.
 
     They wait for one another before the clock starts: imports are not codec time.
 
@@ -58,13 +59,15 @@ def run_limits(given: dict[str, Any], processes: int) -> list[dict[str, float]]:
             raise RunError(
                 f"the codec limit could not be measured, which needs a tiled TIFF and a codec that it knows: {last[0]}"
             )
-    return [json.loads(answer) for answer, _ in answers]
+    found = [json.loads(answer) for answer, _ in answers]
+    return [(each["stages"], each["processor"]) for each in found]
 
 
 def codec_limit(
     source: str,
     options: dict[str, Any],
     *,
+    family: str = "tiff",
     share: tuple[int, int] = (0, 1),
     ready: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
@@ -77,6 +80,8 @@ def codec_limit(
     options
         The fields of `ConvertOptions` that choose the codec, its effort included; tiles are encoded at the size that
         the source has.
+    family
+        Of formats, as `codecs.encoding.FAMILIES` has them.
     share
         (index, number): take every `number`-th tile from `index` on.
     ready
@@ -91,7 +96,7 @@ def codec_limit(
     with TiffSlide(source) as slide:
         page = slide.levels[0]
         segments = slide.segments(page, RunError)
-        encode = _encoder(page, options)
+        encode = _encoder(page, options, family)
         pixels = np.zeros((*page.cell, page.samples), page.dtype)
         half = np.empty((page.cell.height // 2, page.cell.width // 2, page.samples), page.dtype)
         stages = {"read": 0.0, "encode": 0.0, "reduce": 0.0}
@@ -112,7 +117,7 @@ def codec_limit(
     return stages
 
 
-def _encoder(page: Page, options: dict[str, Any]) -> Callable[[Any], Any]:
+def _encoder(page: Page, options: dict[str, Any], family: str) -> Callable[[Any], Any]:
     """The codec without what a writer adds to it, such as taking JPEG's tables out of each stream."""
     import imagecodecs
 
@@ -131,5 +136,5 @@ def _encoder(page: Page, options: dict[str, Any]) -> Callable[[Any], Any]:
 
     chosen = ConvertOptions(tile_size=page.cell.height, **options)
     info = SourceInfo("the limit", "tiff", page.size, page.samples, str(page.dtype))
-    encoder = resolve(chosen, resolve_pixels(chosen, info)).encoder()
+    encoder = resolve(chosen, resolve_pixels(chosen, info), family).encoder()
     return lambda pixels: encoder.encode([pixels])

@@ -15,12 +15,24 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter, sleep
-from typing import Any
+from typing import Any, NamedTuple
 
 from slidewright.errors import RunError
 
 _SAMPLE_SECONDS = 0.02
 _PACKAGES = ("slidewright", "numpy", "tifffile", "imagecodecs", "zarr", "opencv-python-headless")
+
+
+class Ran(NamedTuple):
+    """What a program took."""
+
+    seconds: float
+    processor: float | None
+    """Seconds of processor time, user and system, of all its processes that were waited for; None on Windows."""
+    peak: int | None
+    """Peak of the summed proportional set sizes of its processes in bytes, if it was sampled."""
+    said: str
+    """What it printed."""
 
 
 def run_tree(
@@ -29,8 +41,8 @@ def run_tree(
     *,
     sample: bool = False,
     timeout: float | None = None,
-) -> tuple[float, int | None, str]:
-    """Run a program; (seconds, peak summed PSS of its processes if sampled, what it printed).
+) -> Ran:
+    """Run a program, and look at its memory if `sample`.
 
     Raises
     ------
@@ -38,7 +50,7 @@ def run_tree(
         If it fails or takes longer than `timeout` seconds; the message has the end of what it wrote to standard error.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        start = perf_counter()
+        used, start = _processor_seconds(), perf_counter()
         process = subprocess.Popen(
             command, stdout=out, stderr=err, env={**os.environ, **(environment or {})}, start_new_session=True
         )
@@ -62,7 +74,19 @@ def run_tree(
         if code:
             words = err.read().decode(errors="replace").strip()[-2000:]
             raise RunError(f"{_short(command)} ended with {code}; run it by hand to see why: {words}")
-        return seconds, peak, out.read().decode(errors="replace")
+        now = _processor_seconds()
+        processor = None if used is None or now is None else now - used
+        return Ran(seconds, processor, peak, out.read().decode(errors="replace"))
+
+
+def _processor_seconds() -> float | None:
+    """Of the children that have ended, and theirs."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _short(command: Sequence[str]) -> str:

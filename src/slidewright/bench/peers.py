@@ -30,6 +30,8 @@ class Task:
     compression: str
     quality: int | None
     effort: int | None
+    shard: int | None
+    """Chunks a side of a shard, of an OME-Zarr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class PeerKind:
     parallel: bool
     """Whether it uses more than one core when asked to."""
     suffix: str = ".tif"
+    format: str = "tiff"
 
     @property
     def distribution(self) -> str:
@@ -57,6 +60,13 @@ class PeerKind:
 _LOSSLESS = ("none", "deflate", "lzw", "zstd")
 _OLD_DLUP = ("numpy<2", "tifffile==2023.8.12", "imagecodecs==2023.3.16", "openslide-bin", "pyvips-binary")
 _OLD_WSIC = ("tifffile==2023.4.12", "imagecodecs==2023.3.16", "zarr==2.14", "numpy<2", "dask[distributed]")
+_READS = ("tifffile", "imagecodecs")
+
+
+def _zarr(name: str, program: str, *packages: str) -> PeerKind:
+    return PeerKind(name, program, "3.11", packages, ("zstd",), True, ".ome.zarr", "ome-zarr")
+
+
 KINDS = {
     kind.name: kind
     for kind in (
@@ -74,6 +84,10 @@ KINDS = {
         ),
         PeerKind("tifffile", "tifffile_alone.py", "3.12", ("tifffile", "imagecodecs"), ("jpeg", *_LOSSLESS), True),
         PeerKind("bfconvert", "bfconvert", None, (), ("jpeg", "none", "lzw", "deflate"), True, ".ome.tif"),
+        _zarr("ngff-zarr", "ngff_zarr_0_50.py", "ngff-zarr[dask-image]==0.50.0", "zarr", *_READS),
+        _zarr("ome-zarr-py", "ome_zarr_py.py", "ome-zarr==0.18.0", "zarr", *_READS),
+        _zarr("tensorstore", "tensorstore_alone.py", "tensorstore==0.1.86", "zarr", *_READS),
+        _zarr("acquire-zarr", "acquire_zarr_0_10.py", "acquire-zarr==0.10.0", *_READS),
     )
 }
 
@@ -147,7 +161,7 @@ def default_environments() -> Path:
 
 
 def find_peers(
-    names: Sequence[str] | None, environments: str | None, compression: str
+    names: Sequence[str] | None, environments: str | None, compression: str, format: str = "tiff"
 ) -> tuple[list[Peer], dict[str, str]]:
     """The peers that are here and have a compression, and the reason for each that does not take part.
 
@@ -162,7 +176,9 @@ def find_peers(
             raise OptionError(f"peer {name!r} is not known; known are {', '.join(KINDS)}")
         kind = KINDS[name]
         found = _find(kind, environments)
-        if compression not in kind.compressions:
+        if format != kind.format:
+            reason = f"it writes {kind.format}"
+        elif compression not in kind.compressions:
             reason = f"it is not asked to write {compression}"
         elif found is None:
             remedy = "make its environment with: slidewright bench environments"

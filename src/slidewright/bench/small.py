@@ -94,7 +94,7 @@ def _batch(folder: Path, suffix: str, *options: str) -> Command:
 
 
 def _libvips(peer: Peer, source: str, folder: Path, threads: int) -> Command:
-    task = Task(str(Path(source).resolve()), threads, 512, 0, "jpeg", 90, None)
+    task = Task(str(Path(source).resolve()), threads, 512, 0, "jpeg", 90, effort=None, shard=None)
     return peer.start(task, str(folder / f"vips-{Path(source).stem}.out"))
 
 

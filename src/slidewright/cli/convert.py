@@ -101,7 +101,8 @@ def summary(report: Report) -> str:
         f"{report.megapixels_per_second:.0f} Mpx/s",
     ]
     if report.kept_tiles:
-        parts.insert(2, "level 0 kept as it was")
+        kept = f"levels 0 to {report.reused_levels}" if report.reused_levels else "level 0"
+        parts.insert(2, f"{kept} kept as {'they were' if report.reused_levels else 'it was'}")
     if report.retries:
         parts.append(f"{plural(report.retries, 'block')} redone")
     if report.warnings:

@@ -25,6 +25,7 @@ _VERBS = {
     "convert": "Convert a slide to a pyramidal TIFF or an OME-Zarr.",
     "shard": "Encode one share of a slide, for assemble.",
     "assemble": "Put shards together to a pyramidal TIFF.",
+    "restore": "Give back the file that an archive was made of.",
     "batch": "Convert many slides; skip what is done, go on after a failure.",
     "info": "Show what a slide is: size, levels, tiles, compression, mpp.",
     "verify": "Check a pyramidal TIFF or OME-Zarr, and its pixels against a source.",

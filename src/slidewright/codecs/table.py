@@ -36,6 +36,7 @@ CODECS: dict[str, Codec] = {
             accepts={"rgb": BYTES, "grey": BYTES, "multichannel": BYTES},
             limits="JPEG holds uint8 RGB and grey (each channel by itself), no alpha",
             make=jpeg.make_jpeg,
+            families=_EITHER,
             effort=Effort("quality", *_QUALITY, "libjpeg's quality; chroma is halved unless `subsampling` says else"),
         ),
         Codec(
@@ -46,6 +47,7 @@ CODECS: dict[str, Codec] = {
             limits="JPEG 2000 holds integers of 8 and 16 bits",
             make=images.make_jpeg2000,
             pixel_bytes=32,
+            families=_EITHER,
         ),
         Codec(
             name="jpeg2000-lossy",
@@ -55,6 +57,7 @@ CODECS: dict[str, Codec] = {
             limits="lossy JPEG 2000 holds uint8 and uint16 RGB and grey (each channel by itself), no alpha",
             make=images.make_jpeg2000_lossy,
             pixel_bytes=32,
+            families=_EITHER,
             effort=Effort(
                 "quality",
                 *_QUALITY,
@@ -78,6 +81,7 @@ CODECS: dict[str, Codec] = {
             limits="WebP holds uint8 RGB and RGBA",
             make=images.make_webp,
             pixel_bytes=32,
+            families=_EITHER,
             effort=Effort("quality", *_QUALITY, "libwebp's quality (method 2); alpha stays exact"),
         ),
         Codec(
@@ -88,6 +92,7 @@ CODECS: dict[str, Codec] = {
             limits="WebP holds uint8 RGB and RGBA",
             make=images.make_webp_lossless,
             pixel_bytes=32,
+            families=_EITHER,
             effort=Effort("effort", 0, 6, 0, "libwebp's method, from fast to small"),
         ),
         Codec(
@@ -151,6 +156,7 @@ CODECS: dict[str, Codec] = {
             make=images.make_jpegxl,
             pixel_bytes=72,
             piece_side=2048,
+            families=_EITHER,
             effort=Effort(
                 "quality",
                 *_QUALITY,
@@ -166,6 +172,7 @@ CODECS: dict[str, Codec] = {
             make=images.make_jpegxl_lossless,
             pixel_bytes=72,
             piece_side=2048,
+            families=_EITHER,
             effort=Effort("effort", 1, 9, 3, "libjxl's effort, from fast to small"),
         ),
         Codec(

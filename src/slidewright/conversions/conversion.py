@@ -51,7 +51,7 @@ def decide(
     nor its memory change their size. By default they are balanced for the workers of this run, or for the `threads` of
     one in this process, and shrink with memory.
     """
-    from slidewright.conversions.keeping import decide_keeping
+    from slidewright.conversions.keeping import decide_keeping, decide_reuse
     from slidewright.engine.memory_budget import needs_of, plan_memory
     from slidewright.engine.run import Run
     from slidewright.formats.registry import make_format
@@ -70,6 +70,9 @@ def decide(
         )
     keeping = decide_keeping(form, options, info, resolve_pixels(options, info))
     encoding, kept = keeping.encoding, keeping.kept
+    n_levels = options.levels or form.count_levels(info.size)
+    levels = make_plan(info.size, encoding.tile, n_levels=n_levels).levels
+    keeping, reused = decide_reuse(keeping, options, source, levels)
     hand_out = kept is not None and kept.corrupt
     if options.on_corrupt == "fill" or hand_out:
         from slidewright.sources.wrappers.fill import fill_corrupt
@@ -85,11 +88,12 @@ def decide(
         return make_plan(
             info.size,
             encoding.tile,
-            n_levels=options.levels or form.count_levels(info.size),
+            n_levels=n_levels,
             block_tiles=block_tiles,
             n_workers=n_workers,
             planes=encoding.pixels.planes,
             band=band,
+            reused=len(reused),
         )
 
     shared = None if planned_workers is None else planned(block_tiles, planned_workers)
@@ -99,7 +103,7 @@ def decide(
     )
     memory = plan_memory(needs, options.memory_bytes)
     plan = shared or planned(memory.block_tiles, memory.n_workers)
-    image = describe_image(source, options, plan, encoding, kept)
+    image = describe_image(source, options, plan, encoding, keeping)
     form.accept(image)
     run = Run(
         source=adapted(source, encoding.pixels, options),
@@ -112,6 +116,7 @@ def decide(
         started=started,
         timeout=options.timeout,
         recorder=recorder,
+        reused=reused if not hand_out else tuple(fill_corrupt(each, background, hand_out=True) for each in reused),
         keeping=keeping.words,
     )
     if recorder is not None:
@@ -132,6 +137,12 @@ def _left_out(info: SourceInfo) -> list[str]:
     if info.mpp is not None and not can_be_mpp(info.mpp):
         clauses.append(f"its resolution of {info.mpp[0]:.4g} um a pixel")
     return [f"not passed on of {info.name}: {'; '.join(clauses)}"] if clauses else []
+
+
+def _of_format(run: Run) -> list[str]:
+    """What the format says of the encoding."""
+    warning = run.format.warning(run.image.encoding)
+    return [warning] if warning else []
 
 
 def share_source(stack: contextlib.ExitStack, run: Run) -> Run:
@@ -173,7 +184,7 @@ class Conversion:
         self._announce = announce or _ignore
         self._stack = contextlib.ExitStack()
         self._committed = False
-        self._warnings = [*decided.memory.warnings, *_left_out(decided.source.info)]
+        self._warnings = [*decided.memory.warnings, *_left_out(decided.source.info), *_of_format(decided)]
         name = decided.source.info.name
         self._destination = Destination(
             dest,
@@ -307,6 +318,7 @@ class Conversion:
             warnings=(*self._warnings, *outcome.warnings, *said),
             corrupt_tiles=len(corrupt),
             kept_tiles=plan.planes * plan.levels[0].n_tiles if kept is not None else 0,
+            reused_levels=plan.reused,
             keeping=run.keeping,
         )
 

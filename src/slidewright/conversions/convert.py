@@ -128,6 +128,10 @@ def convert_opened(
     """Convert with a launcher that is there already, or without in so many threads; `compare` as for `Destination`,
     `announce` as for `Conversion`.
     """
+    if options.archive is not None:
+        from slidewright.conversions.archive import archive_opened
+
+        return archive_opened(launcher, source_path, dest, selection, options, callback, started, recorder, compare)
     options = settle_format(options, dest)
     if options.resume or options.engine == "dask":
         from slidewright.conversions.resume import convert_resumably

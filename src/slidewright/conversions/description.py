@@ -12,17 +12,17 @@ from slidewright.pixels import parse_color
 
 if TYPE_CHECKING:
     from slidewright.codecs import Encoding
+    from slidewright.conversions.keeping import Keeping
     from slidewright.formats.associated import Associated
     from slidewright.formats.base import ImageDescription
     from slidewright.metadata import Metadata
     from slidewright.options import ConvertOptions
-    from slidewright.pyramid.kept import Kept
     from slidewright.pyramid.plan import Plan
     from slidewright.sources.base import Source, SourceInfo
 
 
 def describe_image(
-    source: Source, options: ConvertOptions, plan: Plan, encoding: Encoding, kept: Kept | None = None
+    source: Source, options: ConvertOptions, plan: Plan, encoding: Encoding, keeping: Keeping | None = None
 ) -> ImageDescription:
     """Everything that a format needs to know of an image.
 
@@ -35,9 +35,10 @@ def describe_image(
     """
     from slidewright.formats.base import ImageDescription
     from slidewright.options import can_be_mpp
-    from slidewright.tiff.slide import KEPT_MARK
+    from slidewright.tiff.slide import kept_mark
 
     info = source.info
+    kept = () if keeping is None or keeping.kept is None else (keeping.kept, *keeping.reused)
     wanted = options.associated or ()
     return ImageDescription(
         plan,
@@ -45,7 +46,7 @@ def describe_image(
         options.mpp_xy or (info.mpp if info.mpp is not None and can_be_mpp(info.mpp) else None),
         _description(info, options),
         info.icc_profile,
-        f"slidewright {__version__}{KEPT_MARK if kept is not None else ''}",
+        f"slidewright {__version__}{kept_mark(len(kept))}",
         kept,
         _metadata(info, options, encoding.pixels.frame_planes),
         _associated(source, options, wanted),

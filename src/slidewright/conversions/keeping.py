@@ -6,6 +6,7 @@ Apart from `conversion.py` because it weighs everything that was asked for again
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from slidewright.codecs import Encoding
     from slidewright.formats.base import Format
     from slidewright.pixels import PixelFormat
-    from slidewright.sources.base import SourceInfo, Stored
+    from slidewright.pyramid.plan import Level
+    from slidewright.sources.base import Source, SourceInfo, Stored
 
-_SHOWN_EVERYWHERE = ("jpeg", "deflate", "lzw", "packbits")
+_AS_BAD = ("tiff", "svs")
+"""Formats whose YCbCr of 4:4:4 Bio-Formats shows in the same wrong colours, so that nothing is lost by keeping it."""
 _SUBSAMPLINGS = {"420": (2, 2), "422": (2, 1), "444": (1, 1)}
 _LEAST_QUALITY = 75
 """Of the levels above kept JPEG tiles, which are seen side by side with level 0 but are encoded a second time."""
@@ -34,6 +37,8 @@ class Keeping:
     kept: Kept | None
     words: str
     """What was decided and why, in words; empty where there was nothing to decide."""
+    reused: tuple[Kept, ...] = ()
+    """The source's own levels that are copied, from level 1 on."""
 
 
 def decide_keeping(form: Format, options: ConvertOptions, info: SourceInfo, pixels: PixelFormat) -> Keeping:
@@ -58,6 +63,7 @@ def decide_keeping(form: Format, options: ConvertOptions, info: SourceInfo, pixe
             _filling(encoding, info.stored),
             scaled=options.scaled_decoding and _can_scale(pixels, info),
             corrupt=options.on_corrupt is None,
+            gaps=form.holds_gaps,
         )
         above += ", level 1 decoded at half size" if kept.scaled else ""
         return Keeping(encoding, kept, f"kept as they are in the source: {kept.words}{above}")
@@ -65,6 +71,62 @@ def decide_keeping(form: Format, options: ConvertOptions, info: SourceInfo, pixe
     if options.keep_tiles == "always":
         raise OptionError(f"keep_tiles 'always' can't be: {info.name}: {reason}; leave it out, or choose 'auto'")
     return Keeping(form.encoding(options, pixels), None, f"encoded anew: {reason}" if info.stored is not None else "")
+
+
+def decide_reuse(
+    keeping: Keeping, options: ConvertOptions, source: Source, levels: Sequence[Level]
+) -> tuple[Keeping, tuple[Source, ...]]:
+    """Which of the source's own levels are copied, from level 1 on, and what is said of it.
+
+    Raises
+    ------
+    OptionError
+        Where they are asked for beside what needs every tile of level 0 decoded.
+    """
+    if not options.reuse_levels:
+        return keeping, ()
+    for name, given in (("on_corrupt", options.on_corrupt), ("scaled_decoding", options.scaled_decoding or None)):
+        if given is not None:
+            raise OptionError(f"{name} asks for level 0 to be decoded, which reuse_levels spares; leave one out")
+    if keeping.kept is None:
+        words = "no level is reused, since level 0 is not kept"
+        return replace(keeping, words="; ".join(filter(None, (keeping.words, words)))), ()
+    found: list[Source] = []
+    theirs = source.reduced()
+    reason = ""
+    for level in levels[1:]:
+        fitting = [each for each in theirs if each.info.size == level.size]
+        if not fitting:
+            reason = f"the source has none of {level.size}"
+            break
+        reason = _level_reason(source.info, fitting[0].info)
+        if reason:
+            break
+        found.append(fitting[0])
+    words = f"levels 1 to {len(found)} are the source's own" if len(found) > 1 else "level 1 is the source's own"
+    words = words if found else "no level is reused"
+    if reason:
+        words += f", level {len(found) + 1} and those above are not: {reason}"
+    return replace(keeping, words=f"{keeping.words}; {words}", reused=_kept_levels(keeping.kept, found)), tuple(found)
+
+
+def _level_reason(first: SourceInfo, info: SourceInfo) -> str:
+    """Why a reduced level can't stand above the tiles of level 0; empty if it can."""
+    if info.stored is None:
+        return info.not_stored
+    assert first.stored is not None
+    if info.tile != first.tile:
+        return f"its tiles are {info.tile} there"
+    if (info.samples, info.dtype, info.kind) != (first.samples, first.dtype, first.kind):
+        return "its pixels are of another kind there"
+    if replace(info.stored, tables=None, quality=None) != replace(first.stored, tables=None, quality=None):
+        return "its tiles are encoded otherwise there"
+    return ""
+
+
+def _kept_levels(kept: Kept, found: Sequence[Source]) -> tuple[Kept, ...]:
+    stored = [each.info.stored for each in found]
+    return tuple(Kept(each, _filling(kept.filling, each)) for each in stored if each is not None)
 
 
 def _refuse_scaling(options: ConvertOptions, reason: str) -> None:
@@ -93,7 +155,7 @@ def _reason(form: Format, options: ConvertOptions, info: SourceInfo, pixels: Pix
         or _pixel_reason(options, info, _laid(form, options, pixels, stored), stored)
         or _option_reason(options, stored)
         or form.keeps(stored)
-        or (_auto_reason(options, stored) if options.keep_tiles == "auto" else None)
+        or (_auto_reason(form, options, info, stored) if options.keep_tiles == "auto" else None)
     )
 
 
@@ -155,9 +217,15 @@ def _option_reason(options: ConvertOptions, stored: Stored) -> str | None:
     return None
 
 
-def _auto_reason(options: ConvertOptions, stored: Stored) -> str | None:
+def _auto_reason(form: Format, options: ConvertOptions, info: SourceInfo, stored: Stored) -> str | None:
     """Why 'auto' does not keep what could be kept."""
-    if options.compression is not None or stored.compression in _SHOWN_EVERYWHERE:
+    if options.compression is not None:
+        return None
+    if stored.subsampling == (1, 1) and info.format not in _AS_BAD:
+        return (
+            "Bio-Formats shows YCbCr of 4:4:4 in wrong colours (compression 'jpeg', or keep_tiles 'always', keeps it)"
+        )
+    if stored.compression in form.shown_everywhere:
         return None
     if stored.compression == "none":
         return "its tiles are uncompressed (compression 'none', or keep_tiles 'always', keeps them)"
@@ -185,7 +253,7 @@ def _above(
     if encoding.codec.lossy:
         words = f", the levels above of quality {encoding.effort}"
     if stored.subsampling == (1, 1):
-        words += "; Bio-Formats shows such in wrong colours, of the source as well"
+        words += "; Bio-Formats shows such in wrong colours, in any TIFF"
     return words, encoding
 
 

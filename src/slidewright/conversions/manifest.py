@@ -15,6 +15,7 @@ from typing import Any
 from slidewright.errors import DestinationError, OptionError, SourceError, did_you_mean
 from slidewright.formats.registry import settle_format
 from slidewright.options import OPTIONS, SELECTION, ConvertOptions, Selection, make_options
+from slidewright.sources.dicom_files import first_dicom
 from slidewright.system.files import lies_in, regular, same_file, shared_places
 from slidewright.system.remote_file import is_url
 
@@ -139,7 +140,7 @@ def check_apart(entries: Sequence[Entry], manifests: Sequence[str], reports: Seq
 
 def _slides(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> list[tuple[str, str]]:
     """The slides that a path means, each with its path below the folder of the results."""
-    if os.path.isdir(path) and not path.lower().rstrip("/").endswith(".zarr"):
+    if os.path.isdir(path) and not path.lower().rstrip("/").endswith(".zarr") and not _holds_dicom(path):
         found = list(_in_folder(path, out, recursive))
         if not found:
             raise SourceError(f"no slide is in the folder {path!r}{_remedy(path, out, recursive)}")
@@ -155,9 +156,12 @@ def _slides(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> l
 
 
 def _in_folder(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> Iterator[tuple[str, str]]:
-    """The slides in a folder by their names, a zarr being one, and in those below it but for that of the results."""
+    """The slides in a folder by their names, a zarr or a folder of DICOM being one, and in those below it, but not in
+    that of the results.
+    """
     for folder, folders, files in os.walk(path, onerror=_refuse_unreadable):
         names = [name for name in (*folders, *files) if name.lower().endswith(SUFFIXES)]
+        names += [name for name in folders if name not in names and _holds_dicom(os.path.join(folder, name))]
         for name in sorted(names):
             source = os.path.join(folder, name)
             yield source, os.path.relpath(source, path)
@@ -179,6 +183,10 @@ def _remedy(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> s
     if not recursive and next(_in_folder(path, out, True), None):
         return ", but in folders below it; give --recursive for them"
     return f"; slides are known there by their names ({', '.join(SUFFIXES)}), others need a pattern such as '*'"
+
+
+def _holds_dicom(path: str) -> bool:
+    return os.path.isdir(path) and first_dicom(path) is not None
 
 
 def _from_csv(path: str, options: Mapping[str, Any]) -> list[Entry]:

@@ -23,6 +23,7 @@ PRELOAD = (
     "slidewright.engine.writer",
     "slidewright.formats.tiff",
     "slidewright.sources.tiff",
+    "slidewright.sources.wrappers.fill",
 )
 """What workers and writer are forked with."""
 

@@ -15,6 +15,7 @@ from slidewright.conversions.convert import prepare_report
 from slidewright.conversions.opening import open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.conversions.workload import START_SECONDS, settle_workers
+from slidewright.errors import OptionError
 from slidewright.formats.registry import settle_format
 from slidewright.options import ConvertOptions, Selection, make_options
 from slidewright.report import LevelReport
@@ -102,6 +103,8 @@ def preview_opened(
     from slidewright.engine.disk_budget import check_space, estimate
     from slidewright.system.limits import usable_cpus
 
+    if options.archive is not None:
+        raise OptionError("nothing can be said of an archive before it is made; leave archive out, or the dry run")
     options = settle_format(options, dest)
     run = decide(source, options, monotonic())
     folder = os.path.dirname(os.path.abspath(dest))
@@ -134,31 +137,25 @@ def preview_opened(
 def _try_blocks(source: Source, options: ConvertOptions) -> tuple[list[float], float]:
     """Bytes of a tile of level 0, and of the levels above it where there are any; and the seconds of a tile."""
     from slidewright.conversions.conversion import decide
-    from slidewright.pyramid.block import BlockEncoder
 
     run = decide(source, replace(options, block_tiles=_BLOCK_TILES), monotonic())
     first = run.plan.passes[0]
     numbers = sorted(random.Random(0).sample(range(first.n_blocks), min(_BLOCKS, first.n_blocks)))
     random.Random(1).shuffle(numbers)  # in case time is up before all are done
     sizes: list[list[int]] = [[], []]
-    encoder = BlockEncoder(
-        run.plan,
-        run.encoding,
-        run.format.packer(run.encoding),
-        sparse=run.source.info.sparse,
-        kept=run.image.kept,
-    )
-    reader = run.source.open()
+    maker = run.maker()
+    readers = [each.open() for each in (run.source, *run.reused)]
     begin, untimed = perf_counter(), 0
     try:
         for number in numbers:
-            encoder.run(reader, first.block(number), lambda key, segment: sizes[min(key[0], 1)].append(len(segment)))
+            maker.run(readers, first.block(number), lambda key, segment: sizes[min(key[0], 1)].append(len(segment)))
             if not untimed and len(numbers) > 1:  # the first one imports and opens what the others have
                 begin, untimed = perf_counter(), sum(map(len, sizes))
             elif perf_counter() - begin > _SECONDS:
                 break
     finally:
         seconds = perf_counter() - begin
-        reader.close()
+        for reader in readers:
+            reader.close()
     timed = sum(map(len, sizes)) - untimed
     return [sum(level) / len(level) for level in sizes if level], seconds / max(1, timed)

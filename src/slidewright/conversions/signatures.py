@@ -35,6 +35,12 @@ class AssembleOptions(RunOptions, total=False):
     verify: bool
 
 
+class RestoreOptions(RunOptions, total=False):
+    """What a run that restores a file takes."""
+
+    overwrite: bool
+
+
 class EncodeOptions(RunOptions, total=False):
     """What a run that encodes takes, whatever its source."""
 
@@ -75,6 +81,7 @@ class ShardOptions(EncodeOptions, total=False):
     """What a run that encodes a source takes."""
 
     keep_tiles: str
+    reuse_levels: bool
     scaled_decoding: bool
 
 
@@ -85,6 +92,7 @@ class WriterOptions(EncodeOptions, AssembleOptions, total=False):
 class AllOptions(ShardOptions, AssembleOptions, total=False):
     """All fields of `ConvertOptions`."""
 
+    archive: str | None
     resume: bool
     engine: str
     dask: object

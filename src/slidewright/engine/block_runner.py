@@ -6,7 +6,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 from slidewright.engine.run import Run
-from slidewright.pyramid.block import BlockEncoder, Emit
+from slidewright.pyramid.block import Emit
 from slidewright.pyramid.level_store import ScratchLevel
 from slidewright.pyramid.plan import Block, Key
 from slidewright.report import Going
@@ -22,22 +22,19 @@ class BlockRunner:
 
     def __init__(self, run: Run, tell: Callable[[Going], None]) -> None:
         self._run, self._tell = run, tell
-        pack = run.format.packer(run.encoding)
-        sparse, kept = run.source.info.sparse, run.image.kept
-        self._encoder = BlockEncoder(run.plan, run.encoding, pack, sparse=sparse, kept=kept)
-        self._reader: tuple[int, Reader] | None = None
+        self._maker = run.maker()
+        self._readers: tuple[int, tuple[Reader, ...]] | None = None
         self._writers: dict[int, ScratchLevel] = {}
         self._scratch_seconds = 0.0
 
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds by stage since the start."""
-        return {**self._encoder.seconds, "scratch": self._scratch_seconds}
+        return {**self._maker.seconds, "scratch": self._scratch_seconds}
 
     def run(self, block: Block, emit: Emit) -> None:
         """Encode one block, passing its segments to `emit`, and write its reduced piece to the next pass's store."""
-        reader = self._reader_for(block.pass_index)
-        handed_on = self._encoder.run(reader, block, self._telling(emit))
+        handed_on = self._maker.run(self._readers_for(block.pass_index), block, self._telling(emit))
         if handed_on is not None:
             start = perf_counter()
             level = self._run.plan.passes[block.pass_index].scratch_level
@@ -49,11 +46,14 @@ class BlockRunner:
 
     def filled(self) -> dict[CorruptPlace, str]:
         """What was filled since the last call, because it did not decode."""
-        return self._reader[1].filled() if self._reader is not None else {}
+        found: dict[CorruptPlace, str] = {}
+        for reader in self._readers[1] if self._readers is not None else ():
+            found |= reader.filled()
+        return found
 
     def close(self) -> None:
         """Close what is open."""
-        self._close_reader()
+        self._close_readers()
         for level in self._writers.values():
             level.close()
         self._writers.clear()
@@ -74,19 +74,20 @@ class BlockRunner:
 
         return counted
 
-    def _close_reader(self) -> None:
-        if self._reader is not None:
-            self._reader[1].close()
-            self._reader = None
+    def _close_readers(self) -> None:
+        if self._readers is not None:
+            for reader in self._readers[1]:
+                reader.close()
+            self._readers = None
 
-    def _reader_for(self, pass_index: int) -> Reader:
-        if self._reader is None or self._reader[0] != pass_index:
-            self._close_reader()
-            self._reader = (pass_index, self._open(pass_index))
-        return self._reader[1]
+    def _readers_for(self, pass_index: int) -> tuple[Reader, ...]:
+        if self._readers is None or self._readers[0] != pass_index:
+            self._close_readers()
+            self._readers = (pass_index, self._open(pass_index))
+        return self._readers[1]
 
-    def _open(self, pass_index: int) -> Reader:
+    def _open(self, pass_index: int) -> tuple[Reader, ...]:
         if pass_index == 0:
-            return self._run.source.open()
+            return tuple(source.open() for source in (self._run.source, *self._run.reused))
         assert self._run.levels is not None
-        return self._run.levels.level(self._run.plan.passes[pass_index].first)
+        return (self._run.levels.level(self._run.plan.passes[pass_index].first),)

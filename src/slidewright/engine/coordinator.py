@@ -62,7 +62,7 @@ class Coordinator:
         self._crew = Crew(run, launcher, self._ring, self._schedule, self.outcome)
         self._writer: Child | None = None
         self._written = False
-        self._ticked = self._sampled = 0.0
+        self._ticked, self._sampled = 0.0, monotonic()
 
     def execute(self) -> Outcome:
         """Run to the end: every pass, then the writer's last word.

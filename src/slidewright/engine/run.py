@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from slidewright.codecs import Encoding
     from slidewright.engine.memory_budget import MemoryPlan
     from slidewright.formats.base import Format, ImageDescription
+    from slidewright.pyramid.block import BlockMaker
     from slidewright.pyramid.level_store import Scratch
     from slidewright.pyramid.plan import Block, Pass, Plan
     from slidewright.report import Going
@@ -46,6 +47,8 @@ class Run:
     """What the writer writes, under a name of its own; None for a run that makes shards alone."""
     shards: ShardPlan | None = None
     """Shards to find and to make; None for a run without any."""
+    reused: tuple[Source, ...] = ()
+    """The source's own reduced levels that are copied, from level 1 on."""
     keeping: str = ""
     """What becomes of the source's own tiles and why, in words."""
     recorder: Recorder | None = None
@@ -71,6 +74,13 @@ class Run:
         """Slots of the ring that each worker has."""
         return self.memory.slots_per_worker
 
+    def maker(self) -> BlockMaker:
+        """What makes the segments of blocks in this process."""
+        from slidewright.pyramid.block import BlockEncoder
+
+        pack, sparse = self.format.packer(self.encoding), self.source.info.sparse
+        return BlockEncoder(self.plan, self.encoding, pack, sparse=sparse, kept=self.image.kept)
+
     def sweeps(self) -> Iterator[tuple[Pass, Sequence[int]]]:
         """Each pass with the numbers of the blocks to do in it, in order."""
         first, *others = self.plan.passes
@@ -78,6 +88,18 @@ class Run:
         if self.output is not None:
             for pas in others:
                 yield pas, range(pas.n_blocks)
+
+
+class SegmentRun(Run):
+    """A run whose source gives segments and no pixels."""
+
+    __slots__ = ()
+
+    def maker(self) -> BlockMaker:
+        """See `Run`."""
+        from slidewright.pyramid.passing import SegmentPasser
+
+        return SegmentPasser(self.plan)
 
 
 @dataclass(slots=True)

@@ -43,14 +43,24 @@ class ImageDescription:
     description: str | None
     icc_profile: bytes | None
     software: str
-    kept: Kept | None = None
-    """What level 0 keeps of the source's own tiles; the encoding is that of the other levels then."""
+    kept_levels: tuple[Kept, ...] = ()
+    """What level 0, and levels above it, keep of the source's own tiles; the encoding is that of the other levels."""
     metadata: Metadata = field(default_factory=Metadata)
     """What may be kept of optics, instrument and channels."""
     associated: tuple[Associated, ...] = ()
     """Images to write beside the levels."""
     thumbnail: bool = False
     """Whether a thumbnail made of the levels is written too, where the format can have one."""
+
+
+    @property
+    def kept(self) -> Kept | None:
+        """What level 0 keeps."""
+        return self.kept_at(0)
+
+    def kept_at(self, level: int) -> Kept | None:
+        """What a level keeps."""
+        return self.kept_levels[level] if level < len(self.kept_levels) else None
 
 
 class Format(ABC):
@@ -66,6 +76,10 @@ class Format(ABC):
     """Whether what it writes is a folder."""
     holds_stacks: ClassVar[bool] = False
     """Whether it holds images of several planes along z, or times."""
+    shown_everywhere: ClassVar[tuple[str, ...]] = ("jpeg", "deflate", "lzw", "packbits")
+    """Compressions of which a source's own tiles are kept without being asked for."""
+    holds_gaps: ClassVar[bool] = True
+    """Whether tiles that a source leaves out can be left out, and read as the source reads them."""
 
     @classmethod
     @abstractmethod
@@ -79,6 +93,10 @@ class Format(ABC):
     def keeps(self, stored: Stored) -> str | None:
         """Why level 0 can't hold a source's own tiles as they are, as a clause of a message; None if it can."""
         return f"the format {self.name!r} holds only what it has encoded"
+
+    def warning(self, encoding: Encoding) -> str | None:
+        """What whoever asked for an encoding should know of it; None for nothing."""
+        return None
 
     def packer(self, encoding: Encoding) -> PackSegment | None:
         """What workers do to each segment before it leaves them; None for nothing."""

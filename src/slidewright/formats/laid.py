@@ -73,8 +73,8 @@ class Written:
     offsets: list[NDArray[np.uint64]]
     """A level: (planes, tiles)."""
     counts: list[NDArray[np.uint32]]
-    kept: Tags | None = None
-    """What says how the segments of level 0 are encoded, where they are the source's own."""
+    kept: tuple[Tags, ...] = ()
+    """What says how the segments of level 0, and those above it, are encoded where they are the source's own."""
     associated: list[tuple[Associated, int, int]] = field(default_factory=list)
     """Images beside the levels, with the offset and length of their strip."""
 
@@ -82,7 +82,7 @@ class Written:
         """The tags of one plane of one level, without text."""
         image = self.image
         tags = {
-            **(self.kept if self.kept is not None and not level.index else encoding),
+            **(self.kept[level.index] if level.index < len(self.kept) else encoding),
             NEW_SUBFILE_TYPE: long(REDUCED if level.index else 0),
             IMAGE_WIDTH: long(level.size.width),
             IMAGE_LENGTH: long(level.size.height),
@@ -165,7 +165,7 @@ class LaidTiff(Format):
 
     def check(self, path: str, image: ImageDescription) -> None:
         """See `Format`."""
-        check_structure(path, [level.size for level in image.plan.levels], kept=image.kept is not None)
+        check_structure(path, [level.size for level in image.plan.levels], kept=len(image.kept_levels))
 
     def verify(self, path: str, n_workers: int | None) -> None:
         """See `Format`."""
@@ -201,7 +201,7 @@ class LaidTiff(Format):
                 raise OutputError("the output does not fit in a classic TIFF (4 GB); write a BigTIFF, or compress more")
             file.write(segment)
             flusher.count(len(segment))
-        return Written(file, image, offsets, counts, None if image.kept is None else _kept_tags(image.kept))
+        return Written(file, image, offsets, counts, tuple(map(_kept_tags, image.kept_levels)))
 
     def _extras(self, written: Written, encoding: Tags) -> Iterator[Associated]:
         """What lies beside the levels: a thumbnail first, where one is wanted and can be made."""
@@ -246,7 +246,8 @@ def _decoded(written: Written, level: Level, encoding: Tags) -> NDArray[Any]:
     plan, file = written.image.plan, written.file
     page = page_of(encoding, plan.tile)
     height, width = level.tiles.height * plan.tile, level.tiles.width * plan.tile
-    out = np.zeros((height, width, written.image.encoding.samples), np.uint8)
+    background = np.array(written.image.encoding.pixels.background, np.uint8)  # of tiles that are not there or damaged
+    out = np.full((height, width, written.image.encoding.samples), background, np.uint8)
     end = file.tell()
     for index in range(level.n_tiles):
         file.seek(int(written.offsets[level.index][0, index]))

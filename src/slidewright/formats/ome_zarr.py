@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from slidewright.codecs import resolve
-from slidewright.errors import OptionError, OutputError, VerifyError
+from slidewright.errors import OptionError, OutputError
 from slidewright.formats import ome_zarr_metadata as metadata
 from slidewright.formats.base import Format, ImageDescription, TakeSegment
+from slidewright.formats.zarr_images import image_name, whole_stream, why_not_kept
 from slidewright.formats.zarr_json import list_label, mark_series, write_json
 from slidewright.formats.zarr_shard import PlaneWriter, Syncer
 from slidewright.geometry import Size
-from slidewright.inspection.verify import verify_file
+from slidewright.inspection.verify import check_structure, verify_file
 from slidewright.inspection.zarr_pyramid import ZarrPyramid, is_zarr
 from slidewright.options import DEFAULTS
 from slidewright.pixels import MASKS
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
     from slidewright.options import ConvertOptions
     from slidewright.pixels import PixelFormat
     from slidewright.pyramid.plan import Key, Level, Plan
+    from slidewright.sources.base import Stored
 
 SHARD_BYTES = 32 << 20
 """A default shard has at most about so many encoded bytes."""
-_RATIO_LOSSLESS = 2
+_RATIO_LOSSLESS, _RATIO_LOSSY = 2, 8
 _SAMPLED_CHUNKS = 16  # of the last level, for the windows of channels
 
 
@@ -52,6 +54,8 @@ class OmeZarrFormat(Format):
     suffixes: ClassVar[tuple[str, ...]] = (".ome.zarr", ".zarr")
     is_folder: ClassVar[bool] = True
     holds_stacks: ClassVar[bool] = True
+    shown_everywhere: ClassVar[tuple[str, ...]] = ("zstd",)
+    holds_gaps: ClassVar[bool] = False  # what is left out is the background here
 
     @classmethod
     def from_options(cls, options: ConvertOptions) -> OmeZarrFormat:
@@ -62,8 +66,27 @@ class OmeZarrFormat(Format):
         return cls(0 if options.ngff == "0.4" else options.zarr_shard, options.ngff or "0.5")
 
     def encoding(self, options: ConvertOptions, pixels: PixelFormat) -> Encoding:
-        """See `Format`: zarr has neither TIFF's predictor nor pixels of single bits."""
-        return replace(resolve(options, pixels, "zarr"), planar=self.ngff == "0.4")
+        """See `Format`: zarr has neither TIFF's predictor nor pixels of single bits, and v2 no chunks whose samples lie
+        side by side, as those of an image do.
+        """
+        encoding = resolve(options, pixels, "zarr")
+        if self.ngff == "0.4" and image_name(encoding.compression):
+            raise OptionError(
+                f"compression {encoding.compression!r} needs NGFF 0.5 (zarr v3); leave ngff out, or choose zstd"
+            )
+        return replace(encoding, planar=self.ngff == "0.4")
+
+    def warning(self, encoding: Encoding) -> str | None:
+        """See `Format`."""
+        name = image_name(encoding.compression)
+        return name and (
+            f"chunks of {encoding.compression} are an experiment: zarr has no such codec yet, and few readers know "
+            f"{name!r} (in Python: pip install imagecodecs-zarr)"
+        )
+
+    def keeps(self, stored: Stored) -> str | None:
+        """See `Format`."""
+        return why_not_kept(stored) if self.ngff == "0.5" else "the chunks of zarr v2 have their samples sorted"
 
     def order(self, plan: Plan) -> Iterator[Key]:
         """Level by level, plane by plane, row by row: a row of shards is written side by side (see `Format`)."""
@@ -97,9 +120,7 @@ class OmeZarrFormat(Format):
 
     def check(self, path: str, image: ImageDescription) -> None:
         """See `Format`."""
-        found = [level.size for level in verify_file(path, decode="sample", n_workers=1).levels]
-        if found != [level.size for level in image.plan.levels]:
-            raise VerifyError(f"{path}: the levels are {', '.join(map(str, found))}, which is not what was written")
+        check_structure(path, [level.size for level in image.plan.levels], kept=len(image.kept_levels))
 
     def verify(self, path: str, n_workers: int | None) -> None:
         """See `Format`."""
@@ -130,8 +151,8 @@ class OmeZarrFormat(Format):
         """Chunks a side of a shard of a level, a power of two; None where a chunk is a file."""
         side = self.shard
         if side is None:
-            side = 1
-            while (2 * side) ** 2 * encoding.tile_bytes // _RATIO_LOSSLESS <= SHARD_BYTES:
+            side, ratio = 1, _RATIO_LOSSY if encoding.codec.lossy else _RATIO_LOSSLESS
+            while (2 * side) ** 2 * encoding.tile_bytes // ratio <= SHARD_BYTES:
                 side *= 2
         if not side:
             return None
@@ -148,11 +169,13 @@ class OmeZarrFormat(Format):
         return count
 
     def _write_level(self, path: str, image: ImageDescription, level: Level, take: TakeSegment, syncer: Syncer) -> int:
-        encoding, side = image.encoding, self.side(image.encoding, level)
+        kept = image.kept_at(level.index)
+        encoding = image.encoding if kept is None else kept.filling
+        side = self.side(encoding, level)
         folder = os.path.join(path, str(level.index))
         os.mkdir(folder)
         if self.ngff == "0.5":
-            write_json(os.path.join(folder, "zarr.json"), metadata.array_v3(encoding, level, side))
+            write_json(os.path.join(folder, "zarr.json"), metadata.array_v3(encoding, level, side, kept))
         else:
             write_json(os.path.join(folder, ".zarray"), metadata.array_v2(encoding, level))
         blank = _blank_segment(encoding)
@@ -163,7 +186,10 @@ class OmeZarrFormat(Format):
             ) as writer:
                 for row, column in np.ndindex(*level.tiles):
                     segment = take((level.index, plane, row, column))
-                    total += writer.add(row, column, None if segment == blank else segment)
+                    is_blank = segment == blank
+                    if kept is not None:
+                        segment = whole_stream(segment, kept.stored)
+                    total += writer.add(row, column, None if is_blank else segment)
         return total
 
     def _plane_folder(self, folder: str, encoding: Encoding, plane: int) -> str:

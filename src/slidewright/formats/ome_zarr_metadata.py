@@ -12,8 +12,10 @@ import numpy as np
 
 from slidewright.codecs import Encoding
 from slidewright.formats.base import ImageDescription
+from slidewright.formats.zarr_images import image_codec
 from slidewright.metadata import Channel
 from slidewright.pixels import MASKS, PixelFormat
+from slidewright.pyramid.kept import Kept
 from slidewright.pyramid.plan import Level
 
 Window = tuple[float, float]
@@ -40,15 +42,16 @@ def fill_value(pixels: PixelFormat) -> int | float:
     return float(value) if pixels.dtype.startswith("float") else int(value)
 
 
-def array_v3(encoding: Encoding, level: Level, shard: int | None) -> dict[str, Any]:
-    """zarr.json of a level; `shard` is the chunks a side of a shard."""
+def array_v3(encoding: Encoding, level: Level, shard: int | None, kept: Kept | None = None) -> dict[str, Any]:
+    """zarr.json of a level; `shard` is the chunks a side of a shard, `kept` what its tiles are if not encoded here."""
     pixels = encoding.pixels
     codecs: list[dict[str, Any]] = []
     if pixels.samples > 1:  # a tile is stored as it is encoded, its samples side by side
         axes = axes_of(pixels)
         order = [*(number for number, axis in enumerate(axes) if axis != "c"), axes.index("c")]
         codecs.append({"name": "transpose", "configuration": {"order": order}})
-    codecs += [_LITTLE, *_compressor_v3(encoding)]
+    image = image_codec(encoding, kept)
+    codecs += [_LITTLE, *_compressor_v3(encoding)] if image is None else [image]
     chunk = _chunk_shape(pixels, encoding.tile)
     if shard is not None:
         sharding = {

@@ -112,7 +112,7 @@ class TiffFormat(Format):
         """See `Format`."""
         from slidewright.inspection.verify import check_structure
 
-        check_structure(path, [level.size for level in image.plan.levels], kept=image.kept is not None)
+        check_structure(path, [level.size for level in image.plan.levels], kept=len(image.kept_levels))
 
     def verify(self, path: str, n_workers: int | None) -> None:
         """See `Format`."""

@@ -44,7 +44,7 @@ _SOI, _EOI, _APP0, _SOS, _DQT, _DHT = b"\xff\xd8", b"\xff\xd9", 0xE0, 0xDA, 0xDB
 
 def page_arguments(image: ImageDescription, level: Level) -> dict[str, Any]:
     """The arguments of `tifffile.TiffWriter.write` for the page of a level."""
-    encoding = image.encoding
+    encoding, kept = image.encoding, image.kept_at(level.index)
     arguments: dict[str, Any] = {
         "shape": _page_shape(image, level),
         "dtype": encoding.dtype,
@@ -52,7 +52,7 @@ def page_arguments(image: ImageDescription, level: Level) -> dict[str, Any]:
         "subfiletype": 1 if level.index else 0,
         "metadata": None,
         "software": image.software if not level.index else False,
-        **(kept_arguments(image.kept) if image.kept and not level.index else encoding_arguments(encoding)),
+        **(encoding_arguments(encoding) if kept is None else kept_arguments(kept)),
     }
     if image.mpp is not None:
         arguments["resolution"] = tuple(1e4 / (mpp * (1 << level.index)) for mpp in image.mpp)
@@ -139,7 +139,8 @@ def kept_arguments(kept: Kept) -> dict[str, Any]:
 
 def page_corrections(image: ImageDescription, level: Level) -> dict[str, Any]:
     """Tags, by tifffile's names, to overwrite in the page of a level after writing."""
-    return corrections(image.encoding) if image.kept is None or level.index else kept_corrections(image.kept)
+    kept = image.kept_at(level.index)
+    return corrections(image.encoding) if kept is None else kept_corrections(kept)
 
 
 def kept_corrections(kept: Kept) -> dict[str, Any]:

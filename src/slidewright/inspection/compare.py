@@ -11,6 +11,8 @@ import functools
 import math
 import tempfile
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from slidewright.inspection.decode import decode_checked, in_parallel
 from slidewright.inspection.pyramid_file import PyramidFile
 from slidewright.pyramid.plan import Block, Pass, make_plan
 from slidewright.pyramid.reduce import halve
-from slidewright.tiff.page import Page
+from slidewright.tiff.page import TiledImage
 from slidewright.tiff.shown import change_of
 
 _KEEP_BYTES = 1 << 26  # a larger reduced level goes to a temporary file
@@ -55,12 +57,61 @@ def compare_levels(slide: PyramidFile, against: Any, resampling: str | None, thr
         raise VerifyError(
             f"{slide.path}: its levels are stored turned (Orientation): convert it first"
         )
+    reused = source.reduced()[: slide.kept - 1] if slide.kept > 1 else ()
+    if len(reused) < slide.kept - 1:
+        raise VerifyError(f"{slide.path} says that levels are {info.name}'s own, which has no such levels")
     masks = first.masks or info.kind in ("labels", "binary")
-    tallies: dict[int, _Tally] = {}
+    resampling, tallies = resampling or ("nearest" if masks else "mean"), dict[int, _Tally]()
+    for number, own in enumerate((source, *reused[:-1]) if reused else ()):
+        _compare_copies(slide, number, own)
+    compared, base = (_Upper(slide, len(reused)), reused[-1]) if reused else (slide, source)
     for number in range(images):
-        _Comparison(slide, source, resampling or ("nearest" if masks else "mean"), threads, number).run(tallies)
+        _Comparison(compared, base, resampling, threads, number).run(tallies)
     peak = float(np.iinfo(first.dtype).max) if first.dtype.kind in "iu" else 1.0
-    return {number: tally.match(peak) for number, tally in tallies.items()}
+    exact = dict.fromkeys(range(len(reused)), (True, math.inf, math.inf))
+    return {**exact, **{number + len(reused): tally.match(peak) for number, tally in tallies.items()}}
+
+
+@dataclass(frozen=True, slots=True)
+class _Upper:
+    """The levels of a file from one on, which it keeps of its source as its lowest."""
+
+    slide: PyramidFile
+    start: int
+    kept: int = 1
+
+    @property
+    def path(self) -> str:
+        return self.slide.path
+
+    @property
+    def planes(self) -> Sequence[Sequence[TiledImage]]:
+        return self.slide.planes[self.start :]
+
+    def segments(self, page: Any) -> Any:
+        return self.slide.segments(page)
+
+
+def _compare_copies(slide: PyramidFile, number: int, own: Any) -> None:
+    """Hold every tile of a copied level against the source's own, byte by byte."""
+    reader = own.open()
+    try:
+        for image, page in enumerate(slide.planes[number]):
+            segments: Any = slide.segments(page)
+            for plane, row, column in np.ndindex(page.planes, *page.grid):
+                wanted = reader.segment(row, column, image * page.planes + plane)
+                _same_bytes(slide.path, page, segments, page.index(row, column, plane), wanted)
+    finally:
+        reader.close()
+
+
+def _same_bytes(path: str, page: TiledImage, segments: Any, index: int, wanted: bytes | None) -> None:
+    found = segments.read(index) or b""
+    if wanted is not None and wanted != found:
+        raise VerifyError(
+            f"{path}: {page.place(index)} is not the source's own tile: {len(found)} bytes there and "
+            f"{len(wanted)} in the source"
+        )
 
 
 def _as_written(against: Any, samples: int, *, several: bool) -> Any:
@@ -109,10 +160,12 @@ class _Comparison:
     `image` is which of the images of a level is compared, where channels or frames are images of their own.
     """
 
-    def __init__(self, slide: PyramidFile, source: Any, resampling: str, threads: int, image: int = 0) -> None:
+    def __init__(
+        self, slide: PyramidFile | _Upper, source: Any, resampling: str, threads: int, image: int = 0
+    ) -> None:
         self._slide, self._source, self._resampling, self._threads = slide, source, resampling, threads
         self._image, self._several = image, len(slide.planes[0]) > 1
-        self._pages: list[Page] = [level[image] for level in slide.planes]
+        self._pages: list[TiledImage] = [level[image] for level in slide.planes]
         first, last = self._pages[0], self._pages[-1]
         numbers = {halvings(first.size, page.size) if number else 0: number for number, page in enumerate(self._pages)}
         if last.size == first.size.halved(len(self._pages) - 1):  # tiny levels repeat: 1 x 1 halves to 1 x 1
@@ -128,7 +181,7 @@ class _Comparison:
         self._segments = {number: slide.segments(self._pages[number]) for number in numbers.values()}
         self._changes = {number: change_of(self._pages[number]) for number in numbers.values()}
         self._tallies: dict[int, _Tally] = {}
-        self._kept = slide.kept and source.info.stored is not None and source.info.tile == first.cell
+        self._kept = slide.kept > 0 and source.info.stored is not None and source.info.tile == first.cell
         self._lock = threading.Lock()
         self._local = threading.local()
         self._readers: list[Any] = []
@@ -232,19 +285,14 @@ class _Comparison:
             with self._lock:
                 self._tallies[number].add(errors, found.size)
 
-    def _compare_bytes(self, page: Page, index: int, in_plane: int, plane: int) -> bool:
+    def _compare_bytes(self, page: TiledImage, index: int, in_plane: int, plane: int) -> bool:
         """Hold a kept tile against the source's own, byte by byte; whether there are pixels to compare as well."""
         row, column = divmod(in_plane, page.grid.width)
         wanted: bytes | None = self._local.reader.segment(row, column, self._image * page.planes + plane)
-        found = self._segments[0].read(index) or b""
-        if wanted is not None and wanted != found:
-            raise VerifyError(
-                f"{self._slide.path}: {page.place(index)} is not the source's own tile: {len(found)} bytes there and "
-                f"{len(wanted)} in the source"
-            )
+        _same_bytes(self._slide.path, page, self._segments[0], index, wanted)
         return wanted != b""
 
-    def _differ(self, page: Page, index: int, part: Region, found: NDArray[Any], wanted: NDArray[Any]) -> None:
+    def _differ(self, page: TiledImage, index: int, part: Region, found: NDArray[Any], wanted: NDArray[Any]) -> None:
         wrong = np.argwhere((found != wanted).any(axis=2))
         y, x = (int(value) for value in wrong[0])
         raise VerifyError(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from slidewright.errors import VerifyError
 from slidewright.inspection.pyramid_file import PyramidFile, SegmentReader
-from slidewright.tiff.page import Page
+from slidewright.tiff.page import TiledImage
 
 Decode = Literal["all", "sample", "none"]
 
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def decode_page(slide: PyramidFile, page: Page, decode: Decode, threads: int) -> int:
+def decode_page(slide: PyramidFile, page: TiledImage, decode: Decode, threads: int) -> int:
     """Decode the segments of a page and check their shapes; the answer is how many."""
     n = len(page.offsets)
     if decode == "none" or not n:

@@ -11,6 +11,7 @@ from slidewright.inspection.pyramid_file import PyramidFile
 from slidewright.metadata import Metadata
 from slidewright.sources.base import SourceInfo
 from slidewright.system.files import total_bytes
+from slidewright.tiff.archive import is_archive
 from slidewright.tiff.directories import is_tiff
 from slidewright.tiff.slide import TiffSlide
 
@@ -140,11 +141,17 @@ def _source_of(path: str | os.PathLike[str]) -> SourceInfo | None:
         return None
 
 
+_CAN_BE_KEPT = "can be kept as they are"
+
+
 def _keeping(slide: TiffSlide, source: SourceInfo | None) -> str:
     past = "kept from its source; " if slide.kept else ""
+    if slide.kept > 1:
+        past = f"kept from its source, as those of levels 1 to {slide.kept - 1} are; "
+    past += "an archive, of which restore gives back the original; " if is_archive(slide) else ""
     if source is None:
         return past
-    return past + ("can be kept as they are" if source.stored is not None else f"can't be kept: {source.not_stored}")
+    return past + (_CAN_BE_KEPT if source.stored is not None else f"can't be kept: {source.not_stored}")
 
 
 def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
@@ -167,6 +174,7 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
         icc_bytes=len(found.icc_profile or b""),
         description=found.description,
         software=None,
+        keeping=_CAN_BE_KEPT if found.stored is not None else "",
         metadata=found.metadata,
     )
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from slidewright.inspection.zarr_pyramid import ZarrPyramid
-    from slidewright.tiff.page import Page
+    from slidewright.tiff.page import TiledImage
 
 PyramidFile: TypeAlias = "TiffSlide | ZarrPyramid"
 
@@ -20,7 +20,7 @@ class SegmentReader(Protocol):
     """The segments or chunks of one level."""
 
     @property
-    def page(self) -> Page:
+    def page(self) -> TiledImage:
         """The level."""
 
     def decode(self, index: int) -> NDArray[Any] | None:

@@ -18,7 +18,7 @@ from slidewright.geometry import Size, halvings
 from slidewright.inspection.decode import Decode, decode_page
 from slidewright.inspection.pyramid_file import PyramidFile, open_pyramid
 from slidewright.system.limits import usable_cpus
-from slidewright.tiff.page import Page
+from slidewright.tiff.page import Page, TiledImage
 from slidewright.tiff.segments import MAX_SEGMENT_BYTES
 from slidewright.tiff.slide import TiffSlide
 
@@ -135,7 +135,7 @@ def verify_file(
 
 
 def check_structure(
-    path: str | os.PathLike[str], expected: Sequence[Size] | None = None, *, kept: bool = False
+    path: str | os.PathLike[str], expected: Sequence[Size] | None = None, *, kept: int = 0
 ) -> None:
     """Check a freshly written file cheaply: every table, the level sizes, and a fixed sample of tiles.
 
@@ -146,14 +146,14 @@ def check_structure(
     expected
         The sizes that the levels must have; None accepts any floor-halving pyramid.
     kept
-        Whether level 0 has the tiles of its source, of which some may be left out or not decode.
+        How many levels, from level 0 on, have the tiles of their source, of which some may be left out or not decode.
 
     Raises
     ------
     VerifyError
         At the first thing that is wrong.
     """
-    with TiffSlide(path) as slide:
+    with open_pyramid(path) as slide:
         sizes = [page.size for page in slide.levels]
         if expected is not None and sizes != [Size(*size) for size in expected]:
             raise VerifyError(
@@ -162,16 +162,16 @@ def check_structure(
             )
         check_tables(slide, strict=True, kept=kept)
         for page in slide.pages:
-            if kept and page.name.startswith("level 0"):
+            if _is_kept(page, kept):
                 continue  # what is another encoder's, and may be damaged, is not judged here
             decode_page(slide, page, "sample", 1)
 
 
-def check_tables(slide: PyramidFile, *, strict: bool, kept: bool = False) -> list[str]:
+def check_tables(slide: PyramidFile, *, strict: bool, kept: int = 0) -> list[str]:
     """Check everything that needs no pixel: levels, tables, where segments lie.
 
     Not `strict`, which is for files of other writers, tolerates what readers do: sizes rounded up, shared and left-out
-    tiles; `kept` tolerates left-out tiles in level 0. The answer is a list of warnings about them.
+    tiles; so many levels that are `kept` may leave tiles out. The answer is a list of warnings about them.
     """
     warnings: list[str] = []
     for page in slide.levels:
@@ -184,10 +184,15 @@ def check_tables(slide: PyramidFile, *, strict: bool, kept: bool = False) -> lis
         slide.check()
         return warnings
     for page in slide.pages:
-        gaps = not strict or (kept and page.name.startswith("level 0"))
+        gaps = not strict or _is_kept(page, kept)
         _check_lengths(slide, page, strict, warnings, gaps=gaps)
     _check_ranges(slide, strict, warnings)
     return warnings
+
+
+def _is_kept(page: TiledImage, levels: int) -> bool:
+    """Whether a page is of one of the first levels."""
+    return any(page.name.partition(",")[0] == f"level {level}" for level in range(levels))
 
 
 def _check_sizes(slide: PyramidFile, strict: bool, warnings: list[str]) -> None:
@@ -238,7 +243,7 @@ def _check_lengths(slide: TiffSlide, page: Page, strict: bool, warnings: list[st
             )
 
 
-def _segment_bytes(page: Page) -> int:
+def _segment_bytes(page: TiledImage) -> int:
     """Decoded bytes of a full segment."""
     samples = page.cell.width * (page.samples // page.planes)
     row = (samples + 7) // 8 if page.bits == 1 else samples * page.dtype.itemsize
@@ -277,7 +282,7 @@ def _check_ranges(slide: TiffSlide, strict: bool, warnings: list[str]) -> None:
         warnings.append(f"{int(shared.sum())} segments share their bytes with another")
 
 
-def _owner(pages: Sequence[Page], index: int) -> str:
+def _owner(pages: Sequence[TiledImage], index: int) -> str:
     """The place of a segment by its number over all pages."""
     for page in pages:
         if index < len(page.offsets):

@@ -9,18 +9,23 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from slidewright.errors import SourceError, VerifyError
 from slidewright.geometry import Size, Stack
+from slidewright.sources.access.image_chunks import NAMES, decode_image
 from slidewright.system.json_file import read_json
 
 MAX_CHUNK_BYTES = 1 << 28
 MAX_CHUNKS = 1 << 24
 _ENTRY_BYTES, _CHECKSUM_BYTES = 16, 4
-_KNOWN = "verify reads chunks in zstd, gzip, blosc or none, of one plane or of a pixel's samples, in C order"
+_KNOWN = (
+    "verify reads chunks in zstd, gzip, blosc, none or imagecodecs' jpeg, jpeg2k, webp or jpegxl, of one plane or of a "
+    "pixel's samples, in C order"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class ArrayLayout:
     planar: bool
     """Whether the samples in a chunk's bytes come one after the other, not side by side."""
     compression: str
+    settings: Mapping[str, Any]
+    """Of the codec, where chunks are images."""
     fill: int | float
     prefix: str
     """What each key begins with: "c/" in v3."""
@@ -57,10 +64,19 @@ class ArrayLayout:
         place = {"t": time, "c": channel, "z": depth, "y": row, "x": column}
         return f"{folder}{os.sep}{self.prefix}{os.sep.join(str(place[axis]) for axis in self.axes)}"
 
-    def decompressor(self) -> Callable[[bytes], bytes | bytearray]:
-        """From a chunk's bytes to its pixels'; refuses to make more than a chunk has."""
+    @property
+    def lossless(self) -> bool:
+        """Whether the codec is said to give back what it was given."""
+        images = self.settings.get("lossless", False) or self.settings.get("reversible", False)
+        return self.compression not in NAMES.values() or bool(images)
+
+    def decompressor(self) -> Callable[[bytes], Any]:
+        """From a chunk's bytes to its pixels', or to pixels; refuses to make more than a chunk has."""
         import imagecodecs
 
+        if self.compression in NAMES.values():
+            shape = (self.chunk, self.chunk, self.depth)
+            return lambda data: decode_image(self.compression, data, shape, self.dtype, self.settings)
         nbytes = self.chunk * self.chunk * self.depth * self.dtype.itemsize
         match self.compression:
             case "zstd":
@@ -110,8 +126,10 @@ def _v3(given: Mapping[str, Any], axes: str, folder: str) -> ArrayLayout:
     order = codecs[0].get("configuration", {}).get("order")
     if not planar and order != [*(n for n, axis in enumerate(axes) if axis != "c"), axes.find("c")]:
         raise SourceError(f"{folder}: {_KNOWN}")
-    names = [name for name in names if name != "transpose"]
-    if not names or names[0] != "bytes" or len(names) > 2:
+    named = {codec["name"]: codec.get("configuration") or {} for codec in codecs if codec["name"] != "transpose"}
+    names = list(named)
+    image = NAMES.get(names[0]) if len(names) == 1 else None
+    if image is None and (not names or names[0] != "bytes" or len(names) > 2):
         raise SourceError(f"{folder} has the codecs {', '.join(names)}; {_KNOWN}")
     return _layout(
         given,
@@ -121,7 +139,8 @@ def _v3(given: Mapping[str, Any], axes: str, folder: str) -> ArrayLayout:
         chunk=inner,
         outer=chunk_shape if sharded else None,
         planar=planar,
-        compression=names[1] if len(names) == 2 else "none",
+        compression=image or (names[1] if len(names) == 2 else "none"),
+        settings=named[names[0]] if image else {},
         prefix=f"c{os.sep}",
     )
 
@@ -154,6 +173,7 @@ def _layout(
     planar: bool,
     compression: str,
     prefix: str,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> ArrayLayout:
     shape = [int(length) for length in given["shape"]]
     known = axes == "".join(axis for axis in "tcz" if axis in axes) + "yx"
@@ -169,7 +189,7 @@ def _layout(
         raise SourceError(f"{folder} has chunks of {tuple(chunk)}; {_KNOWN}, and square")
     if outer is not None and list(outer[-2:]) != [shard * side] * 2:
         raise SourceError(f"{folder} has shards of {tuple(outer)}; {_KNOWN}, and square shards")
-    if compression not in ("none", "zstd", "gzip", "blosc"):
+    if compression not in ("none", "zstd", "gzip", "blosc", *NAMES.values()):
         raise SourceError(f"{folder} is stored with {compression!r}; {_KNOWN}")
     return ArrayLayout(
         size=Size(shape[-2], shape[-1]),
@@ -181,6 +201,7 @@ def _layout(
         sharded=outer is not None,
         planar=planar and depth > 1,
         compression=compression,
+        settings=settings,
         fill=np.array(given.get("fill_value") or 0).astype(dtype).item(),
         prefix=prefix,
         axes=axes,

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,33 +23,14 @@ from slidewright.pixels import MASKS
 from slidewright.sources.ome_attributes import OmeAttributes
 from slidewright.system.files import read_at, regular, total_bytes
 from slidewright.system.json_file import read_json
-from slidewright.tiff.page import Page
+from slidewright.tiff.page import TiledImage
 
 _MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 MAX_BYTES = 1 << 28
 
 
-class _NoTags:
-    """A page of no TIFF has no tags."""
-
-    @staticmethod
-    def valueof(code: int, default: Any = None) -> Any:
-        """See `tifffile.TiffTags`."""
-        return default
-
-
-class _NoPage:
-    """Stands for tifffile's page where there is none: chunks have nothing of what only a TIFF says."""
-
-    tags = _NoTags()
-    extrasamples = ()
-    compression = 1
-    predictor = fillorder = 1
-    is_contiguous = is_jfif = False
-
-
 @dataclass(frozen=True, eq=False, slots=True)
-class ZarrLevel(Page):
+class ZarrLevel(TiledImage):
     """A frame of a level of an OME-Zarr, its chunks as the tiles of a page: plane by plane, in raster order.
 
     `offsets` are places in the file of a chunk (0 in a file of its own); `counts` are 0 for chunks that were left out.
@@ -62,60 +43,19 @@ class ZarrLevel(Page):
     frame: int = 0
 
     @property
-    def has_alpha(self) -> bool:
-        """See `Page`."""
-        return self.kind == "rgba"
-
-    @property
-    def undecodable(self) -> bool:
-        """See `Page`: a codec that nobody here knows is refused when the level is opened."""
-        return False
-
-    @property
     def masks(self) -> bool:
-        """See `Page`."""
+        """See `TiledImage`."""
         return self.kind in MASKS
 
     @property
     def colormap(self) -> tuple[tuple[int, int, int], ...] | None:
-        """See `Page`."""
+        """See `TiledImage`."""
         return self.palette
 
     @property
     def photometric(self) -> str:
-        """In the words of a TIFF (see `Page`)."""
+        """See `TiledImage`."""
         return "palette" if self.palette else "rgb" if self.kind in ("rgb", "rgba") else "minisblack"
-
-    @property
-    def nodata(self) -> float:
-        """See `Page`."""
-        return self.layout.fill
-
-    @property
-    def raw_order(self) -> Literal["<", ">"] | None:
-        """Chunks are always decoded (see `Page`)."""
-        return None
-
-    @property
-    def is_jpeg(self) -> bool:
-        """No chunk is (see `Page`)."""
-        return False
-
-    is_plain_jpeg = is_jfif = big_endian = reversed_bits = contiguous = premultiplied = is_jpeg
-
-    @property
-    def jpeg_tables(self) -> None:
-        """There are none (see `Page`)."""
-        return
-
-    subsampling = icc_profile = jpeg_tables
-
-    @property
-    def predictor(self) -> int:
-        """None; no zarr turns its image or is a volume here either (see `Page`)."""
-        return 1
-
-    orientation = depth = predictor
 
     def chunk(self, index: int) -> tuple[int, int, int]:
         """(plane, row, column) of a chunk."""
@@ -166,7 +106,8 @@ class ZarrSegments:
         stored = shape if not level.layout.planar else (shape[2], shape[0], shape[1])
         try:
             raw = self._decompress(data)
-            pixels = np.frombuffer(raw, level.dtype).reshape(stored)
+            pixels = np.frombuffer(raw, level.dtype) if not isinstance(raw, np.ndarray) else raw
+            pixels = pixels.reshape(stored)
         except MemoryError:
             raise
         except Exception as error:  # each codec has an error class of its own
@@ -204,7 +145,7 @@ class ZarrPyramid:
     """
 
     others: tuple[ZarrLevel, ...] = ()
-    kept = False
+    kept = 0
     """Whether level 0 keeps tiles of a source as they were; see `TiffSlide`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -250,16 +191,6 @@ class ZarrPyramid:
         return self._said.software or ""
 
     @property
-    def description(self) -> str:
-        """What a file would say in its ImageDescription, or nothing."""
-        return self._said.description or ""
-
-    @property
-    def icc_profile(self) -> bytes | None:
-        """The ICC profile."""
-        return self._said.icc_profile
-
-    @property
     def kind(self) -> str:
         """A word for the kind of store."""
         return f"ome-zarr {self.ngff}"
@@ -269,7 +200,7 @@ class ZarrPyramid:
         """Bytes of all its files."""
         return total_bytes(self.path)
 
-    def segments(self, page: Page, error: type[SlidewrightError] = VerifyError) -> ZarrSegments:
+    def segments(self, page: TiledImage, error: type[SlidewrightError] = VerifyError) -> ZarrSegments:
         """The chunks of one of the levels, which raise `error` for a damaged one."""
         assert isinstance(page, ZarrLevel)
         return ZarrSegments(self.path, page, error)
@@ -312,7 +243,6 @@ class ZarrPyramid:
         offsets, counts = (table.reshape(frames, -1) for table in _tables(folder, layout, planes * frames, grid))
         first = ZarrLevel(
             name=f"level {number}",
-            page=_NoPage(),
             size=layout.size,
             cell=Size(layout.chunk, layout.chunk),
             tiled=True,
@@ -321,7 +251,7 @@ class ZarrPyramid:
             dtype=layout.dtype,
             bits=8 * layout.dtype.itemsize,
             compression=layout.compression,
-            lossless=True,
+            lossless=layout.lossless,
             offsets=offsets[0],
             counts=counts[0],
             folder=folder,

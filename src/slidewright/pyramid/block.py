@@ -8,8 +8,9 @@ B, each pixel is touched while it is in the cache, and every level is encoded fr
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.codecs import Encoding
+from slidewright.errors import RunError
 from slidewright.geometry import Region, Size
 from slidewright.pyramid.kept import Kept
 from slidewright.pyramid.plan import Block, Key, Pass, Plan
@@ -43,7 +45,22 @@ class _Walk:
     """Whether the tiles that are read are kept as the source has them."""
 
 
-class BlockEncoder:
+class BlockMaker(ABC):
+    """Makes the segments of blocks, one block after the other."""
+
+    seconds: dict[str, float]
+    """Time spent by stage."""
+
+    @abstractmethod
+    def run(self, readers: Sequence[Reader], block: Block, emit: Emit) -> tuple[Region, Pixels] | None:
+        """Pass every segment of a block to `emit`; the answer is what is handed on to the next pass, if anything.
+
+        The first reader is that of what the pass reads; those of the source's own reduced levels follow where these are
+        reused.
+        """
+
+
+class BlockEncoder(BlockMaker):
     """Encodes blocks of one plan; keeps its buffers and encoder from block to block.
 
     Parameters
@@ -73,6 +90,7 @@ class BlockEncoder:
         self._encoder = encoding.encoder()
         self._filling = None if kept is None else kept.filling.encoder()
         self._scaled = kept is not None and kept.scaled
+        self._gaps = kept is not None and kept.gaps
         self._pack, self._sparse = pack, sparse
         self._queue: list[tuple[Key, Pixels]] = []
         self._background = np.array(encoding.pixels.background * encoding.pixels.stack.frames)
@@ -89,7 +107,7 @@ class BlockEncoder:
         self._blank_segments: dict[int, list[bytes]] = {}
         self.seconds = {"read": 0.0, "encode": 0.0, "reduce": 0.0}
 
-    def run(self, reader: Reader, block: Block, emit: Emit) -> tuple[Region, Pixels] | None:
+    def run(self, readers: Sequence[Reader], block: Block, emit: Emit) -> tuple[Region, Pixels] | None:
         """Encode every tile of a block, passing each segment to `emit`.
 
         Returns the block's piece of the pass's scratch level, as (region of that level, pixels), the pixels valid until
@@ -97,22 +115,56 @@ class BlockEncoder:
         of a sparse source.
         """
         pas = self._plan.passes[block.pass_index]
+        if self._plan.reused and not block.pass_index:
+            return self._reuse(readers, block, emit)
         keeps = self._filling is not None and not pas.first
-        walk = _Walk(reader, pas, block.band * self._plan.band, emit, keeps)
+        return self._made(_Walk(readers[0], pas, block.band * self._plan.band, emit, keeps), block)
+
+    def _reuse(self, readers: Sequence[Reader], block: Block, emit: Emit) -> tuple[Region, Pixels] | None:
+        """Copy the tiles of level 0 and of the reused levels; of the highest, make those above."""
+        plan, pas, base = self._plan, self._plan.passes[0], self._plan.reused
+        ends = base + 1 == len(plan.levels)
+        for level in range(min(base, pas.last + 1)):
+            self._tell_ahead(readers[level], level, pas.block_tiles >> level, block)
+        for key in plan.tiles_of(block):
+            if key[0] < base or (key[0] == base and ends):
+                emit(key, self._copied(readers[key[0]], key))
+        place = (block.row, block.column) if base <= pas.last else plan.chunk_of(block)
+        if ends or place is None:
+            return None
+        pas = replace(pas, first=base, last=max(base, pas.last), block_tiles=max(1, pas.block_tiles >> base))
+        walk = _Walk(readers[base], pas, block.band * plan.band, emit, keeps=True)
+        return self._made(walk, Block(0, *place, block.band))
+
+    def _tell_ahead(self, reader: Reader, level: int, tiles: int, block: Block) -> None:
+        """Tell a reader what of its level a block of so many tiles a side will read."""
+        plan, side = self._plan, self._plan.tile * tiles
+        region = Region(block.row * side, block.column * side, side, side).clipped(plan.size_at(level))
+        channels = plan.band * self._samples
+        reader.ahead(region, range(block.band * channels, (block.band + 1) * channels))
+
+    def _copied(self, reader: Reader, key: Key) -> bytes:
+        start = perf_counter()
+        segment = reader.segment(key[2], key[3], key[1])
+        self.seconds["read"] += perf_counter() - start
+        if segment is None:
+            raise RunError(f"the tile {key} of the source is not to be had; this is an error of slidewright")
+        return segment
+
+    def _made(self, walk: _Walk, block: Block) -> tuple[Region, Pixels] | None:
+        """Make the tiles of a block from what its pass reads."""
+        pas, keeps = walk.pas, walk.keeps
         half = self._plan.tile // 2
         above = Size(0, 0) if pas.scratch_level is None else self._plan.size_at(pas.scratch_level)
         region = Region(block.row * half, block.column * half, half, half).clipped(above)
         piece = self._piece[: region.height, : region.width]
         depth = pas.block_tiles.bit_length() - 1
-        side = self._plan.tile * pas.block_tiles
-        source = Region(block.row * side, block.column * side, side, side).clipped(self._plan.size_at(pas.first))
-        first = walk.plane * self._samples
-        reader.ahead(source, range(first, first + self._plan.band * self._samples))
+        self._tell_ahead(walk.reader, pas.first, pas.block_tiles, block)
         if keeps and self._scaled and not depth and not region.empty:
             self._keep_halved(walk, block.row, block.column, piece)
             return region, piece
         top = self._tile(walk, depth, block.row, block.column)
-        self._flush(emit)
+        self._flush(walk.emit)
         if region.empty or top is None or (self._sparse and self._is_blank(top, walk.plane)):
             return None
         self._reduce(top, piece)
@@ -182,11 +234,11 @@ class BlockEncoder:
             start = perf_counter()
             segment = walk.reader.segment(row, column, plane)
             self.seconds["read"] += perf_counter() - start
-            if segment is None:
+            if segment is None or not (segment or self._gaps):
                 assert self._filling is not None
                 tile = self._planes(self._padded(pixels(), 0))[plane - walk.plane]
                 segment = self._filling.encode([tile])[0]
-            walk.emit((0, plane, row, column), segment)
+            walk.emit((walk.pas.first, plane, row, column), segment)
 
     def _put(self, walk: _Walk, place: tuple[int, int, int], tile: Pixels) -> None:
         """Have a padded tile at (level, row, column) encoded: now, or when the encoder's batch is full."""

@@ -23,6 +23,8 @@ class Kept:
     """Whether level 1 comes from the decoder's own half-size decoding."""
     corrupt: bool = True
     """Whether tiles that do not decode are kept as well."""
+    gaps: bool = True
+    """Whether tiles that the source leaves out are left out, not made of the pixels that it shows there."""
 
     @property
     def words(self) -> str:

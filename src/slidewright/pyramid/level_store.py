@@ -67,8 +67,8 @@ class Scratch:
 
     def chunk_crc(self, block: Block) -> int | None:
         """The CRC-32 of the chunk that a block handed on; None where it hands nothing on, or the chunk is not there."""
-        level = self.plan.passes[block.pass_index].scratch_level
-        return None if level is None else self.level(level).chunk_crc(block)
+        level, place = self.plan.passes[block.pass_index].scratch_level, self.plan.chunk_of(block)
+        return None if level is None or place is None else self.level(level).chunk_crc(*place, block.band)
 
 
 class ScratchLevel(Reader):
@@ -143,10 +143,10 @@ class ScratchLevel(Reader):
                 piece[...] = self._chunk[: piece.shape[0], : piece.shape[1]]
         return target
 
-    def chunk_crc(self, block: Block) -> int | None:
-        """The CRC-32 of a block's chunk; None when it is not there. Raises OSError."""
+    def chunk_crc(self, row: int, column: int, band: int) -> int | None:
+        """The CRC-32 of a chunk; None when it is not there. Raises OSError."""
         chunk = memoryview(self._chunk).cast("B")
-        got = self._store.read((block.row, block.column, block.band), chunk)
+        got = self._store.read((row, column, band), chunk)
         return None if got is None else zlib.crc32(chunk[:got])
 
     def _any(self, y: int, x: int, band: int) -> bool:

@@ -59,6 +59,10 @@ class Pass:
     blocks: Size
     scratch_level: int | None
     bands: int = 1
+    top: int = 0
+    """The highest level that it makes or copies: beyond `last` where the source's own levels are reused, whose tiles
+    belong to the block in their corner.
+    """
 
     @property
     def n_blocks(self) -> int:
@@ -87,6 +91,8 @@ class Plan:
     """Planes stored one after the other."""
     band: int = 1
     """How many of them a block holds: one, or all of a frame."""
+    reused: int = 0
+    """Levels 1 to this one are the source's own; those above are made of the last of them."""
 
     @property
     def n_tiles(self) -> int:
@@ -120,6 +126,22 @@ class Plan:
                 for column in range(block.column * side, min((block.column + 1) * side, tiles.width)):
                     for plane in planes:
                         yield level, plane, row, column
+        for level in range(pas.last + 1, pas.top + 1):
+            corner = _corner(block, level - pas.last)
+            if corner is not None:
+                yield from ((level, plane, *corner) for plane in planes)
+
+    def chunk_of(self, block: Block) -> tuple[int, int] | None:
+        """Row and column of the chunk that a block hands on, if it is one that does."""
+        pas = self.passes[block.pass_index]
+        return _corner(block, pas.top - pas.last)
+
+
+def _corner(block: Block, shift: int) -> tuple[int, int] | None:
+    """The tile, so many levels above a block's last, in whose corner the block is."""
+    if block.row % (1 << shift) or block.column % (1 << shift):
+        return None
+    return block.row >> shift, block.column >> shift
 
 
 def count_levels(size: Size, tile: int) -> int:
@@ -147,6 +169,7 @@ def make_plan(
     n_workers: int = 1,
     planes: int = 1,
     band: int = 1,
+    reused: int = 0,
 ) -> Plan:
     """Plan a pyramid of an image of `size`.
 
@@ -165,6 +188,8 @@ def make_plan(
         How many workers share a pass; only the default block size depends on it.
     planes, band
         How many planes are stored apart, and how many of them a block holds: 1, or all of a frame.
+    reused
+        How many of the levels above level 0 are the source's own.
     """
     count = n_levels or count_levels(size, tile)
     levels = tuple(Level(i, size.halved(i), size.halved(i).grid(tile)) for i in range(count))
@@ -173,10 +198,11 @@ def make_plan(
     while first < count:
         side = block_tiles or _balanced_block(levels[first], tile, n_workers)
         last = min(first + side.bit_length() - 1, count - 1)
-        onward = last + 1 if last + 1 < count else None
-        passes.append(Pass(len(passes), first, last, side, levels[first].tiles.grid(side), onward, planes // band))
-        first = last + 1
-    return Plan(tile, levels, tuple(passes), planes, band)
+        top = last if passes else max(last, reused)
+        onward = top + 1 if top + 1 < count else None
+        passes.append(Pass(len(passes), first, last, side, levels[first].tiles.grid(side), onward, planes // band, top))
+        first = top + 1
+    return Plan(tile, levels, tuple(passes), planes, band, reused)
 
 
 def _balanced_block(level: Level, tile: int, n_workers: int) -> int:

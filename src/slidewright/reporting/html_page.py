@@ -24,7 +24,7 @@ from slidewright.report import UNUSED, Recorder, Report
 from slidewright.reporting import html_charts as htmlcharts
 from slidewright.reporting.again import changed, how_to_make_again
 from slidewright.system.files import write_whole
-from slidewright.tiff.page import Page
+from slidewright.tiff.page import TiledImage
 
 _PACKAGES = ("slidewright", "numpy", "tifffile", "imagecodecs", "opencv-python-headless", "zarr", "openslide-bin")
 _THUMBNAIL = 560
@@ -137,7 +137,7 @@ def _look(path: str) -> _Look:
         )
 
 
-def _thumbnail(page: Page, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+def _thumbnail(page: TiledImage, pixels: NDArray[Any]) -> NDArray[np.uint8]:
     """A page's pixels as a small uint8 picture, grey or RGB."""
     import cv2
 

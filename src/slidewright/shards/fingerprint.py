@@ -92,7 +92,7 @@ def _restored(value: Any) -> Any:
 
 def versions() -> dict[str, str]:
     """The versions that the bytes of an output may depend on."""
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import PackageNotFoundError, version  # 0.02 s, which a run without shards need not take
 
     found = {"slidewright": __version__}
     for name in _LIBRARIES:

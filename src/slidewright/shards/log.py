@@ -60,7 +60,7 @@ class ShardLog:
 
     def __init__(self, shards: ShardPlan) -> None:
         self._shards = shards
-        self.last_level = shards.plan.passes[0].last
+        self.last_level = shards.plan.passes[0].top
         self._waiting = list(reversed(shards.to_make))
         self._of: dict[Key, int] = {}
         self._writers: dict[int, ShardWriter] = {}

@@ -212,6 +212,10 @@ class Source(ABC):
         """
         return nullcontext(self)
 
+    def reduced(self) -> tuple[Source, ...]:
+        """The source's own reduced levels, largest first, whose tiles may be reused; none where nothing is known."""
+        return ()
+
     @property
     def filled(self) -> Mapping[CorruptPlace, str]:
         """What was filled while the source was made shareable, because it did not decode: place to message."""

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,11 @@ from slidewright.tiff.directories import starts_as_tiff
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from slidewright.tiff.slide import TiffSlide
+
 FILES = (
     "slidewright reads TIFF, SVS, OME-TIFF, zarr, .npy, PNG, JPEG, JPEG 2000, WebP and BMP, and with "
-    "slidewright[openslide] NDPI, MRXS, SCN, VMS, BIF and DICOM"
+    "slidewright[openslide] NDPI, MRXS, SCN, VMS and BIF, and with slidewright[dicom] DICOM"
 )
 OBJECTS = (
     "slidewright takes paths, NumPy arrays, zarr arrays and groups, Pillow images, and with shape=(height, width) "
@@ -130,7 +133,7 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
         if not path.lower().endswith(".zip") and not any(
             os.path.exists(os.path.join(path, name)) for name in _ZARR_FILES
         ):
-            raise SourceError(f"{path} is a folder, but not a zarr array or group; for a folder of slides use batch")
+            return _from_folder(path, selection)
         from slidewright.sources.zarr import ZarrSource
 
         if not os.path.isdir(path):
@@ -145,6 +148,8 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
         return NpySource.at(path, selection)
     if starts_as_tiff(start):
         return _from_tiff(path, selection)
+    if start[128:] == b"DICM":
+        return _from_dicom(path, selection)
     from slidewright.sources.image_file import ImageFileSource, is_image_file
 
     vendors = Path(path).suffix.lower() in _OPENSLIDE_ONLY or _openslide_knows(path)
@@ -154,6 +159,32 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
     if vendors:
         return _from_openslide(path, selection)
     raise SourceError(f"{path} is not an image of a known format; {FILES}")
+
+
+def _from_folder(path: str, selection: Selection) -> Source:
+    """A folder that is no zarr: the files of a slide in DICOM."""
+    from slidewright.sources.dicom_files import first_dicom
+
+    if first_dicom(path) is None:
+        raise SourceError(
+            f"{path} is a folder, but not a zarr array or group, nor of DICOM files; for a folder of slides use batch"
+        )
+    return _from_dicom(path, selection)
+
+
+def _from_dicom(path: str, selection: Selection) -> Source:
+    """DICOM by our own reader, which hands out frames and knows more colours; else by OpenSlide, if that can."""
+    from slidewright.sources.dicom_files import first_dicom, no_pydicom
+
+    if find_spec("pydicom") is None:
+        file = first_dicom(path) if os.path.isdir(path) else path
+        if file is None or not _openslide_knows(file):
+            raise no_pydicom(path)
+        return _from_openslide(file, selection)
+    from slidewright.sources.dicom import DicomSource
+
+    _refuse("a slide in DICOM", **{**selection.place, "level": None, "z": None})
+    return DicomSource.at(path, selection)
 
 
 def _from_url(url: str, selection: Selection) -> Source:
@@ -181,7 +212,7 @@ def _first_bytes(path: str) -> bytes:
         )
     try:
         with open(path, "rb", opener=regular) as file:
-            start = file.read(16)
+            start = file.read(132)
     except OSError as error:
         raise SourceError(f"{path} can't be opened: {error.strerror or error}") from error
     if not start:
@@ -196,7 +227,10 @@ def _from_tiff(path: str, selection: Selection) -> Source:
     if whole:
         _refuse_index(path)
     with opened(path) as slide:  # once: reading the directories of a small slide takes as long as a tenth of its pixels
-        if whole and vendor_of(slide) in _OPENSLIDE_BETTER and _openslide_knows(path):
+        vendor = vendor_of(slide) if whole else ""
+        if vendor == "ndpi" and (striped := _from_ndpi(slide, selection)) is not None:
+            return striped
+        if vendor in _OPENSLIDE_BETTER and _openslide_knows(path):
             return _from_openslide(path, selection)
         source = TiffSource.of(slide, selection)
         page = slide.image(source.selection).pages[0]
@@ -211,6 +245,18 @@ def _from_tiff(path: str, selection: Selection) -> Source:
     from slidewright.sources.wrappers.orient import upright
 
     return upright(given, page.orientation)
+
+
+def _from_ndpi(slide: TiffSlide, selection: Selection) -> Source | None:
+    """Its stripes joined to tiles; None where they can't be: then OpenSlide reads it, or else our reader of strips."""
+    from slidewright.sources.ndpi import ndpi_source
+
+    try:
+        return ndpi_source(slide, selection)
+    except SourceError:
+        if not _openslide_knows(slide.path):
+            raise
+        return None
 
 
 def _refuse_index(path: str) -> None:
@@ -319,8 +365,6 @@ def _is_zarr(obj: Any) -> bool:
 
 
 def _has_openslide() -> bool:
-    from importlib.util import find_spec
-
     return find_spec("openslide") is not None
 
 

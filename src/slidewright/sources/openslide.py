@@ -170,7 +170,10 @@ def _describe(slide: Any, path: str, level: int) -> SourceInfo:
     properties = slide.properties
     mpp = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
     tile = [_number(properties.get(f"openslide.level[{level}].tile-{side}")) for side in ("height", "width")]
-    profile = getattr(slide, "color_profile", None)
+    try:
+        profile = slide.color_profile
+    except Exception:  # lcms can't read it
+        profile = None
     return SourceInfo(
         name=path,
         format=str(properties.get("openslide.vendor", "openslide")),

@@ -4,6 +4,7 @@ meant and what its pixels are.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from slidewright.errors import OptionError, SourceError, VerifyError
+from slidewright.errors import OptionError, SlidewrightError, SourceError, VerifyError
 from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.sources.access.colours import given_as
@@ -75,6 +76,11 @@ class TiffSource(Source):
         chosen = chosen if selection.page is None else Selection(page=selection.page)
         return cls(slide.path, chosen, _info(slide, chosen))
 
+    def page(self) -> Page:
+        """The first page of the image; the file is closed again."""
+        with opened(self.path) as slide:
+            return slide.image(self.selection).pages[0]
+
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
         return {**pickled_identity(self), **file_identity(self.path)}
@@ -87,6 +93,17 @@ class TiffSource(Source):
             if found != (*info.shape, info.stack, info.dtype):
                 raise SourceError(f"{self.path} is not the file it was when the run began; start again")
             return TiffReader(info, image)
+
+    def reduced(self) -> tuple[Source, ...]:
+        """See `Source`; levels that can't be read are left out, with those above them."""
+        found: list[Source] = []
+        if self.selection.page is not None:
+            return ()
+        with opened(self.path) as slide, contextlib.suppress(SlidewrightError):
+            while True:
+                chosen = replace(self.selection, level=(self.selection.level or 0) + len(found) + 1)
+                found.append(TiffSource(self.path, chosen, _info(slide, chosen)))
+        return tuple(found)
 
     def associated_image(self, name: str) -> Pixels:
         """See `Source`."""

@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Literal
 
 from slidewright.sources.base import Stored
-from slidewright.tiff.jpeg_header import read_jpeg_header
+from slidewright.tiff.jpeg_header import JpegHeader, read_jpeg_header
 from slidewright.tiff.page import Page
 from slidewright.tiff.series import Image
 from slidewright.tiff.slide import TiffSlide
 
-_PHOTOMETRIC: dict[str, Literal["rgb", "ycbcr", "grey", "palette"]] = {
+PHOTOMETRIC: dict[str, Literal["rgb", "ycbcr", "grey", "palette"]] = {
     "rgb": "rgb",
     "ycbcr": "ycbcr",
     "minisblack": "grey",
@@ -22,6 +22,7 @@ _PHOTOMETRIC: dict[str, Literal["rgb", "ycbcr", "grey", "palette"]] = {
 }
 _APERIO = "aperio_jp2000_rgb"  # Compression 33005: a plain codestream under a number of Aperio's
 _READABLE_JPEGS = (0, 1, 2)  # SOF0 to SOF2: baseline, extended, progressive
+CONFLICT = "its JPEG tiles say that they are YCbCr, and its tags that they are RGB"
 _NOTHING_TO_COPY = "none of its tiles has any bytes"
 
 
@@ -35,7 +36,7 @@ def stored_of(slide: TiffSlide, image: Image) -> tuple[Stored | None, str]:
         return None, "it has no tiles of its own"
     stored = Stored(
         compression=page.compression,
-        photometric=_PHOTOMETRIC[page.photometric],
+        photometric=PHOTOMETRIC[page.photometric],
         predictor=page.predictor,
         bits=page.bits,
         separate=page.planes > 1 or image.channels is not None,
@@ -57,7 +58,7 @@ def _renamed(slide: TiffSlide, page: Page) -> Page:
 def _refusal(page: Page) -> str:
     if not page.tiled:
         return "it is stored in strips, not in tiles"
-    if page.photometric not in _PHOTOMETRIC:
+    if page.photometric not in PHOTOMETRIC:
         words = {"miniswhite": "in its tiles 0 is white"}
         return words.get(page.photometric, f"its colours are {page.photometric}")
     if page.bits not in (8, 16, 32):
@@ -86,16 +87,25 @@ def _of_jpeg(slide: TiffSlide, image: Image, stored: Stored) -> tuple[Stored | N
     page = image.pages[0]
     if any(other.jpeg_tables != page.jpeg_tables for other in image.pages):
         return None, "its channels or planes have JPEG tables of their own"
+    if not page.counts.any():
+        return None, _NOTHING_TO_COPY
+    if page.photometric == "rgb" and page.is_jfif:
+        return None, CONFLICT
     header = read_jpeg_header(slide.head(page), page.jpeg_tables)
+    return jpeg_stored(replace(stored, tables=page.jpeg_tables), header, 1 if stored.separate else page.samples)
+
+
+def jpeg_stored(stored: Stored, header: JpegHeader | None, components: int) -> tuple[Stored | None, str]:
+    """How JPEG tiles are stored, with what the header of the first says; None, and why not, for what a TIFF can't say
+    or few readers know.
+    """
     if header is None:
-        return None, _NOTHING_TO_COPY if not page.counts.any() else "its first JPEG has no header"
+        return None, "its first JPEG has no header"
     if header.process not in _READABLE_JPEGS or header.bits != 8:
         return None, f"its JPEG tiles are of a process (SOF{header.process}, {header.bits} bits) that few readers know"
-    if len(header.sampling) != (1 if stored.separate else page.samples):
+    if len(header.sampling) != components:
         return None, f"its JPEG tiles have {len(header.sampling)} components"
-    chroma = header.subsampling if page.photometric == "ycbcr" else None
-    if page.photometric == "ycbcr" and chroma is None:
+    chroma = header.subsampling if stored.photometric == "ycbcr" else None
+    if stored.photometric == "ycbcr" and chroma is None:
         return None, "the chroma of its JPEG tiles is sampled in a way that TIFF can't say"
-    if page.photometric == "rgb" and page.is_jfif:
-        return None, "its JPEG tiles say that they are YCbCr, and its tags that they are RGB"
-    return replace(stored, tables=page.jpeg_tables, subsampling=chroma, quality=header.quality), ""
+    return replace(stored, subsampling=chroma, quality=header.quality), ""

@@ -200,9 +200,10 @@ class _Chosen:
 def _node(store: str, inner: str) -> Any:
     import zarr
 
-    from slidewright.sources.access.zarr_codecs import open_node
+    from slidewright.sources.access.zarr_codecs import know_images, open_node
     from slidewright.sources.access.zarr_store import FolderStore
 
+    know_images()
     try:
         is_zip = store.lower().endswith(".zip")
         if is_url(store):

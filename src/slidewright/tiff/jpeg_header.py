@@ -6,9 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+ADOBE = b"\xff\xee\0\x0eAdobe\0\x64" + bytes(4)
+"""Adobe's marker of a JPEG, up to the byte that tells its colours: 0 RGB, 1 YCbCr."""
 _STANDARD = (
     *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
     *(14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62),
@@ -29,6 +32,8 @@ class JpegHeader:
     """(horizontal, vertical) of each component."""
     quality: int | None
     """The quality of libjpeg whose luminance table comes closest; None where there is no table here."""
+    told: Literal["rgb", "ycbcr"] | None = None
+    """What the stream itself says of its colours, by a marker of Adobe or JFIF."""
 
     @property
     def subsampling(self) -> tuple[int, int] | None:
@@ -45,12 +50,17 @@ def read_jpeg_header(stream: bytes, tables: bytes | None = None) -> JpegHeader |
     """The header of a stream, with the tables that it may share with others; None for what is no JPEG."""
     quantisation: dict[int, tuple[int, ...]] = {}
     frame: bytes | None = None
+    told: Literal["rgb", "ycbcr"] | None = None
     process = 0
     try:
         for part in (tables or b"", stream):
             for marker, payload in _segments(part):
                 if marker == 0xDB:
                     quantisation.update(_quantisation(payload))
+                elif marker == 0xEE and payload[:5] == b"Adobe":
+                    told = "ycbcr" if payload[11] else "rgb"
+                elif marker == 0xE0 and payload[:5] == b"JFIF\0":
+                    told = told or "ycbcr"
                 elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
                     frame, process = payload, marker - 0xC0
         if frame is None:
@@ -62,7 +72,7 @@ def read_jpeg_header(stream: bytes, tables: bytes | None = None) -> JpegHeader |
         return None
     if not all(across and down for across, down in sampling):
         return None
-    return JpegHeader(process, frame[0], sampling, None if luminance is None else _quality(luminance))
+    return JpegHeader(process, frame[0], sampling, None if luminance is None else _quality(luminance), told)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -1,4 +1,4 @@
-"""One image of a TIFF as a value: its size, tiles, encoding, segment tables and tags.
+"""One image of a TIFF as a value: its size, tiles, encoding, segment tables and tags; and what any file says of tiles.
 
 What other packages may know of a page is declared here; `tifffile.TiffPage` stays inside `tiff/`.
 """
@@ -6,7 +6,7 @@ What other packages may know of a page is declared here; `tifffile.TiffPage` sta
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -34,13 +34,11 @@ _PHOTOMETRIC = 262
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Page:
-    """One image of a file: a level of the pyramid, a channel, or another image beside them."""
+class TiledImage:
+    """One image of a file, whatever file that is: a level of the pyramid, a channel, or another image beside them."""
 
     name: str
     """How to call it in a message: "level 2", "label", "page 3"; may be empty."""
-    page: Any
-    """The `tifffile.TiffPage`, for the modules of this package alone."""
     size: Size
     cell: Size
     """Tile, or strip, in pixels; of a damaged file it may be 0 x 0."""
@@ -58,16 +56,22 @@ class Page:
     """Whether the codec gives back exactly what it was given, as far as tag and stream say."""
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
+    grid: Size = field(init=False)
+    """Rows and columns of tiles (or strips)."""
+
+    def __post_init__(self) -> None:
+        rows, columns = (-(-side // max(1, cell)) for side, cell in zip(self.size, self.cell, strict=True))
+        object.__setattr__(self, "grid", Size(rows, columns))
 
     @property
     def photometric(self) -> str:
-        """PhotometricInterpretation: "miniswhite", "minisblack", "rgb", "palette", "ycbcr" ...
+        """What the samples mean, in the words of TIFF 6.0: "miniswhite", "minisblack", "rgb", "palette", "ycbcr" ..."""
+        raise NotImplementedError
 
-        What does not say so is taken for what libtiff takes it for, by its samples and whether it is a fax.
-        """
-        if _PHOTOMETRIC not in self.page.tags:
-            return "rgb" if self.samples > 2 else "miniswhite" if self.compression.startswith("ccitt") else "minisblack"
-        return str(getattr(self.page.photometric, "name", self.page.photometric)).lower()
+    @property
+    def colormap(self) -> tuple[tuple[int, int, int], ...] | None:
+        """The palette as (red, green, blue) of 0 to 65535 by index."""
+        raise NotImplementedError
 
     @property
     def masks(self) -> bool:
@@ -78,6 +82,60 @@ class Page:
     def is_mask(self) -> bool:
         """Whether a pixel is a single bit, and that no index of a palette."""
         return self.bits == 1 and self.samples == 1 and self.photometric in ("miniswhite", "minisblack")
+
+    @property
+    def orientation(self) -> int:
+        """TIFF's Orientation, 1 to 8; 1 is upright."""
+        return 1
+
+    @property
+    def bytes(self) -> int:
+        """Encoded bytes of all segments."""
+        return int(self.counts.sum())
+
+    @property
+    def n_segments(self) -> int:
+        """Segments that the size and the tile size ask for."""
+        return self.grid.height * self.grid.width * self.planes
+
+    def index(self, row: int, column: int, plane: int = 0) -> int:
+        """The number of a segment in the tables."""
+        return (plane * self.grid.height + row) * self.grid.width + column
+
+    def place(self, index: int) -> str:
+        """Where a segment is, for a message: "level 0, tile at row 3, column 4"."""
+        plane, index_in_plane = divmod(index, max(1, self.grid.height * self.grid.width))
+        row, column = divmod(index_in_plane, max(1, self.grid.width))
+        where = f"tile at row {row}, column {column}" if self.tiled else f"strip {index_in_plane}"
+        parts = (self.name, f"channel {plane}" if self.planes > 1 else "", where)
+        return ", ".join(part for part in parts if part)
+
+    def tiles_in(self, region: Region) -> Iterator[tuple[int, Region]]:
+        """(index, pixels of the region) for each tile that a region touches."""
+        for row in range(region.y // self.cell.height, -(-(region.y + region.height) // self.cell.height)):
+            for column in range(region.x // self.cell.width, -(-(region.x + region.width) // self.cell.width)):
+                top, left = max(region.y, row * self.cell.height), max(region.x, column * self.cell.width)
+                bottom = min(region.y + region.height, (row + 1) * self.cell.height)
+                right = min(region.x + region.width, (column + 1) * self.cell.width)
+                yield row * self.grid.width + column, Region(top, left, bottom - top, right - left)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Page(TiledImage):
+    """One image of a TIFF."""
+
+    page: Any
+    """The `tifffile.TiffPage`, for the modules of this package alone."""
+
+    @property
+    def photometric(self) -> str:
+        """PhotometricInterpretation: "miniswhite", "minisblack", "rgb", "palette", "ycbcr" ...
+
+        What does not say so is taken for what libtiff takes it for, by its samples and whether it is a fax.
+        """
+        if _PHOTOMETRIC not in self.page.tags:
+            return "rgb" if self.samples > 2 else "miniswhite" if self.compression.startswith("ccitt") else "minisblack"
+        return str(getattr(self.page.photometric, "name", self.page.photometric)).lower()
 
     @property
     def is_jpeg(self) -> bool:
@@ -93,7 +151,13 @@ class Page:
     def is_plain_jpeg(self) -> bool:
         """Whether each segment is a baseline JPEG of 8 bits with all samples of a pixel, whose header is its own."""
         known = int(self.page.compression) in _PLAIN_JPEG_CODES and self.planes == 1 and self.dtype == np.uint8
-        return known and self.page.jpegheader is None
+        return known and self.jpeg_header is None
+
+    @property
+    def jpeg_header(self) -> bytes | None:
+        """The header that the JPEGs of an NDPI's stripes have in common, up to the scan; None elsewhere."""
+        header: bytes | None = self.page.jpegheader
+        return header
 
     @property
     def is_jfif(self) -> bool:
@@ -222,42 +286,6 @@ class Page:
         """The palette as (red, green, blue) by index; its tag has all reds, then all greens, then all blues."""
         table = self.page.colormap
         return None if table is None else tuple((int(r), int(g), int(b)) for r, g, b in np.asarray(table).T)
-
-    @property
-    def bytes(self) -> int:
-        """Encoded bytes of all segments."""
-        return int(self.counts.sum())
-
-    @property
-    def grid(self) -> Size:
-        """Rows and columns of tiles (or strips)."""
-        return Size(-(-self.size.height // max(1, self.cell.height)), -(-self.size.width // max(1, self.cell.width)))
-
-    @property
-    def n_segments(self) -> int:
-        """Segments that the size and the tile size ask for."""
-        return self.grid.height * self.grid.width * self.planes
-
-    def index(self, row: int, column: int, plane: int = 0) -> int:
-        """The number of a segment in the tables."""
-        return (plane * self.grid.height + row) * self.grid.width + column
-
-    def place(self, index: int) -> str:
-        """Where a segment is, for a message: "level 0, tile at row 3, column 4"."""
-        plane, index_in_plane = divmod(index, max(1, self.grid.height * self.grid.width))
-        row, column = divmod(index_in_plane, max(1, self.grid.width))
-        where = f"tile at row {row}, column {column}" if self.tiled else f"strip {index_in_plane}"
-        parts = (self.name, f"channel {plane}" if self.planes > 1 else "", where)
-        return ", ".join(part for part in parts if part)
-
-    def tiles_in(self, region: Region) -> Iterator[tuple[int, Region]]:
-        """(index, pixels of the region) for each tile that a region touches."""
-        for row in range(region.y // self.cell.height, -(-(region.y + region.height) // self.cell.height)):
-            for column in range(region.x // self.cell.width, -(-(region.x + region.width) // self.cell.width)):
-                top, left = max(region.y, row * self.cell.height), max(region.x, column * self.cell.width)
-                bottom = min(region.y + region.height, (row + 1) * self.cell.height)
-                right = min(region.x + region.width, (column + 1) * self.cell.width)
-                yield row * self.grid.width + column, Region(top, left, bottom - top, right - left)
 
 
 def bytes_of(value: Any) -> bytes | None:

@@ -19,12 +19,11 @@ from slidewright.errors import SlidewrightError
 from slidewright.geometry import Region
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.fax import fax_decoder
+from slidewright.tiff.half_jpeg import decode_half_jpeg
 from slidewright.tiff.page import Page
 from slidewright.tiff.stream_headers import look
 
 MAX_SEGMENT_BYTES = 1 << 28  # decoded; a 4096-pixel RGB tile of uint16 is 100 MB
-_ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64" + bytes(5)
-"""Adobe's marker: the components are RGB."""
 _RGB = 2  # libjpeg's number of it, by way of TIFF's
 
 
@@ -45,7 +44,7 @@ class Segments:
         self.page = page
         self._file, self._error = file, error
         self._generic: Callable[..., Any] = _chroma_units(page) or fax_decoder(page) or page.page.decode
-        self._tables, self._header = page.jpeg_tables, page.page.jpegheader
+        self._tables, self._header = page.jpeg_tables, page.jpeg_header
         self._jpeg = _jpeg_colours(page)
         order = page.raw_order
         self._raw, self._swap = order is not None, order == (">" if sys.byteorder == "little" else "<")
@@ -110,24 +109,14 @@ class Segments:
         if data is None:
             out[...] = self._nodata
             return True
-        from simplejpeg import decode_jpeg
-
         if data.rfind(b"\xff\xd9") < 0:
             raise self._error(f"{self.where(index)} is a JPEG without an end; copy the file again")
         self._check_stream(index, data)
-        tables = (self._tables or b"")[2:-2]
-        told = _ADOBE_RGB if self._jpeg[0] == _RGB else b""
-        half, colours = self.page.cell.halved(1), "RGB" if out.shape[2] == 3 else "GRAY"
         try:
-            pixels = decode_jpeg(
-                data[:2] + told + tables + data[2:], colours, min_height=half.height, min_width=half.width, min_factor=2
-            )
+            as_rgb = self._jpeg[0] == _RGB
+            return decode_half_jpeg(data, out, self.page.cell, tables=self._tables, as_rgb=as_rgb)
         except Exception as error:
             raise self._damaged(index, error) from error
-        if pixels.shape[:2] != half:
-            return False
-        out[...] = pixels[: out.shape[0], : out.shape[1]]
-        return True
 
     def whole(self) -> NDArray[Any]:
         """All pixels of a small image, such as a label or a thumbnail, as (height, width, samples)."""

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.tiff.page import Page
+from slidewright.tiff.page import TiledImage
 
 Change = Callable[[NDArray[Any]], None]
 """Of decoded pixels, in place."""
 
 
-def change_of(page: Page) -> Change | None:
+def change_of(page: TiledImage) -> Change | None:
     """What makes decoded pixels those that are shown, in place; None where they are already.
 
     MinIsWhite (TIFF 6.0, PhotometricInterpretation 0) is turned over, single bits too: 1 is what a viewer shows white.
@@ -40,7 +40,7 @@ def change_of(page: Page) -> Change | None:
     return change
 
 
-def spread_of(page: Page) -> Change | None:
+def spread_of(page: TiledImage) -> Change | None:
     """What spreads samples of less than 8 bits over 0 to 255, as libvips and Pillow do; indices of a palette are none,
     and a single bit a pixel is a mask.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -24,16 +25,24 @@ from slidewright.tiff import series as layout
 from slidewright.tiff.directories import check_directories
 from slidewright.tiff.left_out import left_out_of
 from slidewright.tiff.metadata import description_of, mpp_of
-from slidewright.tiff.page import Page, bytes_of, read_page
+from slidewright.tiff.page import Page, TiledImage, bytes_of, read_page
+from slidewright.tiff.raw import RawDirectory, raw_directory
 from slidewright.tiff.segments import Segments
 from slidewright.tiff.series import Image
 from slidewright.tiff.stream_headers import HEAD_BYTES, look
 from slidewright.tiff.vendor_metadata import metadata_of
 
 _EITHER = frozenset({"jpeg2000", "webp", "jpegxl"})  # the tag does not say whether it is lossless; the stream does
-KEPT_MARK = ", level 0 as in its source"
-"""At the end of Software: the tiles of level 0 are another encoder's."""
+_KEPT_MARK = re.compile(r", levels? 0(?: to (\d{1,3}))? as in its source$")
+"""At the end of Software: the tiles of these levels are another encoder's."""
 _APERIO_YCBCR = 33003  # JPEG 2000 whose colours tifffile leaves as YCbCr
+
+
+def kept_mark(levels: int) -> str:
+    """What Software says where so many levels, from level 0 on, have the source's tiles."""
+    if not levels:
+        return ""
+    return ", level 0 as in its source" if levels == 1 else f", levels 0 to {levels - 1} as in its source"
 
 
 class TiffSlide:
@@ -92,9 +101,10 @@ class TiffSlide:
         return layout.is_ours(self._tiff)
 
     @property
-    def kept(self) -> bool:
-        """Whether slidewright says that the tiles of level 0 are those of its source."""
-        return self.ours and self.software.endswith(KEPT_MARK)
+    def kept(self) -> int:
+        """Of how many levels, from level 0 on, slidewright says that the tiles are those of its source."""
+        found = _KEPT_MARK.search(self.software) if self.ours else None
+        return 0 if found is None else 1 + int(found[1] or 0)
 
     @property
     def kind(self) -> str:
@@ -136,6 +146,12 @@ class TiffSlide:
         """The images beside the levels: label, macro, thumbnail, and what has no name."""
         with damage_named(self.path, VerifyError):
             return tuple(map(self.look, layout.other_pages(self._tiff)[0]))
+
+    @cached_property
+    def directories(self) -> tuple[RawDirectory, ...]:
+        """Every directory of the main chain as it is, with those below it."""
+        with damage_named(self.path, VerifyError):
+            return tuple(raw_directory(page.aspage(), self.file) for page in self._tiff.pages)
 
     @property
     def associated(self) -> tuple[str, ...]:
@@ -195,8 +211,9 @@ class TiffSlide:
                 part[...] = found[: part.shape[0], : part.shape[1]]
         return out
 
-    def segments(self, page: Page, error: type[SlidewrightError] = VerifyError) -> Segments:
+    def segments(self, page: TiledImage, error: type[SlidewrightError] = VerifyError) -> Segments:
         """The segments of a page, which raise `error` for a damaged one."""
+        assert isinstance(page, Page)
         try:
             return Segments(page, self.file, error)
         except Exception as problem:  # tifffile raises many kinds over a damaged tag

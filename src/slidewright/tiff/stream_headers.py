@@ -32,7 +32,7 @@ def look(compression: str, data: bytes) -> Stream:
 
 
 def _jpeg(data: bytes) -> Stream:
-    """The frame header (ITU T.81, B.2.2)."""
+    """The frame header (ITU T.81, B.2.2; that of JPEG-LS, T.87, C.1.2, is laid out alike)."""
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -40,7 +40,7 @@ def _jpeg(data: bytes) -> Stream:
             at += 1
         elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
             at += 2
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             return Stream(Size(int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])))
         else:
             at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))

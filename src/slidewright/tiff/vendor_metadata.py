@@ -165,7 +165,8 @@ def _hamamatsu(page: Any) -> Metadata:
     kept = {"scanner_vendor": 271, "scanner_model": 272, "scanner_software": 305}
     known = {field: str(page.tags.valueof(code) or "").strip() or None for field, code in kept.items()}
     values: dict[str, Any] = {**known, "objective_power": positive(tags.get("Magnification"))}
-    named = {name: str(tags[name]) for name in ("Comments", "SerialNumber", "Reference") if tags.get(name)}
+    named = {name: str(value) for name, value in tags.items() if isinstance(value, str) or name == "SerialNumber"}
+    named = {name: value for name, value in named.items() if name not in ("Make", "Model", "Software")}
     date = {"DateTime": str(page.tags.valueof(306) or "")}
     return Metadata(**values, identifying=fields_of({**named, **date}))
 

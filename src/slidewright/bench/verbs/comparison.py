@@ -39,6 +39,7 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
             "fastest_s": round(min(result.seconds), 4),
             "slowest_s": round(max(result.seconds), 4),
             "megapixels_per_second": round(result.megapixels_per_second, 2),
+            "processor_s": result.processor,
             "peak_pss_bytes": result.peak_pss,
             "output_bytes": None if result.output is None else result.output.bytes,
             "ours_over_this": comparison.ratio(OURS, result.name, result.workers),
@@ -72,6 +73,7 @@ def _times(comparison: Comparison) -> Any:
                 str(workers),
                 f"{result.median:.2f}",
                 f"{result.spread:.0%}",
+                "" if result.processor is None else f"{result.processor:.2f}",
                 f"{result.megapixels_per_second:.0f}",
                 "" if result.peak_pss is None else f"{result.peak_pss / 1e6:.0f}",
                 "" if result.output is None else f"{result.output.bytes / 1e6:.1f}",
@@ -80,8 +82,8 @@ def _times(comparison: Comparison) -> Any:
                 ratio(comparison.ratio(LIMIT_TOGETHER, name, workers)),
             )
         )
-    columns = ("", "workers", "median s", "spread", "Mpx/s", "peak MB", "file MB", "ours / this", "of limit", "at once")
-    return grid(columns, table)
+    columns = ("", "workers", "median s", "spread", "cpu s", "Mpx/s", "peak MB", "file MB", "ours / this")
+    return grid((*columns, "of limit", "at once"), table)
 
 
 def _stages(comparison: Comparison) -> Any:

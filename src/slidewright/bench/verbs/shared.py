@@ -61,6 +61,7 @@ def encoded(function: Any) -> Any:
         click.option("--effort", type=int, metavar="N", help="Effort of a lossless codec.  [default: the codec's]"),
         click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="If lossy."),
         click.option("--compression", default="jpeg", show_default=True, metavar="NAME"),
+        click.option("--format", type=click.Choice(("tiff", "ome-zarr")), default="tiff", show_default=True),
     ):
         function = option(function)
     return function

@@ -13,7 +13,7 @@ import lzma
 import math
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -21,8 +21,10 @@ import numcodecs.abc
 import numpy as np
 import zarr
 from zarr.abc.codec import ArrayBytesCodec, BytesBytesCodec
+from zarr.registry import get_codec_class, register_codec
 
 from slidewright.errors import SourceError
+from slidewright.sources.access.image_chunks import NAMES, decode_image
 from slidewright.tiff.stream_headers import look
 
 _CODECS = {
@@ -66,7 +68,8 @@ def _register() -> None:
         import imagecodecs.zarr
     except ImportError:  # before imagecodecs 2026.5.10 there were none for zarr v3
         return
-    imagecodecs.zarr.register_codecs(_BYTES | _IMAGES, verbose=False)
+    ours = {name.removeprefix(_IMAGECODECS) for name in NAMES}
+    imagecodecs.zarr.register_codecs(_BYTES | _IMAGES - ours, verbose=False)
 
 
 def check_codecs(array: Any, name: str) -> None:
@@ -82,7 +85,8 @@ def check_codecs(array: Any, name: str) -> None:
         if not isinstance(codec, dict):
             codec = codec.get_config() if isinstance(codec, numcodecs.abc.Codec) else codec.to_dict()
         called = str(codec.get("id") or codec.get("name")).removeprefix("numcodecs.")
-        if called not in _CODECS and called.removeprefix(_IMAGECODECS) not in _BYTES | _IMAGES:
+        known = called in _CODECS or called in NAMES or called.removeprefix(_IMAGECODECS) in _BYTES | _IMAGES
+        if not known:
             raise SourceError(
                 f"{name} is stored with the codec {called!r}, which slidewright does not run; save it again with "
                 "another, such as zstd or blosc"
@@ -119,7 +123,10 @@ class _Chunk(NamedTuple):
 def _bounded_all(codecs: Any) -> tuple[Any, ...]:
     found: list[Any] = []
     for codec in codecs:
-        if isinstance(codec, BytesBytesCodec) and (_name(codec) in {*_HEADERS, *_STREAMS} or _of_imagecodecs(codec)):
+        name = _name(codec)
+        if name in NAMES:
+            found.append(_ImageChunk.from_dict(codec.to_dict()))
+        elif isinstance(codec, BytesBytesCodec) and (name in {*_HEADERS, *_STREAMS} or _of_imagecodecs(codec)):
             found.append(_Bounded(codec))  # checksums stay as they are: zarr wants the codecs of an index of fixed size
         elif _of_imagecodecs(codec):
             found.append(_BoundedImage(codec))
@@ -189,6 +196,43 @@ class _BoundedImage(_Around, ArrayBytesCodec):
 
 def _chunk(chunk_spec: Any) -> _Chunk:
     return _Chunk(chunk_spec.shape, np.dtype(chunk_spec.dtype.to_native_dtype()))
+
+
+@dataclass(frozen=True)
+class _ImageChunk(ArrayBytesCodec):
+    """A chunk that is an image, where imagecodecs has not registered such codecs or knows another name."""
+
+    name: str
+    settings: Mapping[str, Any]
+    is_fixed_size = False
+
+    @classmethod
+    def from_dict(cls, data: Any) -> _ImageChunk:
+        """From the array's metadata."""
+        return cls(str(data["name"]), data.get("configuration") or {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the array's metadata."""
+        return {"name": self.name, "configuration": dict(self.settings)}
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
+        """Nobody knows."""
+        raise NotImplementedError
+
+    async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
+        dtype = chunk_spec.dtype.to_native_dtype()
+        shape = tuple(length for length in chunk_spec.shape[:-2] if length != 1) + tuple(chunk_spec.shape[-2:])
+        pixels = decode_image(NAMES[self.name], chunk_bytes.to_bytes(), shape, dtype, self.settings)
+        return chunk_spec.prototype.nd_buffer.from_numpy_array(pixels.reshape(chunk_spec.shape))
+
+
+def know_images() -> None:
+    """Have zarr know the codecs of chunks that are images."""
+    for name in NAMES:
+        try:
+            get_codec_class(name)
+        except (KeyError, ValueError):
+            register_codec(name, _ImageChunk)
 
 
 class _BoundedNumcodec(numcodecs.abc.Codec):  # type: ignore[misc]

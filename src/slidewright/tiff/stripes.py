@@ -1,0 +1,86 @@
+"""The stripes of a Hamamatsu NDPI, joined to square JPEGs without decoding them.
+
+A level of an NDPI is one JPEG of any size, cut by restart markers into stripes one MCU high (mostly 2048 x 8 pixels),
+and its McuStarts tag says where each begins. No stripe depends on another (ITU T.81, E.2.4): those below each other are
+a JPEG of their own as soon as the header has its size and the markers between them are counted from 0 again. Nothing
+is coded anew, so the coefficients, and even the coded bits, are the scanner's.
+"""
+
+from __future__ import annotations
+
+from slidewright.errors import CorruptTileError
+from slidewright.geometry import Size
+from slidewright.system.pixel_file import PixelFile
+from slidewright.tiff.page import Page
+
+MAX_SIDE = 4096
+_END = b"\xff\xd9"
+
+
+def joined_size(page: Page) -> Size | None:
+    """The size of tiles that the stripes of a page join to, square where they can be; None for another kind of page."""
+    width, height = page.cell.width, page.cell.height
+    striped = page.jpeg_header is not None and page.is_jpeg and page.planes == 1 and page.samples in (1, 3)
+    if not striped or page.bits != 8 or height > 32 or width % height or page.size.width % width:
+        return None
+    return Size(width if width <= MAX_SIDE else 512, width)
+
+
+class Stripes:
+    """The stripes of one page.
+
+    Parameters
+    ----------
+    page
+        A page that `joined_size` has an answer for.
+    file
+        Where the bytes are.
+    """
+
+    def __init__(self, page: Page, file: PixelFile) -> None:
+        assert page.jpeg_header is not None
+        self._page, self._file = page, file
+        self._header = page.jpeg_header
+        self._frame = _frame_at(self._header)
+
+    def join(self, row: int, column: int, height: int, *, all_of_it: bool = True) -> bytes:
+        """The JPEG of a tile of this height, at a place in the grid of such tiles; below the image, the last stripe
+        again. Without `all_of_it`, a stripe that is not to be had has no bits, and decoders go on at the next.
+
+        Raises
+        ------
+        CorruptTileError
+            When a stripe lies outside the file, or does not end where the next one begins.
+        """
+        page, stripe = self._page, self._page.cell.height
+        size = height.to_bytes(2) + page.cell.width.to_bytes(2)
+        parts = [self._header[: self._frame], size, self._header[self._frame + 4 :]]
+        for number in range(height // stripe):
+            line = min(row * height // stripe + number, page.grid.height - 1)
+            parts.append(self._scan(page.index(line, column), all_of_it))
+            parts.append(b"\xff" + bytes([0xD0 + number % 8]))
+        parts[-1] = _END
+        return b"".join(parts)
+
+    def _scan(self, index: int, all_of_it: bool) -> bytes:
+        """The coded bits of a stripe, without the marker that ends it."""
+        offset, count = int(self._page.offsets[index]), int(self._page.counts[index])
+        data = self._file.read(offset, count) if 0 < count <= self._file.nbytes - offset and offset > 0 else b""
+        if data and index == self._page.n_segments - 1:
+            return data[: data.rfind(_END)] if _END in data else data
+        if data[-2:-1] != b"\xff" or not 0xD0 <= data[-1] <= 0xD7:
+            if not all_of_it:
+                return b""
+            raise CorruptTileError(
+                f"{self._file.path}: {self._page.place(index)} (a stripe) does not end in a restart marker; the file "
+                "is damaged, copy it again"
+            )
+        return data[:-2]
+
+
+def _frame_at(header: bytes) -> int:
+    """Where the height stands in a JPEG's header (ITU T.81, B.2.2)."""
+    at = 2
+    while header[at + 1] != 0xC0:  # tifffile found one
+        at += 2 + int.from_bytes(header[at + 2 : at + 4])
+    return at + 5

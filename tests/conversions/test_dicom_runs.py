@@ -1,0 +1,81 @@
+"""A slide in DICOM in every way to convert: one result, from workers, shards, a resumed run, a batch and Dask."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from written import digest
+
+import slidewright
+from slidewright.errors import VerifyError
+
+pytest.importorskip("pydicom")
+
+import dicom_slides as made
+from kept_sources import segments
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return made.slide(tmp_path / "slide")
+
+
+def test_every_way_gives_the_same_bytes_and_leaves_nothing_open(tmp_path, folder):
+    before = set(os.listdir("/proc/self/fd")) if sys.platform == "linux" else set()
+    slidewright.convert(folder, tmp_path / "0.tif", n_workers=0)
+    for index in range(2):
+        slidewright.shard(folder, tmp_path / "parts", index=index, count=2, n_workers=0)
+    slidewright.assemble(tmp_path / "parts", tmp_path / "joined.tif", n_workers=0)
+    slidewright.convert(folder, tmp_path / "resumed.tif", n_workers=0, resume=True)
+    (tmp_path / "list.csv").write_text("source,destination\nslide,listed.tif\n")
+    slidewright.batch(tmp_path / "list.csv", n_workers=0)
+    if sys.platform == "linux":
+        assert set(os.listdir("/proc/self/fd")) == before
+    slidewright.convert(folder, tmp_path / "2.tif", n_workers=2, block_tiles=1)
+    assert len({digest(tmp_path / f"{name}.tif") for name in ("0", "joined", "resumed", "listed", "2")}) == 1
+    assert segments(tmp_path / "0.tif") == made.frames_of("jpeg 422")
+
+
+@pytest.mark.parametrize("given", ["all", "all/*/"])
+def test_batch_takes_the_folders_in_a_folder(tmp_path, given):
+    for name in ("a", "b"):
+        (tmp_path / "all").mkdir(exist_ok=True)
+        made.slide(tmp_path / "all" / name)
+    slidewright.batch(tmp_path / given, tmp_path / "out", n_workers=0)
+    assert {path.name for path in (tmp_path / "out").glob("*.tif")} == {"a.tif", "b.tif"}
+
+
+def test_verify_holds_kept_frames_against_the_source(tmp_path, folder):
+    slidewright.convert(folder, tmp_path / "out.tif", n_workers=0)
+    slidewright.verify_file(tmp_path / "out.tif", against=folder)
+    with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
+        page = tiff.pages.first
+        at = page.dataoffsets[17] + page.databytecounts[17] - 20
+    data = bytearray((tmp_path / "out.tif").read_bytes())
+    data[at] ^= 1
+    (tmp_path / "out.tif").write_bytes(data)
+    with pytest.raises(VerifyError, match="row 2, column 3 is not the source's own tile"):
+        slidewright.verify_file(tmp_path / "out.tif", against=folder)
+
+
+def test_scaled_decoding_is_near_the_mean(tmp_path, folder):
+    pytest.importorskip("simplejpeg")
+    slidewright.convert(folder, tmp_path / "exact.tif", n_workers=0)
+    report = slidewright.convert(folder, tmp_path / "scaled.tif", n_workers=0, scaled_decoding=True)
+    assert "level 1 decoded at half size" in report.keeping
+    one, two = (tifffile.imread(tmp_path / f"{name}.tif", level=1).astype(int) for name in ("exact", "scaled"))
+    assert np.abs(one - two).mean() < 2
+    assert (one != two).any()
+
+
+def test_info_lists_what_a_slide_has(folder):
+    found = slidewright.info(folder)
+    assert (found.format, found.size, found.mpp) == ("dicom", (300, 410), (0.25, 0.5))
+    assert [image.name for image in found.associated] == ["label", "macro"]
+    assert [level.size for level in found.levels] == [(300, 410), (150, 205)]
+    assert found.keeping == "can be kept as they are"

@@ -1,0 +1,318 @@
+"""DICOM: pixels as wsidicom and OpenSlide have them, however frames are packed and ordered, and errors that say what to
+do.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import slidewright
+from slidewright.errors import CorruptTileError, OptionError, SourceError
+
+pytest.importorskip("pydicom")
+
+import dicom_slides as made
+from kept_sources import TILE, picture
+
+from slidewright.sources.access.dicom_places import slow_places
+from slidewright.sources.dicom_files import read_header
+
+_EXACT = ("jpeg2000", "htj2k", "none", "none planar", "jpegls", "inverted", "jpeg lossless")
+
+
+def pixels(source: slidewright.sources.base.Source) -> NDArray[Any]:
+    """All pixels of a source, in regions that are no tiles."""
+    info = source.info
+    out, reader = np.empty(info.shape, info.dtype), source.open()
+    for y in range(0, info.size.height, 100):
+        height = min(100, info.size.height - y)
+        part = np.empty((height, info.size.width, info.samples), info.dtype)
+        out[y : y + height] = reader.read(y, 0, height, info.size.width, part)
+    reader.close()
+    reader.close()
+    return out
+
+
+def by_wsidicom(path: Path, level: int = 0) -> NDArray[Any]:
+    """The same by wsidicom."""
+    wsidicom = pytest.importorskip("wsidicom")
+    with wsidicom.WsiDicom.open(path) as slide:
+        size = slide.levels[level].size
+        return np.asarray(slide.read_region((0, 0), level, (size.width, size.height), as_array=True))
+
+
+def by_openslide(path: Path) -> NDArray[Any] | None:
+    """The same by OpenSlide; None where it refuses the colours or the codec."""
+    openslide = pytest.importorskip("openslide")
+    try:
+        with openslide.OpenSlide(path) as slide:
+            return np.asarray(slide.read_region((0, 0), 0, slide.dimensions))[:, :, :3]
+    except openslide.OpenSlideError:
+        return None
+
+
+@pytest.mark.parametrize("kind", list(made.KINDS))
+def test_pixels_are_those_of_wsidicom_and_openslide(tmp_path, kind):
+    folder = made.slide(tmp_path / "slide", kind)
+    source = pickle.loads(pickle.dumps(slidewright.open_source(folder)))
+    assert source.info.tile == (TILE, TILE)
+    found = pixels(source)
+    difference = np.abs(found.astype(int) - made.pixels_of(kind))
+    assert difference.mean() < (0.01 if kind in _EXACT else 4)
+    if kind not in ("none planar", "inverted", "jpeg lossless"):  # which it refuses, shows as a negative, can't decode
+        np.testing.assert_array_equal(by_wsidicom(folder).reshape(found.shape), found)
+    other = by_openslide(folder / "a_level_0.dcm")
+    if other is not None:
+        np.testing.assert_array_equal(other, found)
+    refused = ("jpeg 444", "jpeg grey", "htj2k", "none planar", "jpegls", "jpeg lossless", "inverted")
+    assert (other is None) == (kind in refused)
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("jpeg 422", {"table": "extended"}),
+        ("jpeg2000", {"table": "none"}),
+        ("jpegls", {"fragments": 3}),
+        ("jpeg 420", {"fragments": 2, "table": "none"}),
+    ],
+)
+def test_frames_are_found_however_they_are_packed(tmp_path, kind, how):
+    plain, other = made.slide(tmp_path / "plain", kind), made.slide(tmp_path / "other", kind, **how)
+    np.testing.assert_array_equal(pixels(slidewright.open_source(other)), pixels(slidewright.open_source(plain)))
+    one, two = (slidewright.open_source(folder).open() for folder in (plain, other))
+    frames = made.frames_of(kind)
+    for number in (0, 8, len(frames) - 1):
+        row, column = divmod(number, 7)
+        assert one.segment(row, column) == two.segment(row, column) == frames[number]
+    one.close()
+    two.close()
+
+
+def test_sparse_frames_are_put_where_they_say_and_the_rest_is_white(tmp_path):
+    frames = made.frames_of("jpeg 422")
+    places = [8, 3, 34, 0]
+    folder = tmp_path / "slide"
+    folder.mkdir()
+    made.write(folder / "one.dcm", "jpeg 422", picture(), [frames[n] for n in places], sparse=places)
+    found = pixels(slidewright.open_source(folder))
+    np.testing.assert_array_equal(found, by_wsidicom(folder))
+    whole = pixels(slidewright.open_source(made.slide(tmp_path / "whole")))
+    np.testing.assert_array_equal(found[64:128, 64:128], whole[64:128, 64:128])
+    assert (found[:64, 64:128] == 255).all()
+    reader = slidewright.open_source(folder).open()
+    assert reader.segment(0, 1) == b""
+    assert reader.segment(1, 1) == frames[8]
+    reader.close()
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("known_length", [False, True])
+def test_places_of_frames_are_found_by_their_bytes_as_pydicom_finds_them(tmp_path, known_length, implicit):
+    places, path = [8, 3, 34, 0, 12], tmp_path / "one.dcm"
+    made.write(path, "none", picture(), [made.frames_of("none")[n] for n in places], sparse=places)
+    dataset = made.read(path)
+    dataset["PerFrameFunctionalGroupsSequence"].is_undefined_length = not known_length
+    for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        frame.is_undefined_length_sequence_item = not known_length
+        frame.PlanePositionSlideSequence[0].ZOffsetInSlideCoordinateSystem = f"{number % 2 * -0.25}"
+    if implicit:
+        dataset.file_meta.TransferSyntaxUID = made.IMPLICIT
+    pydicom = pytest.importorskip("pydicom")
+    pydicom.dcmwrite(path, dataset, enforce_file_format=True, implicit_vr=implicit, little_endian=True)
+    header = read_header(str(path))
+    assert "PerFrameFunctionalGroupsSequence" not in header.dataset
+    assert header.places == slow_places(pydicom.dcmread(path)) != None  # noqa: E711
+    assert header.places[2] == (257, 385, 0.0)
+    with path.open("rb") as file:
+        file.seek(header.start)
+        assert file.read(4) == b"\xe0\x7f\x10\x00"
+
+
+def test_parts_of_a_concatenation_are_one_image(tmp_path):
+    frames, folder = made.frames_of("jpeg 422"), tmp_path / "slide"
+    folder.mkdir()
+    for number, (first, last) in enumerate([(0, 11), (11, 30), (30, 35)], 1):
+        made.write(
+            folder / f"{9 - number}.dcm", "jpeg 422", picture(), frames[first:last],
+            more={
+                "ConcatenationUID": made.PREFIX + "9",
+                "InConcatenationNumber": number,
+                "InConcatenationTotalNumber": 3,
+                "ConcatenationFrameOffsetNumber": first,
+                "SOPInstanceUIDOfConcatenationSource": made.PREFIX + "8",
+            },
+        )  # fmt: skip
+    whole = pixels(slidewright.open_source(made.slide(tmp_path / "whole")))
+    np.testing.assert_array_equal(pixels(slidewright.open_source(folder)), whole)
+    (folder / "7.dcm").unlink()
+    with pytest.raises(SourceError, match="one of 3 files of an image, of which 2 are there"):
+        slidewright.open_source(folder)
+
+
+def test_focal_planes_are_chosen(tmp_path):
+    folder, frames = tmp_path / "slide", made.frames_of("none")
+    folder.mkdir()
+    made.write(
+        folder / "one.dcm", "none", picture(), [*frames, *(bytes(len(frame)) for frame in frames)],
+        more={"TotalPixelMatrixFocalPlanes": 2},
+    )  # fmt: skip
+    np.testing.assert_array_equal(pixels(slidewright.open_source(folder, z=0)), picture())
+    assert not pixels(slidewright.open_source(folder, z=1)).any()
+    with pytest.raises(OptionError, match=r"no focal plane 2; it has 2"):
+        slidewright.open_source(folder, z=2)
+
+
+def test_what_it_says_of_itself(tmp_path):
+    folder = made.slide(tmp_path / "slide")
+    for given in (folder, folder / "a_level_0.dcm", folder / "b_level_1.dcm", folder / "label.dcm"):
+        info = slidewright.open_source(given).info
+        assert (info.size, info.format, info.mpp) == ((300, 410), "dicom", (0.25, 0.5))
+    assert (info.metadata.objective_power, info.metadata.scanner_vendor) == (20, "Maker")
+    assert (info.metadata.scanner_model, info.metadata.scanner_software) == ("Scanner 9", "1.0 2.0")
+    assert info.icc_profile == made.PROFILE
+    assert info.associated == ("label", "macro")
+    fields = dict(info.metadata.identifying)
+    assert fields["PatientName"] == "Doe^Jane"
+    assert fields["AcquisitionDateTime"] == "20240102030405"
+    assert fields["DeviceSerialNumber"] == "S1"
+    assert not {"Manufacturer", "PhotometricInterpretation", "Modality"} & set(fields)
+    half = slidewright.open_source(folder, level=1)
+    assert (half.info.size, half.info.mpp) == ((150, 205), (0.5, 1.0))
+    np.testing.assert_array_equal(pixels(half), by_wsidicom(folder, 1))
+    with pytest.raises(OptionError, match="no level 2; it has 2"):
+        slidewright.open_source(folder, level=2)
+    with pytest.raises(OptionError, match="series 0 has no meaning for a slide in DICOM"):
+        slidewright.open_source(folder, series=0)
+
+
+def test_nothing_that_identifies_is_written_unless_it_is_asked_for(tmp_path):
+    folder = made.slide(tmp_path / "slide")
+    slidewright.convert(folder, tmp_path / "out.tif", n_workers=0)
+    data = (tmp_path / "out.tif").read_bytes()
+    assert b"Scanner 9" in data
+    assert not any(text in data for text in (b"Doe", b"4711", b"20240102"))
+    assert slidewright.info(tmp_path / "out.tif").associated == ()
+    everything: dict[str, Any] = {"keep_metadata": "all", "associated": ("label", "macro"), "flavour": "aperio"}
+    slidewright.convert(folder, tmp_path / "all.tif", n_workers=0, **everything)
+    assert b"Doe^Jane" in (tmp_path / "all.tif").read_bytes()
+    assert {"label", "macro"} <= {image.name for image in slidewright.info(tmp_path / "all.tif").associated}
+
+
+def test_associated_images_are_read(tmp_path):
+    source = slidewright.open_source(made.slide(tmp_path / "slide"))
+    label = source.associated_image("label")
+    assert np.abs(label.astype(int) - picture(height=TILE, width=TILE)).mean() < 4
+    with pytest.raises(SourceError, match="no associated image 'thumbnail'; it has label, macro"):
+        source.associated_image("thumbnail")
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "size"])
+def test_damaged_frame_is_named_and_may_be_kept_or_filled(tmp_path, damage):
+    frames = made.frames_of("jpeg 422")
+    small = made.jpeg(picture(height=32, width=TILE))
+    frames[8] = {"cut": frames[8][:200], "garbage": b"\xff\xd8" + bytes(98) + b"\xff\xd9", "size": small}[damage]
+    folder = tmp_path / "slide"
+    folder.mkdir()
+    made.write(folder / "one.dcm", "jpeg 422", picture(), frames)
+    with pytest.raises(CorruptTileError, match=r"one\.dcm: level 0, tile at row 1, column 1"):
+        slidewright.convert(folder, tmp_path / "no.tif", n_workers=0, on_corrupt="error")
+    report = slidewright.convert(folder, tmp_path / "kept.tif", n_workers=0)
+    assert report.kept_tiles == 35
+    assert "row 1, column 1" in report.warnings[0]
+    slidewright.convert(folder, tmp_path / "filled.tif", n_workers=0, on_corrupt="fill")
+    slidewright.verify_file(tmp_path / "filled.tif")
+
+
+def test_file_that_is_cut_short_ends_in_an_error_of_ours(tmp_path):
+    whole = made.slide(tmp_path / "slide") / "a_level_0.dcm"
+    data = whole.read_bytes()
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    for share in range(1, 20):
+        (folder / "one.dcm").write_bytes(data[: len(data) * share // 20])
+        with pytest.raises((SourceError, CorruptTileError)):
+            slidewright.convert(folder, tmp_path / "out.tif", n_workers=0, on_corrupt="error", overwrite=True)
+
+
+def test_changed_bytes_of_a_header_end_in_an_error_of_ours_or_an_image(tmp_path):
+    data = (made.slide(tmp_path / "slide") / "a_level_0.dcm").read_bytes()
+    folder, random = tmp_path / "changed", np.random.default_rng(1)
+    folder.mkdir()
+    for _ in range(30):
+        changed = bytearray(data)
+        for at in random.integers(132, 2500, 3):
+            changed[at] = random.integers(256)
+        (folder / "one.dcm").write_bytes(changed)
+        with suppress(slidewright.SlidewrightError):
+            slidewright.convert(folder, tmp_path / "out.tif", n_workers=0, overwrite=True)
+
+
+def test_folder_of_two_slides_and_other_dicom_are_refused(tmp_path):
+    folder = made.slide(tmp_path / "slide")
+    made.write(folder / "z.dcm", "none", picture(), made.frames_of("none"), series=made.PREFIX + "7")
+    with pytest.raises(SourceError, match=r"holds 2 slides in DICOM; give a file of the one that is meant: a_level_0"):
+        slidewright.open_source(folder)
+    assert slidewright.open_source(folder / "z.dcm").info.stored.compression == "none"
+    made.write(tmp_path / "ct.dcm", "none", picture(), made.frames_of("none"), more={"SOPClassUID": made.PREFIX + "5"})
+    with pytest.raises(SourceError, match="no whole slide image"):
+        slidewright.open_source(tmp_path / "ct.dcm")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="is a folder, but not a zarr array or group, nor of DICOM files"):
+        slidewright.open_source(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR in JPEG Baseline"),
+        ({"OpticalPathSequence": [pytest.importorskip("pydicom").Dataset()] * 2}, "2 optical paths"),
+        ({"Rows": 65535, "Columns": 65535}, "tiles of 65535 x 65535 pixels"),
+        ({"TotalPixelMatrixRows": 4_000_000_000}, "claims"),
+        ({"TotalPixelMatrixRows": 5_000}, "needs frame"),
+        ({"NumberOfFrames": 2_000_000_000}, "2000000000 frames"),
+    ],
+)
+def test_what_can_not_be_read_is_refused_with_the_reason(tmp_path, more, reason):
+    (tmp_path / "slide").mkdir()
+    made.write(tmp_path / "slide" / "one.dcm", "jpeg 422", picture(), made.frames_of("jpeg 422"), more=more)
+    with pytest.raises(SourceError, match=reason):
+        slidewright.open_source(tmp_path / "slide")
+
+
+def test_without_pydicom_openslide_reads_it_or_the_extra_is_named(tmp_path, monkeypatch):
+    folder, other = made.slide(tmp_path / "slide"), made.slide(tmp_path / "other", "jpegls")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    monkeypatch.setattr("slidewright.sources.open.find_spec", lambda name: None if name == "pydicom" else True)
+    assert slidewright.open_source(folder / "a_level_0.dcm").info.format == "dicom"
+    assert type(slidewright.open_source(folder)).__name__ == "OpenSlideSource"
+    monkeypatch.setattr("slidewright.sources.open.find_spec", lambda name: None)
+    with pytest.raises(SourceError, match=r"needs pydicom to be read; install it with: pip install 'slidewright\[dic"):
+        slidewright.open_source(other)
+
+
+def test_readers_leave_no_file_open_and_notice_that_one_has_changed(tmp_path):
+    folder = made.slide(tmp_path / "slide")
+    source = slidewright.open_source(folder)
+    before = set(os.listdir("/proc/self/fd")) if sys.platform == "linux" else set()
+    reader = source.open()
+    reader.close()
+    if sys.platform == "linux":
+        assert set(os.listdir("/proc/self/fd")) == before
+    with (folder / "a_level_0.dcm").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(SourceError, match="not the file it was"):
+        source.open()
+    shutil.rmtree(folder)
+    with pytest.raises(SourceError, match="can't be opened"):
+        source.open()

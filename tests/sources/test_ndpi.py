@@ -1,0 +1,180 @@
+"""NDPI: stripes joined to tiles without coding anything anew, with OpenSlide's pixels."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import shutil
+import sys
+from pathlib import Path
+
+import ndpi_slides as made
+import numpy as np
+import pytest
+import tifffile
+from kept_sources import picture, segments
+from PIL import Image
+
+import slidewright
+from slidewright.errors import CorruptTileError, SourceError
+from slidewright.sources.ndpi import NdpiSource
+
+WIDTH, HEIGHT, TILE = 768, 304, 256
+
+
+@pytest.mark.parametrize(("chroma", "samples"), [("422", 3), ("444", 3), ("420", 3), ("422", 1)])
+def test_any_region_has_the_pixels_of_the_stripes(tmp_path, chroma, samples):
+    source = slidewright.open_source(made.slide(tmp_path / "in.ndpi", chroma, samples))
+    source = pickle.loads(pickle.dumps(source))
+    assert isinstance(source, NdpiSource)
+    assert source.info.tile == (TILE, TILE)
+    expected = tifffile.imread(tmp_path / "in.ndpi", key=0).reshape(HEIGHT, WIDTH, samples)
+    reader = source.open()
+    whole = reader.read(0, 0, HEIGHT, WIDTH, np.empty((HEIGHT, WIDTH, samples), np.uint8)).copy()
+    inner = np.ones((HEIGHT, WIDTH), bool)  # tifffile decodes all stripes as one, and smooths chroma where they meet
+    inner[:, 255:512:256] = inner[:, 256:513:256] = chroma == "444" or samples == 1
+    if chroma != "420":
+        np.testing.assert_array_equal(whole[inner], expected[inner])
+    assert np.abs(whole.astype(int) - picture(samples, height=HEIGHT, width=WIDTH)).mean() < 3
+    out = np.empty((TILE, TILE, samples), np.uint8)
+    for y, x, height, width in [(0, 0, 256, 256), (256, 512, 48, 256), (100, 200, 200, 150), (297, 3, 7, 9)]:
+        np.testing.assert_array_equal(
+            reader.read(y, x, height, width, out), whole[y : y + height, x : x + width], str((y, x))
+        )
+    reader.close()
+    reader.close()
+
+
+def test_pixels_are_openslides(tmp_path):
+    openslide = pytest.importorskip("openslide")
+    source = slidewright.open_source(made.slide(tmp_path / "in.ndpi"))
+    pixels = source.open().read(0, 0, HEIGHT, WIDTH, np.empty((HEIGHT, WIDTH, 3), np.uint8))
+    with openslide.OpenSlide(tmp_path / "in.ndpi") as slide:
+        shown = np.asarray(slide.read_region((0, 0), 0, (WIDTH, HEIGHT)))[:, :, :3]
+        assert float(slide.properties["openslide.mpp-x"]) == source.info.mpp[0] == 0.25
+        assert sorted(slide.associated_images) == list(source.info.associated) == ["macro"]
+        macro = np.asarray(slide.associated_images["macro"])[:, :, :3]
+    np.testing.assert_array_equal(pixels, shown)
+    np.testing.assert_array_equal(source.associated_image("macro"), macro)
+
+
+def test_kept_tiles_have_the_very_bits_of_the_stripes(tmp_path):
+    made.slide(tmp_path / "in.ndpi")
+    report = slidewright.convert(tmp_path / "in.ndpi", tmp_path / "out.tif", n_workers=0)
+    assert report.kept_tiles == 6
+    kept = segments(tmp_path / "out.tif")
+    with tifffile.TiffFile(tmp_path / "in.ndpi") as tiff:
+        page = tiff.pages.first
+        tiff.filehandle.seek(0)
+        file = (tmp_path / "in.ndpi").read_bytes()
+        for index, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
+            row, column = divmod(index, 3)
+            assert file[offset : offset + count - 2] in kept[row // 32 * 3 + column]
+    with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
+        found = tiff.pages.first.asarray()
+        assert tiff.pages.first.tags["YCbCrSubSampling"].value == (2, 1)
+    pixels = slidewright.open_source(tmp_path / "in.ndpi").open().read(
+        0, 0, HEIGHT, WIDTH, np.empty((HEIGHT, WIDTH, 3), np.uint8)
+    )
+    np.testing.assert_array_equal(found, pixels)
+    for tile in kept:
+        assert Image.open(io.BytesIO(tile)).size == (TILE, TILE)
+    slidewright.verify_file(tmp_path / "out.tif", against=tmp_path / "in.ndpi")
+
+
+def test_444_is_kept_when_it_is_asked_for(tmp_path):
+    made.slide(tmp_path / "in.ndpi", "444")
+    report = slidewright.convert(tmp_path / "in.ndpi", tmp_path / "out.tif", n_workers=0)
+    assert report.kept_tiles == 0
+    assert "Bio-Formats shows YCbCr of 4:4:4 in wrong colours" in report.keeping
+    for asked in ({"compression": "jpeg"}, {"keep_tiles": "always"}):
+        report = slidewright.convert(tmp_path / "in.ndpi", tmp_path / "out.tif", n_workers=0, overwrite=True, **asked)
+        assert report.kept_tiles == 6
+
+
+def test_another_tile_size_encodes_anew_with_the_reason(tmp_path):
+    made.slide(tmp_path / "in.ndpi")
+    report = slidewright.convert(tmp_path / "in.ndpi", tmp_path / "out.tif", n_workers=0, tile_size=128)
+    assert report.kept_tiles == 0
+    assert "tile_size 128 was asked for" in report.keeping
+    slidewright.verify_file(tmp_path / "out.tif", against=tmp_path / "in.ndpi")
+
+
+def test_level_and_what_identifies(tmp_path):
+    made.slide(tmp_path / "in.ndpi")
+    source = slidewright.open_source(tmp_path / "in.ndpi", level=1)
+    assert (source.info.size, source.info.tile, source.info.mpp) == ((152, 384), (128, 128), (0.5, 0.5))
+    assert source.info.metadata.objective_power == 20
+    assert dict(source.info.metadata.identifying) == {"SlideLabel": "CASE 4711", "DateTime": "2024:01:02 03:04:05"}
+    slidewright.convert(tmp_path / "in.ndpi", tmp_path / "out.tif", n_workers=0)
+    assert b"4711" not in (tmp_path / "out.tif").read_bytes()
+
+
+def test_stripes_that_do_not_join_are_read_as_before(tmp_path):
+    pixels = picture(height=304, width=768)
+    jpeg = made.restarted(pixels[:, :700], "422")  # restart markers run on into the next row
+    made.write(tmp_path / "odd.ndpi", [(jpeg, 20.0, True)])
+    try:
+        assert not isinstance(slidewright.open_source(tmp_path / "odd.ndpi"), NdpiSource)
+    except SourceError:
+        pass
+    made.write(tmp_path / "whole.ndpi", [(made.restarted(pixels, "422"), 20.0, False)])
+    assert not isinstance(slidewright.open_source(tmp_path / "whole.ndpi"), NdpiSource)
+
+
+@pytest.mark.parametrize("damage", ["starts", "cut"])
+def test_damaged_stripes_are_named_and_may_be_kept_or_filled(tmp_path, damage):
+    path = made.slide(tmp_path / "in.ndpi")
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        place, starts = page.tags[65426].valueoffset, page.tags[65426].value
+        count = len(starts)
+    data = bytearray(path.read_bytes())
+    if damage == "starts":
+        data[place + 4 * 4 : place + 4 * 5] = (int(starts[4]) + 7).to_bytes(4, "little")
+    else:
+        data[place + 4 * 4 : place + 4 * 5] = (0x7FFFFFFF).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert count == 114
+    with pytest.raises(CorruptTileError, match=r"in\.ndpi: .*(row|stripe)"):
+        slidewright.convert(path, tmp_path / "no.tif", n_workers=0, on_corrupt="error")
+    report = slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+    assert "did not decode" in report.warnings[0]
+    assert report.kept_tiles == 6
+    pixels, found = tifffile.imread(made.slide(tmp_path / "whole.ndpi"), key=0), tifffile.imread(tmp_path / "out.tif")
+    rows = np.abs(found[:256, 256:500].astype(int) - pixels[:256, 256:500]).max(axis=(1, 2)) < 5
+    assert rows[24:].all()  # only stripes 0 to 2 can be lost
+    assert not rows[8:16].all()
+    slidewright.convert(path, tmp_path / "filled.tif", n_workers=0, on_corrupt="fill")
+
+
+def test_every_way_to_convert_gives_the_same_bytes_and_leaves_nothing_open(tmp_path):
+    source = made.slide(tmp_path / "in.ndpi")
+    before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+    slidewright.convert(source, tmp_path / "0.tif", n_workers=0)
+    slidewright.convert(source, tmp_path / "2.tif", n_workers=2, block_tiles=1)
+    for index in range(2):
+        slidewright.shard(source, tmp_path / "parts", index=index, count=2, n_workers=0)
+    slidewright.assemble(tmp_path / "parts", tmp_path / "joined.tif", n_workers=0)
+    slidewright.convert(source, tmp_path / "resumed.tif", n_workers=0, resume=True)
+    assert len({(tmp_path / f"{name}.tif").read_bytes() for name in ("0", "2", "joined", "resumed")}) == 1
+    if sys.platform == "linux":
+        assert len(os.listdir("/proc/self/fd")) <= before + 12  # what the fork server keeps
+    shutil.rmtree(tmp_path / "parts")
+
+
+def test_opentile_makes_tiles_of_the_same_pixels(tmp_path: Path) -> None:
+    opentile = pytest.importorskip("opentile")
+    path = made.slide(tmp_path / "in.ndpi")
+    try:
+        slide = opentile.OpenTile.open(path, TILE)
+    except Exception as error:  # PyTurboJPEG does not find libturbojpeg
+        pytest.skip(f"opentile can't open it here: {error}")
+    source = slidewright.open_source(path)
+    with slide:
+        reader, out = source.open(), np.empty((TILE, TILE, 3), np.uint8)
+        for row, column in [(0, 0), (0, 2)]:
+            theirs = np.asarray(Image.open(io.BytesIO(slide.get_level(0).get_tile((column, row)))))
+            np.testing.assert_array_equal(reader.read(row * TILE, column * TILE, TILE, TILE, out), theirs)
+        reader.close()
