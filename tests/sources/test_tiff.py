@@ -337,6 +337,19 @@ def test_resolution_that_no_slide_has_is_left_out_with_a_warning(tmp_path, optio
         slidewright.convert(tmp_path / "s.tif", tmp_path / "p.tif", n_workers=0, mpp=1e-7)
 
 
+@pytest.mark.parametrize("predictor", [3, 65534])
+def test_tiles_of_a_predictor_that_their_samples_can_not_have_are_not_kept(tmp_path, predictor):
+    path = tmp_path / "s.tif"
+    tifffile.imwrite(path, np.zeros((90, 90), np.uint8), tile=(64, 64), compression="zlib", predictor=True)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages.first.tags["Predictor"].overwrite(predictor)
+    try:
+        report = slidewright.convert(path, tmp_path / "o.tif", n_workers=0)
+    except slidewright.SlidewrightError:
+        return
+    assert "predictor" in report.keeping
+
+
 def test_tags_of_bytes_that_hold_numbers_are_not_used(tmp_path):
     """An ICC profile that is one number, of a damaged file."""
     tifffile.imwrite(

@@ -14,7 +14,7 @@ import slidewright
 from slidewright.system import files
 
 HOME = Path(slidewright.__file__).parent
-SYSTEM = ("/proc/", "_MOUNTS")  # what the kernel itself writes
+SYSTEM = ("/proc/", "_MOUNTS", "os.devnull")  # what the kernel itself writes
 
 
 def calls_of_open(path: Path) -> list[ast.Call]:
