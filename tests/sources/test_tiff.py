@@ -350,6 +350,12 @@ def test_tiles_of_a_predictor_that_their_samples_can_not_have_are_not_kept(tmp_p
     assert "predictor" in report.keeping
 
 
+@pytest.mark.parametrize("tag", [(274, 2, 1, "", True), (274, 5, 1, (1, 3), True)])
+def test_orientation_that_is_no_number_is_upright(tmp_path, tag):
+    tifffile.imwrite(tmp_path / "s.tif", np.zeros((90, 80), np.uint8), extratags=[tag])
+    assert slidewright.info(tmp_path / "s.tif").size == (90, 80)
+
+
 def test_tags_of_bytes_that_hold_numbers_are_not_used(tmp_path):
     """An ICC profile that is one number, of a damaged file."""
     tifffile.imwrite(
