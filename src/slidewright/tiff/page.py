@@ -274,7 +274,7 @@ class Page(TiledImage):
     def orientation(self) -> int:
         """Orientation, 1 to 8; 1 is upright."""
         value = self.page.tags.valueof(_ORIENTATION, 1)
-        first = value[0] if isinstance(value, (bytes, tuple)) and value else value  # bytes where its type is "undefined"
+        first = value[0] if isinstance(value, (bytes, tuple)) and value else value  # bytes where "undefined"
         return int(first) if isinstance(first, int) else 1
 
     @property
