@@ -5,12 +5,11 @@ Each raises OptionError, whose message begins with the text; who calls puts the 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 
 from slidewright.errors import OptionError, did_you_mean
-from slidewright.system.files import regular
+from slidewright.system.json_file import read_json
 
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 
@@ -44,8 +43,7 @@ def read_colormap(text: str) -> dict[int, str]:
 
 def _colormap_file(path: str) -> dict[int, str]:
     try:
-        with open(path, encoding="utf-8", opener=regular) as file:
-            return {int(index): color for index, color in json.load(file).items()}
+        return {int(index): color for index, color in read_json(path).items()}
     except OSError as error:
         raise OptionError(
             f"{path!r} can't be read ({error.strerror}); give a list such as 0=white,1=red, or a JSON file of it"

@@ -68,6 +68,11 @@ _SAID: dict[str, Any] = {"group": "Metadata", "default": "the source's"}
 _RUN: dict[str, Any] = {"group": "Run", "changes_output": False}
 
 
+def can_be_mpp(mpp: tuple[float, float]) -> bool:
+    """Whether micrometres a pixel along (x, y) are of this world, and fit in a TIFF, in two numbers of 32 bits."""
+    return all(1e-5 <= value < 1e6 for value in mpp)
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which image of a source with several to read; the largest where nothing is given."""
@@ -595,9 +600,8 @@ class ConvertOptions:
             raise OptionError(f"timeout {self.timeout!r} must be a positive number of seconds")
         if self.memory is not None:
             parse_bytes(self.memory)
-        for value in self.mpp_xy or ():
-            if not 0 < value < 1e6:
-                raise OptionError(f"mpp {self.mpp!r} must be a positive number of micrometres a pixel")
+        if self.mpp_xy is not None and not can_be_mpp(self.mpp_xy):
+            raise OptionError(f"mpp {self.mpp!r} must be a number of micrometres a pixel, from 0.00001 to a million")
         if self.scratch is not None and not Path(self.scratch).is_dir():
             raise OptionError(f"scratch folder {os.fspath(self.scratch)!r} does not exist; make it or choose another")
 

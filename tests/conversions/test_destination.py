@@ -102,3 +102,34 @@ def test_link_for_a_report_is_followed(tmp_path, pixels):
     slidewright.convert(pixels, tmp_path / "o.tif", n_workers=0, overwrite=True, report=link)
     assert link.is_symlink()
     assert "o.tif" in (tmp_path / "there.html").read_text()
+
+
+@pytest.mark.parametrize("call", ["link", "replace"])
+@pytest.mark.parametrize("error", [FileExistsError(17, "File exists"), FileNotFoundError(2, "gone"), OSError(5, "I/O")])
+def test_rename_that_reports_failure_and_has_happened_is_a_success(tmp_path, monkeypatch, call, error):
+    """As NFS does, when the answer of the server is lost and the client asks again."""
+    real = getattr(os, call)
+
+    def done_and_failed(old, new, **options):
+        real(old, new, **options)
+        if str(new).endswith("o.tif"):
+            raise error
+
+    monkeypatch.setattr(os, call, done_and_failed)
+    if call == "replace":
+        (tmp_path / "o.tif").write_bytes(b"old")
+    slidewright.convert(np.zeros((99, 99), np.uint8), tmp_path / "o.tif", n_workers=0, overwrite=call == "replace")
+    assert os.listdir(tmp_path) == ["o.tif"]
+    assert tifffile.imread(tmp_path / "o.tif", key=0).shape == (99, 99)
+
+
+def test_name_taken_by_another_file_is_still_an_error(tmp_path, monkeypatch):
+    def taken(old, new, **_):
+        (tmp_path / "o.tif").write_bytes(b"another's")
+        raise FileExistsError(17, "File exists")
+
+    monkeypatch.setattr(os, "link", taken)
+    with pytest.raises(DestinationError, match="exists"):
+        slidewright.convert(np.zeros((99, 99), np.uint8), tmp_path / "o.tif", n_workers=0)
+    assert (tmp_path / "o.tif").read_bytes() == b"another's"
+    assert os.listdir(tmp_path) == ["o.tif"]

@@ -23,7 +23,7 @@ from slidewright.cli.main import main
 from slidewright.conversions import destination as destinations
 from slidewright.conversions.destination import Destination, sweep_beside
 from slidewright.errors import DestinationError, OptionError
-from slidewright.system import files
+from slidewright.system import file_lock, files
 
 OPTIONS = {"n_workers": 0, "tile_size": 64}
 posix = pytest.mark.skipif(os.name == "nt", reason="links, FIFOs and sockets as POSIX knows them")
@@ -372,5 +372,5 @@ def test_planted_link_is_not_followed(tmp_path):
     with pytest.raises(FileExistsError):
         files.new_file(tmp_path / "planted", os.O_WRONLY)
     with pytest.raises(OSError, match="symbolic"):
-        files.FileLock(str(tmp_path / "planted"))
+        file_lock.FileLock(str(tmp_path / "planted"))
     assert victim.read_bytes() == b"precious"

@@ -18,6 +18,7 @@ CALLS = {
     "sync": ("fsync", "fdatasync"),
     "rename": ("replace", "link", "rename"),
     "make": ("mkdir", "open"),
+    "close": (),
 }
 SHORT = "short"
 
@@ -112,6 +113,7 @@ class _File(io.RawIOBase):
     def __init__(self, injector: Injector, *arguments: Any, **options: Any) -> None:
         self._injector = injector
         self._file = io.FileIO(*arguments, **options)
+        self._writes = self._file.writable()
         self.name = self._file.name
 
     def write(self, data: Any) -> int:
@@ -127,6 +129,8 @@ class _File(io.RawIOBase):
         if not self.closed:
             super().close()
             self._file.close()
+            if self._writes:  # NFS tells then that what was written before has failed
+                self._injector.hit("close")
 
     def fileno(self) -> int:
         return self._file.fileno()

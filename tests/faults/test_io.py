@@ -23,9 +23,10 @@ TESTS = Path(__file__).parents[1]
 KINDS = {
     "write": ("ENOSPC", "EIO", "EDQUOT", SHORT),
     "read": ("EIO", SHORT),
-    "sync": ("EIO", "ENOSPC"),
-    "rename": ("EIO", "EACCES"),
-    "make": ("ENOSPC", "EMFILE"),
+    "sync": ("EIO", "ENOSPC", "ESTALE", "EDQUOT"),
+    "rename": ("EIO", "EACCES", "ESTALE"),
+    "make": ("ENOSPC", "EMFILE", "EDQUOT"),
+    "close": ("EIO", "ESTALE", "EDQUOT"),
 }
 
 

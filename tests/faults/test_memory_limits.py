@@ -179,3 +179,31 @@ def test_workers_killed_for_memory_are_told_as_such(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "ran out of memory and was killed by the kernel" in done.stdout, done
     assert list(tmp_path.iterdir()) == []
+
+
+FILL = """
+import os, subprocess, sys, time
+process = subprocess.Popen(sys.argv[1:])
+while process.poll() is None and not any(name.endswith(".partial") for name in os.listdir(".")):
+    time.sleep(0.01)
+with open("/dev/shm/full", "wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(4096))
+    except OSError:
+        pass
+sys.exit(process.wait())
+"""
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs root, to mount a small /dev/shm")
+@pytest.mark.parametrize("megabytes", [2, 40])
+def test_dev_shm_that_fills_up_in_mid_run(slide, tmp_path, megabytes):
+    """By another program. What the run needs there it has taken before, or keeps elsewhere."""
+    script = f'mount -t tmpfs -o size={megabytes}m tmpfs /dev/shm && exec "$@"'
+    line = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-c", FILL]
+    done = subprocess.run(
+        [*line, *command(slide, tmp_path / "out.tif")], capture_output=True, text=True, cwd=tmp_path, timeout=90
+    )
+    assert done.returncode == 0, done.stderr
+    assert judge(done, tmp_path / "out.tif", clean_digest(slide, slide.parent)) == "done"

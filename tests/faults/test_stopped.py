@@ -132,3 +132,32 @@ def test_nothing_goes_by_a_clock_that_can_jump():
     home = Path(slidewright.__file__).parent
     users = [path for path in home.rglob("*.py") if "time.time()" in path.read_text() and "bench" not in path.parts]
     assert users == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_terminal_that_is_closed_ends_the_run_and_leaves_nothing(tmp_path, slide, workers):
+    """The window goes: SIGHUP to the group in the foreground, and every further line of progress is an I/O error."""
+    line = [word for word in command(slide, tmp_path / "o.tif") if word != "-q"]
+    line[line.index("--workers") + 1] = str(workers)
+    pid, terminal = os.forkpty()
+    if not pid:
+        os.execv(line[0], line)
+    assert wait_until(lambda: any(name.endswith(".partial") for name in os.listdir(tmp_path)), 30)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
+    assert wait_until(lambda: not session_members(pid), 5)
+    assert os.listdir(tmp_path) == []
+
+
+def test_run_that_ignores_hang_ups_goes_on_without_its_terminal(tmp_path, slide):
+    """As under nohup, but with the progress going to the terminal that is no more."""
+    line = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command(slide, tmp_path / "o.tif")]
+    line.remove("-q")
+    pid, terminal = os.forkpty()
+    if not pid:
+        os.execvp("sh", line)
+    assert wait_until(lambda: any(name.endswith(".partial") for name in os.listdir(tmp_path)), 30)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 141  # nobody reads the last line
+    assert wait_until(lambda: not session_members(pid), 5)
+    assert digest(tmp_path / "o.tif") == clean_digest(slide, tmp_path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import os
 import struct
 import sys
 from collections import Counter
@@ -17,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import slidewright
 from slidewright.errors import OptionError, SourceError, VerifyError
 from slidewright.geometry import Size, halvings
 from slidewright.inspection.verify import check_structure, check_tables, verify_file
@@ -361,3 +364,22 @@ def test_masks_and_alpha_are_compared_as_they_are_written(tmp_path: Path) -> Non
         assert all(level.exact for level in report.levels), name
     with pytest.raises(VerifyError, match="differs"):
         verify_file(tmp_path / "labels.tif", against=labels[::-1])
+
+
+@pytest.mark.parametrize("damage", ["deep", "number", "no levels", "fifo"])
+def test_group_of_an_ome_zarr_that_is_damaged_is_an_error_of_ours(tmp_path, damage):
+    slidewright.convert(np.zeros((80, 90), np.uint8), tmp_path / "s.ome.zarr", n_workers=0, tile_size=64)
+    path = tmp_path / "s.ome.zarr" / "zarr.json"
+    group = json.loads(path.read_text())
+    if damage == "deep":
+        path.write_text("[" * 100_000 + "]" * 100_000)
+    elif damage == "number":
+        path.write_text(json.dumps({**group, "attributes": {"ome": 7}}))
+    elif damage == "no levels":
+        group["attributes"]["ome"]["multiscales"][0]["datasets"] = []
+        path.write_text(json.dumps(group))
+    else:
+        path.unlink()
+        os.mkfifo(path)
+    with pytest.raises(slidewright.SlidewrightError, match=r"zarr\.json|OME-Zarr|level|can't be read"):
+        slidewright.verify_file(tmp_path / "s.ome.zarr", n_workers=1)

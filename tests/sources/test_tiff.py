@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import slidewright
 from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.sources.base import Source
 from slidewright.sources.open import open_source
@@ -321,3 +322,49 @@ def test_file_replaced_by_one_of_another_size_is_an_error(tmp_path: Path) -> Non
     tifffile.imwrite(path, picture(height=80), photometric="rgb", metadata=None)
     with pytest.raises(SourceError, match="start again"):
         source.open()
+
+
+@pytest.mark.parametrize("options", [{}, {"flavour": "aperio", "compression": "jpeg"}])
+@pytest.mark.parametrize("resolution", [(0xFFFFFFFF, 1), (1, 0xFFFFFFFF)])
+def test_resolution_that_no_slide_has_is_left_out_with_a_warning(tmp_path, options, resolution):
+    tifffile.imwrite(tmp_path / "s.tif", np.zeros((90, 90, 3), np.uint8), photometric="rgb", resolution=(99, 99))
+    with tifffile.TiffFile(tmp_path / "s.tif", mode="r+") as tiff:
+        for name in ("XResolution", "YResolution"):
+            tiff.pages.first.tags[name].overwrite(resolution)
+    report = slidewright.convert(tmp_path / "s.tif", tmp_path / "o.tif", n_workers=0, tile_size=64, **options)
+    assert "its resolution" in " ".join(report.warnings)
+    with pytest.raises(slidewright.OptionError, match="mpp"):
+        slidewright.convert(tmp_path / "s.tif", tmp_path / "p.tif", n_workers=0, mpp=1e-7)
+
+
+@pytest.mark.parametrize("predictor", [3, 65534])
+def test_tiles_of_a_predictor_that_their_samples_can_not_have_are_not_kept(tmp_path, predictor):
+    path = tmp_path / "s.tif"
+    tifffile.imwrite(path, np.zeros((90, 90), np.uint8), tile=(64, 64), compression="zlib", predictor=True)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages.first.tags["Predictor"].overwrite(predictor)
+    try:
+        report = slidewright.convert(path, tmp_path / "o.tif", n_workers=0)
+    except slidewright.SlidewrightError:
+        return
+    assert "predictor" in report.keeping
+
+
+@pytest.mark.parametrize("tag", [(274, 2, 1, "", True), (274, 5, 1, (1, 3), True)])
+def test_orientation_that_is_no_number_is_upright(tmp_path, tag):
+    tifffile.imwrite(tmp_path / "s.tif", np.zeros((90, 80), np.uint8), extratags=[tag])
+    assert slidewright.info(tmp_path / "s.tif").size == (90, 80)
+
+
+def test_tags_of_bytes_that_hold_numbers_are_not_used(tmp_path):
+    """An ICC profile that is one number, of a damaged file."""
+    tifffile.imwrite(
+        tmp_path / "s.tif", np.zeros((90, 90, 3), np.uint8), photometric="rgb", extratags=[(34675, 4, 1, 7, True)]
+    )
+    assert slidewright.info(tmp_path / "s.tif").icc_bytes == 0
+    for flavour in ("generic", "aperio"):
+        slidewright.convert(
+            tmp_path / "s.tif", tmp_path / f"{flavour}.tif", n_workers=0, flavour=flavour, compression="jpeg"
+        )
+        with tifffile.TiffFile(tmp_path / f"{flavour}.tif") as tiff:
+            assert 34675 not in tiff.pages.first.tags

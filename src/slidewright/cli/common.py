@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -118,7 +119,9 @@ def say(text: str) -> None:
     try:
         sys.stdout.write(_fitting(text, sys.stdout) + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):  # a pipe, or a terminal that was closed
+            raise
         raise OutputClosedError from None
 
 

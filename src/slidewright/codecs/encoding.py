@@ -79,6 +79,14 @@ class Codec:
     """Bits a pixel of the binary masks that it takes; the first one is the default."""
     families: frozenset[str] = frozenset({"tiff"})
     """Of formats that hold it, see `FAMILIES`."""
+    pixel_bytes: int = 0
+    """Memory that encoding takes beside some tiles, in bytes a pixel: measured, and rounded up (docs/faults.md)."""
+    piece_side: int = 1 << 16
+    """Pixels a side above which it encodes piece by piece, and takes no more."""
+
+    def encoder_bytes(self, tile: int) -> int:
+        """Memory that encoding a tile takes, see `pixel_bytes`."""
+        return self.pixel_bytes * min(tile, self.piece_side) ** 2
 
     def refusal(self, pixels: PixelFormat, bits: int | None = None) -> str | None:
         """Why it can't encode such pixels, as a clause of a message; None if it can."""

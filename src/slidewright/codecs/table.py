@@ -46,6 +46,7 @@ CODECS: dict[str, Codec] = {
             accepts=_all(("uint8", "uint16", "int8", "int16"), WORDS, ("uint8", "uint16", "int8", "int16")),
             limits="JPEG 2000 holds integers of 8 and 16 bits",
             make=images.make_jpeg2000,
+            pixel_bytes=32,
             families=_EITHER,
         ),
         Codec(
@@ -55,6 +56,7 @@ CODECS: dict[str, Codec] = {
             accepts={"rgb": WORDS, "grey": WORDS, "multichannel": WORDS},
             limits="lossy JPEG 2000 holds uint8 and uint16 RGB and grey (each channel by itself), no alpha",
             make=images.make_jpeg2000_lossy,
+            pixel_bytes=32,
             families=_EITHER,
             effort=Effort(
                 "quality",
@@ -69,6 +71,7 @@ CODECS: dict[str, Codec] = {
             accepts=_all(("uint8", "uint16", "int8", "int16"), WORDS, ("uint8", "uint16", "int8", "int16")),
             limits="JPEG 2000 holds integers of 8 and 16 bits",
             make=images.make_htj2k,
+            pixel_bytes=32,
         ),
         Codec(
             name="webp",
@@ -77,6 +80,7 @@ CODECS: dict[str, Codec] = {
             accepts={"rgb": BYTES, "rgba": BYTES},
             limits="WebP holds uint8 RGB and RGBA",
             make=images.make_webp,
+            pixel_bytes=32,
             families=_EITHER,
             effort=Effort("quality", *_QUALITY, "libwebp's quality (method 2); alpha stays exact"),
         ),
@@ -87,6 +91,7 @@ CODECS: dict[str, Codec] = {
             accepts={"rgb": BYTES, "rgba": BYTES},
             limits="WebP holds uint8 RGB and RGBA",
             make=images.make_webp_lossless,
+            pixel_bytes=32,
             families=_EITHER,
             effort=Effort("effort", 0, 6, 0, "libwebp's method, from fast to small"),
         ),
@@ -149,6 +154,8 @@ CODECS: dict[str, Codec] = {
             accepts=_all(BYTES, BYTES),
             limits="lossy JPEG XL is for what an eye sees: uint8 pixels",
             make=images.make_jpegxl,
+            pixel_bytes=72,
+            piece_side=2048,
             families=_EITHER,
             effort=Effort(
                 "quality",
@@ -163,6 +170,8 @@ CODECS: dict[str, Codec] = {
             accepts=_all(WORDS, WORDS, WORDS),
             limits="JPEG XL holds uint8 and uint16 (and float32, of which libjxl's encoder refuses some)",
             make=images.make_jpegxl_lossless,
+            pixel_bytes=72,
+            piece_side=2048,
             families=_EITHER,
             effort=Effort("effort", 1, 9, 3, "libjxl's effort, from fast to small"),
         ),

@@ -80,8 +80,8 @@ def assemble(
             folder.require(decided.plan, plan.levels)
             with _naming_damaged_shards(folder, decided, plan):
                 report = conversion.run(launcher, counting_from(plan, callback), shards=plan)
-    if remove:
-        remove_folder(folder.path, dest)
+        if remove:
+            remove_folder(folder.path, dest, launcher)
     return report
 
 

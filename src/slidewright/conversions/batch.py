@@ -20,11 +20,12 @@ from slidewright.conversions.batch_slide import BatchItem, Line, Outcome, conver
 from slidewright.conversions.manifest import Entry, check_apart, check_places, read_entries
 from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
-from slidewright.errors import DestinationError, OptionError
+from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.options import ConvertOptions, Selection, make_options
 from slidewright.report import ProgressOption
-from slidewright.shards.schema import parse_json, read_as
+from slidewright.shards.schema import read_as
 from slidewright.system.files import regular
+from slidewright.system.json_file import parse_json
 
 _MAX_LINE = 1 << 20
 _FRESH_EVERY = 100  # slides that one helper serves: bounds what any library may leak
@@ -273,13 +274,31 @@ def _append(path: str) -> Iterator[Callable[[dict[str, Any]], None]]:
         file = open(path, "ab+", buffering=0, opener=regular)  # noqa: SIM115
     except OSError as error:
         raise OptionError(f"can't write the report {path!r}: {error.strerror}; give another with --report") from error
-    with file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        yield lambda line: _write_line(file, line)
+    try:
+        with _telling(path):
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+        yield lambda line: _write_line(file, path, line)
+    finally:
+        with _telling(path):
+            file.close()
 
 
-def _write_line(file: Any, line: dict[str, Any]) -> None:
-    file.write(json.dumps(line).encode() + b"\n")
+def _write_line(file: Any, path: str, line: dict[str, Any]) -> None:
+    rest = memoryview(json.dumps(line).encode() + b"\n")
+    with _telling(path):
+        while rest:
+            rest = rest[file.write(rest) :]
+
+
+@contextlib.contextmanager
+def _telling(path: str) -> Iterator[None]:
+    """Name the report that can't be written; what is done already will be found by its content."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"can't write the report {path!r}: {error.strerror or error}; see to that disk and run it again"
+        ) from error

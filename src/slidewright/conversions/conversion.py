@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
 from slidewright.conversions.settled import settled
-from slidewright.errors import CorruptTileError, OptionError, OutputError
-from slidewright.options import ConvertOptions
+from slidewright.errors import CorruptTileError, OptionError, OutputError, SourceError
+from slidewright.options import ConvertOptions, can_be_mpp
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.limits import usable_cpus
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started fi
 Callback = Callable[[Progress], None] | None
 
 _LARGE_TILE = 16 << 20
+_MAX_SIDE = (1 << 32) - 1  # of a TIFF, and more than a cluster can write
 
 
 def decide(
@@ -59,6 +60,8 @@ def decide(
     from slidewright.sources.wrappers.adapt import adapted
 
     info = source.info
+    if max(info.size) > _MAX_SIDE:
+        raise SourceError(f"{info.name} says that a side of it has more than {_MAX_SIDE} pixels; it is damaged")
     form = make_format(options)
     if info.stack.frames > 1 and not form.holds_stacks:
         raise OptionError(
@@ -130,7 +133,10 @@ def _small_block(tile_bytes: int) -> int | None:
 
 def _left_out(info: SourceInfo) -> list[str]:
     """One warning about all that the source says and the file will not."""
-    return [f"not passed on of {info.name}: {'; '.join(info.left_out)}"] if info.left_out else []
+    clauses = [*info.left_out]
+    if info.mpp is not None and not can_be_mpp(info.mpp):
+        clauses.append(f"its resolution of {info.mpp[0]:.4g} um a pixel")
+    return [f"not passed on of {info.name}: {'; '.join(clauses)}"] if clauses else []
 
 
 def _of_format(run: Run) -> list[str]:

@@ -34,6 +34,7 @@ def describe_image(
         When an associated image that was asked for can't be read.
     """
     from slidewright.formats.base import ImageDescription
+    from slidewright.options import can_be_mpp
     from slidewright.tiff.slide import kept_mark
 
     info = source.info
@@ -42,7 +43,7 @@ def describe_image(
     return ImageDescription(
         plan,
         encoding,
-        options.mpp_xy or info.mpp,
+        options.mpp_xy or (info.mpp if info.mpp is not None and can_be_mpp(info.mpp) else None),
         _description(info, options),
         info.icc_profile,
         f"slidewright {__version__}{kept_mark(len(kept))}",

@@ -15,13 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slidewright.errors import DestinationError, OutputError
+from slidewright.system.file_lock import FileLock, remove_abandoned
 from slidewright.system.files import (
     TOKEN_PATTERN,
-    FileLock,
     exchange,
     lies_in,
     remove,
-    remove_abandoned,
+    remove_guarded,
     same_content,
     same_file,
     settle_aside,
@@ -109,12 +109,12 @@ class Destination:
         try:
             if self._compare and same_content(self.partial, str(self.path)):
                 return
-            if self._is_folder:
-                self._rename_folder()
-            elif self._overwrite:
-                os.replace(self.partial, self.path)
-            else:
-                self._rename_new()
+            mine = os.stat(self.partial)
+            try:
+                self._rename()
+            except OSError:  # of a network disk whose answer was lost, and which was asked again
+                if not _is_file(mine, self.path):
+                    raise
             _sync_folder(self.path.parent)
         except FileExistsError:
             raise self._exists() from None
@@ -124,8 +124,7 @@ class Destination:
     def close(self) -> None:
         """Remove what is left beside the destination."""
         settle_aside(self.aside, str(self.path))
-        for path in self.temporary:
-            remove(path)
+        remove_guarded(*self.temporary)
         if self._lock is not None:
             self._lock.release()
 
@@ -134,6 +133,14 @@ class Destination:
         if not self._is_folder:
             return self.path.stat().st_size
         return sum(item.stat().st_size for item in self.path.rglob("*") if item.is_file())
+
+    def _rename(self) -> None:
+        if self._is_folder:
+            self._rename_folder()
+        elif self._overwrite:
+            os.replace(self.partial, self.path)
+        else:
+            self._rename_new()
 
     def _rename_folder(self) -> None:
         """Rename a finished folder. The names of it and of one that it replaces are exchanged in one step where the
@@ -211,12 +218,15 @@ def sweep_beside(path: str | os.PathLike[str]) -> None:
 
 def _clean(stem: str, path: str) -> None:
     settle_aside(f"{stem}.old", path)
-    _remove_all(f"{stem}.partial", f"{stem}.lock")
+    remove_guarded(f"{stem}.partial", f"{stem}.lock")
 
 
-def _remove_all(*paths: str) -> None:
-    for path in paths:
-        remove(path)
+def _is_file(status: os.stat_result, path: Path) -> bool:
+    """Whether a path leads to the file or folder whose status that is."""
+    try:
+        return os.path.samestat(status, os.stat(path))
+    except OSError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -26,9 +26,10 @@ from slidewright.options import ConvertOptions, Selection
 from slidewright.report import Progress, Report
 from slidewright.shards.folder import JOB_FILE, ShardFolder, sweep_partials
 from slidewright.shards.plan import ShardPlan
-from slidewright.shards.schema import parse_json
-from slidewright.system.files import TOKEN_PATTERN, FileLock, regular, short_name, total_bytes
+from slidewright.system.file_lock import FileLock
+from slidewright.system.files import TOKEN_PATTERN, regular, short_name, total_bytes, write_whole
 from slidewright.system.files import remove as remove_tree
+from slidewright.system.json_file import parse_json
 from slidewright.system.limits import usable_cpus
 
 _LOCK, _FINISHED = "lock", "finished.json"
@@ -92,7 +93,7 @@ def convert_resumably(
                     plan,
                     lambda partial: _note_finished(path, partial),
                 )
-        remove_folder(path, dest)
+        remove_folder(path, dest, launcher)
     return finished
 
 
@@ -138,10 +139,7 @@ def _note_finished(path: str, partial: str) -> None:
     """Record which file is about to get the final name, for a run that is killed right after."""
     try:
         status = os.stat(partial)
-        with open(os.path.join(path, _FINISHED), "w", encoding="ascii", opener=regular) as file:
-            json.dump([status.st_ino, status.st_size], file)
-            file.flush()
-            os.fsync(file.fileno())
+        write_whole(os.path.join(path, _FINISHED), json.dumps([status.st_ino, status.st_size]).encode(), sync=True)
     except OSError as error:
         raise OutputError(f"can't write into {path!r}: {error.strerror or error}; check that disk") from error
 

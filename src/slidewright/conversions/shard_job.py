@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slidewright.conversions.conversion import decide
+from slidewright.errors import SlidewrightError
 from slidewright.options import ConvertOptions, Selection
 from slidewright.pyramid.level_store import Scratch
 from slidewright.report import Progress
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from slidewright.engine.run import Run
     from slidewright.report import Recorder
     from slidewright.sources.base import Source
+    from slidewright.system.launcher import Launcher
 
 Callback = Callable[[Progress], None] | None
 
@@ -100,9 +102,14 @@ def counting_from(plan: ShardPlan, callback: Callback) -> Callback:
     return shifted
 
 
-def remove_folder(path: str, dest: str | os.PathLike[str]) -> None:
-    """Remove a folder of shards that has done its duty, in one step as far as other runs can see."""
+def remove_folder(path: str, dest: str | os.PathLike[str], launcher: Launcher | None) -> None:
+    """Remove a folder of shards that has done its duty, in one step as far as other runs can see; the launcher's fork
+    server does, if this process is killed meanwhile.
+    """
     trash = trash_name(dest, token())
+    if launcher is not None:
+        with contextlib.suppress(SlidewrightError):  # the fork server has gone, and the file is complete
+            launcher.own(trash)
     with contextlib.suppress(OSError):
         os.rename(path, trash)
         path = trash

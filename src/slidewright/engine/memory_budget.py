@@ -44,6 +44,8 @@ class Needs:
     """One tile, strip or chunk of the source."""
     worker_bytes: int = 0
     """What reading takes in each worker beyond the cache of decoded cells, see `SourceInfo`."""
+    encoder_bytes: int = 0
+    """What encoding one tile takes in each worker beyond its pixels, see `Codec`."""
     array_bytes: int = 0
     """Pixels in the caller's memory that the workers need a copy of."""
 
@@ -76,8 +78,8 @@ class _Shape:
     def per_worker(self, needs: Needs) -> int:
         """A worker, its slots, and the segment of its that the writer puts together."""
         depth = self.block_tiles.bit_length()
-        source = CACHE_BYTES + 2 * needs.cell_bytes + needs.worker_bytes
-        return WORKER_BYTES + self.slots * SLOT_BYTES + source + (depth + 5) * needs.tile_bytes
+        more = CACHE_BYTES + 2 * needs.cell_bytes + needs.worker_bytes + needs.encoder_bytes
+        return WORKER_BYTES + self.slots * SLOT_BYTES + more + (depth + 5) * needs.tile_bytes
 
     def base(self, needs: Needs) -> int:
         """Everything that does not grow with the workers."""
@@ -108,6 +110,7 @@ def needs_of(
         block_tiles=block_tiles,
         cell_bytes=cell[0] * cell[1] * (info.itemsize if info.planar else pixel),
         worker_bytes=info.worker_bytes,
+        encoder_bytes=encoding.codec.encoder_bytes(encoding.tile),
         array_bytes=height * width * pixel * info.stack.frames if info.in_memory and shared else 0,
     )
 

@@ -16,6 +16,7 @@ import numpy as np
 from slidewright.engine.ring import Part
 from slidewright.errors import OutputError
 from slidewright.pyramid.plan import Key, Plan
+from slidewright.system.files import read_at
 
 
 class _Place(NamedTuple):
@@ -128,8 +129,7 @@ class SegmentStore:
         if place is None:
             return None
         spill = self._spills[place.bucket]
-        spill.file.seek(place.offset)
-        data = spill.file.read(place.length)
+        data = read_at(spill.file.fileno(), place.offset, place.length)
         if len(data) != place.length:
             raise OutputError("a temporary file of waiting segments was cut short; check the temporary disk")
         spill.live -= 1

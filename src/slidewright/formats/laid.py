@@ -253,11 +253,11 @@ def _decoded(written: Written, level: Level, encoding: Tags) -> NDArray[Any]:
         file.seek(int(written.offsets[level.index][0, index]))
         data = file.read(int(written.counts[level.index][0, index]))
         row, column = divmod(index, level.tiles.width)
+        cell = out[row * plan.tile : (row + 1) * plan.tile, column * plan.tile : (column + 1) * plan.tile]
         try:
-            pixels = page.decode(data, 0, jpegtables=page.jpegtables)[0][0]
-        except Exception:  # each codec has its own; kept tiles are another encoder's
-            continue
-        out[row * plan.tile : (row + 1) * plan.tile, column * plan.tile : (column + 1) * plan.tile] = pixels
+            cell[...] = page.decode(data, 0, jpegtables=page.jpegtables)[0][0]
+        except Exception:  # a kept tile that does not decode, of which the report warns; each codec has its own errors
+            cell[...] = 255
     file.seek(end)
     return out[: level.size.height, : level.size.width]
 

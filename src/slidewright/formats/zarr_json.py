@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from typing import Any
+
+from slidewright.system.files import write_whole
+from slidewright.system.json_file import read_json
 
 
 def write_json(path: str, value: dict[str, Any]) -> None:
     """Write a file, whole and on the disk, under its name."""
-    partial = f"{path}.{secrets.token_hex(4)}.partial"
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.unlink(partial)
+    write_whole(path, json.dumps(value, indent=2).encode(), sync=True)
 
 
 def mark_series(group: str, ngff: str) -> None:
@@ -41,11 +34,15 @@ def list_label(group: str, name: str, ngff: str) -> None:
     path = os.path.join(group, "zarr.json" if ngff == "0.5" else ".zattrs")
     value: dict[str, Any] = {}
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
-    attributes = value.setdefault("attributes", {}) if ngff == "0.5" else value
-    ome = attributes.setdefault("ome", {"version": ngff}) if ngff == "0.5" else attributes
-    names = ome.setdefault("labels", [])
+        value = read_json(path)
+    try:
+        attributes = value.setdefault("attributes", {}) if ngff == "0.5" else value
+        ome = attributes.setdefault("ome", {"version": ngff}) if ngff == "0.5" else attributes
+        names = ome.setdefault("labels", [])
+        if not isinstance(names, list):
+            raise TypeError
+    except (AttributeError, TypeError):
+        raise ValueError("its metadata are not those of a group of labels") from None
     if name not in names:
         names.append(name)
     if ngff == "0.5":

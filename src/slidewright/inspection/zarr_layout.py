@@ -5,7 +5,6 @@ Only layouts that slidewright writes, and close relatives, are described; others
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from slidewright.errors import SourceError, VerifyError
 from slidewright.geometry import Size, Stack
 from slidewright.sources.access.image_chunks import NAMES, decode_image
+from slidewright.system.json_file import read_json
 
 MAX_CHUNK_BYTES = 1 << 28
 MAX_CHUNKS = 1 << 24
@@ -102,8 +102,7 @@ def read_layout(folder: str, axes: str) -> ArrayLayout:
     for name, read in (("zarr.json", _v3), (".zarray", _v2)):
         path = os.path.join(folder, name)
         if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                return _checked(read(json.load(file), axes, folder), folder)
+            return _checked(read(read_json(path), axes, folder), folder)
     raise VerifyError(f"{folder}: there is no array; the store is damaged")
 
 

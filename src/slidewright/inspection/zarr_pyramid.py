@@ -7,7 +7,6 @@ files; `sources/zarr.py`, which has zarr do it, reads many more.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,8 @@ from slidewright.geometry import Region, Size
 from slidewright.inspection.zarr_layout import ArrayLayout, read_layout
 from slidewright.pixels import MASKS
 from slidewright.sources.ome_attributes import OmeAttributes
-from slidewright.system.files import total_bytes
+from slidewright.system.files import read_at, regular, total_bytes
+from slidewright.system.json_file import read_json
 from slidewright.tiff.page import TiledImage
 
 _MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
@@ -88,9 +88,8 @@ class ZarrSegments:
             return None
         path = self.page.file_of(*self.page.chunk(index))
         try:
-            with open(path, "rb", buffering=0) as file:
-                file.seek(int(self.page.offsets[index]))
-                data = file.read(count)
+            with open(path, "rb", buffering=0, opener=regular) as file:
+                data = read_at(file.fileno(), int(self.page.offsets[index]), count)
         except OSError as error:
             raise self._error(f"{self.where(index)} can't be read: {error.strerror or error}") from error
         if len(data) != count:
@@ -164,6 +163,8 @@ class ZarrPyramid:
             axes = "".join(str(axis["name"]) for axis in multiscale["axes"])
             self.planes = tuple(self._level(number, name, axes, kind, palette) for number, name in enumerate(paths))
             self.levels = tuple(frames[0] for frames in self.planes)
+        if not self.levels:
+            raise VerifyError(f"{self.path}: it lists no level; the store is damaged")
 
     def __enter__(self) -> ZarrPyramid:
         return self
@@ -274,8 +275,7 @@ def _attributes(path: str) -> dict[str, Any]:
     """Attributes of the group."""
     for name in ("zarr.json", ".zattrs"):
         try:
-            with open(os.path.join(path, name), encoding="utf-8") as file:
-                value = json.load(file)
+            value = read_json(os.path.join(path, name))
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -283,7 +283,8 @@ def _attributes(path: str) -> dict[str, Any]:
         except ValueError as error:
             raise VerifyError(f"{path}: its {name} is not JSON ({error}); the store is damaged") from error
         found = value.get("attributes", {}) if name == "zarr.json" and isinstance(value, dict) else value
-        if isinstance(found, dict) and ("multiscales" in found or "multiscales" in (found.get("ome") or {})):
+        inner = found.get("ome") if isinstance(found, dict) else None
+        if isinstance(found, dict) and any("multiscales" in it for it in (found, inner) if isinstance(it, dict)):
             return found
     raise SourceError(f"{path} is not an OME-Zarr image; name a TIFF or the folder of one image with multiscales")
 
@@ -329,7 +330,7 @@ def _tables(folder: str, layout: ArrayLayout, planes: int, grid: Size) -> tuple[
 
 def _read_index(path: str, layout: ArrayLayout) -> tuple[NDArray[np.uint64], int]:
     """(offset, bytes) of each chunk of a shard, and the index's checksum."""
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         size = file.seek(0, os.SEEK_END)
         if size < layout.index_bytes:
             raise VerifyError(f"{path}: the shard of {size} bytes has no index; the store is damaged")

@@ -8,11 +8,12 @@ that several machines write into, where two may not share a file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from typing import IO, Any, Protocol
 
-from slidewright.system.files import new_file, regular, token
+from slidewright.system.files import fill_from, new_file, regular, token
 
 Place = tuple[int, int, int]
 """(row, column, band) in the grid of chunks."""
@@ -79,7 +80,7 @@ class ChunkFiles:
         """See `ChunkStore`."""
         try:
             with open(self._path(place), "rb", buffering=0, opener=regular) as file:
-                return file.readinto(out) or 0
+                return fill_from(file, out)
         except FileNotFoundError:
             return None
 
@@ -120,7 +121,9 @@ class ChunkShard:
     def create(self) -> None:
         """Write the index, with every chunk missing."""
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        with open(self._path, "wb", buffering=0, opener=regular) as file:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)  # of a run before; not written into, as it may be a link
+        with open(self._path, "wb", buffering=0, opener=new_file) as file:
             _write_all(file, memoryview(_MISSING * self._count))
 
     def write(self, place: Place, data: memoryview) -> None:
@@ -140,7 +143,7 @@ class ChunkShard:
         offset, length = _ENTRY.unpack(entry)
         file = self._open()
         file.seek(offset)
-        return file.readinto(out[:length]) or 0  # type: ignore[attr-defined]
+        return fill_from(file, out[:length])
 
     def has(self, place: Place) -> bool:
         """See `ChunkStore`."""

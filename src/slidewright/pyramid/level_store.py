@@ -30,7 +30,8 @@ from slidewright.pixels import PixelFormat
 from slidewright.pyramid.chunks import ChunkFiles, ChunkShard, ChunkStore, partial_name
 from slidewright.pyramid.plan import Block, Plan
 from slidewright.sources.base import BLANK, Blank, Reader
-from slidewright.system.files import FileLock, new_file, remove, remove_abandoned, token
+from slidewright.system.file_lock import FileLock, remove_abandoned
+from slidewright.system.files import new_file, remove, remove_guarded, token
 
 _PREFIX = "slidewright-scratch-"
 _LOCK = ".lock"
@@ -154,11 +155,17 @@ class ScratchLevel(Reader):
 
     def has(self, y: int, x: int, band: int = 0) -> bool:
         """Whether the chunk that holds (y, x) has been written."""
-        return self._store.has((y // self._side, x // self._side, band))
+        try:
+            return self._store.has((y // self._side, x // self._side, band))
+        except OSError as error:
+            raise _scratch_error(self.path, error, "read") from error
 
     def close(self) -> None:
-        """Close the file."""
-        self._store.close()
+        """Close the file, of which a network disk may say only now that it was not written."""
+        try:
+            self._store.close()
+        except OSError as error:
+            raise _scratch_error(self.path, error) from error
 
     def _load(self, row: int, column: int, band: int) -> None:
         try:
@@ -201,8 +208,7 @@ class ScratchFolder:
 
     def remove(self) -> None:
         """Remove the folder with all in it."""
-        remove(self.path)
-        remove(self.path + _LOCK)
+        remove_guarded(self.path, self.path + _LOCK)
         self._lock.release()
 
 
@@ -224,9 +230,4 @@ def _sweep(root: str) -> None:
     for name in names:
         lock = os.path.join(root, name)
         if name.startswith(_PREFIX) and name.endswith(_LOCK) and _is_own(lock):
-            remove_abandoned(lock, functools.partial(_remove_both, lock))
-
-
-def _remove_both(lock: str) -> None:
-    remove(lock.removesuffix(_LOCK))
-    remove(lock)
+            remove_abandoned(lock, functools.partial(remove_guarded, lock.removesuffix(_LOCK), lock))

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from slidewright.errors import OutputError
 from slidewright.pyramid.plan import Key
-from slidewright.shards.schema import Whole, parse_json, read_as
+from slidewright.shards.schema import Whole, read_as
 from slidewright.sources.base import CorruptPlace
-from slidewright.system.files import new_file, regular
+from slidewright.system.files import new_file, read_at, regular
+from slidewright.system.json_file import parse_json
 
 MAGIC = b"slidewright shard 1\n"
 _TRAILER = struct.Struct("<QQI12s")  # where the index begins, where the footer begins, the CRC-32 of both, a mark
@@ -159,15 +160,10 @@ def check_segments(path: str, index: ShardIndex) -> None:
 
 def read_segment(fd: int, offset: int, length: int, crc: int) -> bytes:
     """One segment by its place; raises ShardDamageError when its checksum differs."""
-    data = os.pread(fd, length, offset) if hasattr(os, "pread") else _seek_and_read(fd, length, offset)
+    data = read_at(fd, offset, length)
     if len(data) != length or zlib.crc32(data) != crc:
         raise ShardDamageError(f"the segment at byte {offset} does not match its checksum")
     return data
-
-
-def _seek_and_read(fd: int, length: int, offset: int) -> bytes:
-    os.lseek(fd, offset, os.SEEK_SET)
-    return os.read(fd, length)
 
 
 @contextlib.contextmanager

@@ -23,8 +23,9 @@ from slidewright.options import OPTIONS, SELECTION
 from slidewright.pyramid.plan import Plan
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.file import ShardDamageError, ShardIndex, check_segments, read_index
-from slidewright.shards.schema import Within, parse_json, read_as
+from slidewright.shards.schema import Within, read_as
 from slidewright.system.files import new_file, regular, token
+from slidewright.system.json_file import parse_json
 
 JOB_FILE = "job.json"
 _VERSION = 2

@@ -7,6 +7,8 @@ resumed run logs while it writes, an array task only logs, assembling only takes
 
 from __future__ import annotations
 
+from slidewright.errors import OutputError
+from slidewright.pyramid.level_store import Scratch
 from slidewright.pyramid.plan import Block, Key
 from slidewright.shards.file import ShardWriter, corrupt_rows
 from slidewright.shards.folder import share_of
@@ -116,7 +118,7 @@ class ShardLog:
         chunks = []
         if shards.levels is not None:
             for number in shards.blocks(index):
-                crc = shards.levels.chunk_crc(first.block(number))
+                crc = _crc_of(shards.levels, first.block(number))
                 if crc is not None:
                     chunks.append((number, crc))
         footer = {
@@ -127,3 +129,8 @@ class ShardLog:
         del self._missing[index]
 
 
+def _crc_of(levels: Scratch, block: Block) -> int | None:
+    try:
+        return levels.chunk_crc(block)
+    except OSError as error:
+        raise OutputError(f"can't read {levels.folder!r} back: {error.strerror or error}; check that disk") from error

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from slidewright.errors import ShardError
 from slidewright.pyramid.level_store import Scratch
 from slidewright.pyramid.plan import Plan
-from slidewright.shards.file import read_index
+from slidewright.shards.file import ShardDamageError, ShardIndex, read_index
 from slidewright.shards.folder import shard_name, share
 from slidewright.sources.base import CorruptPlace
 from slidewright.system.files import token
@@ -40,8 +41,15 @@ class ShardPlan:
         """What was filled with background when the shards were made that are there."""
         corrupt: dict[CorruptPlace, str] = {}
         for index in self.found:
-            corrupt.update(read_index(self.path(index)).corrupt)
+            corrupt.update(self.index_of(index).corrupt)
         return corrupt
+
+    def index_of(self, index: int) -> ShardIndex:
+        """What is in a shard that is there; raises ShardError where it can't be read any more."""
+        try:
+            return read_index(self.path(index))
+        except (OSError, ShardDamageError) as error:
+            raise ShardError(f"shard {self.path(index)!r} can't be read ({error}); make it again") from error
 
     @property
     def part_to_make(self) -> float:

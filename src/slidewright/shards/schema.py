@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import types
 import typing
 from dataclasses import dataclass
@@ -26,14 +25,6 @@ class Within:
 
 Whole = Annotated[int, Within(0, 2**64 - 1)]
 """A number that can be written with eight bytes."""
-
-
-def parse_json(text: str | bytes) -> Any:
-    """What a text says; raises ValueError for all that is no JSON, or is nested without end."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 def read_as(kind: type[T], value: Any, *, strict: bool = True) -> T:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from slidewright.errors import ShardError
 from slidewright.pyramid.plan import Key
-from slidewright.shards.file import ShardDamageError, read_index, read_segment
+from slidewright.shards.file import ShardDamageError, read_segment
 from slidewright.shards.plan import ShardPlan
 from slidewright.system.files import regular
 
@@ -28,7 +28,7 @@ class ShardStream:
         self._shards = shards
         self._next: tuple[Any, ...] | None = None
         self._files: OrderedDict[int, int] = OrderedDict()
-        indices = {index: read_index(shards.path(index)) for index in shards.found}
+        indices = {index: shards.index_of(index) for index in shards.found}
         full = {index: found for index, found in indices.items() if len(found.keys)}
         if not full:
             return

@@ -63,6 +63,8 @@ def _refusal(page: Page) -> str:
         return words.get(page.photometric, f"its colours are {page.photometric}")
     if page.bits not in (8, 16, 32):
         return f"its samples have {page.bits} bit{'s' * (page.bits > 1)}"
+    if page.predictor not in {"f": (1, 3)}.get(page.dtype.kind, (1, 2)):
+        return f"its predictor is {page.predictor}, of samples of {page.dtype}"
     if page.dtype.name == "float16":
         return "its samples are floats of 16 bits"
     if page.reversed_bits:

@@ -28,7 +28,7 @@ from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import LIBRARY_BYTES, Pixels, Reader, Source, SourceInfo, pickled_identity
 from slidewright.sources.ome_attributes import OmeAttributes, step_of
 from slidewright.sources.on_disk import file_identity
-from slidewright.system.files import regular
+from slidewright.system.files import fill_from, regular
 from slidewright.system.remote_file import absolute, is_url
 from slidewright.tiff.metadata import MICROMETRES, SECONDS
 
@@ -422,7 +422,7 @@ def _raw_chunks(
             with open(
                 prefix + encode_key(tuple(place.get(axis, 0) for axis in axes)), "rb", buffering=0, opener=regular
             ) as file:
-                got = file.readinto(buffer)
+                got = fill_from(file, buffer)
                 whole = got == len(buffer) and not file.read(1)
         except FileNotFoundError:
             out[...] = 0 if fill is None else fill

@@ -1,6 +1,4 @@
-"""Files with distrust: opening only what is a file, which paths are one file, hidden names, locks that end with their
-process, and removing what killed runs left.
-"""
+"""Files with distrust: opening only what is a file, whole reads, which paths are one file, hidden names, removing."""
 
 from __future__ import annotations
 
@@ -11,14 +9,9 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # Windows, where an open file can't be removed anyway
-    fcntl = None  # type: ignore[assignment]
-
+from typing import IO
 
 _LONGEST_NAME = 200  # bytes; most filesystems hold 255, and what is hidden beside a file has a longer name than it
 _RENAME_EXCHANGE = 2
@@ -61,13 +54,45 @@ def new_file(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int
     return os.open(path, flags | more | getattr(os, "O_BINARY", 0), mode)
 
 
-def write_whole(path: str, data: bytes) -> None:
-    """Write a file that is there whole or not at all, in place of one that may be there; raises OSError."""
+def read_at(fd: int, offset: int, count: int) -> bytes:
+    """Bytes at a place; fewer only at the end of the file: one call of the system may give less on a network disk."""
+    pieces = []
+    while count > 0:
+        if hasattr(os, "pread"):
+            piece = os.pread(fd, count, offset)
+        else:
+            os.lseek(fd, offset, os.SEEK_SET)  # Windows
+            piece = os.read(fd, count)
+        if not piece:
+            break
+        pieces.append(piece)
+        offset, count = offset + len(piece), count - len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def fill_from(file: IO[bytes], buffer: memoryview) -> int:
+    """Read an unbuffered file into a buffer until that is full or the file ends, see `read_at`; how much there was."""
+    done = 0
+    while done < len(buffer):
+        got: int = file.readinto(buffer[done:]) or 0  # type: ignore[attr-defined]
+        if not got:
+            break
+        done += got
+    return done
+
+
+def write_whole(path: str, data: bytes, *, sync: bool = False) -> None:
+    """Write a file that is there whole or not at all, in place of one that may be there; raises OSError. `sync` waits
+    for the disk.
+    """
     folder, name = os.path.split(path)
     partial = os.path.join(folder, f".{short_name(name)}.{token()}.partial")
     try:
         with open(partial, "wb", opener=new_file) as file:
             file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
         remove(partial)
@@ -207,62 +232,6 @@ def settle_aside(aside: str, path: str) -> None:
             os.rename(aside, path)
 
 
-class FileLock:
-    """An exclusive lock that ends with its process.
-
-    Raises BlockingIOError if another process has it and this one is not to `wait`.
-    """
-
-    def __init__(self, path: str, *, wait: bool = True) -> None:
-        self._fd: int | None = None
-        while True:
-            fd = regular(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
-            if fcntl is not None:
-                try:  # to wait takes no time where another run may only be looking at it
-                    fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    os.close(fd)
-                    raise
-                except OSError:  # a filesystem without locks
-                    pass
-            if _is_same(path, fd):
-                self._fd = fd
-                return
-            os.close(fd)  # it has removed the file between its making and its locking
-
-    def release(self) -> None:
-        """Give it up."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-
-def _is_same(path: str, fd: int) -> bool:
-    """Whether a path still leads to an open file."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(fd))
-    except OSError:
-        return False
-
-
-def remove_abandoned(lock: str, remove: Callable[[], None]) -> None:
-    """Call `remove` if a lock file is there and nobody holds its lock; it is held meanwhile, so that nobody takes what
-    is being removed for their own.
-    """
-    try:
-        fd = regular(lock, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-    except OSError:
-        return
-    try:
-        if fcntl is not None:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        remove()
-    except OSError:
-        return
-    finally:
-        os.close(fd)
-
-
 def total_bytes(path: str | os.PathLike[str]) -> int:
     """Bytes of a file, or of all files in a folder."""
     root = Path(path)
@@ -278,3 +247,12 @@ def remove(path: str) -> None:
     else:
         with contextlib.suppress(OSError):
             os.unlink(path)
+
+
+def remove_guarded(path: str, lock: str) -> None:
+    """Remove what a lock is for, and then the lock; it stays, so that the next run tries again, if something does (NFS
+    keeps what a process holds open, under another name).
+    """
+    remove(path)
+    if not os.path.lexists(path):
+        remove(lock)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 
 from slidewright.errors import SourceError
-from slidewright.system.files import regular
+from slidewright.system.files import read_at, regular
 
 
 class PixelFile:
@@ -30,11 +30,10 @@ class PixelFile:
 
     def read(self, offset: int, count: int) -> bytes:
         """Up to `count` bytes at `offset`; fewer only at the end of the file."""
-        if self._fd is None or not hasattr(os, "pread"):
-            buffer = bytearray(count)
-            return bytes(buffer[: self.read_into(offset, memoryview(buffer))])
+        if self._fd is None:
+            raise SourceError(f"{self.path} was closed")
         try:
-            return os.pread(self._fd, count, offset)
+            return read_at(self._fd, offset, count)
         except OSError as error:
             raise SourceError(f"{self.path} can't be read at byte {offset}: {error.strerror or error}") from error
 
@@ -60,22 +59,29 @@ class PixelFile:
         how many were whole.
         """
         if self._fd is None or not hasattr(os, "pread"):
-            for row in range(rows):
-                if self.read_into(offset + row * pitch, buffer[row * stride : row * stride + count]) < count:
-                    return row
-            return rows
+            return self._rows_from(0, offset, pitch, count, rows, buffer, stride)
         fd, pread = self._fd, os.pread  # a tight loop: half a thousand calls a tile, at 0.5 microseconds each
         row, place = 0, 0
         try:
             for row in range(rows):
                 buffer[place : place + count] = pread(fd, count, offset + row * pitch)
                 place += stride
-        except ValueError:  # a short read does not fit the slice
-            return row
+        except ValueError:  # a short read does not fit the slice: the end of the file, or a network disk
+            return self._rows_from(row, offset, pitch, count, rows, buffer, stride)
         except OSError as error:
             raise SourceError(
                 f"{self.path} can't be read at byte {offset + row * pitch}: {error.strerror or error}"
             ) from error
+        return rows
+
+    def _rows_from(
+        self, row: int, offset: int, pitch: int, count: int, rows: int, buffer: memoryview, stride: int
+    ) -> int:
+        """The rest of `read_rows`, however little a call gives."""
+        for number in range(row, rows):
+            place = number * stride
+            if self.read_into(offset + number * pitch, buffer[place : place + count]) < count:
+                return number
         return rows
 
     def ahead(self, ranges: Iterable[tuple[int, int]]) -> None:

@@ -167,8 +167,7 @@ class Page(TiledImage):
     @property
     def jpeg_tables(self) -> bytes | None:
         """JPEGTables: what all JPEG segments of the page have in common."""
-        tables: bytes | None = self.page.jpegtables
-        return tables
+        return bytes_of(self.page.jpegtables)
 
     @property
     def subsampling(self) -> tuple[int, int] | None:
@@ -275,19 +274,24 @@ class Page(TiledImage):
     def orientation(self) -> int:
         """Orientation, 1 to 8; 1 is upright."""
         value = self.page.tags.valueof(_ORIENTATION, 1)
-        return value[0] if isinstance(value, bytes) and value else int(value)  # bytes where its type is "undefined"
+        first = value[0] if isinstance(value, (bytes, tuple)) and value else value  # bytes where "undefined"
+        return int(first) if isinstance(first, int) else 1
 
     @property
     def icc_profile(self) -> bytes | None:
         """The ICC profile."""
-        profile: bytes | None = self.page.iccprofile
-        return profile
+        return bytes_of(self.page.iccprofile)
 
     @property
     def colormap(self) -> tuple[tuple[int, int, int], ...] | None:
         """The palette as (red, green, blue) by index; its tag has all reds, then all greens, then all blues."""
         table = self.page.colormap
         return None if table is None else tuple((int(r), int(g), int(b)) for r, g, b in np.asarray(table).T)
+
+
+def bytes_of(value: Any) -> bytes | None:
+    """The value of a tag of bytes; None where a damaged file gives it another type."""
+    return value if isinstance(value, bytes) else None
 
 
 def read_page(page: Any, name: str = "") -> Page:

@@ -25,7 +25,7 @@ from slidewright.tiff import series as layout
 from slidewright.tiff.directories import check_directories
 from slidewright.tiff.left_out import left_out_of
 from slidewright.tiff.metadata import description_of, mpp_of
-from slidewright.tiff.page import Page, TiledImage, read_page
+from slidewright.tiff.page import Page, TiledImage, bytes_of, read_page
 from slidewright.tiff.raw import RawDirectory, raw_directory
 from slidewright.tiff.segments import Segments
 from slidewright.tiff.series import Image
@@ -69,7 +69,7 @@ class TiffSlide:
                 first = self._tiff.pages.first
                 self.software = str(first.software or "")
                 self.description = str(first.description or "")
-                self.icc_profile: bytes | None = first.iccprofile
+                self.icc_profile = bytes_of(first.iccprofile)
                 self.bigtiff = bool(self._tiff.is_bigtiff)
                 self.vendor = layout.vendor(self._tiff)
                 self.is_aperio_ycbcr = self.vendor == "svs" and int(first.compression) == _APERIO_YCBCR

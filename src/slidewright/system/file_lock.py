@@ -1,0 +1,109 @@
+"""Locks that end with their process, and removing what killed runs left; apart because hosts that share a disk need not
+see each other's locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+
+from slidewright.system.files import read_at, regular
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file can't be removed anyway
+    fcntl = None  # type: ignore[assignment]
+
+_HOST = socket.gethostname().encode("utf-8", "surrogateescape")[:255]
+_OF_ONE_HOST = {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
+_LOCKS_FOR_ALL = {"ceph", "gpfs"}
+_MOUNTS = "/proc/self/mountinfo"
+
+
+class FileLock:
+    """An exclusive lock that ends with its process; the file says on which host that is.
+
+    Raises BlockingIOError if another process has it and this one is not to `wait`.
+    """
+
+    def __init__(self, path: str, *, wait: bool = True) -> None:
+        self._fd: int | None = None
+        while True:
+            fd = regular(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
+            if fcntl is not None:
+                try:  # to wait takes no time where another run may only be looking at it
+                    fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(fd)
+                    raise
+                except OSError:  # a filesystem without locks
+                    pass
+            if _is_same(path, fd):
+                with contextlib.suppress(OSError):  # a full disk, of which who comes next will tell
+                    os.ftruncate(fd, 0)
+                    os.write(fd, _HOST)
+                self._fd = fd
+                return
+            os.close(fd)  # it has removed the file between its making and its locking
+
+    def release(self) -> None:
+        """Give it up."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _is_same(path: str, fd: int) -> bool:
+    """Whether a path still leads to an open file."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except OSError:
+        return False
+
+
+def remove_abandoned(lock: str, remove: Callable[[], None]) -> None:
+    """Call `remove` if a lock file is there and nobody holds its lock; it is held meanwhile, so that nobody takes what
+    is being removed for their own. Where a lock of another host could not be seen, what is that host's is left alone.
+    """
+    try:
+        fd = regular(lock, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return
+    try:
+        if fcntl is not None:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if read_at(fd, 0, 256) == _HOST or _seen_by_other_hosts(lock):
+            remove()
+    except OSError:
+        return
+    finally:
+        os.close(fd)
+
+
+def _seen_by_other_hosts(path: str) -> bool:
+    """Whether a lock holds for every host that sees the file, as far as the kind of filesystem tells: BeeGFS, Lustre
+    with "localflock", NFS with "local_lock" and most of FUSE keep it to the host itself.
+    """
+    kind, options = _filesystem(os.path.realpath(path))
+    if kind in ("nfs", "nfs4"):
+        return not options & {"local_lock=flock", "local_lock=all", "nolock"}
+    return kind in {"", *_OF_ONE_HOST, *_LOCKS_FOR_ALL} or (kind == "lustre" and "flock" in options)
+
+
+def _filesystem(path: str) -> tuple[str, set[str]]:
+    """The kind of filesystem that a path is on, and its mount options; "" where the system does not tell (only Linux
+    does).
+    """
+    best, found = -1, ("", set[str]())
+    try:
+        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:  # proc(5) has its fields
+            lines = [line.split() for line in file]
+    except OSError:
+        return found
+    for words in lines:
+        at, dash = words[4].replace("\\040", " "), words.index("-")
+        if len(at) >= best and (path == at or path.startswith(at.rstrip("/") + "/")):
+            best, found = len(at), (words[dash + 1], {*words[5].split(","), *words[-1].split(",")})
+    return found

@@ -1,0 +1,106 @@
+"""Files are opened with distrust: what is read is a regular file, what is made was not there before."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import slidewright
+from slidewright.system import files
+
+HOME = Path(slidewright.__file__).parent
+SYSTEM = ("/proc/", "_MOUNTS", "os.devnull")  # what the kernel itself writes
+
+
+def calls_of_open(path: Path) -> list[ast.Call]:
+    tree = ast.parse(path.read_text())
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open"
+    ]
+
+
+def is_careful(call: ast.Call) -> bool:
+    """With an opener of ours, for a new file, or of the kernel's."""
+    text = ast.unparse(call)
+    mode = ast.unparse(call.args[1]) if len(call.args) > 1 else "'r'"
+    return "opener=" in text or "x" in mode or any(name in text for name in SYSTEM)
+
+
+def test_every_open_says_what_it_expects():
+    """A path may lead to a FIFO, which is waited for without end, or to a link that somebody planted."""
+    careless = [
+        f"{path.relative_to(HOME)}:{call.lineno}"
+        for path in HOME.rglob("*.py")
+        if "bench" not in path.parts
+        for call in calls_of_open(path)
+        if not is_careful(call)
+    ]
+    assert careless == []
+
+
+WATCHED = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+folder = Path(sys.argv[1])
+events = []
+def caller():
+    return sys._getframe(2).f_code.co_filename  # of the hook: the tests copy files too
+def hook(event, arguments):
+    if event == "open" and str(arguments[0]).startswith(str(folder)) and "shutil" not in caller():
+        path, mode, flags = arguments
+        if mode is None and events and events[-1][0] == path and events[-1][1] is not None:
+            events.pop()  # the call with an opener, which opens it now
+        events.append((path, mode, flags))
+from faults import ways
+ways.make_places(folder, 200, 300)
+sys.addaudithook(hook)
+for way in ways.WAYS.values():
+    way.prepare(folder)
+    (way.finish or way.run)(folder, 0)
+    ways.clear(folder)
+for path, mode, flags in events:
+    if flags & os.O_CREAT and not flags & os.O_EXCL:
+        print(os.path.relpath(path, folder), "not followed" if flags & os.O_NOFOLLOW else "followed")
+print(sum(bool(flags & os.O_EXCL) for _, _, flags in events), "new")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="flags as POSIX knows them")
+def test_what_is_made_was_not_there_before(tmp_path):
+    """Of each way to make a file: with O_EXCL, but for locks, which are not followed, and what the caller named."""
+    code = WATCHED.format(tests=str(HOME.parents[1] / "tests"))
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    *others, last = done.stdout.splitlines()
+    assert int(last.split()[0]) > 100
+    careless = {line for line in others if not line.endswith("lock not followed")}
+    assert careless <= {"m.csv followed", "work/log.jsonl followed"}, careless
+
+
+def test_short_reads_are_put_together(tmp_path, monkeypatch):
+    """A network disk may give less than it was asked for."""
+    path = tmp_path / "f"
+    path.write_bytes(bytes(range(200)))
+    real, preadv = os.pread, os.preadv
+    monkeypatch.setattr(os, "pread", lambda fd, count, offset: real(fd, min(count, 7), offset))
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:7]], offset))
+    from slidewright.system.pixel_file import PixelFile
+
+    file = PixelFile(str(path))
+    assert file.read(10, 50) == bytes(range(10, 60))
+    assert file.read(190, 50) == bytes(range(190, 200))
+    out = bytearray(40)
+    assert file.read_rows(0, 20, 10, 4, memoryview(out), 10) == 4
+    assert out == bytes([*range(10), *range(20, 30), *range(40, 50), *range(60, 70)])
+    assert file.read_rows(160, 20, 15, 4, memoryview(bytearray(60)), 15) == 2
+    file.close()
+    with open(path, "rb", buffering=0) as raw:
+        assert files.fill_from(raw, memoryview(out)) == 40
