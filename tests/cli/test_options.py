@@ -118,7 +118,7 @@ def completions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         ("conv", ["plain,convert"]),
         ("convert a b --compression jpeg2", ["plain,jpeg2000", "plain,jpeg2000-lossy"]),
         ("batch a --compression zs", ["plain,zstd"]),
-        ("convert a b --format ", ["plain,tiff", "plain,ome-zarr", "plain,ome-tiff"]),
+        ("convert a b --format ome-", ["plain,ome-zarr", "plain,ome-tiff"]),
         ("convert a b --resampling me", ["plain,mean", "plain,median"]),
         ("convert a b --dry", ["plain,--dry-run"]),
         ("convert sli", ["file,sli"]),
