@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 
 from slidewright.option import GROUPS, Option
-from slidewright.options import OPTIONS, SELECTION, ConvertOptions, Selection
+from slidewright.options import OPTIONS, SELECTION, ConvertOptions
+from slidewright.selection import Selection
 
 PAGE = Path(__file__).parent.parent / "docs" / "api.md"
 

@@ -22,7 +22,8 @@ from slidewright.conversions import batch_pool, batch_slide
 from slidewright.conversions.batch_pool import Slide, SlidePool, count_processes, is_small
 from slidewright.conversions.batch_slide import Announced, Answer, BatchItem, Outcome, TooLargeError, convert_slide
 from slidewright.conversions.manifest import Entry
-from slidewright.options import Selection, make_options
+from slidewright.options import make_options
+from slidewright.selection import Selection
 from slidewright.system.launcher import Child
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="threads of this process stand in for processes")

@@ -17,7 +17,8 @@ from slidewright.conversions.convert import convert_opened
 from slidewright.conversions.workload import Workforce, count_threads, work_seconds
 from slidewright.errors import CorruptTileError
 from slidewright.geometry import Size
-from slidewright.options import ConvertOptions, Selection, make_options
+from slidewright.options import ConvertOptions, make_options
+from slidewright.selection import Selection
 from slidewright.sources.base import SourceInfo
 from slidewright.sources.open import open_source
 

@@ -17,8 +17,9 @@ from slidewright._version import __version__
 from slidewright.conversions.opening import make_launcher
 from slidewright.conversions.signatures import RestoreOptions, with_options
 from slidewright.errors import OptionError
-from slidewright.options import DEFAULTS, OPTIONS, ConvertOptions, Selection, make_options
+from slidewright.options import DEFAULTS, OPTIONS, ConvertOptions, make_options
 from slidewright.report import Progress, ProgressOption, Recorder, Report
+from slidewright.selection import Selection
 from slidewright.system.limits import usable_cpus
 
 if TYPE_CHECKING:

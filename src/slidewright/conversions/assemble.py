@@ -13,8 +13,9 @@ from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan
 from slidewright.conversions.signatures import AssembleOptions, with_options
 from slidewright.errors import OptionError, ShardError
-from slidewright.options import Selection, make_options
+from slidewright.options import make_options
 from slidewright.report import ProgressOption, Report
+from slidewright.selection import Selection
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.folder import JOB_FILE, ShardFolder
 from slidewright.shards.plan import ShardPlan

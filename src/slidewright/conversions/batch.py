@@ -21,8 +21,9 @@ from slidewright.conversions.manifest import Entry, check_apart, check_places, r
 from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.errors import DestinationError, OptionError, OutputError
-from slidewright.options import ConvertOptions, Selection, make_options
+from slidewright.options import ConvertOptions, make_options
 from slidewright.report import ProgressOption
+from slidewright.selection import Selection
 from slidewright.shards.schema import read_as
 from slidewright.system.files import regular
 from slidewright.system.json_file import parse_json

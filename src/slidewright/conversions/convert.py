@@ -15,8 +15,9 @@ from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.conversions.workload import Workforce
 from slidewright.errors import DestinationError, OptionError
 from slidewright.formats.registry import settle_format
-from slidewright.options import ConvertOptions, Selection, make_options
+from slidewright.options import ConvertOptions, make_options
 from slidewright.report import Progress, ProgressOption, Report
+from slidewright.selection import Selection
 from slidewright.system.files import lies_in, same_file
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from time import monotonic
 from typing import Any
 
 from slidewright.errors import OptionError, RunError, SlidewrightError, SourceError
-from slidewright.options import ConvertOptions, Selection
+from slidewright.options import ConvertOptions
 from slidewright.report import Progress
+from slidewright.selection import Selection
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.folder import ShardFolder
 from slidewright.shards.plan import ShardPlan

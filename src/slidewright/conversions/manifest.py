@@ -14,7 +14,8 @@ from typing import Any
 
 from slidewright.errors import DestinationError, OptionError, SourceError, did_you_mean
 from slidewright.formats.registry import settle_format
-from slidewright.options import OPTIONS, SELECTION, ConvertOptions, Selection, make_options
+from slidewright.options import OPTIONS, SELECTION, ConvertOptions, make_options
+from slidewright.selection import Selection
 from slidewright.sources.dicom_files import first_dicom
 from slidewright.system.files import lies_in, regular, same_file, shared_places
 from slidewright.system.remote_file import is_url

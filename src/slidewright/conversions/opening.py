@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from slidewright.options import ConvertOptions, Selection
+from slidewright.options import ConvertOptions
+from slidewright.selection import Selection
 
 if TYPE_CHECKING:
     from slidewright.sources.base import Source

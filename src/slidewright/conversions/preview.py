@@ -17,8 +17,9 @@ from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.conversions.workload import START_SECONDS, settle_workers
 from slidewright.errors import OptionError
 from slidewright.formats.registry import settle_format
-from slidewright.options import ConvertOptions, Selection, make_options
+from slidewright.options import ConvertOptions, make_options
 from slidewright.report import LevelReport
+from slidewright.selection import Selection
 
 if TYPE_CHECKING:
     from slidewright.sources.base import Source

@@ -22,8 +22,9 @@ from slidewright.conversions.destination import Destination
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan, trash_name
 from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.formats.registry import make_format
-from slidewright.options import ConvertOptions, Selection
+from slidewright.options import ConvertOptions
 from slidewright.report import Progress, Report
+from slidewright.selection import Selection
 from slidewright.shards.folder import JOB_FILE, ShardFolder, sweep_partials
 from slidewright.shards.plan import ShardPlan
 from slidewright.system.file_lock import FileLock

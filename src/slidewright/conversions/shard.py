@@ -18,8 +18,9 @@ from slidewright.conversions.shard_job import SHARDS_A_WORKER, open_job, shard_p
 from slidewright.conversions.signatures import ShardOptions, with_options
 from slidewright.errors import OptionError
 from slidewright.formats.registry import settle_format
-from slidewright.options import Selection, make_options
+from slidewright.options import make_options
 from slidewright.report import Progress, ProgressOption
+from slidewright.selection import Selection
 from slidewright.shards.folder import MAX_SHARDS, shard_name, sweep_partials
 from slidewright.shards.plan import ShardPlan
 from slidewright.sources.wrappers.fill import describe_corrupt

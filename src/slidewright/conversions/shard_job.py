@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from slidewright.conversions.conversion import decide
 from slidewright.errors import SlidewrightError
-from slidewright.options import ConvertOptions, Selection
+from slidewright.options import ConvertOptions
 from slidewright.pyramid.level_store import Scratch
 from slidewright.report import Progress
+from slidewright.selection import Selection
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.folder import JOB_FILE, Job, ShardFolder
 from slidewright.shards.plan import ShardPlan

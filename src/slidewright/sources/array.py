@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from slidewright.errors import SourceError
 from slidewright.geometry import Size, Stack
-from slidewright.options import Selection
+from slidewright.selection import Selection
 from slidewright.sources.access.raw_rows import RowsReader
 from slidewright.sources.access.shapes import check_dtype, frames_of
 from slidewright.sources.access.unpack import UnpackedSource, unpacked

@@ -18,7 +18,7 @@ import numpy as np
 from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError, numbered
 from slidewright.geometry import Size
 from slidewright.metadata import Metadata, fields_of
-from slidewright.options import Selection
+from slidewright.selection import Selection
 from slidewright.sources.access.jpeg_tiles import corrupt, decode_jpeg, halve_jpeg
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import (

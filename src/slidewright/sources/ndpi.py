@@ -10,7 +10,7 @@ from typing import Any
 
 from slidewright.errors import CorruptTileError
 from slidewright.geometry import Size
-from slidewright.options import Selection
+from slidewright.selection import Selection
 from slidewright.sources.access.jpeg_tiles import decode_jpeg, halve_jpeg
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, Stored

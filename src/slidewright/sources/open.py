@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slidewright.errors import OptionError, SourceError
-from slidewright.options import Selection
+from slidewright.selection import Selection
 from slidewright.sources.base import Source, SourceInfo
 from slidewright.system.files import regular
 from slidewright.system.remote_file import absolute, is_url, open_pixels

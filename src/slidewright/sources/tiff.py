@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from slidewright.errors import OptionError, SlidewrightError, SourceError, VerifyError
-from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
+from slidewright.selection import Selection
 from slidewright.sources.access.colours import given_as
 from slidewright.sources.access.shapes import check_dtype
 from slidewright.sources.base import (

@@ -21,8 +21,8 @@ import numpy as np
 from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError, numbered
 from slidewright.geometry import Size, Stack
 from slidewright.metadata import Channel, Metadata
-from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
+from slidewright.selection import Selection
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import LIBRARY_BYTES, Pixels, Reader, Source, SourceInfo, pickled_identity

@@ -14,8 +14,8 @@ import numpy as np
 
 from slidewright.errors import OptionError, SourceError, numbered
 from slidewright.geometry import SINGLE, Stack
-from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
+from slidewright.selection import Selection
 from slidewright.tiff.page import Page, read_page
 
 VENDORS = ("svs", "ome", "ndpi", "scn", "philips", "bif", "qpi")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from slidewright.errors import SlidewrightError, SourceError, VerifyError
 from slidewright.metadata import Metadata
-from slidewright.options import Selection
+from slidewright.selection import Selection
 from slidewright.system.remote_file import is_url, open_pixels, open_stream
 from slidewright.tiff import series as layout
 from slidewright.tiff.directories import check_directories

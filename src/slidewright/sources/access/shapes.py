@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import OptionError, SourceError
-from slidewright.options import Selection
 from slidewright.pixels import MAX_CHANNELS
+from slidewright.selection import Selection
 
 DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
 
