@@ -76,7 +76,7 @@ print(sum(bool(flags & os.O_EXCL) for _, _, flags in events), "new")
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="flags as POSIX knows them")
 def test_what_is_made_was_not_there_before(tmp_path):
     """Of each way to make a file: with O_EXCL, but for locks, which are not followed, and what the caller named."""
-    code = WATCHED.format(tests=str(HOME.parents[1] / "tests"))
+    code = WATCHED.format(tests=str(Path(__file__).parents[1]))
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     *others, last = done.stdout.splitlines()

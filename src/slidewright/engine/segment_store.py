@@ -7,6 +7,7 @@ wave is written: the disk used is bounded by the dispatch window. Files have no 
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterable
 from typing import IO, NamedTuple
@@ -147,7 +148,8 @@ class SegmentStore:
     def close(self) -> None:
         """Drop everything."""
         for spill in (*self._spills.values(), *self._spare):
-            spill.file.close()
+            with contextlib.suppress(OSError):  # nobody needs what is in it any more
+                spill.file.close()
         self._spills.clear()
         self._spare.clear()
         self._held.clear()
