@@ -118,3 +118,12 @@ def test_what_can_not_be_read_is_called_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"float24.*save it again") as caught:
         open_source(path).open()
     assert "damaged" not in str(caught.value)
+
+
+def test_palette_of_numbers_that_are_no_colours_is_damage(tmp_path: Path) -> None:
+    palette = np.zeros((3, 256), np.uint16)
+    tifffile.imwrite(tmp_path / "s.tif", np.zeros((20, 30), np.uint8), photometric="palette", colormap=palette)
+    with tifffile.TiffFile(tmp_path / "s.tif", mode="r+") as tiff:
+        tiff.pages[0].tags["ColorMap"].overwrite([70_000] * 768, dtype="I")
+    with pytest.raises(SourceError, match="palette of numbers that are no colours"):
+        open_source(tmp_path / "s.tif")

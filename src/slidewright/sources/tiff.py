@@ -153,7 +153,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         samples=_samples(image),
         dtype=dtype,
         kind=kind,
-        colormap=page.colormap if kind == "labels" else None,
+        colormap=_palette(page, where) if kind == "labels" else None,
         stack=image.stack,
         planar=kind == "multichannel" and (image.channels is not None or page.planes > 1),
         mpp=mpp,
@@ -167,6 +167,13 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         stored=stored,
         not_stored=not_stored,
     )
+
+
+def _palette(page: Page, where: str) -> tuple[tuple[int, int, int], ...] | None:
+    palette = page.colormap
+    if palette is not None and any(not 0 <= value <= 65_535 for colour in palette for value in colour):
+        raise SourceError(f"{where} has a palette of numbers that are no colours (ColorMap); the file is damaged")
+    return palette
 
 
 def dtype_of(page: Page) -> str:
