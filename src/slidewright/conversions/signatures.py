@@ -123,11 +123,15 @@ def _parameters(taker: str) -> list[inspect.Parameter]:
 
 
 def _spelled_out(doc: str, taker: str) -> str:
-    """A docstring whose `**options` is followed by the options, each with its help."""
+    """A docstring whose `**options` is followed by the options, each with its help. CPython 3.13 takes away what all
+    lines are indented by.
+    """
     taken = taken_by(taker)
-    entries = []
+    found = re.search(r"^( *)\*\*options\n(?:\1 {4}.*\n)+", doc, re.MULTILINE)
+    assert found is not None
+    entries, margin = [], found[1]
     for field in fields(ConvertOptions):
         if field.name in taken:
-            text = fill(taken[field.name].text, 112, initial_indent=" " * 8, subsequent_indent=" " * 8)
-            entries.append(f"    {field.name} : {field.type}, default {field.default!r}\n{text}\n")
-    return re.sub(r"    \*\*options\n(?: {8}.*\n)+", lambda match: match[0] + "".join(entries), doc, count=1)
+            text = fill(taken[field.name].text, 112, initial_indent=f"{margin}    ", subsequent_indent=f"{margin}    ")
+            entries.append(f"{margin}{field.name} : {field.type}, default {field.default!r}\n{text}\n")
+    return doc[: found.end()] + "".join(entries) + doc[found.end() :]

@@ -12,6 +12,7 @@ import bz2
 import lzma
 import math
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -228,11 +229,13 @@ class _ImageChunk(ArrayBytesCodec):
 
 def know_images() -> None:
     """Have zarr know the codecs of chunks that are images."""
-    for name in NAMES:
-        try:
-            get_codec_class(name)
-        except (KeyError, ValueError):
-            register_codec(name, _ImageChunk)
+    with warnings.catch_warnings():  # that several packages have such a codec
+        warnings.simplefilter("ignore", UserWarning)
+        for name in NAMES:
+            try:
+                get_codec_class(name)
+            except (KeyError, ValueError):
+                register_codec(name, _ImageChunk)
 
 
 class _BoundedNumcodec(numcodecs.abc.Codec):  # type: ignore[misc]
