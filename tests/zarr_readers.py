@@ -78,7 +78,8 @@ def napari(path: str, level: int) -> Any:
     """napari's plugin for OME-Zarr; from 0.11 on a layer a channel."""
     layers = importlib.import_module("napari_ome_zarr").napari_get_reader(path)(path)
     found = [np.asarray(layer[0][level]) for layer in layers]
-    return np.stack(found) if len(found) > 1 else found[0]
+    channels = 1 if found[0].ndim == 4 else 0  # after the times
+    return np.stack(found, axis=channels) if len(found) > 1 else found[0]
 
 
 READERS: dict[str, Read] = {
