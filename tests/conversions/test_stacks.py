@@ -172,7 +172,8 @@ def test_other_readers_of_ome_zarr_see_every_plane(folder, tmp_path, name, ngff)
     slidewright.convert(folder / name, tmp_path / "out.ome.zarr", z="all", t="all", ngff=ngff, **ZARR)
     planes = TZC.transpose(0, 2, 1, 3, 4) if name == "ome.ome.tif" else RGB.transpose(3, 0, 1, 2)
     np.savez(tmp_path / "levels.npz", *(stacked(planes, number) for number in range(3)))
-    command = [str(python), str(TESTS / "zarr_readers.py"), str(tmp_path / "out.ome.zarr"), str(tmp_path / "levels.npz")]
+    given = (TESTS / "zarr_readers.py", tmp_path / "out.ome.zarr", tmp_path / "levels.npz")
+    command = [str(python), *map(str, given)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     found = json.loads(done.stdout.strip().splitlines()[-1])
     assert found.pop("GDAL") != "exact"  # which knows no stacks, nor shards
