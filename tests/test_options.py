@@ -20,11 +20,11 @@ from slidewright.options import (
     OPTIONS,
     SELECTION,
     ConvertOptions,
-    Selection,
     make_options,
     parse_bytes,
     taken_by,
 )
+from slidewright.selection import Selection
 
 TAKERS: dict[str, tuple[Any, type]] = {
     "convert": (slidewright.convert, signatures.AllOptions),
@@ -145,23 +145,25 @@ def test_a_parser_refuses_text_and_begins_its_message_with_it(name, text):
 @pytest.mark.parametrize("taker", TAKERS)
 def test_help_and_type_checkers_see_the_options_of_the_table(taker):
     function, typed = TAKERS[taker]
-    hints = typing.get_type_hints(ConvertOptions)
-    taken = taken_by(taker)
+    hints = typing.get_type_hints(ConvertOptions) | typing.get_type_hints(Selection)
+    chosen = {name: option for name, option in SELECTION.items() if taker in option.takers}
+    declared_fields = {**ConvertOptions.__dataclass_fields__, **Selection.__dataclass_fields__}
+    taken = {**taken_by(taker), **chosen}
     assert typing.get_type_hints(typed) == {name: hints[name] for name in taken}
     parameters = inspect.signature(function).parameters
     assert not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name, option in taken.items():
         assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
-        assert parameters[name].default == DEFAULTS[name]
-        assert parameters[name].annotation == str(ConvertOptions.__dataclass_fields__[name].type)
+        default = declared_fields[name].default
+        assert parameters[name].default == default
+        assert parameters[name].annotation == str(declared_fields[name].type)
         words = " ".join(function.__doc__.split())
-        assert f"{name} : {parameters[name].annotation}, default {DEFAULTS[name]!r} {option.text}" in words
-    assert parameters.keys() & OPTIONS.keys() == taken.keys()
+        assert f"{name} : {parameters[name].annotation}, default {default!r} {option.text}" in words
+    assert parameters.keys() & OPTIONS.keys() == taken_by(taker).keys()
     declared = inspect.unwrap(function.__init__ if inspect.isclass(function) else function).__annotations__["options"]
     assert declared == f"Unpack[{typed.__name__}]"
-    if taker != "PyramidWriter":
-        chosen = {name for name, option in SELECTION.items() if taker in option.takers}
-        assert parameters.keys() & SELECTION.keys() == chosen
+    if taker != "PyramidWriter":  # which has z and t of its own
+        assert parameters.keys() & SELECTION.keys() == chosen.keys()
 
 
 def test_tables_in_the_documentation_are_those_of_the_code():

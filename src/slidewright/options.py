@@ -565,6 +565,12 @@ def make_options(given: Mapping[str, object], taker: str | None = None) -> Conve
     return ConvertOptions(**values)
 
 
+def split_options(given: Mapping[str, Any], taker: str) -> tuple[Selection, ConvertOptions]:
+    """Which image of a source is meant, and the options, both validated; raises as `make_options`."""
+    selection = Selection(**{name: given[name] for name in SELECTION if name in given})
+    return selection, make_options({name: value for name, value in given.items() if name not in SELECTION}, taker)
+
+
 def _unknown(name: str, known: Collection[str], taker: str | None) -> str:
     if name in OPTIONS or name in SELECTION:
         return f"option {name!r} is not for {taker or 'this'}, which takes {', '.join(known)}; leave it out"

@@ -21,9 +21,8 @@ from slidewright.conversions.manifest import Entry, check_apart, check_places, r
 from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.errors import DestinationError, OptionError, OutputError
-from slidewright.options import ConvertOptions, make_options
+from slidewright.options import ConvertOptions, split_options
 from slidewright.report import ProgressOption
-from slidewright.selection import Selection
 from slidewright.shards.schema import read_as
 from slidewright.system.files import regular
 from slidewright.system.json_file import parse_json
@@ -59,13 +58,6 @@ def batch(
     tell: Callable[[BatchItem], None] | None = None,
     progress: ProgressOption = False,
     dry_run: bool = False,
-    page: int | None = None,
-    series: int | None = None,
-    level: int | None = None,
-    z: int | str | None = None,
-    t: int | str | None = None,
-    axes: str | None = None,
-    region: tuple[int, int, int, int] | None = None,
     **options: Unpack[AllOptions],
 ) -> BatchReport:
     """Convert many slides.
@@ -93,10 +85,8 @@ def batch(
     dry_run
         Write nothing: the items then say which slides would be converted or fail, with bytes and seconds estimated as
         `slidewright.preview` does.
-    page, series, level, z, t, axes, region
-        Which image of a file with several, and which part, for every slide that does not say otherwise.
     **options
-        The fields of `ConvertOptions`, for every slide that does not say otherwise.
+        The fields of `Selection` and `ConvertOptions`, for every slide that does not say otherwise.
 
     Returns
     -------
@@ -110,9 +100,9 @@ def batch(
         been touched then.
     """
     started = monotonic()
-    given = {**options, **Selection(page, series, level, z, t, axes, region).given}
+    _, running = split_options(options, "batch")
     paths = [os.fspath(path) for path in ([slides] if isinstance(slides, (str, os.PathLike)) else slides)]
-    entries = read_entries(paths, out, given, suffix, recursive=recursive)
+    entries = read_entries(paths, out, options, suffix, recursive=recursive)
     path = os.fspath(report) if report is not None else _default_report(paths[0], out)
     reports = _siblings(path)
     check_apart(entries, paths if out is None else (), reports)
@@ -133,7 +123,6 @@ def batch(
         return BatchReport(planned, path, monotonic() - started)
     if out is not None:
         _make_folders(entries)
-    running = make_options(options, "batch")
     items: dict[int, BatchItem] = {}
     with _append(path) as write, contextlib.closing(_converted(entries, done, running, progress)) as outcomes:
         for number, outcome in outcomes:

@@ -15,7 +15,7 @@ from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.conversions.workload import Workforce
 from slidewright.errors import DestinationError, OptionError
 from slidewright.formats.registry import settle_format
-from slidewright.options import ConvertOptions, make_options
+from slidewright.options import SELECTION, ConvertOptions, split_options
 from slidewright.report import Progress, ProgressOption, Report
 from slidewright.selection import Selection
 from slidewright.system.files import lies_in, same_file
@@ -31,13 +31,6 @@ def convert(
     source: Any,
     dest: str | os.PathLike[str],
     *,
-    page: int | None = None,
-    series: int | None = None,
-    level: int | None = None,
-    z: int | str | None = None,
-    t: int | str | None = None,
-    axes: str | None = None,
-    region: tuple[int, int, int, int] | None = None,
     shape: tuple[int, ...] | None = None,
     dtype: Any = None,
     progress: ProgressOption = False,
@@ -55,15 +48,6 @@ def convert(
     dest
         The file to write, or for a name that ends in .zarr the folder of an OME-Zarr. It appears under this name only
         when it is complete.
-    page, series, level
-        Which image of a file with several: a page of a TIFF, or a series and a level of it; by default the largest.
-    z, t
-        Which plane and which time of a source that is a stack; all its channels are kept. "all" and "first:end" (the
-        end is left out) keep several, in an OME-TIFF or an OME-Zarr.
-    axes
-        The axes of an array, `.npy` file or zarr array that does not name them, such as "tczyx".
-    region
-        Only this part of the source: (x, y, width, height) in pixels of the level that is read.
     shape, dtype
         Of a dataset or a function: (height, width[, samples]) of the image and the dtype of its pixels, where it does
         not say so itself.
@@ -72,7 +56,8 @@ def convert(
     report
         An HTML file to write as well: what was made, and where the time went. One page that needs no other file.
     **options
-        The fields of `ConvertOptions`, such as `compression="deflate"` or `n_workers=4`.
+        Which image of the source, and which part (the fields of `Selection`, such as `level=1`), and the fields of
+        `ConvertOptions`, such as `compression="deflate"` or `n_workers=4`.
 
     Returns
     -------
@@ -95,9 +80,9 @@ def convert(
     from slidewright.reporting.progress import make_callback
 
     started = monotonic()
-    checked = settle_format(make_options(options, "convert"), dest)
+    selection, checked = split_options(options, "convert")
+    checked = settle_format(checked, dest)
     recorder = None if report is None else prepare_report(report, source, dest, checked, started)
-    selection = Selection(page, series, level, z, t, axes, region)
     with Workforce(checked, source) as workforce, make_callback(progress) as callback:
         opened, path = open_selected(source, selection, shape, dtype)
         launcher, checked, threads = workforce.settle(opened.info)
@@ -107,7 +92,7 @@ def convert(
     if report is not None and recorder is not None:
         from slidewright.reporting.html_page import Subject, write_report
 
-        given = {**selection.given, **options}
+        given = {name: value for name, value in options.items() if name not in SELECTION} | selection.given
         write_report(Path(report), Subject(finished, recorder, opened.info.name, path, given))
     return finished
 

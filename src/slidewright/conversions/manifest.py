@@ -14,7 +14,7 @@ from typing import Any
 
 from slidewright.errors import DestinationError, OptionError, SourceError, did_you_mean
 from slidewright.formats.registry import settle_format
-from slidewright.options import OPTIONS, SELECTION, ConvertOptions, make_options
+from slidewright.options import OPTIONS, SELECTION, ConvertOptions, split_options
 from slidewright.selection import Selection
 from slidewright.sources.dicom_files import first_dicom
 from slidewright.system.files import lies_in, regular, same_file, shared_places
@@ -67,7 +67,7 @@ def read_entries(
     found = dict(pair for path in paths for pair in _slides(path, out, recursive))
     if out is None:
         raise OptionError(f"the results of {paths[0]!r} need a folder: give --out, such as --out pyramids")
-    selection, checked = split_options(options)
+    selection, checked = split_options(options, "batch")
     return [
         _settled(source, os.path.join(out, os.path.splitext(relative)[0] + suffix), checked, selection)
         for source, relative in found.items()
@@ -240,16 +240,10 @@ def _entry(row: Mapping[str, Any], folder: str, options: Mapping[str, Any]) -> E
     for needed in ("source", "destination"):
         if not row[needed].strip() or "\0" in row[needed]:
             raise OptionError(f"its {needed} is empty or has a zero byte")
-    selection, checked = split_options(given)
+    selection, checked = split_options(given, "batch")
     source, destination = (row[name].strip() for name in ("source", "destination"))
     source, destination = source if is_url(source) else os.path.join(folder, source), os.path.join(folder, destination)
     return _settled(source, destination, checked, selection)
-
-
-def split_options(given: Mapping[str, Any]) -> tuple[Selection, ConvertOptions]:
-    """Which image of the source, and the validated options."""
-    selection = Selection(**{name: given[name] for name in SELECTION if name in given})
-    return selection, make_options({name: value for name, value in given.items() if name not in SELECTION}, "batch")
 
 
 def parse_cell(name: str, text: str) -> Any:

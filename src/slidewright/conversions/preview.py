@@ -17,9 +17,8 @@ from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.conversions.workload import START_SECONDS, settle_workers
 from slidewright.errors import OptionError
 from slidewright.formats.registry import settle_format
-from slidewright.options import ConvertOptions, make_options
+from slidewright.options import ConvertOptions, split_options
 from slidewright.report import LevelReport
-from slidewright.selection import Selection
 
 if TYPE_CHECKING:
     from slidewright.sources.base import Source
@@ -53,13 +52,6 @@ def preview(
     source: Any,
     dest: str | os.PathLike[str],
     *,
-    page: int | None = None,
-    series: int | None = None,
-    level: int | None = None,
-    z: int | str | None = None,
-    t: int | str | None = None,
-    axes: str | None = None,
-    region: tuple[int, int, int, int] | None = None,
     shape: tuple[int, ...] | None = None,
     dtype: Any = None,
     report: str | os.PathLike[str] | None = None,
@@ -72,20 +64,21 @@ def preview(
 
     Parameters
     ----------
-    source, dest, page, series, level, z, t, axes, region, shape, dtype, report
+    source, dest, shape, dtype, report
         As for `slidewright.convert`.
     **options
-        The fields of `ConvertOptions`.
+        The fields of `Selection` and `ConvertOptions`.
 
     Raises
     ------
     SlidewrightError
         As `slidewright.convert` would before it begins.
     """
-    checked = settle_format(make_options(options, "convert"), dest)
+    selection, checked = split_options(options, "convert")
+    checked = settle_format(checked, dest)
     if report is not None:
         prepare_report(report, source, dest, checked, monotonic())
-    opened, path = open_selected(source, Selection(page, series, level, z, t, axes, region), shape, dtype)
+    opened, path = open_selected(source, selection, shape, dtype)
     settled, _ = settle_workers(checked, source, opened.info)
     return preview_opened(opened, path, dest, settled, checked=True)
 

@@ -18,9 +18,8 @@ from slidewright.conversions.shard_job import SHARDS_A_WORKER, open_job, shard_p
 from slidewright.conversions.signatures import ShardOptions, with_options
 from slidewright.errors import OptionError
 from slidewright.formats.registry import settle_format
-from slidewright.options import make_options
+from slidewright.options import split_options
 from slidewright.report import Progress, ProgressOption
-from slidewright.selection import Selection
 from slidewright.shards.folder import MAX_SHARDS, shard_name, sweep_partials
 from slidewright.shards.plan import ShardPlan
 from slidewright.sources.wrappers.fill import describe_corrupt
@@ -58,13 +57,6 @@ def shard(
     *,
     index: int,
     count: int,
-    page: int | None = None,
-    series: int | None = None,
-    level: int | None = None,
-    z: int | str | None = None,
-    t: int | str | None = None,
-    axes: str | None = None,
-    region: tuple[int, int, int, int] | None = None,
     progress: ProgressOption = False,
     **options: Unpack[ShardOptions],
 ) -> ShardReport:
@@ -72,14 +64,14 @@ def shard(
 
     Parameters
     ----------
-    source, page, series, level, z, t, axes, region, progress
+    source, progress
         As for `slidewright.convert`. Pixels in memory are refused: another process could not read them.
     shards
         The folder that all shards of this conversion go to; made if need be.
     index, count
         Which share, from 0, of how many; there may be more than there are blocks to share.
     **options
-        Fields of `ConvertOptions`; those that decide what is made must be the same for every shard.
+        Fields of `Selection` and `ConvertOptions`; those that decide what is made must be the same for every shard.
 
     Returns
     -------
@@ -96,12 +88,12 @@ def shard(
     from slidewright.reporting.progress import make_callback
 
     started = monotonic()
-    checked = settle_format(make_options(options, "shard"), None)
+    selection, checked = split_options(options, "shard")
+    checked = settle_format(checked, None)
     if count > MAX_SHARDS:
         raise OptionError(f"{count} shards are more than {MAX_SHARDS}, the most there can be")
     if count < 1 or not 0 <= index < count:
         raise OptionError(f"shard {index} of {count} does not exist; shards are numbered from 0 to {count - 1}")
-    selection = Selection(page, series, level, z, t, axes, region)
     opened, path = open_selected(source, selection)
     folder, decided = open_job(shards, opened, path, selection, checked, started, count, SHARDS_A_WORKER * count)
     plan = shard_plan(folder, decided, (), (index,), sync=True)

@@ -10,11 +10,13 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import Field, fields
 from textwrap import fill
 from typing import Any, TypedDict, TypeVar
 
-from slidewright.options import Color, ConvertOptions, taken_by
+from slidewright.option import Option
+from slidewright.options import OPTIONS, SELECTION, Color, ConvertOptions
+from slidewright.selection import Selection
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -77,7 +79,19 @@ class EncodeOptions(RunOptions, total=False):
     on_corrupt: str | None
 
 
-class ShardOptions(EncodeOptions, total=False):
+class SelectionOptions(TypedDict, total=False):
+    """The fields of `Selection`: which image of a source with several, and which part of it."""
+
+    page: int | None
+    series: int | None
+    level: int | None
+    z: int | str | None
+    t: int | str | None
+    axes: str | None
+    region: tuple[int, int, int, int] | None
+
+
+class ShardOptions(SelectionOptions, EncodeOptions, total=False):
     """What a run that encodes a source takes."""
 
     keep_tiles: str
@@ -90,7 +104,7 @@ class WriterOptions(EncodeOptions, AssembleOptions, total=False):
 
 
 class AllOptions(ShardOptions, AssembleOptions, total=False):
-    """All fields of `ConvertOptions`."""
+    """All fields of `Selection` and `ConvertOptions`."""
 
     archive: str | None
     resume: bool
@@ -114,24 +128,27 @@ def with_options(taker: str) -> Callable[[T], T]:
 
 
 def _parameters(taker: str) -> list[inspect.Parameter]:
-    taken = taken_by(taker)
     return [
         inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
-        for field in fields(ConvertOptions)
-        if field.name in taken
+        for field, _ in _taken(taker)
     ]
+
+
+def _taken(taker: str) -> list[tuple[Field[Any], Option]]:
+    """The fields that a taker takes, with what the table says of them."""
+    options = {**SELECTION, **OPTIONS}
+    every = ((field, options[field.name]) for field in (*fields(Selection), *fields(ConvertOptions)))
+    return [(field, option) for field, option in every if taker in option.takers]
 
 
 def _spelled_out(doc: str, taker: str) -> str:
     """A docstring whose `**options` is followed by the options, each with its help. CPython 3.13 takes away what all
     lines are indented by.
     """
-    taken = taken_by(taker)
     found = re.search(r"^( *)\*\*options\n(?:\1 {4}.*\n)+", doc, re.MULTILINE)
     assert found is not None
     entries, margin = [], found[1]
-    for field in fields(ConvertOptions):
-        if field.name in taken:
-            text = fill(taken[field.name].text, 112, initial_indent=f"{margin}    ", subsequent_indent=f"{margin}    ")
-            entries.append(f"{margin}{field.name} : {field.type}, default {field.default!r}\n{text}\n")
+    for field, option in _taken(taker):
+        text = fill(option.text, 112, initial_indent=f"{margin}    ", subsequent_indent=f"{margin}    ")
+        entries.append(f"{margin}{field.name} : {field.type}, default {field.default!r}\n{text}\n")
     return doc[: found.end()] + "".join(entries) + doc[found.end() :]
