@@ -8,6 +8,7 @@ import os
 import random
 import secrets
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import tifffile
 import slidewright
 
 OPTIONS = {"tile_size": 64, "compression": "deflate", "effort": 1, "block_tiles": 2}
+CLEARLY = 3  # the exit code of a process that ended with the error that was expected
 
 
 class Campaign:
@@ -106,3 +108,25 @@ def wait_until(true, seconds: float) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def forked(act, log, expected: type[Exception]) -> int:
+    """A process of its own session that does something; forked, so that it needs no imports. It exits with CLEARLY when
+    it ends with the error that is expected, and with 1 for any other; both are in the log.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.setsid()
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        act()
+        code = 0
+    except expected as error:
+        os.write(2, str(error).encode())
+        code = CLEARLY
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(code)

@@ -10,37 +10,33 @@ import os
 import signal
 import sys
 import time
-import traceback
 
 import pytest
-from faults.campaign import OPTIONS, Campaign, clean_digest, digest, make_slide, role_of, session_members, wait_until
+from faults.campaign import (
+    CLEARLY,
+    OPTIONS,
+    Campaign,
+    clean_digest,
+    digest,
+    forked,
+    make_slide,
+    role_of,
+    session_members,
+    wait_until,
+)
 
 import slidewright
 from slidewright.errors import RunError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the run's processes in /proc")
 VICTIMS = ("worker", "worker", "writer", "coordinator", "fork server", "everybody")
-FAILED = 3  # the driver's exit code for a RunError, which is what a killed writer or fork server is
 
 
 def start_driver(source, destination, scratch, log) -> int:
-    """A process of its own session that converts; forked, so that it needs no imports."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        os.setsid()
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        slidewright.convert(source, destination, n_workers=2, scratch=scratch, **OPTIONS)
-        code = 0
-    except RunError as error:
-        os.write(2, str(error).encode())
-        code = FAILED
-    except BaseException:
-        os.write(2, traceback.format_exc().encode())
-    finally:
-        os._exit(code)
+    """A conversion; a RunError is what a killed writer or fork server is."""
+    return forked(
+        lambda: slidewright.convert(source, destination, n_workers=2, scratch=scratch, **OPTIONS), log, RunError
+    )
 
 
 def choose(victim: str, driver: int, random) -> list[int]:
@@ -91,7 +87,7 @@ def one_try(campaign, folder, source, seconds) -> str:
         assert code == 0, f"should have succeeded: {story}"
         assert out.exists(), story
     elif victim in ("writer", "fork server"):
-        assert code in (0, FAILED), story
+        assert code in (0, CLEARLY), story
     if victim != "everybody":
         left = [p.name for p in (*work.iterdir(), *scratch.iterdir()) if p != out]
         assert left == [], f"{left} left behind: {story}"
@@ -100,7 +96,7 @@ def one_try(campaign, folder, source, seconds) -> str:
     left = [p.name for p in (*work.iterdir(), *scratch.iterdir()) if p != out]
     assert left == [], f"{left} left behind by the next run: {story}"
     out.unlink()
-    ended = {0: "finished", FAILED: "failed cleanly"}.get(code, "killed")
+    ended = {0: "finished", CLEARLY: "failed cleanly"}.get(code, "killed")
     return f"{victim if killed else 'nobody'} killed, run {ended}"
 
 

@@ -9,11 +9,10 @@ import os
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import pytest
-from faults.campaign import Campaign, session_members, wait_until
+from faults.campaign import CLEARLY, Campaign, forked, session_members, wait_until
 from faults.injection import Injector
 from faults.test_io import KINDS
 from faults.test_kill import VICTIMS, choose, wait_for
@@ -26,7 +25,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="finds the run's processes in /proc"),
     pytest.mark.timeout(7200),
 ]
-OURS = 3  # the exit code of a process that ended with an error of ours
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +34,8 @@ def places(tmp_path_factory):
 
 
 def start(folder: Path, run, log: Path) -> int:
-    """A process of its own session that does it with two workers; forked, so that it needs no imports."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        os.setsid()
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        run(folder, 2)
-        code = 0
-    except SlidewrightError as error:
-        os.write(2, str(error).encode())
-        code = OURS
-    except BaseException:
-        os.write(2, traceback.format_exc().encode())
-    finally:
-        os._exit(code)
+    """A process that does it with two workers."""
+    return forked(lambda: run(folder, 2), log, SlidewrightError)
 
 
 def try_kill(campaign: Campaign, folder: Path, way: Way, clean: dict[str, str], seconds: float) -> str:
@@ -78,7 +61,7 @@ def try_kill(campaign: Campaign, folder: Path, way: Way, clean: dict[str, str], 
     if victim == "worker" or not killed:
         assert code == 0, f"should have succeeded: {story}"
     elif victim in ("writer", "fork server"):
-        assert code in (0, OURS), story
+        assert code in (0, CLEARLY), story
     if victim != "everybody":
         assert left(folder, (*way.makes, *way.keeps, *way.stays)) == [], f"left behind: {story}"
     assert_goes_on(folder, way, clean, story)
@@ -202,7 +185,7 @@ def test_races_for_one_destination(places):
         assert None not in codes, f"hangs: {story}"
         assert wait_until(lambda d=drivers: not any(map(session_members, d)), 5), story
         for driver, code in zip(drivers, codes, strict=True):
-            assert driver == killed or code in (0, OURS), story
+            assert driver == killed or code in (0, CLEARLY), story
         assert codes.count(0) >= 1 or killed is not None, story
         if out.exists():
             assert digest(out) in expected, f"a wrong file: {story}"

@@ -117,6 +117,28 @@ def test_tiles_of_a_block_are_fetched_with_few_requests(served: tuple[Path, str]
     assert len(Quiet.asked) < 16  # of 30 tiles and the directories
 
 
+def test_a_slide_is_described_with_few_requests(served: tuple[Path, str]) -> None:
+    folder, url = served
+    slide(folder / "s.tif")
+    slidewright.open_source(f"{url}/s.tif")
+    assert len(Quiet.asked) <= 4, Quiet.asked  # its first bytes, its directories, checked and read, and a tile's head
+
+
+def test_closed_file_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f").write_bytes(bytes(100))
+    remote, asked = RemoteFile(f"file://{tmp_path}/f"), []
+
+    def fail(*_: Any, **__: Any) -> bytes:
+        asked.append(1)
+        raise OSError("gone")
+
+    monkeypatch.setattr(remote, "_system", type("Gone", (), {"cat_file": fail}))
+    remote.close()
+    with pytest.raises(SourceError, match="gone"):
+        remote.read(0, 10)
+    assert len(asked) == 1
+
+
 def test_turned_region_is_fetched_ahead_where_it_lies(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, url = served
     slide(folder / "s.tif", compression="deflate", extratags=[(274, 3, 1, 6, True)])

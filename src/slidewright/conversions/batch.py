@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Unpack
 
-from slidewright.conversions.batch_slide import BatchItem, Line, Outcome, convert_slide, due, failed
+from slidewright.conversions.batch_slide import FRESH_EVERY, BatchItem, Line, Outcome, convert_slide, due, failed
 from slidewright.conversions.manifest import Entry, check_apart, check_places, read_entries
 from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
@@ -28,7 +28,6 @@ from slidewright.system.files import regular
 from slidewright.system.json_file import parse_json
 
 _MAX_LINE = 1 << 20
-_FRESH_EVERY = 100  # slides that one helper serves: bounds what any library may leak
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +223,7 @@ class _Helpers:
 
     def get(self) -> Any:
         """A launcher; None for a run in this process."""
-        if self._served >= _FRESH_EVERY:
+        if self._served >= FRESH_EVERY:
             self.drop()
         if not self._served:
             self._launcher = self._stack.enter_context(make_launcher(self._options))

@@ -17,7 +17,17 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from slidewright.conversions import batch_slide
-from slidewright.conversions.batch_slide import PRELOAD, Announced, Line, Noted, Outcome, PoolJob, Task, failed
+from slidewright.conversions.batch_slide import (
+    FRESH_EVERY,
+    PRELOAD,
+    Announced,
+    Line,
+    Noted,
+    Outcome,
+    PoolJob,
+    Task,
+    failed,
+)
 from slidewright.conversions.destination import sweep_beside
 from slidewright.conversions.opening import make_launcher
 from slidewright.conversions.workload import CERTAIN_BYTES
@@ -33,8 +43,6 @@ if TYPE_CHECKING:
 
 PROCESS_BYTES = 512 << 20
 """Of memory that each process must have for itself."""
-FRESH_EVERY = 100
-"""Slides that a process converts: bounds what any library may leak."""
 MAX_DEATHS = 3
 """Of processes on one slide, before the slide is to blame."""
 
@@ -71,9 +79,13 @@ def count_processes(options: ConvertOptions, slides: int) -> int:
     """How many processes to convert so many small slides with; 0 where they are better done one after the other."""
     if options.n_workers == 0:
         return 0
-    room = options.memory_bytes if options.memory_bytes is not None else available_memory().bytes
-    count = min(options.n_workers or usable_cpus(), slides, room // PROCESS_BYTES)
+    count = min(options.n_workers or usable_cpus(), slides, _room(options) // PROCESS_BYTES)
     return count if count > 1 or (options.n_workers and count) else 0
+
+
+def _room(options: ConvertOptions) -> int:
+    """Bytes of memory for all processes."""
+    return options.memory_bytes if options.memory_bytes is not None else available_memory().bytes
 
 
 class SlidePool:
@@ -136,9 +148,8 @@ class SlidePool:
                     worker.child.connection.send(Task(worker.slide.entry, worker.slide.before))
 
     def _hire(self) -> None:
-        room = self._options.memory_bytes if self._options.memory_bytes is not None else available_memory().bytes
         job = PoolJob(hushed=bool(logging.getLogger("tifffile").handlers))
-        guard = max(PROCESS_BYTES, room // self._wanted)
+        guard = max(PROCESS_BYTES, _room(self._options) // self._wanted)
         name = f"slidewright-s{len(self._workers)}"
         child = self._launcher.spawn(batch_slide.__name__, name, job, expendable=True, memory_guard=guard)
         self._workers[child.connection] = _Worker(child)

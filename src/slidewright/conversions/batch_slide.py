@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 LARGE_SECONDS = 2.0
 """Of work on one core that make a slide one for all cores."""
+FRESH_EVERY = 100
+"""Slides that a process, or a fork server, serves: bounds what any library may leak."""
 PRELOAD = (
     __name__,
     "slidewright.conversions.conversion",

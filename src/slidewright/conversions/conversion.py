@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -23,7 +23,10 @@ from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.limits import usable_cpus
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
+    from slidewright.codecs import Encoding
+    from slidewright.engine.memory_budget import MemoryPlan
     from slidewright.engine.run import Outcome, Run
+    from slidewright.formats.base import Format
     from slidewright.pyramid.level_store import Scratch
     from slidewright.pyramid.plan import Plan
     from slidewright.report import Recorder
@@ -52,7 +55,6 @@ def decide(
     one in this process, and shrink with memory.
     """
     from slidewright.conversions.keeping import decide_keeping, decide_reuse
-    from slidewright.engine.memory_budget import needs_of, plan_memory
     from slidewright.engine.run import Run
     from slidewright.formats.registry import make_format
     from slidewright.pyramid.plan import make_plan
@@ -60,51 +62,18 @@ def decide(
     from slidewright.sources.wrappers.adapt import adapted
 
     info = source.info
-    if max(info.size) > _MAX_SIDE:
-        raise SourceError(f"{info.name} says that a side of it has more than {_MAX_SIDE} pixels; it is damaged")
     form = make_format(options)
-    if info.stack.frames > 1 and not form.holds_stacks:
-        raise OptionError(
-            f"{info.name} has {info.stack}, and a plain TIFF holds a single plane: write to a name.ome.tif or "
-            "name.ome.zarr, or choose one with z and t"
-        )
+    _refuse_source(info, form)
     keeping = decide_keeping(form, options, info, resolve_pixels(options, info))
-    encoding, kept = keeping.encoding, keeping.kept
+    encoding = keeping.encoding
     n_levels = options.levels or form.count_levels(info.size)
     levels = make_plan(info.size, encoding.tile, n_levels=n_levels).levels
     keeping, reused = decide_reuse(keeping, options, source, levels)
-    hand_out = kept is not None and kept.corrupt
-    if options.on_corrupt == "fill" or hand_out:
-        from slidewright.sources.wrappers.fill import fill_corrupt
-
-        background = resolve_pixels(replace(options, alpha="keep"), info).background
-        source = fill_corrupt(source, background, hand_out=hand_out)
-    processes = options.n_workers if options.n_workers is not None else usable_cpus()
-    wanted = processes or threads
-    band = 1 if info.planar else encoding.pixels.frame_planes
-    block_tiles = options.block_tiles or _small_block(band * encoding.tile_bytes)
-
-    def planned(block_tiles: int | None, n_workers: int) -> Plan:
-        return make_plan(
-            info.size,
-            encoding.tile,
-            n_levels=n_levels,
-            block_tiles=block_tiles,
-            n_workers=n_workers,
-            planes=encoding.pixels.planes,
-            band=band,
-            reused=len(reused),
-        )
-
-    shared = None if planned_workers is None else planned(block_tiles, planned_workers)
-    block_side = block_tiles if shared is None else shared.passes[0].block_tiles
-    needs = needs_of(
-        info, encoding, n_workers=wanted, block_tiles=block_side, band=band, shared=bool(processes)
-    )
-    memory = plan_memory(needs, options.memory_bytes)
-    plan = shared or planned(memory.block_tiles, memory.n_workers)
+    source, *filled = _filled((source, *reused), options, hand_out=keeping.kept is not None and keeping.kept.corrupt)
+    memory, plan = _plan(info, options, encoding, (n_levels, len(reused)), planned_workers, threads)
     image = describe_image(source, options, plan, encoding, keeping)
     form.accept(image)
+    processes = options.n_workers != 0
     run = Run(
         source=adapted(source, encoding.pixels, options),
         image=image,
@@ -116,12 +85,72 @@ def decide(
         started=started,
         timeout=options.timeout,
         recorder=recorder,
-        reused=reused if not hand_out else tuple(fill_corrupt(each, background, hand_out=True) for each in reused),
+        reused=tuple(filled),
         keeping=keeping.words,
     )
     if recorder is not None:
         recorder.settings = settled(run, options)
     return run
+
+
+def _refuse_source(info: SourceInfo, form: Format) -> None:
+    """What no conversion, or none to this format, can be made of."""
+    if max(info.size) > _MAX_SIDE:
+        raise SourceError(f"{info.name} says that a side of it has more than {_MAX_SIDE} pixels; it is damaged")
+    if info.stack.frames > 1 and not form.holds_stacks:
+        raise OptionError(
+            f"{info.name} has {info.stack}, and a plain TIFF holds a single plane: write to a name.ome.tif or "
+            "name.ome.zarr, or choose one with z and t"
+        )
+
+
+def _filled(sources: Sequence[Source], options: ConvertOptions, *, hand_out: bool) -> Sequence[Source]:
+    """The source and its levels that are reused; what is corrupt is filled where that is asked for, or handed out."""
+    if options.on_corrupt != "fill" and not hand_out:
+        return sources
+    from slidewright.sources.pixel_format import resolve_pixels
+    from slidewright.sources.wrappers.fill import fill_corrupt
+
+    background = resolve_pixels(replace(options, alpha="keep"), sources[0].info).background
+    return [fill_corrupt(source, background, hand_out=hand_out) for source in sources]
+
+
+def _plan(
+    info: SourceInfo,
+    options: ConvertOptions,
+    encoding: Encoding,
+    levels: tuple[int | None, int],
+    planned_workers: int | None,
+    threads: int,
+) -> tuple[MemoryPlan, Plan]:
+    """How memory is shared out, and the blocks; `levels` are how many there are, and how many of them are reused."""
+    from slidewright.engine.memory_budget import needs_of, plan_memory
+    from slidewright.pyramid.plan import make_plan
+
+    processes = options.n_workers if options.n_workers is not None else usable_cpus()
+    band = 1 if info.planar else encoding.pixels.frame_planes
+    block_tiles = options.block_tiles or _small_block(band * encoding.tile_bytes)
+    n_levels, reused = levels
+
+    def planned(block_tiles: int | None, n_workers: int) -> Plan:
+        return make_plan(
+            info.size,
+            encoding.tile,
+            n_levels=n_levels,
+            block_tiles=block_tiles,
+            n_workers=n_workers,
+            planes=encoding.pixels.planes,
+            band=band,
+            reused=reused,
+        )
+
+    shared = None if planned_workers is None else planned(block_tiles, planned_workers)
+    block_side = block_tiles if shared is None else shared.passes[0].block_tiles
+    needs = needs_of(
+        *(info, encoding), n_workers=processes or threads, block_tiles=block_side, band=band, shared=bool(processes)
+    )
+    memory = plan_memory(needs, options.memory_bytes)
+    return memory, shared or planned(memory.block_tiles, memory.n_workers)
 
 
 def _small_block(tile_bytes: int) -> int | None:

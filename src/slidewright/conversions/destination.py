@@ -6,7 +6,6 @@ killed run left from what another run is writing at the moment.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import glob
 import os
@@ -19,6 +18,7 @@ from slidewright.system.file_lock import FileLock, remove_abandoned
 from slidewright.system.files import (
     TOKEN_PATTERN,
     exchange,
+    leads_to,
     lies_in,
     remove,
     remove_guarded,
@@ -26,6 +26,7 @@ from slidewright.system.files import (
     same_file,
     settle_aside,
     short_name,
+    sync_folder,
     token,
 )
 from slidewright.system.remote_file import is_url
@@ -113,9 +114,9 @@ class Destination:
             try:
                 self._rename()
             except OSError:  # of a network disk whose answer was lost, and which was asked again
-                if not _is_file(mine, self.path):
+                if not leads_to(self.path, mine):
                     raise
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except FileExistsError:
             raise self._exists() from None
         except OSError as error:
@@ -219,22 +220,3 @@ def sweep_beside(path: str | os.PathLike[str]) -> None:
 def _clean(stem: str, path: str) -> None:
     settle_aside(f"{stem}.old", path)
     remove_guarded(f"{stem}.partial", f"{stem}.lock")
-
-
-def _is_file(status: os.stat_result, path: Path) -> bool:
-    """Whether a path leads to the file or folder whose status that is."""
-    try:
-        return os.path.samestat(status, os.stat(path))
-    except OSError:
-        return False
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network filesystems refuse
-            os.fsync(fd)
-    finally:
-        os.close(fd)

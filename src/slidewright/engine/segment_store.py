@@ -1,8 +1,8 @@
 """Segments waiting for their turn: a store that holds some in memory and the rest in temporary files.
 
 What is written while it arrives (level 0 of a TIFF) waits for a moment, the rest to the end of the run: a third of the
-output. Early arrivals go to one file for each wave that the format asks for together, which is dropped when the
-wave is written: the disk used is bounded by the dispatch window. Files have no name, so a kill leaves none behind.
+output. Early arrivals go to one file for each wave that the format asks for together, which the next wave writes over
+when this one is written: the disk used is bounded by the dispatch window. Files have no name, so a kill leaves none.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from slidewright.inspection.zarr_pyramid import ZarrPyramid, is_zarr
 from slidewright.options import DEFAULTS
 from slidewright.pixels import MASKS
 from slidewright.report import LevelReport
+from slidewright.system.files import sync_folder
 
 if TYPE_CHECKING:
     from slidewright.codecs import Encoding
@@ -113,7 +114,8 @@ class OmeZarrFormat(Format):
                 sizes = [self._write_level(path, image, level, take, syncer) for level in image.plan.levels]
                 syncer.wait()
             self._write_group(path, image)
-            _sync_folders(path)
+            for folder, _, _ in os.walk(path):
+                sync_folder(folder)
         except OSError as error:
             raise OutputError(f"can't write {path!r}: {error.strerror or error}") from error
         return sizes
@@ -256,16 +258,3 @@ def _windows(path: str, pixels: PixelFormat) -> list[metadata.Window]:
             else:
                 windows.append((int(low), max(int(high), int(low) + 1)))
     return windows
-
-
-def _sync_folders(path: str) -> None:
-    """Have the names of all files on the disk."""
-    if os.name == "nt":
-        return
-    for folder, _, _ in os.walk(path):
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):  # some network filesystems refuse
-                os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -196,13 +196,12 @@ def _from_url(url: str, selection: Selection) -> Source:
     with contextlib.closing(open_pixels(url)) as file:
         start = file.read(0, 16)
     if starts_as_tiff(start):
-        from slidewright.sources.tiff import opened, vendor_of
+        return _from_tiff(url, selection)
+    raise _not_from_afar(url)
 
-        with opened(url) as slide:
-            vendor = vendor_of(slide)
-        if vendor not in _OPENSLIDE_BETTER:
-            return _from_tiff(url, selection)
-    raise SourceError(f"{url} is neither a TIFF that can be read from afar nor a zarr store; download it first")
+
+def _not_from_afar(url: str) -> SourceError:
+    return SourceError(f"{url} is neither a TIFF that can be read from afar nor a zarr store; download it first")
 
 
 def _first_bytes(path: str) -> bytes:
@@ -228,6 +227,8 @@ def _from_tiff(path: str, selection: Selection) -> Source:
         _refuse_index(path)
     with opened(path) as slide:  # once: reading the directories of a small slide takes as long as a tenth of its pixels
         vendor = vendor_of(slide) if whole else ""
+        if is_url(path) and vendor in _OPENSLIDE_BETTER:
+            raise _not_from_afar(path)
         if vendor == "ndpi" and (striped := _from_ndpi(slide, selection)) is not None:
             return striped
         if vendor in _OPENSLIDE_BETTER and _openslide_knows(path):

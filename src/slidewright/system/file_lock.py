@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from slidewright.system.files import read_at, regular
+from slidewright.system.files import leads_to, read_at, regular
 
 try:
     import fcntl
@@ -40,7 +40,7 @@ class FileLock:
                     raise
                 except OSError:  # a filesystem without locks
                     pass
-            if _is_same(path, fd):
+            if leads_to(path, os.fstat(fd)):
                 with contextlib.suppress(OSError):  # a full disk, of which who comes next will tell
                     os.ftruncate(fd, 0)
                     os.write(fd, _HOST)
@@ -53,14 +53,6 @@ class FileLock:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
-
-
-def _is_same(path: str, fd: int) -> bool:
-    """Whether a path still leads to an open file."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(fd))
-    except OSError:
-        return False
 
 
 def remove_abandoned(lock: str, remove: Callable[[], None]) -> None:

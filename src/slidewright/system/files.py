@@ -249,6 +249,26 @@ def remove(path: str) -> None:
             os.unlink(path)
 
 
+def leads_to(path: str | os.PathLike[str], status: os.stat_result) -> bool:
+    """Whether a path leads to the file or folder whose status that is."""
+    try:
+        return os.path.samestat(status, os.stat(path))
+    except OSError:
+        return False
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Have the names in a folder on the disk."""
+    if os.name == "nt":
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network filesystems refuse
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def remove_guarded(path: str, lock: str) -> None:
     """Remove what a lock is for, and then the lock; it stays, so that the next run tries again, if something does (NFS
     keeps what a process holds open, under another name).

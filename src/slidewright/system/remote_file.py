@@ -52,7 +52,7 @@ def open_stream(path: str | os.PathLike[str]) -> BinaryIO:
     """The same as a stream that is read and sought; OSError for a file on a disk that can't be opened."""
     if not is_url(path):
         return open(path, "rb", opener=regular)
-    return cast(BinaryIO, io.BufferedReader(_Stream(RemoteFile(os.fspath(path))), _HEAD))
+    return RemoteFile(os.fspath(path)).stream()
 
 
 class RemoteFile(PixelFile):
@@ -70,6 +70,7 @@ class RemoteFile(PixelFile):
     def __init__(self, url: str) -> None:
         self.path = url
         self._fd = None
+        self._closed = False
         self._system, self._name = _filesystem(url)
         found = self._asked(lambda: self._system.info(self._name), "can't be opened")
         if found.get("size") is None or found.get("partial") is False:
@@ -115,8 +116,13 @@ class RemoteFile(PixelFile):
                 return row
         return rows
 
+    def stream(self) -> BinaryIO:
+        """It as a stream that is read and sought, which need not be closed."""
+        return cast(BinaryIO, io.BufferedReader(_Stream(self), _HEAD))
+
     def close(self) -> None:
-        """Forget what was fetched, and wait for what is on the way."""
+        """Forget what was fetched, and wait for what is on the way, which is not tried again."""
+        self._closed = True
         self._starts, self._pieces = [], []
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
@@ -141,7 +147,7 @@ class RemoteFile(PixelFile):
                 cause = _cause(error)
                 if isinstance(cause, (FileNotFoundError, PermissionError, ImportError)):
                     raise SourceError(f"{self.path} {what}: {_said(cause)}") from error
-                if attempt == _TRIES - 1:
+                if attempt == _TRIES - 1 or self._closed:
                     raise SourceError(f"{self.path} {what} in {_TRIES} tries: {_said(cause)}") from error
                 time.sleep(0.2 * 4**attempt)
         raise AssertionError("unreachable")
@@ -172,11 +178,6 @@ class _Stream(io.RawIOBase):
         got = self._file.read_into(self._at, memoryview(buffer).cast("B"))
         self._at += got
         return got
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-        super().close()
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -4,6 +4,7 @@ the file, so that no hostile count allocates memory.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from typing import BinaryIO
@@ -41,8 +42,9 @@ def _layout(magic: bytes) -> tuple[str, bool] | None:
     }.get(magic)
 
 
-def check_directories(path: str | os.PathLike[str]) -> int:
-    """Walk every image file directory and check that each table it declares lies inside the file.
+def check_directories(path: str | os.PathLike[str], stream: BinaryIO | None = None) -> int:
+    """Walk every image file directory and check that each table it declares lies inside the file, which may be open
+    already, as `stream`.
 
     Returns
     -------
@@ -58,7 +60,7 @@ def check_directories(path: str | os.PathLike[str]) -> int:
         than the file.
     """
     try:
-        with open_stream(path) as file:
+        with open_stream(path) if stream is None else contextlib.nullcontext(stream) as file:
             return _Walk(file, os.fspath(path)).run()
     except OSError as error:
         raise SourceError(f"{os.fspath(path)} can't be read: {error.strerror or error}") from error

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from slidewright.errors import SlidewrightError, SourceError, VerifyError
 from slidewright.metadata import Metadata
 from slidewright.selection import Selection
-from slidewright.system.remote_file import is_url, open_pixels, open_stream
+from slidewright.system.pixel_file import PixelFile
+from slidewright.system.remote_file import RemoteFile, is_url
 from slidewright.tiff import series as layout
 from slidewright.tiff.directories import check_directories
 from slidewright.tiff.left_out import left_out_of
@@ -58,13 +59,15 @@ class TiffSlide:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        check_directories(path)
+        remote = RemoteFile(self.path) if is_url(self.path) else None
+        stream = None if remote is None else remote.stream()
+        check_directories(path, stream)
+        if stream is not None:
+            stream.seek(0)
         import tifffile
 
         with damage_named(self.path, VerifyError):
-            self._stream = open_stream(self.path) if is_url(self.path) else None
-            # no other file, whatever its OME-XML names
-            self._tiff = tifffile.TiffFile(self._stream or path, _multifile=False)
+            self._tiff = tifffile.TiffFile(stream or path, _multifile=False)  # no other, whatever its OME-XML names
             try:
                 first = self._tiff.pages.first
                 self.software = str(first.software or "")
@@ -73,9 +76,9 @@ class TiffSlide:
                 self.bigtiff = bool(self._tiff.is_bigtiff)
                 self.vendor = layout.vendor(self._tiff)
                 self.is_aperio_ycbcr = self.vendor == "svs" and int(first.compression) == _APERIO_YCBCR
-                self.file = open_pixels(self.path)
+                self.file = remote or PixelFile(self.path)
             except BaseException:
-                self._close_tiff()
+                self._tiff.close()
                 raise
         self.bytes = self.file.nbytes
 
@@ -88,12 +91,7 @@ class TiffSlide:
     def close(self) -> None:
         """Close the file."""
         self.file.close()
-        self._close_tiff()
-
-    def _close_tiff(self) -> None:
         self._tiff.close()
-        if self._stream is not None:
-            self._stream.close()
 
     @property
     def ours(self) -> bool:
