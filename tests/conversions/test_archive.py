@@ -4,6 +4,7 @@ byte for byte, whatever that holds besides JPEG tiles.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -223,6 +224,9 @@ def test_command_line_archives_and_restores(tmp_path, capsys):
     assert main(["verify", str(archive)]) == 0
     assert main(["restore", str(archive), str(back), "--workers", "0"]) == 0
     assert "the file that was archived" in capsys.readouterr().out
+    assert main(["restore", str(archive), str(back), "--workers", "0", "--overwrite", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["destination"], told["bytes"]) == (str(back), source.stat().st_size)
     assert back.read_bytes() == source.read_bytes()
 
 

@@ -84,6 +84,11 @@ class Codec:
     piece_side: int = 1 << 16
     """Pixels a side above which it encodes piece by piece, and takes no more."""
 
+    @property
+    def likely_ratio(self) -> int:
+        """How many times smaller than pixels its segments are, at a guess."""
+        return 8 if self.lossy else 2
+
     def encoder_bytes(self, tile: int) -> int:
         """Memory that encoding a tile takes, see `pixel_bytes`."""
         return self.pixel_bytes * min(tile, self.piece_side) ** 2

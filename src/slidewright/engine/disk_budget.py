@@ -15,8 +15,6 @@ from slidewright.errors import OutputError
 if TYPE_CHECKING:
     from slidewright.engine.run import Run
 
-_RATIO_LOSSY, _RATIO_LOSSLESS = 8, 2
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -50,7 +48,7 @@ def estimate(run: Run) -> Estimate:
     tile_bytes = encoding.tile_bytes
     raw = plan.n_tiles * (tile_bytes // 8 if encoding.bits == 1 else tile_bytes)
     exact = encoding.compression == "none"
-    likely = raw if exact else raw // (_RATIO_LOSSY if encoding.codec.lossy else _RATIO_LOSSLESS)
+    likely = raw if exact else raw // encoding.codec.likely_ratio
     handed_on = [pas.scratch_level for pas in plan.passes if pas.scratch_level is not None]
     half = plan.tile // 2
     chunks = (plan.levels[level].size.grid(half) for level in handed_on)

@@ -257,7 +257,7 @@ def _decoded(written: Written, level: Level, encoding: Tags) -> NDArray[Any]:
         try:
             cell[...] = page.decode(data, 0, jpegtables=page.jpegtables)[0][0]
         except Exception:  # a kept tile that does not decode, of which the report warns; each codec has its own errors
-            cell[...] = 255
+            cell[...] = background
     file.seek(end)
     return out[: level.size.height, : level.size.width]
 

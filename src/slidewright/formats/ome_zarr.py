@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 32 << 20
 """A default shard has at most about so many encoded bytes."""
-_RATIO_LOSSLESS, _RATIO_LOSSY = 2, 8
 _SAMPLED_CHUNKS = 16  # of the last level, for the windows of channels
 
 
@@ -153,7 +152,7 @@ class OmeZarrFormat(Format):
         """Chunks a side of a shard of a level, a power of two; None where a chunk is a file."""
         side = self.shard
         if side is None:
-            side, ratio = 1, _RATIO_LOSSY if encoding.codec.lossy else _RATIO_LOSSLESS
+            side, ratio = 1, encoding.codec.likely_ratio
             while (2 * side) ** 2 * encoding.tile_bytes // ratio <= SHARD_BYTES:
                 side *= 2
         if not side:
