@@ -137,7 +137,8 @@ def test_nothing_goes_by_a_clock_that_can_jump():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_terminal_that_is_closed_ends_the_run_and_leaves_nothing(tmp_path, slide, workers):
     """The window goes: SIGHUP to the group in the foreground, and every further line of progress is an I/O error."""
-    line = [word for word in command(slide, tmp_path / "o.tif") if word != "-q"]
+    # A high effort, so that the run is not over before its terminal is, however late this process gets its turn.
+    line = [word for word in command(slide, tmp_path / "o.tif", "--effort=12") if word != "-q"]
     line[line.index("--workers") + 1] = str(workers)
     pid, terminal = os.forkpty()
     if not pid:
