@@ -70,7 +70,8 @@ def decide(
     levels = make_plan(info.size, encoding.tile, n_levels=n_levels).levels
     keeping, reused = decide_reuse(keeping, options, source, levels)
     source, *filled = _filled((source, *reused), options, hand_out=keeping.kept is not None and keeping.kept.corrupt)
-    memory, plan = _plan(info, options, encoding, (n_levels, len(reused)), planned_workers, threads)
+    held = 0 if options.timeout else form.held_bytes(encoding, levels[0])
+    memory, plan = _plan(info, options, encoding, (n_levels, len(reused)), planned_workers, threads, held)
     image = describe_image(source, options, plan, encoding, keeping)
     form.accept(image)
     processes = options.n_workers != 0
@@ -122,8 +123,11 @@ def _plan(
     levels: tuple[int | None, int],
     planned_workers: int | None,
     threads: int,
+    held: int,
 ) -> tuple[MemoryPlan, Plan]:
-    """How memory is shared out, and the blocks; `levels` are how many there are, and how many of them are reused."""
+    """How memory is shared out, and the blocks; `levels` are how many there are, and how many of them are reused.
+    `held` is `Format.held_bytes`.
+    """
     from slidewright.engine.memory_budget import needs_of, plan_memory
     from slidewright.pyramid.plan import make_plan
 
@@ -147,7 +151,13 @@ def _plan(
     shared = None if planned_workers is None else planned(block_tiles, planned_workers)
     block_side = block_tiles if shared is None else shared.passes[0].block_tiles
     needs = needs_of(
-        *(info, encoding), n_workers=processes or threads, block_tiles=block_side, band=band, shared=bool(processes)
+        info,
+        encoding,
+        n_workers=processes or threads,
+        block_tiles=block_side,
+        band=band,
+        shared=bool(processes),
+        held=held,
     )
     memory = plan_memory(needs, options.memory_bytes)
     return memory, shared or planned(memory.block_tiles, memory.n_workers)
@@ -261,6 +271,8 @@ class Conversion:
                 run = share_source(self._stack, run)
         if shards is not None:
             shards = replace(shards, corrupt=dict(run.source.filled))
+        if shards is None and run.memory.by_blocks:  # shards keep the segments themselves
+            run = replace(run, format=run.format.by_blocks())
         return replace(run, output=self._destination.partial, levels=levels, shards=shards)
 
     def finish(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from time import perf_counter
 
@@ -25,16 +26,23 @@ class BlockRunner:
         self._maker = run.maker()
         self._readers: tuple[int, tuple[Reader, ...]] | None = None
         self._writers: dict[int, ScratchLevel] = {}
+        self._files = None if run.output is None else run.format.block_files(run.output, run.image)
         self._scratch_seconds = 0.0
 
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds by stage since the start."""
-        return {**self._maker.seconds, "scratch": self._scratch_seconds}
+        files = {} if self._files is None else {"files": self._files.seconds}
+        return {**self._maker.seconds, "scratch": self._scratch_seconds, **files}
 
-    def run(self, block: Block, emit: Emit) -> None:
-        """Encode one block, passing its segments to `emit`, and write its reduced piece to the next pass's store."""
-        handed_on = self._maker.run(self._readers_for(block.pass_index), block, self._telling(emit))
+    def run(self, block: Block, emit: Emit) -> int:
+        """Encode one block, write what it fills of the output and its reduced piece to the next pass's store, and pass
+        all other segments to `emit`; the bytes of all its segments.
+        """
+        count = _Count(self._run.plan.tile**2, self._tell)
+        readers = self._readers_for(block.pass_index)
+        with contextlib.nullcontext(emit) if self._files is None else self._files.divert(block, emit) as taker:
+            handed_on = self._maker.run(readers, block, count.counting(taker))
         if handed_on is not None:
             start = perf_counter()
             level = self._run.plan.passes[block.pass_index].scratch_level
@@ -43,6 +51,7 @@ class BlockRunner:
                 self._writers[level] = self._run.levels.level(level)
             self._writers[level].write(*handed_on, band=block.band)
             self._scratch_seconds += perf_counter() - start
+        return count.going.bytes
 
     def filled(self) -> dict[CorruptPlace, str]:
         """What was filled since the last call, because it did not decode."""
@@ -57,22 +66,6 @@ class BlockRunner:
         for level in self._writers.values():
             level.close()
         self._writers.clear()
-
-    def _telling(self, emit: Emit) -> Emit:
-        """`emit`, counting what it is given."""
-        going, told = Going(), perf_counter()
-        square = self._run.plan.tile**2
-
-        def counted(key: Key, segment: bytes) -> None:
-            nonlocal going, told
-            emit(key, segment)
-            pixels = 0 if key[0] or key[1] else square
-            going = Going(going.tiles + 1, going.pixels + pixels, going.bytes + len(segment))
-            if perf_counter() - told >= _TELL_SECONDS:
-                told = perf_counter()
-                self._tell(going)
-
-        return counted
 
     def _close_readers(self) -> None:
         if self._readers is not None:
@@ -91,3 +84,25 @@ class BlockRunner:
             return tuple(source.open() for source in (self._run.source, *self._run.reused))
         assert self._run.levels is not None
         return (self._run.levels.level(self._run.plan.passes[pass_index].first),)
+
+
+class _Count:
+    """How far a block is; `tell` is told from time to time."""
+
+    def __init__(self, square: int, tell: Callable[[Going], None]) -> None:
+        self._square, self._tell = square, tell
+        self.going, self._told = Going(), perf_counter()
+
+    def counting(self, emit: Emit) -> Emit:
+        """`emit`, counting what it is given."""
+
+        def counted(key: Key, segment: bytes) -> None:
+            emit(key, segment)
+            going = self.going
+            pixels = 0 if key[0] or key[1] else self._square
+            self.going = Going(going.tiles + 1, going.pixels + pixels, going.bytes + len(segment))
+            if perf_counter() - self._told >= _TELL_SECONDS:
+                self._told = perf_counter()
+                self._tell(self.going)
+
+        return counted

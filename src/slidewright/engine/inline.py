@@ -25,6 +25,9 @@ class _Encoded(NamedTuple):
 
     block: Block
     segments: list[tuple[Key, bytes]]
+    """But for those that went to files of its own."""
+    nbytes: int
+    """Of all."""
     filled: dict[CorruptPlace, str]
     seconds: dict[str, float]
 
@@ -92,13 +95,13 @@ class Inline:
 
     def _take(self, encoded: _Encoded) -> None:
         """Keep a block's segments until the writer asks for them."""
-        block, segments, places, seconds = encoded
+        block, segments, nbytes, places, seconds = encoded
         if places:
             self.outcome.corrupt.update(places)
             self._outputs.note_filled(Filled(block, places))  # before the last segment, which may complete a shard
         for key, segment in segments:
             self._outputs.store.add(key, segment)
-        self.outcome.count(self._run, 0, block, sum(len(segment) for _, segment in segments), seconds)
+        self.outcome.count(self._run, 0, block, nbytes, seconds)
         self._schedule.done(block)
         self._tell()
 
@@ -135,6 +138,6 @@ def _ignore(going: Going) -> None:
 def _encode(runner: BlockRunner, block: Block) -> _Encoded:
     before = runner.seconds
     segments: list[tuple[Key, bytes]] = []
-    runner.run(block, lambda key, segment: segments.append((key, segment)))
+    nbytes = runner.run(block, lambda key, segment: segments.append((key, segment)))
     spent = {name: value - before[name] for name, value in runner.seconds.items()}
-    return _Encoded(block, segments, runner.filled(), spent)
+    return _Encoded(block, segments, nbytes, runner.filled(), spent)

@@ -46,6 +46,8 @@ class Needs:
     """What reading takes in each worker beyond the cache of decoded cells, see `SourceInfo`."""
     encoder_bytes: int = 0
     """What encoding one tile takes in each worker beyond its pixels, see `Codec`."""
+    held_bytes: int = 0
+    """What a worker that writes files of the output holds of them."""
     array_bytes: int = 0
     """Pixels in the caller's memory that the workers need a copy of."""
 
@@ -62,6 +64,8 @@ class MemoryPlan:
     guard_bytes: int
     """What a worker may allocate before its allocations fail."""
     array_on_disk: bool
+    by_blocks: bool
+    """Whether workers write files of the output that a block fills by itself."""
     needed: int
     """The estimate for all of it."""
     warnings: tuple[str, ...] = ()
@@ -74,12 +78,13 @@ class _Shape:
     block_tiles: int
     slots: int
     store: int
+    held: int = 0
 
     def per_worker(self, needs: Needs) -> int:
         """A worker, its slots, and the segment of its that the writer puts together."""
         depth = self.block_tiles.bit_length()
         more = CACHE_BYTES + 2 * needs.cell_bytes + needs.worker_bytes + needs.encoder_bytes
-        return WORKER_BYTES + self.slots * SLOT_BYTES + more + (depth + 5) * needs.tile_bytes
+        return WORKER_BYTES + self.slots * SLOT_BYTES + self.held + more + (depth + 5) * needs.tile_bytes
 
     def base(self, needs: Needs) -> int:
         """Everything that does not grow with the workers."""
@@ -94,9 +99,10 @@ def needs_of(
     block_tiles: int | None,
     band: int = 1,
     shared: bool = True,
+    held: int = 0,
 ) -> Needs:
     """What a conversion of a source into an encoding needs, with `band` of its planes in a block; an array of the
-    caller's is copied where it is `shared` with processes.
+    caller's is copied where it is `shared` with processes; `held` is what a worker keeps of a plane's encoded bytes.
     """
     pixel = info.samples * info.itemsize
     planes = encoding.pixels.planes
@@ -111,6 +117,7 @@ def needs_of(
         cell_bytes=cell[0] * cell[1] * (info.itemsize if info.planar else pixel),
         worker_bytes=info.worker_bytes,
         encoder_bytes=encoding.codec.encoder_bytes(encoding.tile),
+        held_bytes=band * held,
         array_bytes=height * width * pixel * info.stack.frames if info.in_memory and shared else 0,
     )
 
@@ -148,6 +155,7 @@ def plan_memory(needs: Needs, budget: int | None) -> MemoryPlan:
         store_bytes=shape.store,
         guard_bytes=guard,
         array_on_disk=on_disk,
+        by_blocks=shape.held > 0,
         needed=limit.bytes - room + shape.base(needs) + n_workers * shape.per_worker(needs),
         warnings=_say(needs, limit, shapes[0], shape, n_workers, on_disk),
     )
@@ -157,6 +165,7 @@ def _shapes(needs: Needs) -> list[_Shape]:
     """The ways to spend memory, from generous to lean."""
     block = needs.block_tiles or default_block_tiles(needs.tile)
     shapes = [
+        *([_Shape(block, SLOTS_PER_WORKER, STORE_BYTES, needs.held_bytes)] if needs.held_bytes else []),
         _Shape(block, SLOTS_PER_WORKER, STORE_BYTES),
         _Shape(block, SLOTS_PER_WORKER, 2 * _MIN_STORE),
         _Shape(block, _MIN_SLOTS, _MIN_STORE),
@@ -183,6 +192,8 @@ def _say(
 ) -> tuple[str, ...]:
     """What gave way, in words; nothing when everything fitted."""
     means = []
+    if shape.held < first.held:
+        means.append("one process that writes all files")
     if shape.store < first.store:
         means.append(f"{shape.store // MIB} MiB of waiting segments in memory")
     if shape.slots < first.slots:

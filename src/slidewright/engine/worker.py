@@ -26,7 +26,7 @@ from slidewright.engine.messages import (
 )
 from slidewright.engine.ring import SlotWriter
 from slidewright.engine.run import Run
-from slidewright.pyramid.plan import Block, Key
+from slidewright.pyramid.plan import Block
 from slidewright.system.shared_memory import SharedBuffer
 
 
@@ -77,14 +77,7 @@ class _Worker:
 
     def _run(self, block: Block) -> None:
         before = {**self._runner.seconds, "wait": self._waited}
-        nbytes = 0
-
-        def emit(key: Key, segment: bytes) -> None:
-            nonlocal nbytes
-            nbytes += len(segment)
-            self._slots.put(key, segment)
-
-        self._runner.run(block, emit)
+        nbytes = self._runner.run(block, self._slots.put)
         if places := self._runner.filled():
             self._connection.send(Filled(block, places))  # before the last slot, which may complete a shard
         self._slots.flush()

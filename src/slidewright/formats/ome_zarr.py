@@ -7,6 +7,7 @@ sees a part of it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ import numpy as np
 from slidewright.codecs import resolve
 from slidewright.errors import OptionError, OutputError
 from slidewright.formats import ome_zarr_metadata as metadata
-from slidewright.formats.base import Format, ImageDescription, TakeSegment
+from slidewright.formats.base import BlockFiles, Format, ImageDescription, TakeSegment
+from slidewright.formats.zarr_blocks import LevelFiles, ZarrBlocks, fills, read_receipt
 from slidewright.formats.zarr_images import image_name, whole_stream, why_not_kept
 from slidewright.formats.zarr_json import list_label, mark_series, write_json
 from slidewright.formats.zarr_shard import PlaneWriter, Syncer
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from slidewright.codecs import Encoding
     from slidewright.options import ConvertOptions
     from slidewright.pixels import PixelFormat
+    from slidewright.pyramid.kept import Kept
     from slidewright.pyramid.plan import Key, Level, Plan
     from slidewright.sources.base import Stored
 
@@ -49,6 +52,8 @@ class OmeZarrFormat(Format):
     shard: int | None = None
     """Chunks a side of a shard, at most; 0 for none, None for what makes shards of about `SHARD_BYTES`."""
     ngff: str = "0.5"
+    workers_write: bool = False
+    """Whether who encodes a block writes the files that it fills."""
 
     name: ClassVar[str] = "ome-zarr"
     suffixes: ClassVar[tuple[str, ...]] = (".ome.zarr", ".zarr")
@@ -88,6 +93,25 @@ class OmeZarrFormat(Format):
         """See `Format`."""
         return why_not_kept(stored) if self.ngff == "0.5" else "the chunks of zarr v2 have their samples sorted"
 
+    def by_blocks(self) -> OmeZarrFormat:
+        """See `Format`."""
+        return replace(self, workers_write=True)
+
+    def block_files(self, path: str, image: ImageDescription) -> BlockFiles | None:
+        """See `Format`."""
+        if not self.workers_write:
+            return None
+        levels = (self._files(path, image, level) for level in image.plan.levels)
+        filled = {files.level.index: files for files in levels if fills(image.plan, files.level.index, files.side)}
+        return ZarrBlocks(path, filled) if filled else None
+
+    def held_bytes(self, encoding: Encoding, level: Level) -> int:
+        """See `Format`: a block is walked as a quadtree, so when the first row of chunks of a shard is whole, a third
+        of the shard is there; shards of the levels above are a quarter of it, and less.
+        """
+        side = self.side(encoding, level) or 1
+        return (side**2 // 2 + 2) * encoding.tile_bytes
+
     def order(self, plan: Plan) -> Iterator[Key]:
         """Level by level, plane by plane, row by row: a row of shards is written side by side (see `Format`)."""
         for level in plan.levels:
@@ -108,7 +132,7 @@ class OmeZarrFormat(Format):
     def write(self, path: str, image: ImageDescription, take: TakeSegment) -> list[int]:
         """See `Format`."""
         try:
-            os.mkdir(path)
+            os.makedirs(path, exist_ok=self.workers_write)
             with Syncer() as syncer:
                 sizes = [self._write_level(path, image, level, take, syncer) for level in image.plan.levels]
                 syncer.wait()
@@ -170,28 +194,31 @@ class OmeZarrFormat(Format):
         return count
 
     def _write_level(self, path: str, image: ImageDescription, level: Level, take: TakeSegment, syncer: Syncer) -> int:
-        kept = image.kept_at(level.index)
-        encoding = image.encoding if kept is None else kept.filling
-        side = self.side(encoding, level)
+        files = self._files(path, image, level)
+        kept, encoding = _stored_as(image, level)
         folder = os.path.join(path, str(level.index))
-        os.mkdir(folder)
+        os.makedirs(folder, exist_ok=self.workers_write)
         if self.ngff == "0.5":
-            write_json(os.path.join(folder, "zarr.json"), metadata.array_v3(encoding, level, side, kept))
+            write_json(os.path.join(folder, "zarr.json"), metadata.array_v3(encoding, level, files.side, kept))
         else:
             write_json(os.path.join(folder, ".zarray"), metadata.array_v2(encoding, level))
+        planes = range(image.plan.planes)
+        if self.workers_write and fills(image.plan, level.index, files.side):
+            return sum(_await_files(files, plane, take, syncer) for plane in planes)
+        return sum(_write_plane(files, plane, take, syncer) for plane in planes)
+
+    def _files(self, path: str, image: ImageDescription, level: Level) -> LevelFiles:
+        """Where the chunks of a level go."""
+        kept, encoding = _stored_as(image, level)
         blank = _blank_segment(encoding)
-        total = 0
-        for plane in range(image.plan.planes):
-            with contextlib.closing(
-                PlaneWriter(self._plane_folder(folder, encoding, plane), level.tiles, side, syncer)
-            ) as writer:
-                for row, column in np.ndindex(*level.tiles):
-                    segment = take((level.index, plane, row, column))
-                    is_blank = segment == blank
-                    if kept is not None:
-                        segment = whole_stream(segment, kept.stored)
-                    total += writer.add(row, column, None if is_blank else segment)
-        return total
+
+        def chunk(segment: bytes) -> bytes | None:
+            if segment == blank:
+                return None
+            return segment if kept is None else whole_stream(segment, kept.stored)
+
+        folder = functools.partial(self._plane_folder, os.path.join(path, str(level.index)), encoding)
+        return LevelFiles(level, self.side(encoding, level), folder, chunk)
 
     def _plane_folder(self, folder: str, encoding: Encoding, plane: int) -> str:
         """Where the chunk keys of a plane begin: "c" (v3), then its time, channel and z, where there are those axes."""
@@ -228,6 +255,32 @@ def refuse_tiff_options(options: ConvertOptions) -> None:
     for name, is_given in given.items():
         if is_given:
             raise OptionError(f"{name} is for a TIFF, and the output is an OME-Zarr: leave it out")
+
+
+def _stored_as(image: ImageDescription, level: Level) -> tuple[Kept | None, Encoding]:
+    """What a level keeps of the source, and how its other tiles are encoded."""
+    kept = image.kept_at(level.index)
+    return kept, image.encoding if kept is None else kept.filling
+
+
+def _write_plane(files: LevelFiles, plane: int, take: TakeSegment, syncer: Syncer) -> int:
+    """Write the chunks of a plane; the bytes that they took."""
+    level, total = files.level, 0
+    with contextlib.closing(PlaneWriter(files.plane_folder(plane), level.tiles, files.side, syncer)) as writer:
+        for row, column in np.ndindex(*level.tiles):
+            total += writer.add(row, column, files.chunk(take((level.index, plane, row, column))))
+    return total
+
+
+def _await_files(files: LevelFiles, plane: int, take: TakeSegment, syncer: Syncer) -> int:
+    """Take the receipts of a plane's files, which others wrote, and have those synced; the bytes of their chunks."""
+    total = 0
+    for row, column in files.firsts():
+        nbytes = read_receipt(take((files.level.index, plane, row, column)))
+        if nbytes:
+            syncer.close(open(files.path(plane, row, column), "r+b", buffering=0))  # noqa: SIM115 - the syncer closes it
+        total += nbytes
+    return total
 
 
 def _blank_segment(encoding: Encoding) -> bytes:

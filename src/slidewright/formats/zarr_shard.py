@@ -1,4 +1,4 @@
-"""Chunks to the files of a zarr array: one file a chunk, or zarr shards, which this process alone writes.
+"""Chunks to the files of a zarr array: one file a chunk, or zarr shards, each of which one process alone writes.
 
 A shard is streamed: its chunks are appended as they come, and its index and checksum follow the last one (zarr v3
 "sharding_indexed", index at the end). So no shard is ever read, modified and written, and none is held in memory.
@@ -63,7 +63,7 @@ class PlaneWriter:
 
     def __init__(self, folder: str, chunks: Size, side: int | None, syncer: Syncer) -> None:
         self._folder, self._chunks, self._side, self._syncer = folder, chunks, side, syncer
-        self._shards: dict[int, _Shard] = {}
+        self._shards: dict[int, ShardIndex] = {}
         self._open: OrderedDict[int, IO[bytes]] = OrderedDict()
 
     def add(self, row: int, column: int, data: bytes | None) -> int:
@@ -71,7 +71,7 @@ class PlaneWriter:
         if self._side is None:
             if data is not None:
                 file = self._create(row, column)
-                _write_all(file, data)
+                write_all(file, data)
                 self._syncer.close(file)
             return len(data or b"")
         number = column // self._side
@@ -93,18 +93,18 @@ class PlaneWriter:
         assert self._side is not None
         shard = self._shards.get(number)
         if shard is None:
-            shard = self._shards[number] = _Shard(self._path(row // self._side, number), self._side)
+            shard = self._shards[number] = ShardIndex(self._path(row // self._side, number), self._side)
             os.makedirs(os.path.dirname(shard.path), exist_ok=True)
-        _write_all(self._file(number, shard), data)
+        write_all(self._file(number, shard), data)
         shard.note(row % self._side, column % self._side, len(data))
 
     def _finish(self, number: int) -> None:
         shard = self._shards.pop(number)
         file = self._file(number, shard)
-        _write_all(file, shard.footer())
+        write_all(file, shard.footer())
         self._syncer.close(self._open.pop(number))
 
-    def _file(self, number: int, shard: _Shard) -> IO[bytes]:
+    def _file(self, number: int, shard: ShardIndex) -> IO[bytes]:
         """The file of a shard, opened again if it had to make room for others."""
         file = self._open.pop(number, None)
         if file is None:
@@ -124,7 +124,71 @@ class PlaneWriter:
         return os.path.join(self._folder, str(row), str(column))
 
 
-class _Shard:
+class ShardWriter:
+    """A shard whose chunks come in any order and are written in raster order, so that the file is the one that
+    `PlaneWriter` makes; what comes early is held.
+
+    Parameters
+    ----------
+    path
+        Of the file, which is made with the first chunk that has data. One that is there is written over.
+    side
+        Chunks a side; None for a file of one chunk, without an index.
+    chunks
+        Rows and columns of chunks that there are, fewer than `side` at the border of the image.
+    """
+
+    def __init__(self, path: str, side: int | None, chunks: Size) -> None:
+        self._index = None if side is None else ShardIndex(path, side)
+        self._path, self._chunks = path, chunks
+        self._held: dict[int, bytes | None] = {}
+        self._next, self._size = 0, 0
+        self.nbytes = 0
+        """Of chunks, without the index."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all chunks were written."""
+        return self._next == self._chunks.height * self._chunks.width
+
+    def add(self, row: int, column: int, data: bytes | None) -> None:
+        """Take a chunk, or none where it is left out, and write what is next; raises OSError."""
+        self._held[row * self._chunks.width + column] = data
+        if self._next not in self._held:
+            return
+        first, ready = self._next, []
+        while self._next in self._held:
+            ready.append(self._held.pop(self._next))
+            self._next += 1
+        if not self.complete and not any(ready):
+            return
+        parts = [part for part in ready if part]
+        for number, part in enumerate(ready, first):
+            if part:
+                if self._index is not None:
+                    self._index.note(*divmod(number, self._chunks.width), len(part))
+                self.nbytes += len(part)
+        if self.complete and self.nbytes and self._index is not None:
+            parts.append(self._index.footer())
+        if parts:
+            self._write(parts)
+
+    def _write(self, parts: list[bytes]) -> None:
+        """Go on with the file. It is opened each time: a block may have as many of them as channels."""
+        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            descriptor = os.open(self._path, flags | getattr(os, "O_BINARY", 0), 0o666)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+            descriptor = os.open(self._path, flags | getattr(os, "O_BINARY", 0), 0o666)
+        with open(descriptor, "wb", buffering=0) as file:
+            file.seek(self._size)
+            for part in parts:
+                write_all(file, part)
+                self._size += len(part)
+
+
+class ShardIndex:
     """What is known of a shard that is being written: where its chunks lie."""
 
     def __init__(self, path: str, side: int) -> None:
@@ -144,7 +208,8 @@ class _Shard:
         return index + int(google_crc32c.value(index)).to_bytes(4, "little")
 
 
-def _write_all(file: IO[bytes], data: bytes) -> None:
+def write_all(file: IO[bytes], data: bytes) -> None:
+    """Write all of it to an unbuffered file, which may take less at a time."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
