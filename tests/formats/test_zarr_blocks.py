@@ -1,0 +1,148 @@
+"""Files of an OME-Zarr that workers write by themselves: the same bytes, whoever writes them and however often."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_sources import SlowSource
+from written import image
+
+import slidewright
+from slidewright.engine.memory_budget import Needs, plan_memory
+from slidewright.errors import OutputError
+from slidewright.formats.ome_zarr import OmeZarrFormat
+from slidewright.formats.zarr_shard import PlaneWriter, ShardWriter, Syncer
+from slidewright.geometry import Size
+
+SMALL: dict[str, Any] = {"tile_size": 32, "n_workers": 0}
+IMAGES: dict[str, Any] = {
+    "rgb": image(300, 410),
+    "channels": image(300, 410, 5, "uint16"),
+    "mostly background": np.pad(image(60, 70), ((0, 240), (340, 0), (0, 0)), constant_values=255),
+}
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def by_the_writer(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that has one conversion written by the writer alone."""
+
+    def convert(pixels: Any, path: Path, **options: Any) -> dict[str, bytes]:
+        with monkeypatch.context() as patch:
+            patch.setattr(OmeZarrFormat, "by_blocks", lambda self: self)
+            report = slidewright.convert(pixels, path, **options)
+        assert "files" not in report.stages
+        return files(path)
+
+    return convert
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+@pytest.mark.parametrize(
+    ("layout", "block"),
+    [
+        pytest.param({"zarr_shard": 4}, 4, id="a block is a shard"),
+        pytest.param({"zarr_shard": 2}, 8, id="a block has shards of two levels"),
+        pytest.param({"zarr_shard": 0}, 4, id="a file a chunk"),
+        pytest.param({"ngff": "0.4"}, 4, id="zarr v2"),
+        pytest.param({"zarr_shard": 8}, 2, id="only the upper levels have shards of one block"),
+    ],
+)
+def test_workers_write_the_bytes_that_the_writer_would(
+    tmp_path: Path, by_the_writer: Any, kind: str, layout: dict[str, Any], block: int
+) -> None:
+    pixels, options = IMAGES[kind], {"block_tiles": block, "verify": True, **layout}
+    if kind == "channels":
+        options["kind"] = "multichannel"
+    expected = by_the_writer(pixels, tmp_path / "writer.zarr", **SMALL, **options)
+    for workers in (0, 2):
+        path = tmp_path / f"{workers}.zarr"
+        report = slidewright.convert(pixels, path, **{**SMALL, "n_workers": workers}, **options)
+        assert files(path) == expected
+        assert "files" in report.stages
+        assert sum(level.bytes for level in report.levels) < report.bytes
+        assert report.bytes == sum(map(len, expected.values()))
+
+
+def test_tiles_handed_over_one_by_one_make_the_same_files(tmp_path: Path) -> None:
+    pixels = IMAGES["rgb"]
+    slidewright.convert(pixels, tmp_path / "a.zarr", zarr_shard=0, **SMALL)
+    places = [(y, x) for y in range(0, 300, 32) for x in range(0, 410, 32)]
+    random.Random(3).shuffle(places)
+    with slidewright.PyramidWriter(
+        tmp_path / "b.zarr", pixels.shape, zarr_shard=0, **{**SMALL, "n_workers": 2}
+    ) as writer:
+        for y, x in places:
+            writer.write_tile(pixels[y : y + 32, x : x + 32], y // 32, x // 32)
+    assert files(tmp_path / "a.zarr") == files(tmp_path / "b.zarr")
+
+
+def test_a_worker_that_is_killed_within_its_shard_is_replaced(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    source = SlowSource(300, 400, fault="kill-once", at=(96, 96), marker=str(marker))
+    options = {"tile_size": 32, "block_tiles": 4, "zarr_shard": 4}
+    report = slidewright.convert(source, tmp_path / "out.zarr", n_workers=2, **options)
+    assert report.retries == 1
+    slidewright.convert(SlowSource(300, 400), tmp_path / "clean.zarr", n_workers=0, **options)
+    assert files(tmp_path / "out.zarr") == files(tmp_path / "clean.zarr")
+
+
+def test_little_memory_leaves_it_to_the_writer_and_says_so() -> None:
+    needs = Needs(n_workers=4, tile=512, tile_bytes=786_432, n_tiles=1600, held_bytes=32 << 20)
+    full = plan_memory(needs, 10**10)
+    assert full.by_blocks
+    assert not full.warnings
+    lean = plan_memory(needs, full.needed - 1)
+    assert not lean.by_blocks
+    assert full.needed - lean.needed == 4 * (32 << 20)
+    assert (lean.n_workers, lean.slots_per_worker) == (full.n_workers, full.slots_per_worker)
+    assert "one process that writes all files" in lean.warnings[0]
+
+
+def test_a_folder_that_can_not_be_written_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: ShardWriter, parts: list[bytes]) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ShardWriter, "_write", full)
+    with pytest.raises(OutputError, match=r"can't write .*No space left on device"):
+        slidewright.convert(IMAGES["rgb"], tmp_path / "o.zarr", **SMALL)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("chunks", [Size(4, 4), Size(3, 4), Size(4, 1), Size(1, 1)])
+@pytest.mark.parametrize("missing", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("side", [4, None])
+def test_shards_are_those_of_the_plane_writer_in_any_order(
+    tmp_path: Path, chunks: Size, missing: float, side: int | None
+) -> None:
+    if side is None and chunks != Size(1, 1):
+        pytest.skip("a file of one chunk")
+    rng = random.Random(f"{chunks}{missing}")
+    places = [(row, column) for row in range(chunks.height) for column in range(chunks.width)]
+    data = {place: None if rng.random() < missing else rng.randbytes(rng.randrange(1, 99)) for place in places}
+    with Syncer() as syncer:
+        writer = PlaneWriter(str(tmp_path / "one"), chunks, side, syncer)
+        for place in places:
+            writer.add(*place, data[place])
+        syncer.wait()
+    for again in range(3):  # over what is there, also where a first try ended early
+        rng.shuffle(places)
+        shard = ShardWriter(str(tmp_path / "two" / "0" / "0"), side, chunks)
+        for number, place in enumerate(places):
+            if again == 1 and number == len(places) // 2:
+                break
+            assert not shard.complete
+            shard.add(*place, data[place])
+        else:
+            assert shard.complete
+            assert shard.nbytes == sum(len(part or b"") for part in data.values())
+    found = files(tmp_path / "two") if (tmp_path / "two").exists() else {}
+    assert found == (files(tmp_path / "one") if (tmp_path / "one").exists() else {})
