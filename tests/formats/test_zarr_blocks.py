@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from fake_sources import SlowSource
 from written import image
 
 import slidewright
 from slidewright.engine.memory_budget import Needs, plan_memory
-from slidewright.errors import OutputError
+from slidewright.errors import OutputError, ShardError
 from slidewright.formats.ome_zarr import OmeZarrFormat
 from slidewright.formats.zarr_shard import PlaneWriter, ShardWriter, Syncer
 from slidewright.geometry import Size
@@ -146,3 +147,110 @@ def test_shards_are_those_of_the_plane_writer_in_any_order(
             assert shard.nbytes == sum(len(part or b"") for part in data.values())
     found = files(tmp_path / "two") if (tmp_path / "two").exists() else {}
     assert found == (files(tmp_path / "one") if (tmp_path / "one").exists() else {})
+
+
+PARTS: dict[str, Any] = {"tile_size": 32, "block_tiles": 4, "zarr_shard": 4}
+
+
+@pytest.fixture
+def slide(tmp_path: Path) -> Path:
+    path = tmp_path / "slide.tif"
+    tifffile.imwrite(path, image(420, 610), tile=(64, 64), photometric="rgb", compression="zlib")
+    return path
+
+
+@pytest.fixture
+def parts(tmp_path: Path, slide: Path) -> Path:
+    """A folder of three shards."""
+    for index in range(3):
+        done = slidewright.shard(
+            slide, tmp_path / "parts", index=index, count=3, format="ome-zarr", n_workers=1, **PARTS
+        )
+        assert not done.done_before
+        assert done.bytes > 30_000
+    return tmp_path / "parts"
+
+
+def problem_of(parts: Path, dest: Path) -> str:
+    with pytest.raises(ShardError) as caught:
+        slidewright.assemble(parts, dest, n_workers=0)
+    assert not dest.exists()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("other_disk", [False, True])
+def test_array_tasks_write_zarr_shards_that_assembling_only_names(
+    tmp_path: Path, slide: Path, parts: Path, monkeypatch: pytest.MonkeyPatch, other_disk: bool
+) -> None:
+    """Where names can't be linked, as on another disk, they are copied."""
+    slidewright.convert(slide, tmp_path / "whole.zarr", n_workers=0, **PARTS)
+    shards = sum(path.stat().st_size for path in parts.glob("shard-*"))
+    written = files(parts / "files")
+    assert len(written) == 4 * 5
+    assert shards < 0.5 * sum(map(len, written.values()))
+    if other_disk:
+
+        def link(*_: object, **__: object) -> None:
+            raise OSError(18, "Invalid cross-device link")
+
+        monkeypatch.setattr(os, "link", link)
+    report = slidewright.assemble(parts, tmp_path / "out.zarr", n_workers=0)
+    assert files(tmp_path / "out.zarr") == files(tmp_path / "whole.zarr")
+    assert report.bytes == sum(map(len, files(tmp_path / "whole.zarr").values()))
+    names = (tmp_path / "out.zarr" / "0" / "c" / "0" / "0" / "0").stat().st_nlink
+    assert names == (1 if other_disk else 2)
+
+
+def test_damage_to_files_of_shards_is_told_by_shard(tmp_path: Path, parts: Path) -> None:
+    first, *_, last = sorted(path for path in (parts / "files").rglob("*") if path.is_file())
+    good = first.read_bytes()
+    first.unlink()
+    assert "1 of 3 shards" in problem_of(parts, tmp_path / "o.zarr")
+    assert "is missing" in problem_of(parts, tmp_path / "o.zarr")
+    first.write_bytes(good[:-1])
+    assert "another size" in problem_of(parts, tmp_path / "o.zarr")
+    first.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert "does not match its checksum" in problem_of(parts, tmp_path / "o.zarr")
+    first.write_bytes(good)
+    last.unlink()
+    os.mkfifo(last)
+    assert "shard 2: can't be read" in problem_of(parts, tmp_path / "o.zarr")
+
+
+def test_a_shard_made_again_makes_its_files_again_and_leaves_a_store_alone(
+    tmp_path: Path, slide: Path, parts: Path
+) -> None:
+    slidewright.assemble(parts, tmp_path / "a.zarr", n_workers=0)
+    before = files(tmp_path / "a.zarr")
+    mine = tmp_path / "a.zarr" / "0" / "c" / "0" / "0" / "0"
+    mine.write_bytes(b"changed by its owner")  # the file of the shard has changed with it
+    assert "shard 0: damaged" in problem_of(parts, tmp_path / "b.zarr")
+    again = slidewright.shard(slide, parts, index=0, count=3, format="ome-zarr", n_workers=1, **PARTS)
+    assert not again.done_before
+    assert mine.read_bytes() == b"changed by its owner"
+    slidewright.assemble(parts, tmp_path / "b.zarr", n_workers=0)
+    assert files(tmp_path / "b.zarr") == before
+
+
+@pytest.mark.parametrize("damage", ["none", "a file", "a shard"])
+def test_a_resumed_run_takes_the_files_that_are_whole(tmp_path: Path, slide: Path, damage: str) -> None:
+    def stop(progress: slidewright.Progress) -> None:
+        if progress.tiles_done > 200:
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        slidewright.convert(slide, tmp_path / "out.zarr", resume=True, n_workers=0, progress=stop, **PARTS)
+    kept = tmp_path / "out.zarr.shards"
+    assert len(files(kept / "files")) >= 8
+    times = {path: path.stat().st_mtime_ns for path in (kept / "files").rglob("*") if path.is_file()}
+    first = min(times)
+    if damage == "a file":
+        first.write_bytes(first.read_bytes()[:-9] + b"123456789")
+    elif damage == "a shard":
+        next(iter(sorted(kept.glob("shard-*")))).unlink()
+    slidewright.convert(slide, tmp_path / "out.zarr", resume=True, n_workers=1, **PARTS)
+    slidewright.convert(slide, tmp_path / "whole.zarr", n_workers=0, **PARTS)
+    assert files(tmp_path / "out.zarr") == files(tmp_path / "whole.zarr")
+    assert not kept.exists()
+    made = tmp_path / "out.zarr" / "0" / "c" / "0" / "0" / "0"
+    assert (made.stat().st_mtime_ns == times[first]) == (damage == "none")

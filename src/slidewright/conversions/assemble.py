@@ -22,6 +22,7 @@ from slidewright.shards.plan import ShardPlan
 
 if TYPE_CHECKING:
     from slidewright.engine.run import Run
+    from slidewright.pyramid.block_files import BlockFiles
 
 
 @with_options("assemble")
@@ -78,12 +79,17 @@ def assemble(
         folder, decided = open_job(folder.path, opened, path, selection, checked, started)
         with Conversion(decided, dest, checked, path) as conversion:
             plan = shard_plan(folder, decided, tuple(range(job.count)), ())
-            folder.require(decided.plan, plan.levels)
+            folder.require(decided.plan, plan.levels, _files(decided, plan))
             with _naming_damaged_shards(folder, decided, plan):
                 report = conversion.run(launcher, counting_from(plan, callback), shards=plan)
         if remove:
             remove_folder(folder.path, dest, launcher)
     return report
+
+
+def _files(decided: Run, plan: ShardPlan) -> BlockFiles | None:
+    """The files of the output that belong to shards."""
+    return decided.format.by_blocks(plan.files).block_files(None, decided.image)
 
 
 @contextlib.contextmanager
@@ -92,5 +98,5 @@ def _naming_damaged_shards(folder: ShardFolder, decided: Run, plan: ShardPlan) -
     try:
         yield
     except ShardError:
-        folder.require(decided.plan, plan.levels, deep=True)
+        folder.require(decided.plan, plan.levels, _files(decided, plan), deep=True)
         raise

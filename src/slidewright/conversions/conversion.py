@@ -47,12 +47,15 @@ def decide(
     planned_workers: int | None = None,
     recorder: Recorder | None = None,
     threads: int = 1,
+    *,
+    in_shards: bool = False,
 ) -> Run:
     """What a run will be: format, encoding, plan, memory, and the source as the engine takes it.
 
     Blocks are balanced for `planned_workers` where several machines share them: then neither this machine's processors
     nor its memory change their size. By default they are balanced for the workers of this run, or for the `threads` of
-    one in this process, and shrink with memory.
+    one in this process, and shrink with memory. `in_shards` is for a run that makes shards, or takes them: every such
+    run writes the same files, whatever its memory and time limit.
     """
     from slidewright.conversions.keeping import decide_keeping, decide_reuse
     from slidewright.engine.run import Run
@@ -70,8 +73,10 @@ def decide(
     levels = make_plan(info.size, encoding.tile, n_levels=n_levels).levels
     keeping, reused = decide_reuse(keeping, options, source, levels)
     source, *filled = _filled((source, *reused), options, hand_out=keeping.kept is not None and keeping.kept.corrupt)
-    held = 0 if options.timeout else form.held_bytes(encoding, levels[0])
-    memory, plan = _plan(info, options, encoding, (n_levels, len(reused)), planned_workers, threads, held)
+    held = 0 if options.timeout and not in_shards else form.held_bytes(encoding, levels[0])
+    memory, plan = _plan(
+        info, options, encoding, (n_levels, len(reused)), planned_workers, threads, (held, in_shards)
+    )
     image = describe_image(source, options, plan, encoding, keeping)
     form.accept(image)
     processes = options.n_workers != 0
@@ -123,10 +128,10 @@ def _plan(
     levels: tuple[int | None, int],
     planned_workers: int | None,
     threads: int,
-    held: int,
+    held: tuple[int, bool],
 ) -> tuple[MemoryPlan, Plan]:
     """How memory is shared out, and the blocks; `levels` are how many there are, and how many of them are reused.
-    `held` is `Format.held_bytes`.
+    `held` is `Format.held_bytes`, and whether it can't give way.
     """
     from slidewright.engine.memory_budget import needs_of, plan_memory
     from slidewright.pyramid.plan import make_plan
@@ -157,7 +162,8 @@ def _plan(
         block_tiles=block_side,
         band=band,
         shared=bool(processes),
-        held=held,
+        held=held[0],
+        must_hold=held[1],
     )
     memory = plan_memory(needs, options.memory_bytes)
     return memory, shared or planned(memory.block_tiles, memory.n_workers)
@@ -271,7 +277,9 @@ class Conversion:
                 run = share_source(self._stack, run)
         if shards is not None:
             shards = replace(shards, corrupt=dict(run.source.filled))
-        if shards is None and run.memory.by_blocks:  # shards keep the segments themselves
+        if shards is not None:
+            run = replace(run, format=run.format.by_blocks(shards.files))
+        elif run.memory.by_blocks:
             run = replace(run, format=run.format.by_blocks())
         return replace(run, output=self._destination.partial, levels=levels, shards=shards)
 
@@ -301,8 +309,17 @@ class Conversion:
 
         need = estimate(self.decided)
         if shards is not None:
-            need = need.with_shards(shards.part_to_make)
+            need = need.with_shards(shards.part_to_make, output=1 - self._linked(shards))
         self._warnings += check_space(need, str(self._destination.path.parent), self.decided.temporary)
+
+    def _linked(self, shards: ShardPlan) -> float:
+        """The part of the output whose files are those of shards under another name."""
+        run = self.decided
+        files = run.format.by_blocks(shards.files).block_files(None, run.image)
+        if files is None or os.stat(shards.folder).st_dev != os.stat(self._destination.path.parent).st_dev:
+            return 0
+        tiles = sum(run.plan.levels[level].n_tiles for level in files.levels)
+        return tiles * run.plan.planes / run.plan.n_tiles
 
     def _make_levels(self, own: Callable[[str], None]) -> Scratch | None:
         """The stores of reduced levels in a folder of their own, where the plan has any."""

@@ -117,8 +117,9 @@ def _survey(folder: ShardFolder, decided: Run, *, fresh: bool) -> ShardPlan:
     plan = shard_plan(folder, decided, (), tuple(indices))
     if fresh:
         return plan
+    files = decided.format.by_blocks(plan.files).block_files(None, decided.image)
     with ThreadPoolExecutor(min(8, usable_cpus())) as pool:
-        check = pool.map(lambda index: folder.problem(index, decided.plan, plan.levels, deep=True), indices)
+        check = pool.map(lambda index: folder.problem(index, decided.plan, plan.levels, files, deep=True), indices)
         whole = [problem is None for problem in check]
     found = tuple(index for index in indices if whole[index])
     return replace(plan, found=found, to_make=tuple(index for index in indices if not whole[index]))

@@ -97,8 +97,10 @@ def shard(
     opened, path = open_selected(source, selection)
     folder, decided = open_job(shards, opened, path, selection, checked, started, count, SHARDS_A_WORKER * count)
     plan = shard_plan(folder, decided, (), (index,), sync=True)
+    decided = replace(decided, format=decided.format.by_blocks(plan.files, sync=plan.sync))
+    files = decided.format.block_files(None, decided.image)
     warnings: list[str] = []
-    before = folder.problem(index, decided.plan, plan.levels, deep=False) is None
+    before = folder.problem(index, decided.plan, plan.levels, files, deep=False) is None
     if not before:
         try:
             with make_launcher(checked) as launcher, make_callback(progress) as callback:
@@ -117,7 +119,7 @@ def shard(
         count,
         len(numbers),
         plan.n_tiles((index,)),
-        os.path.getsize(folder.shard_path(index)),
+        folder.nbytes(index, decided.plan, files),
         monotonic() - started,
         before,
         len(corrupt),
@@ -158,5 +160,5 @@ def _check_space(decided: Run, plan: ShardPlan) -> tuple[str, ...]:
     """Hold the room in the folder against this share; the shards of others come on top."""
     from slidewright.engine.disk_budget import check_space, estimate
 
-    need = estimate(decided).with_shards(plan.part_to_make, output=False)
+    need = estimate(decided).with_shards(plan.part_to_make, output=0)
     return check_space(need, plan.folder, decided.temporary)

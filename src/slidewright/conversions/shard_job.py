@@ -55,7 +55,7 @@ def open_job(
         count = count or there.count
         if options.block_tiles is None:
             options = replace(options, block_tiles=there.block_tiles_given)
-    decided = decide(source, options, started, planned_workers, recorder)
+    decided = decide(source, options, started, planned_workers, recorder, in_shards=True)
     first, planned = decided.plan.passes[0], planned_workers or decided.memory.n_workers
     given = decided.memory.block_tiles if planned_workers is None else options.block_tiles
     job = Job(

@@ -26,7 +26,7 @@ class BlockRunner:
         self._maker = run.maker()
         self._readers: tuple[int, tuple[Reader, ...]] | None = None
         self._writers: dict[int, ScratchLevel] = {}
-        self._files = None if run.output is None else run.format.block_files(run.output, run.image)
+        self._files = run.format.block_files(run.output, run.image)
         self._scratch_seconds = 0.0
 
     @property

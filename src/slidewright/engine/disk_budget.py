@@ -27,16 +27,16 @@ class Estimate:
     waiting: int
     """Segments that probably wait in temporary files for their turn."""
 
-    def with_shards(self, made: float, *, output: bool = True) -> Estimate:
+    def with_shards(self, made: float, *, output: float = 1) -> Estimate:
         """The same of a run that makes this part of the shards in the folder of the output, and takes the others; it
-        writes the `output` as well, or not. Reduced levels are in the shards' folder.
+        writes this part of the `output` as well. Reduced levels are in the shards' folder.
         """
         least = int(made * (self.output_least + self.scratch))
         likely = int(made * (self.output_likely + self.scratch))
         return replace(
             self,
-            output_least=least + (self.output_least if output else 0),
-            output_likely=likely + (self.output_likely if output else 0),
+            output_least=least + int(self.output_least * output),
+            output_likely=likely + int(self.output_likely * output),
             scratch=0,
             waiting=int(made * self.waiting) if output else 0,
         )

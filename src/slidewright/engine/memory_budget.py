@@ -48,6 +48,8 @@ class Needs:
     """What encoding one tile takes in each worker beyond its pixels, see `Codec`."""
     held_bytes: int = 0
     """What a worker that writes files of the output holds of them."""
+    must_hold: bool = False
+    """Whether that can't give way."""
     array_bytes: int = 0
     """Pixels in the caller's memory that the workers need a copy of."""
 
@@ -100,6 +102,7 @@ def needs_of(
     band: int = 1,
     shared: bool = True,
     held: int = 0,
+    must_hold: bool = False,
 ) -> Needs:
     """What a conversion of a source into an encoding needs, with `band` of its planes in a block; an array of the
     caller's is copied where it is `shared` with processes; `held` is what a worker keeps of a plane's encoded bytes.
@@ -118,6 +121,7 @@ def needs_of(
         worker_bytes=info.worker_bytes,
         encoder_bytes=encoding.codec.encoder_bytes(encoding.tile),
         held_bytes=band * held,
+        must_hold=must_hold,
         array_bytes=height * width * pixel * info.stack.frames if info.in_memory and shared else 0,
     )
 
@@ -125,8 +129,9 @@ def needs_of(
 def plan_memory(needs: Needs, budget: int | None) -> MemoryPlan:
     """Fit a run into a budget; `budget` None stands for what is available.
 
-    What gives way, in this order: the segments that wait in memory, ring slots, the size of blocks, the number of
-    workers. Pixels of the caller's memory are copied to disk where a copy in memory would not fit.
+    What gives way, in this order: that workers write files, the segments that wait in memory, ring slots, the size of
+    blocks, the number of workers. Pixels of the caller's memory are copied to disk where a copy in memory would not
+    fit.
 
     Raises
     ------
@@ -164,15 +169,16 @@ def plan_memory(needs: Needs, budget: int | None) -> MemoryPlan:
 def _shapes(needs: Needs) -> list[_Shape]:
     """The ways to spend memory, from generous to lean."""
     block = needs.block_tiles or default_block_tiles(needs.tile)
+    held = needs.held_bytes if needs.must_hold else 0
     shapes = [
-        *([_Shape(block, SLOTS_PER_WORKER, STORE_BYTES, needs.held_bytes)] if needs.held_bytes else []),
-        _Shape(block, SLOTS_PER_WORKER, STORE_BYTES),
-        _Shape(block, SLOTS_PER_WORKER, 2 * _MIN_STORE),
-        _Shape(block, _MIN_SLOTS, _MIN_STORE),
+        _Shape(block, SLOTS_PER_WORKER, STORE_BYTES, needs.held_bytes),
+        _Shape(block, SLOTS_PER_WORKER, STORE_BYTES, held),
+        _Shape(block, SLOTS_PER_WORKER, 2 * _MIN_STORE, held),
+        _Shape(block, _MIN_SLOTS, _MIN_STORE, held),
     ]
     while block > 1 and needs.block_tiles is None:
         block //= 2
-        shapes.append(_Shape(block, _MIN_SLOTS, _MIN_STORE))
+        shapes.append(_Shape(block, _MIN_SLOTS, _MIN_STORE, held))
     return shapes
 
 

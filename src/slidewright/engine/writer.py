@@ -122,4 +122,4 @@ def _shelf_of(run: Run) -> Shelf | None:
         return None
     from slidewright.shards.log import Shelf
 
-    return Shelf(run.shards)
+    return Shelf(run.shards, run.format.block_files(run.output, run.image))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
     from slidewright.geometry import Size
     from slidewright.options import ConvertOptions
     from slidewright.pixels import PixelFormat
-    from slidewright.pyramid.block import Emit
+    from slidewright.pyramid.block_files import BlockFiles
     from slidewright.pyramid.kept import Kept
-    from slidewright.pyramid.plan import Block, Key, Level, Plan
+    from slidewright.pyramid.plan import Key, Level, Plan
     from slidewright.sources.base import Stored
 
 TakeSegment = Callable[["Key"], bytes]
@@ -65,23 +64,6 @@ class ImageDescription:
         return self.kept_levels[level] if level < len(self.kept_levels) else None
 
 
-class BlockFiles(ABC):
-    """The files of an output that blocks fill by themselves, as whoever encodes the blocks writes them.
-
-    A block may be done again while the files of a first try are complete, or half written by a process that died: each
-    file is written over from its start with the bytes that it has already, and is never shorter for it.
-    """
-
-    seconds: float = 0.0
-    """Spent in writing since the start."""
-
-    @abstractmethod
-    def divert(self, block: Block, emit: Emit) -> AbstractContextManager[Emit]:
-        """What takes the segments of a block: those of its own files are written, and `emit` gets a receipt for each
-        file, which the format takes instead, and all other segments. Raises OutputError.
-        """
-
-
 class Format(ABC):
     """A kind of file; a small picklable value, with what was chosen for this kind alone."""
 
@@ -117,12 +99,16 @@ class Format(ABC):
         """What whoever asked for an encoding should know of it; None for nothing."""
         return None
 
-    def by_blocks(self) -> Format:
-        """The same format, whose files that a block fills by itself are written by whoever encodes that block."""
+    def by_blocks(self, shards: str | None = None, *, sync: bool = False) -> Format:
+        """The same format, whose files that a block fills by itself are written by whoever encodes that block.
+
+        With `shards`, a folder, those of the first pass belong to shards: they are written there, wait for the disk
+        with `sync`, and `write` gives them a name in the output.
+        """
         return self
 
-    def block_files(self, path: str, image: ImageDescription) -> BlockFiles | None:
-        """Those files, of an output with this name; None where the writer writes all."""
+    def block_files(self, path: str | None, image: ImageDescription) -> BlockFiles | None:
+        """Those files, of an output with this name, or of shards alone; None where the writer writes all."""
         return None
 
     def held_bytes(self, encoding: Encoding, level: Level) -> int:

@@ -19,8 +19,8 @@ import numpy as np
 from slidewright.codecs import resolve
 from slidewright.errors import OptionError, OutputError
 from slidewright.formats import ome_zarr_metadata as metadata
-from slidewright.formats.base import BlockFiles, Format, ImageDescription, TakeSegment
-from slidewright.formats.zarr_blocks import LevelFiles, ZarrBlocks, fills, read_receipt
+from slidewright.formats.base import Format, ImageDescription, TakeSegment
+from slidewright.formats.zarr_blocks import LevelFiles, Receipt, ZarrBlocks, fills, link
 from slidewright.formats.zarr_images import image_name, whole_stream, why_not_kept
 from slidewright.formats.zarr_json import list_label, mark_series, write_json
 from slidewright.formats.zarr_shard import PlaneWriter, Syncer
@@ -30,12 +30,13 @@ from slidewright.inspection.zarr_pyramid import ZarrPyramid, is_zarr
 from slidewright.options import DEFAULTS
 from slidewright.pixels import MASKS
 from slidewright.report import LevelReport
-from slidewright.system.files import sync_folder
+from slidewright.system.files import regular, sync_folder
 
 if TYPE_CHECKING:
     from slidewright.codecs import Encoding
     from slidewright.options import ConvertOptions
     from slidewright.pixels import PixelFormat
+    from slidewright.pyramid.block_files import BlockFiles
     from slidewright.pyramid.kept import Kept
     from slidewright.pyramid.plan import Key, Level, Plan
     from slidewright.sources.base import Stored
@@ -54,6 +55,10 @@ class OmeZarrFormat(Format):
     ngff: str = "0.5"
     workers_write: bool = False
     """Whether who encodes a block writes the files that it fills."""
+    shards: str | None = None
+    """Where those of the first pass are written, as they belong to shards."""
+    sync: bool = False
+    """Whether these wait for the disk."""
 
     name: ClassVar[str] = "ome-zarr"
     suffixes: ClassVar[tuple[str, ...]] = (".ome.zarr", ".zarr")
@@ -93,17 +98,27 @@ class OmeZarrFormat(Format):
         """See `Format`."""
         return why_not_kept(stored) if self.ngff == "0.5" else "the chunks of zarr v2 have their samples sorted"
 
-    def by_blocks(self) -> OmeZarrFormat:
+    def by_blocks(self, shards: str | None = None, *, sync: bool = False) -> OmeZarrFormat:
         """See `Format`."""
-        return replace(self, workers_write=True)
+        return replace(self, workers_write=True, shards=shards, sync=sync)
 
-    def block_files(self, path: str, image: ImageDescription) -> BlockFiles | None:
+    def block_files(self, path: str | None, image: ImageDescription) -> BlockFiles | None:
         """See `Format`."""
         if not self.workers_write:
             return None
-        levels = (self._files(path, image, level) for level in image.plan.levels)
-        filled = {files.level.index: files for files in levels if fills(image.plan, files.level.index, files.side)}
-        return ZarrBlocks(path, filled) if filled else None
+        levels, shared = {}, []
+        for level in image.plan.levels:
+            root = self.shards if self._is_shared(image.plan, level) else path
+            files = None if root is None else self._files(root, image, level)
+            if files is not None and fills(image.plan, level.index, files.side):
+                levels[level.index] = files
+                if root == self.shards:
+                    shared.append(level.index)
+        return ZarrBlocks(levels, frozenset(shared), sync=self.sync) if levels else None
+
+    def _is_shared(self, plan: Plan, level: Level) -> bool:
+        """Whether files of a level that blocks fill belong to shards."""
+        return self.shards is not None and level.index <= plan.passes[0].top
 
     def held_bytes(self, encoding: Encoding, level: Level) -> int:
         """See `Format`: a block is walked as a quadtree, so when the first row of chunks of a shard is whole, a third
@@ -204,7 +219,10 @@ class OmeZarrFormat(Format):
             write_json(os.path.join(folder, ".zarray"), metadata.array_v2(encoding, level))
         planes = range(image.plan.planes)
         if self.workers_write and fills(image.plan, level.index, files.side):
-            return sum(_await_files(files, plane, take, syncer) for plane in planes)
+            there = files
+            if self.shards is not None and self._is_shared(image.plan, level):
+                there = self._files(self.shards, image, level)
+            return sum(_await_files(there, files, plane, take, syncer) for plane in planes)
         return sum(_write_plane(files, plane, take, syncer) for plane in planes)
 
     def _files(self, path: str, image: ImageDescription, level: Level) -> LevelFiles:
@@ -272,13 +290,18 @@ def _write_plane(files: LevelFiles, plane: int, take: TakeSegment, syncer: Synce
     return total
 
 
-def _await_files(files: LevelFiles, plane: int, take: TakeSegment, syncer: Syncer) -> int:
-    """Take the receipts of a plane's files, which others wrote, and have those synced; the bytes of their chunks."""
+def _await_files(there: LevelFiles, files: LevelFiles, plane: int, take: TakeSegment, syncer: Syncer) -> int:
+    """Take the receipts of a plane's files, which others wrote; give those that are elsewhere their name, and have all
+    synced; the bytes of their chunks.
+    """
     total = 0
     for row, column in files.firsts():
-        nbytes = read_receipt(take((files.level.index, plane, row, column)))
+        nbytes = Receipt.read(take((files.level.index, plane, row, column))).nbytes
         if nbytes:
-            syncer.close(open(files.path(plane, row, column), "r+b", buffering=0))  # noqa: SIM115 - the syncer closes it
+            path = files.path(plane, row, column)
+            if there is not files:
+                link(there.path(plane, row, column), path)
+            syncer.close(open(path, "r+b", buffering=0, opener=regular))  # noqa: SIM115 - the syncer closes it
         total += nbytes
     return total
 

@@ -1,24 +1,30 @@
 """The files of an OME-Zarr that a block fills by itself, as workers write them: every zarr shard, or chunk that is a
 file, whose chunks all come from one block. Their bytes reach the disk from where they were encoded; the writer gets a
-receipt, and syncs the file.
+receipt, and syncs the file, or gives one that belongs to shards a second name in the store.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import stat
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
+from typing import NamedTuple
 
-from slidewright.errors import OutputError
-from slidewright.formats.base import BlockFiles
-from slidewright.formats.zarr_shard import ShardWriter
+from slidewright.errors import OutputError, ShardError
+from slidewright.formats.zarr_shard import ShardWriter, footer_problem, google_crc32c
 from slidewright.geometry import Size
 from slidewright.pyramid.block import Emit
+from slidewright.pyramid.block_files import BlockFiles
 from slidewright.pyramid.plan import Block, Key, Level, Plan
+from slidewright.system.files import regular
 
-_RECEIPT_BYTES = 8
+_RECEIPT = struct.Struct("<QQI")
+_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +39,20 @@ class LevelFiles:
     chunk: Callable[[bytes], bytes | None]
     """From a segment to its chunk; None where it is left out."""
 
+    @property
+    def step(self) -> int:
+        """Chunks a side of a file."""
+        return self.side or 1
+
     def firsts(self) -> Iterator[tuple[int, int]]:
         """Row and column of the first chunk of each file of a plane, in raster order."""
-        step = self.side or 1
-        for row in range(0, self.level.tiles.height, step):
-            for column in range(0, self.level.tiles.width, step):
+        for row in range(0, self.level.tiles.height, self.step):
+            for column in range(0, self.level.tiles.width, self.step):
                 yield row, column
 
     def path(self, plane: int, row: int, column: int) -> str:
         """The file that holds a chunk."""
-        step = self.side or 1
-        return os.path.join(self.plane_folder(plane), str(row // step), str(column // step))
+        return os.path.join(self.plane_folder(plane), str(row // self.step), str(column // self.step))
 
 
 def fills(plan: Plan, level: int, side: int | None) -> bool:
@@ -54,54 +63,140 @@ def fills(plan: Plan, level: int, side: int | None) -> bool:
     return side is None or side == 1
 
 
-def receipt(nbytes: int) -> bytes:
-    """What the writer gets for a file with so many bytes of chunks; one with none was not made."""
-    return nbytes.to_bytes(_RECEIPT_BYTES, "little")
+class Receipt(NamedTuple):
+    """Of a file that a worker has written; one without chunks was not made."""
 
+    nbytes: int
+    """Of its chunks."""
+    size: int
+    """Of the file."""
+    crc: int
+    """CRC-32C of the file; 0 where nobody will look at it."""
 
-def read_receipt(segment: bytes) -> int:
-    """The bytes of a file's chunks."""
-    return int.from_bytes(segment, "little")
+    def packed(self) -> bytes:
+        """As bytes."""
+        return _RECEIPT.pack(*self)
+
+    @classmethod
+    def read(cls, segment: bytes) -> Receipt:
+        """From bytes; raises ShardError."""
+        try:
+            return cls(*_RECEIPT.unpack(segment))
+        except struct.error:
+            raise ShardError("a receipt of a shard makes no sense; make the shard again") from None
 
 
 class ZarrBlocks(BlockFiles):
-    """Writes the files that blocks fill; `levels` are those that have such files, by index."""
+    """Writes the files that blocks fill.
 
-    def __init__(self, store: str, levels: dict[int, LevelFiles]) -> None:
-        self._store, self._levels = store, levels
+    Parameters
+    ----------
+    levels
+        Those that have such files, by index.
+    shared
+        Of these, the levels whose files belong to shards: they are on the disk when their receipt is emitted, if `sync`
+        is set, and have a checksum in it.
+    """
+
+    def __init__(
+        self, levels: dict[int, LevelFiles], shared: frozenset[int] = frozenset(), *, sync: bool = False
+    ) -> None:
+        self._levels, self._shared, self._sync = levels, shared, sync
         self.seconds = 0.0
+
+    @property
+    def levels(self) -> frozenset[int]:
+        """See `BlockFiles`."""
+        return frozenset(self._levels)
 
     @contextlib.contextmanager
     def divert(self, block: Block, emit: Emit) -> Iterator[Emit]:
         """See `BlockFiles`."""
-        shards: dict[tuple[int, int, int, int], ShardWriter] = {}
+        shards: dict[Key, ShardWriter] = {}
 
         def put(key: Key, segment: bytes) -> None:
-            level, plane, row, column = key
-            files = self._levels.get(level)
+            files = self._levels.get(key[0])
             if files is None:
                 emit(key, segment)
                 return
             start = perf_counter()
-            step = files.side or 1
-            first = level, plane, row - row % step, column - column % step
+            first = _first(files, key)
             shard = shards.get(first)
             if shard is None:
-                shard = shards[first] = _shard(files, *first[1:])
+                shard = shards[first] = self._shard(files, first)
             try:
-                shard.add(row % step, column % step, files.chunk(segment))
+                shard.add(key[2] - first[2], key[3] - first[3], files.chunk(segment))
             except OSError as error:
-                raise OutputError(f"can't write {self._store!r}: {error.strerror or error}") from error
+                raise OutputError(f"can't write {shard.path!r}: {error.strerror or error}") from error
             self.seconds += perf_counter() - start
+            if key != first and key[0] in self._shared:
+                emit(key, b"")
             if shard.complete:
                 del shards[first]
-                emit(first, receipt(shard.nbytes))
+                emit(first, Receipt(shard.nbytes, shard.size, shard.crc).packed())
 
         yield put
-        assert not shards, f"block {block} has not filled {sorted(shards)}"
+        assert not shards, f"{block} has not filled {sorted(shards)}"
+
+    def has_receipt(self, key: Key) -> bool:
+        """See `BlockFiles`."""
+        files = self._levels.get(key[0])
+        return files is not None and key == _first(files, key)
+
+    def nbytes(self, receipt: bytes) -> int:
+        """See `BlockFiles`."""
+        return Receipt.read(receipt).nbytes
+
+    def problem(self, key: Key, receipt: bytes, *, deep: bool) -> str | None:
+        """See `BlockFiles`."""
+        level, plane, row, column = key
+        files = self._levels[level]
+        nbytes, size, crc = Receipt.read(receipt)
+        path = files.path(plane, row, column)
+        if not nbytes:
+            return None
+        try:
+            descriptor = regular(path)
+        except FileNotFoundError:
+            return f"{path!r} is missing"
+        with open(descriptor, "rb", buffering=0) as file:
+            if os.fstat(descriptor).st_size != size:
+                return f"{path!r} has another size"
+            if files.side is not None and footer_problem(file, files.side):
+                return f"the index of {path!r} does not match its checksum"
+            return f"{path!r} does not match its checksum" if deep and _crc_of(descriptor) != crc else None
+
+    def _shard(self, files: LevelFiles, first: Key) -> ShardWriter:
+        level, plane, row, column = first
+        tiles, step = files.level.tiles, files.step
+        chunks = Size(min(step, tiles.height - row), min(step, tiles.width - column))
+        shared = level in self._shared
+        return ShardWriter(
+            files.path(plane, row, column), files.side, chunks, shared=shared, sync=shared and self._sync
+        )
 
 
-def _shard(files: LevelFiles, plane: int, row: int, column: int) -> ShardWriter:
-    tiles, step = files.level.tiles, files.side or 1
-    chunks = Size(min(step, tiles.height - row), min(step, tiles.width - column))
-    return ShardWriter(files.path(plane, row, column), files.side, chunks)
+def link(there: str, here: str) -> None:
+    """Give a file of a shard its name in a store: a second name for it, or on another disk a copy. Raises OSError."""
+    os.makedirs(os.path.dirname(here), exist_ok=True)
+    if not stat.S_ISREG(os.lstat(there).st_mode):
+        raise ShardError(f"{there!r} is no file; make the shard again")
+    try:
+        os.link(there, here)
+    except OSError:
+        with open(regular(there), "rb") as source, open(here, "xb") as copy:
+            shutil.copyfileobj(source, copy, _READ_BYTES)
+
+
+def _first(files: LevelFiles, key: Key) -> Key:
+    """The key of the first chunk of the file that holds a chunk."""
+    level, plane, row, column = key
+    return level, plane, row - row % files.step, column - column % files.step
+
+
+def _crc_of(descriptor: int) -> int:
+    crc, extend = 0, google_crc32c().extend
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    while data := os.read(descriptor, _READ_BYTES):
+        crc = extend(crc, data)
+    return crc

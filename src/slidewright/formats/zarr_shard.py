@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from slidewright.geometry import Size
+from slidewright.system.files import regular
 
 MAX_OPEN = 128
 """Files that are open at a time: a row of shards of a very wide level has more, which are opened again."""
 _MAX_SYNCING = 64
+_CRC_BYTES = 4
 _MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 
@@ -136,15 +138,26 @@ class ShardWriter:
         Chunks a side; None for a file of one chunk, without an index.
     chunks
         Rows and columns of chunks that there are, fewer than `side` at the border of the image.
+    shared
+        Whether the file outlives the run: its checksum is taken, and one with a second name is not written over.
+    sync
+        Whether to wait for the disk when it is complete.
     """
 
-    def __init__(self, path: str, side: int | None, chunks: Size) -> None:
+    def __init__(
+        self, path: str, side: int | None, chunks: Size, *, shared: bool = False, sync: bool = False
+    ) -> None:
+        self.path = path
         self._index = None if side is None else ShardIndex(path, side)
-        self._path, self._chunks = path, chunks
+        self._chunks, self._shared, self._sync = chunks, shared, sync
         self._held: dict[int, bytes | None] = {}
-        self._next, self._size = 0, 0
+        self._next = 0
         self.nbytes = 0
         """Of chunks, without the index."""
+        self.size = 0
+        """Of the file."""
+        self.crc = 0
+        """CRC-32C of the file, where it is `shared`."""
 
     @property
     def complete(self) -> bool:
@@ -154,38 +167,46 @@ class ShardWriter:
     def add(self, row: int, column: int, data: bytes | None) -> None:
         """Take a chunk, or none where it is left out, and write what is next; raises OSError."""
         self._held[row * self._chunks.width + column] = data
-        if self._next not in self._held:
-            return
-        first, ready = self._next, []
+        parts = []
         while self._next in self._held:
-            ready.append(self._held.pop(self._next))
-            self._next += 1
-        if not self.complete and not any(ready):
-            return
-        parts = [part for part in ready if part]
-        for number, part in enumerate(ready, first):
+            part = self._held.pop(self._next)
             if part:
                 if self._index is not None:
-                    self._index.note(*divmod(number, self._chunks.width), len(part))
+                    self._index.note(*divmod(self._next, self._chunks.width), len(part))
                 self.nbytes += len(part)
+                parts.append(part)
+            self._next += 1
         if self.complete and self.nbytes and self._index is not None:
             parts.append(self._index.footer())
-        if parts:
+        if parts or (self.complete and self.nbytes):
             self._write(parts)
 
     def _write(self, parts: list[bytes]) -> None:
         """Go on with the file. It is opened each time: a block may have as many of them as channels."""
-        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-        try:
-            descriptor = os.open(self._path, flags | getattr(os, "O_BINARY", 0), 0o666)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(self._path), exist_ok=True)
-            descriptor = os.open(self._path, flags | getattr(os, "O_BINARY", 0), 0o666)
-        with open(descriptor, "wb", buffering=0) as file:
-            file.seek(self._size)
+        with open(self._opened(), "r+b", buffering=0) as file:
+            file.seek(self.size)
             for part in parts:
                 write_all(file, part)
-                self._size += len(part)
+                self.size += len(part)
+                if self._shared:
+                    self.crc = google_crc32c().extend(self.crc, part)
+            if self.complete:
+                file.truncate()
+                if self._sync:
+                    os.fsync(file.fileno())
+
+    def _opened(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            descriptor = regular(self.path, flags)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            descriptor = regular(self.path, flags)
+        if self._shared and not self.size and os.fstat(descriptor).st_nlink > 1:
+            os.close(descriptor)  # a store that was assembled has it as well, and may have changed since
+            os.unlink(self.path)
+            return self._opened()
+        return descriptor
 
 
 class ShardIndex:
@@ -202,10 +223,25 @@ class ShardIndex:
 
     def footer(self) -> bytes:
         """The index and its CRC-32C."""
-        import google_crc32c
-
         index = self._index.tobytes()
-        return index + int(google_crc32c.value(index)).to_bytes(4, "little")
+        return index + int(google_crc32c().value(index)).to_bytes(_CRC_BYTES, "little")
+
+
+def footer_problem(file: IO[bytes], side: int) -> bool:
+    """Whether the index at the end of a shard, of so many chunks a side, does not match its checksum."""
+    length = side * side * 16 + _CRC_BYTES
+    if file.seek(0, os.SEEK_END) < length:
+        return True
+    file.seek(-length, os.SEEK_END)
+    footer = file.read(length)
+    return int(google_crc32c().value(footer[:-_CRC_BYTES])) != int.from_bytes(footer[-_CRC_BYTES:], "little")
+
+
+def google_crc32c() -> Any:
+    """The library, imported when it is used."""
+    import google_crc32c
+
+    return google_crc32c
 
 
 def write_all(file: IO[bytes], data: bytes) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -20,15 +20,16 @@ import numpy as np
 
 from slidewright.errors import OptionError, ShardError, SourceError
 from slidewright.options import OPTIONS, SELECTION
-from slidewright.pyramid.plan import Plan
+from slidewright.pyramid.block_files import BlockFiles
+from slidewright.pyramid.plan import Key, Plan
 from slidewright.shards import fingerprint as identity
-from slidewright.shards.file import ShardDamageError, ShardIndex, check_segments, read_index
+from slidewright.shards.file import ShardDamageError, ShardIndex, check_segments, read_index, read_segment
 from slidewright.shards.schema import Within, read_as
 from slidewright.system.files import new_file, regular, token
 from slidewright.system.json_file import parse_json
 
 JOB_FILE = "job.json"
-_VERSION = 2
+_VERSION = 3
 _MAX_JOB_BYTES = 64 << 20  # a palette may be long
 MAX_SHARDS = 100_000
 _COMPARED = ("selection", "source", "options", "versions", "count", "block_tiles", "keeping")
@@ -165,10 +166,16 @@ class ShardFolder:
             raise ShardDamageError("its chunks are not those that belong to it")
         return found
 
-    def problem(self, index: int, plan: Plan, scratch: Any, *, deep: bool) -> str | None:
-        """What is wrong with a shard and its scratch chunks, or None; `deep` reads every segment."""
+    def problem(
+        self, index: int, plan: Plan, scratch: Any, files: BlockFiles | None = None, *, deep: bool
+    ) -> str | None:
+        """What is wrong with a shard, its scratch chunks and its `files`, or None; `deep` reads every segment."""
         try:
             found = self.index_of(index, plan)
+            if files is not None:
+                for key, receipt in self._receipts(index, found, files):
+                    if problem := files.problem(key, receipt, deep=deep):
+                        return f"damaged: {problem}"
             for number, crc in found.chunks.items():
                 if scratch.chunk_crc(plan.passes[0].block(number)) != crc:
                     return "a chunk of its reduced level is missing or damaged"
@@ -176,17 +183,33 @@ class ShardFolder:
                 check_segments(self.shard_path(index), found)
         except FileNotFoundError:
             return "missing"
-        except ShardDamageError as error:
+        except (ShardDamageError, ShardError) as error:
             return f"damaged: {error}"
         except OSError as error:
             return f"can't be read: {error.strerror or error}"
         return None
 
-    def require(self, plan: Plan, scratch: Any, *, deep: bool = False) -> None:
+    def nbytes(self, index: int, plan: Plan, files: BlockFiles | None) -> int:
+        """Bytes of a shard, with the segments in its files."""
+        nbytes = os.path.getsize(self.shard_path(index))
+        if files is not None:
+            found = self.index_of(index, plan)
+            nbytes += sum(files.nbytes(receipt) for _, receipt in self._receipts(index, found, files))
+        return nbytes
+
+    def _receipts(self, index: int, found: ShardIndex, files: BlockFiles) -> Iterator[tuple[Key, bytes]]:
+        """Key and receipt of each file that belongs to a shard."""
+        with open(self.shard_path(index), "rb", opener=regular) as file:
+            for row, place in zip(found.keys.tolist(), found.places.tolist(), strict=True):
+                key: Key = tuple(row)
+                if files.has_receipt(key):
+                    yield key, read_segment(file.fileno(), *place)
+
+    def require(self, plan: Plan, scratch: Any, files: BlockFiles | None = None, *, deep: bool = False) -> None:
         """Raise a ShardError that names every shard that is not there and whole, and the command that makes it."""
         problems = {}
         for index in range(self.job.count):
-            problem = self.problem(index, plan, scratch, deep=deep)
+            problem = self.problem(index, plan, scratch, files, deep=deep)
             if problem is not None:
                 problems[index] = problem
         if problems:

@@ -8,6 +8,7 @@ resumed run logs while it writes, an array task only logs, assembling only takes
 from __future__ import annotations
 
 from slidewright.errors import OutputError
+from slidewright.pyramid.block_files import BlockFiles
 from slidewright.pyramid.level_store import Scratch
 from slidewright.pyramid.plan import Block, Key
 from slidewright.shards.file import ShardWriter, corrupt_rows
@@ -18,10 +19,12 @@ from slidewright.sources.base import CorruptPlace
 
 
 class Shelf:
-    """The shards of one run: `add` logs a segment, `take` gives one that was there before."""
+    """The shards of one run: `add` logs a segment, `take` gives one that was there before. Of `files` that blocks fill
+    they have receipts.
+    """
 
-    def __init__(self, shards: ShardPlan) -> None:
-        self._log = ShardLog(shards)
+    def __init__(self, shards: ShardPlan, files: BlockFiles | None = None) -> None:
+        self._log, self._files = ShardLog(shards), files
         self._stream = ShardStream(shards)
         self.level_bytes = [0] * len(shards.plan.levels)
         """Bytes logged, by level."""
@@ -29,7 +32,8 @@ class Shelf:
     def add(self, key: Key, segment: bytes) -> None:
         """Log a segment; those of later passes are not kept."""
         if key[0] <= self._log.last_level:
-            self.level_bytes[key[0]] += len(segment)
+            receipt = self._files is not None and self._files.has_receipt(key)
+            self.level_bytes[key[0]] += self._files.nbytes(segment) if self._files and receipt else len(segment)
             self._log.add(key, segment)
 
     def note_corrupt(self, block: Block, found: dict[CorruptPlace, str]) -> None:

@@ -33,6 +33,11 @@ class ShardPlan:
     token: str = field(default_factory=token)
     """Tells what this run has begun to write from what others have."""
 
+    @property
+    def files(self) -> str:
+        """The folder of files of the output that belong to shards."""
+        return os.path.join(self.folder, "files")
+
     def blocks(self, index: int) -> range:
         """The numbers of a shard's blocks."""
         return share(self.plan.passes[0].n_blocks, index, self.count)
