@@ -120,33 +120,51 @@ def test_a_folder_that_can_not_be_written_is_one_error(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("chunks", [Size(4, 4), Size(3, 4), Size(4, 1), Size(1, 1)])
 @pytest.mark.parametrize("missing", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("side", [4, None])
+@pytest.mark.parametrize("shared", [False, True])
 def test_shards_are_those_of_the_plane_writer_in_any_order(
-    tmp_path: Path, chunks: Size, missing: float, side: int | None
+    tmp_path: Path, chunks: Size, missing: float, shared: bool
 ) -> None:
-    if side is None and chunks != Size(1, 1):
-        pytest.skip("a file of one chunk")
-    rng = random.Random(f"{chunks}{missing}")
-    places = [(row, column) for row in range(chunks.height) for column in range(chunks.width)]
-    data = {place: None if rng.random() < missing else rng.randbytes(rng.randrange(1, 99)) for place in places}
-    with Syncer() as syncer:
-        writer = PlaneWriter(str(tmp_path / "one"), chunks, side, syncer)
-        for place in places:
-            writer.add(*place, data[place])
-        syncer.wait()
-    for again in range(3):  # over what is there, also where a first try ended early
-        rng.shuffle(places)
-        shard = ShardWriter(str(tmp_path / "two" / "0" / "0"), side, chunks)
-        for number, place in enumerate(places):
-            if again == 1 and number == len(places) // 2:
-                break
-            assert not shard.complete
-            shard.add(*place, data[place])
-        else:
-            assert shard.complete
-            assert shard.nbytes == sum(len(part or b"") for part in data.values())
-    found = files(tmp_path / "two") if (tmp_path / "two").exists() else {}
-    assert found == (files(tmp_path / "one") if (tmp_path / "one").exists() else {})
+    for side in (4, None) if chunks == Size(1, 1) else (4,):
+        rng = random.Random(f"{chunks}{missing}")
+        places = [(row, column) for row in range(chunks.height) for column in range(chunks.width)]
+        data = {place: None if rng.random() < missing else rng.randbytes(rng.randrange(1, 99)) for place in places}
+        one, two = tmp_path / f"one{side}", tmp_path / f"two{side}"
+        with Syncer() as syncer:
+            writer = PlaneWriter(str(one), chunks, side, syncer)
+            for place in places:
+                writer.add(*place, data[place])
+            syncer.wait()
+        expected = files(one) if one.exists() else {}
+        for ends_early in (False, True, False):  # over what is there, also where a first try ended early
+            rng.shuffle(places)
+            shard = ShardWriter(str(two / "0" / "0"), side, chunks, shared=shared)
+            for place in places[: len(places) // 2 if ends_early else None]:
+                assert not shard.complete
+                shard.add(*place, data[place])
+            found = files(two) if two.exists() else {}
+            assert {name: file for name, file in found.items() if "partial" not in name} == expected
+            if not ends_early:
+                assert shard.complete
+                assert list(found) == list(expected)
+                assert shard.nbytes == sum(len(part or b"") for part in data.values())
+                assert shard.size == sum(map(len, expected.values()))
+
+
+@pytest.mark.parametrize("first", ["the other", "this"])
+def test_two_tasks_at_the_same_file_make_it_once(tmp_path: Path, first: str) -> None:
+    """As when a task is queued again while it still runs: whoever is done first tidies up."""
+    data = [bytes([number]) * (100 + number) for number in range(4)]
+    path = tmp_path / "0" / "0"
+    this, other = (ShardWriter(str(path), 2, Size(2, 2), shared=True) for _ in range(2))
+    for shard in (this, other):
+        for number in range(3):
+            shard.add(*divmod(number, 2), data[number])
+    assert len(files(tmp_path)) == 2
+    for shard in (other, this) if first == "the other" else (this, other):
+        shard.add(1, 1, data[3])
+    assert list(files(tmp_path)) == ["0/0"]
+    assert path.read_bytes().startswith(b"".join(data))
+    assert (this.size, this.crc) == (other.size, other.crc) == (path.stat().st_size, this.crc)
 
 
 PARTS: dict[str, Any] = {"tile_size": 32, "block_tiles": 4, "zarr_shard": 4}
@@ -220,6 +238,9 @@ def test_damage_to_files_of_shards_is_told_by_shard(tmp_path: Path, parts: Path)
 def test_a_shard_made_again_makes_its_files_again_and_leaves_a_store_alone(
     tmp_path: Path, slide: Path, parts: Path
 ) -> None:
+    """What a killed task left of a file goes when the file is made."""
+    stale = parts / "files" / "0" / "c" / "0" / "0" / "0.0123456789abcdef.partial"
+    stale.write_bytes(b"half of it")
     slidewright.assemble(parts, tmp_path / "a.zarr", n_workers=0)
     before = files(tmp_path / "a.zarr")
     mine = tmp_path / "a.zarr" / "0" / "c" / "0" / "0" / "0"
@@ -228,6 +249,7 @@ def test_a_shard_made_again_makes_its_files_again_and_leaves_a_store_alone(
     again = slidewright.shard(slide, parts, index=0, count=3, format="ome-zarr", n_workers=1, **PARTS)
     assert not again.done_before
     assert mine.read_bytes() == b"changed by its owner"
+    assert not stale.exists()
     slidewright.assemble(parts, tmp_path / "b.zarr", n_workers=0)
     assert files(tmp_path / "b.zarr") == before
 

@@ -6,6 +6,8 @@ A shard is streamed: its chunks are appended as they come, and its index and che
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,11 +16,12 @@ from typing import IO, Any
 import numpy as np
 
 from slidewright.geometry import Size
-from slidewright.system.files import regular
+from slidewright.system.files import TOKEN_PATTERN, regular, token
 
 MAX_OPEN = 128
 """Files that are open at a time: a row of shards of a very wide level has more, which are opened again."""
 _MAX_SYNCING = 64
+PARTIAL = ".partial"
 _CRC_BYTES = 4
 _MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
@@ -133,13 +136,14 @@ class ShardWriter:
     Parameters
     ----------
     path
-        Of the file, which is made with the first chunk that has data. One that is there is written over.
+        Of the file, which is made with the first chunk that has data.
     side
         Chunks a side; None for a file of one chunk, without an index.
     chunks
         Rows and columns of chunks that there are, fewer than `side` at the border of the image.
     shared
-        Whether the file outlives the run: its checksum is taken, and one with a second name is not written over.
+        Whether the file outlives the run, in a folder that several hosts may write to: its checksum is taken, and it
+        has another name until it is complete. Else one that is there, of a first try at the same, is written over.
     sync
         Whether to wait for the disk when it is complete.
     """
@@ -150,6 +154,7 @@ class ShardWriter:
         self.path = path
         self._index = None if side is None else ShardIndex(path, side)
         self._chunks, self._shared, self._sync = chunks, shared, sync
+        self._writing = f"{path}.{token()}{PARTIAL}" if shared else path
         self._held: dict[int, bytes | None] = {}
         self._next = 0
         self.nbytes = 0
@@ -183,30 +188,47 @@ class ShardWriter:
 
     def _write(self, parts: list[bytes]) -> None:
         """Go on with the file. It is opened each time: a block may have as many of them as channels."""
-        with open(self._opened(), "r+b", buffering=0) as file:
-            file.seek(self.size)
+        descriptor = self._opened()
+        if descriptor is not None:
+            with open(descriptor, "r+b", buffering=0) as file:
+                file.seek(self.size)
+                for part in parts:
+                    write_all(file, part)
+                if self.complete:
+                    file.truncate()
+                    if self._sync:
+                        os.fsync(descriptor)
+        self.size += sum(map(len, parts))
+        if self._shared:
             for part in parts:
-                write_all(file, part)
-                self.size += len(part)
-                if self._shared:
-                    self.crc = google_crc32c().extend(self.crc, part)
+                self.crc = google_crc32c().extend(self.crc, part)
             if self.complete:
-                file.truncate()
-                if self._sync:
-                    os.fsync(file.fileno())
+                self._rename()
 
-    def _opened(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    def _opened(self) -> int | None:
+        """A descriptor of what is written; None where another task has made the same file, and removed this one."""
+        flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | (0 if self.size else os.O_CREAT)
         try:
-            descriptor = regular(self.path, flags)
+            return regular(self._writing, flags)
         except FileNotFoundError:
+            if self._shared and os.path.exists(self.path):
+                return None
+            if self.size:
+                raise
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            descriptor = regular(self.path, flags)
-        if self._shared and not self.size and os.fstat(descriptor).st_nlink > 1:
-            os.close(descriptor)  # a store that was assembled has it as well, and may have changed since
-            os.unlink(self.path)
-            return self._opened()
-        return descriptor
+            return regular(self._writing, flags)
+
+    def _rename(self) -> None:
+        """Give the file its name, and remove what killed processes left of the same, or others are still at."""
+        try:
+            os.replace(self._writing, self.path)
+        except FileNotFoundError:  # another task at the same was faster, and tidied up
+            if not os.path.exists(self.path):
+                raise
+        folder, name = os.path.split(self.path)
+        for stale in glob.glob(f"{glob.escape(name)}.{TOKEN_PATTERN}{PARTIAL}", root_dir=folder):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(folder, stale))
 
 
 class ShardIndex:

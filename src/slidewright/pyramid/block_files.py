@@ -15,7 +15,8 @@ class BlockFiles(ABC):
     """Writes those files, and looks at them.
 
     A block may be done again while the files of a first try are complete, or half written by a process that died: each
-    file is written over from its start with the bytes that it has already, and is never shorter for it.
+    file is written over from its start with the bytes that it has already, and is never shorter for it; or, where it
+    belongs to shards, it has another name until it is whole.
     """
 
     seconds: float = 0.0
