@@ -276,3 +276,9 @@ def test_a_resumed_run_takes_the_files_that_are_whole(tmp_path: Path, slide: Pat
     assert not kept.exists()
     made = tmp_path / "out.zarr" / "0" / "c" / "0" / "0" / "0"
     assert (made.stat().st_mtime_ns == times[first]) == (damage == "none")
+
+
+def test_shards_larger_than_blocks_take_no_memory_of_workers(tmp_path: Path, slide: Path) -> None:
+    options = {"tile_size": 512, "zarr_shard": 256, "memory": "600MB", "n_workers": 2}
+    report = slidewright.convert(slide, tmp_path / "out.zarr", **options)
+    assert not report.warnings

@@ -60,7 +60,7 @@ def decide(
     from slidewright.conversions.keeping import decide_keeping, decide_reuse
     from slidewright.engine.run import Run
     from slidewright.formats.registry import make_format
-    from slidewright.pyramid.plan import make_plan
+    from slidewright.pyramid.plan import default_block_tiles, make_plan
     from slidewright.sources.pixel_format import resolve_pixels
     from slidewright.sources.wrappers.adapt import adapted
 
@@ -73,7 +73,8 @@ def decide(
     levels = make_plan(info.size, encoding.tile, n_levels=n_levels).levels
     keeping, reused = decide_reuse(keeping, options, source, levels)
     source, *filled = _filled((source, *reused), options, hand_out=keeping.kept is not None and keeping.kept.corrupt)
-    held = 0 if options.timeout and not in_shards else form.held_bytes(encoding, levels[0])
+    block = options.block_tiles or default_block_tiles(encoding.tile)
+    held = 0 if options.timeout and not in_shards else form.held_bytes(encoding, levels[0], block)
     memory, plan = _plan(
         info, options, encoding, (n_levels, len(reused)), planned_workers, threads, (held, in_shards)
     )

@@ -111,9 +111,9 @@ class Format(ABC):
         """Those files, of an output with this name, or of shards alone; None where the writer writes all."""
         return None
 
-    def held_bytes(self, encoding: Encoding, level: Level) -> int:
-        """How many encoded bytes of a plane whoever encodes a block holds at most for files that it fills; `level` is
-        the lowest. 0 where the writer writes all.
+    def held_bytes(self, encoding: Encoding, level: Level, block_tiles: int) -> int:
+        """How many encoded bytes of a plane whoever encodes a block of at most so many tiles a side holds at most for
+        files that it fills; `level` is the lowest. 0 where the writer writes all.
         """
         return 0
 

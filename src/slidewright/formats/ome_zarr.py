@@ -120,11 +120,11 @@ class OmeZarrFormat(Format):
         """Whether files of a level that blocks fill belong to shards."""
         return self.shards is not None and level.index <= plan.passes[0].top
 
-    def held_bytes(self, encoding: Encoding, level: Level) -> int:
+    def held_bytes(self, encoding: Encoding, level: Level, block_tiles: int) -> int:
         """See `Format`: a block is walked as a quadtree, so when the first row of chunks of a shard is whole, a third
         of the shard is there; shards of the levels above are a quarter of it, and less.
         """
-        side = self.side(encoding, level) or 1
+        side = min(self.side(encoding, level) or 1, block_tiles)
         return (side**2 // 2 + 2) * encoding.tile_bytes
 
     def order(self, plan: Plan) -> Iterator[Key]:
@@ -228,10 +228,12 @@ class OmeZarrFormat(Format):
     def _files(self, path: str, image: ImageDescription, level: Level) -> LevelFiles:
         """Where the chunks of a level go."""
         kept, encoding = _stored_as(image, level)
-        blank = _blank_segment(encoding)
+        blank: list[bytes] = []  # encoded when it is first needed: some codecs take a while
 
         def chunk(segment: bytes) -> bytes | None:
-            if segment == blank:
+            if not blank:
+                blank.append(_blank_segment(encoding))
+            if segment == blank[0]:
                 return None
             return segment if kept is None else whole_stream(segment, kept.stored)
 
