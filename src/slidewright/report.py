@@ -67,7 +67,8 @@ class Report:
     """What a finished conversion did.
 
     `stages` maps a stage name to seconds: those of `RUN_STAGES` add up to `seconds`; "read", "encode", "reduce",
-    "scratch" and "wait" are the workers', summed over them, "write" is the writer's, beside them. `peak_memory` is the
+    "scratch", "files" (of an OME-Zarr, written by workers) and "wait" are the workers', summed over them, "write" is
+    the writer's, beside them. `peak_memory` is the
     highest sum of the proportional set sizes (PSS) of the run's processes that was sampled, in bytes, or None where the
     system does not tell.
     """

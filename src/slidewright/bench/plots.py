@@ -10,8 +10,8 @@ from slidewright.errors import OptionError, SourceError
 
 _OURS = "#0072b2"  # of the palette by Okabe and Ito, which colour-blind readers can tell apart
 _OTHER = "#b0b0b0"
-_STAGES = ("read", "encode", "reduce", "scratch", "wait", "write", "start", "finish")
-_COLOURS = ("#56b4e9", "#0072b2", "#009e73", "#f0e442", "#d0d0d0", "#d55e00", "#cc79a7", "#000000")
+_STAGES = ("read", "encode", "reduce", "scratch", "files", "wait", "write", "start", "finish")
+_COLOURS = ("#56b4e9", "#0072b2", "#009e73", "#f0e442", "#e69f00", "#d0d0d0", "#d55e00", "#cc79a7", "#000000")
 _LIMITS = ("codec-limit", "codec-limit-together")
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from slidewright.report import BlockRecord, DeathRecord
 
-STAGES = ("wait", "read", "encode", "reduce", "scratch")
+STAGES = ("wait", "read", "encode", "reduce", "scratch", "files")
 WIDTH = 960
 _LEFT, _RIGHT = 64, 16
 _ROW, _GAP = 18, 4
