@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 from slidewright.errors import OutputError, ShardError
-from slidewright.formats.zarr_shard import ShardWriter, footer_problem, google_crc32c
+from slidewright.formats.zarr_shard import ShardWriter, footer_bytes, footer_problem, google_crc32c
 from slidewright.geometry import Size
 from slidewright.pyramid.block import Emit
 from slidewright.pyramid.block_files import BlockFiles
@@ -153,6 +153,8 @@ class ZarrBlocks(BlockFiles):
         files = self._levels[level]
         nbytes, size, crc = Receipt.read(receipt)
         path = files.path(plane, row, column)
+        if size != (nbytes + footer_bytes(files.side) if nbytes else 0):
+            return f"the receipt of {path!r} makes no sense"
         if not nbytes:
             return None
         try:

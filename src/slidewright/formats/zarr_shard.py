@@ -249,9 +249,14 @@ class ShardIndex:
         return index + int(google_crc32c().value(index)).to_bytes(_CRC_BYTES, "little")
 
 
+def footer_bytes(side: int | None) -> int:
+    """Bytes of the index of a shard, of so many chunks a side, with its checksum; 0 of a file of one chunk."""
+    return 0 if side is None else side * side * 16 + _CRC_BYTES
+
+
 def footer_problem(file: IO[bytes], side: int) -> bool:
     """Whether the index at the end of a shard, of so many chunks a side, does not match its checksum."""
-    length = side * side * 16 + _CRC_BYTES
+    length = footer_bytes(side)
     if file.seek(0, os.SEEK_END) < length:
         return True
     file.seek(-length, os.SEEK_END)
