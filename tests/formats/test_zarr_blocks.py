@@ -46,7 +46,7 @@ def by_the_writer(monkeypatch: pytest.MonkeyPatch) -> Any:
     return convert
 
 
-@pytest.mark.parametrize("kind", IMAGES)
+@pytest.mark.parametrize("kind", ["rgb", *(pytest.param(kind, marks=pytest.mark.long) for kind in list(IMAGES)[1:])])
 @pytest.mark.parametrize(
     ("layout", "block"),
     [
@@ -254,7 +254,9 @@ def test_a_shard_made_again_makes_its_files_again_and_leaves_a_store_alone(
     assert files(tmp_path / "b.zarr") == before
 
 
-@pytest.mark.parametrize("damage", ["none", "a file", "a shard"])
+@pytest.mark.parametrize(
+    "damage", ["a file", *(pytest.param(what, marks=pytest.mark.long) for what in ("none", "a shard"))]
+)
 def test_a_resumed_run_takes_the_files_that_are_whole(tmp_path: Path, slide: Path, damage: str) -> None:
     def stop(progress: slidewright.Progress) -> None:
         if progress.tiles_done > 200:
