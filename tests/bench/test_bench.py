@@ -294,6 +294,15 @@ def test_every_peer_gets_its_task_as_one_argument(compression: str) -> None:
         assert environment["PYTHONPATH"] == ""
 
 
+def test_page_has_every_peer_with_its_version() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    for name, kind in peers.KINDS.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        if "==" in kind.own and kind.format == "tiff":
+            assert kind.own.split("==")[1] in row
+            assert f"| {kind.python} |" in row
+
+
 def test_programs_of_peers_do_not_import_us() -> None:
     folder = Path(peers.__file__).parent / "programs"
     assert {kind.program for kind in peers.KINDS.values()} <= {path.name for path in folder.glob("*.py")}

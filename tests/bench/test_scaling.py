@@ -101,7 +101,7 @@ def test_messages_are_timed_with_any_number_of_pipes():
 
 def test_command_prints_tables_and_writes_constants(tmp_path, capsys):
     np.save(tmp_path / "in.npy", np.random.default_rng(0).integers(0, 255, (900, 800, 3), np.uint8))
-    arguments = ["bench", "scaling", str(tmp_path / "in.npy"), "--repeat", "1", "--check", "1", "--side", "50000"]
+    arguments = ["bench", "scaling", str(tmp_path / "in.npy"), "--repeat", "2", "--check", "1", "--side", "50000"]
     assert main([*arguments, "--folder", str(tmp_path), "--json", str(tmp_path / "costs.json")]) == 0
     out = capsys.readouterr().out
     assert "one writer feeds" in out

@@ -69,6 +69,7 @@ _LOSSLESS = ("none", "deflate", "lzw", "zstd")
 _OLD_DLUP = ("numpy<2", "tifffile==2023.8.12", "imagecodecs==2023.3.16", "openslide-bin", "pyvips-binary")
 _OLD_WSIC = ("tifffile==2023.4.12", "imagecodecs==2023.3.16", "zarr==2.14", "numpy<2", "dask[distributed]")
 _READS = ("tifffile", "imagecodecs")
+_CUCIM_CONVERTER = ("click", "lazy-loader", "numpy", "opencv-python-headless", "openslide-bin", "openslide-python")
 
 
 def _zarr(name: str, program: str, *packages: str) -> PeerKind:
@@ -106,7 +107,7 @@ KINDS = {
             "cucim",
             "cucim_26_10.py",
             "3.12",
-            ("click", "numpy", "opencv-python-headless", "openslide-bin", "openslide-python", *_READS),
+            (*_CUCIM_CONVERTER, *_READS),
             ("jpeg", "none"),
             True,
             bare=("cucim-cu12==26.10.0",),  # CuPy and nvImageCodec are for its readers

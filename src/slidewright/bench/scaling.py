@@ -235,7 +235,7 @@ def _start_seconds(place: str, options: dict[str, Any]) -> float:
 
     nothing = np.zeros((64, 64, 3), np.uint8)
     begin = perf_counter()
-    slidewright.convert(nothing, os.path.join(place, "nothing.tif"), **{**options, "n_workers": 1})
+    slidewright.convert(nothing, os.path.join(place, "nothing.tif"), **{**options, "n_workers": 1, "overwrite": True})
     return perf_counter() - begin
 
 
