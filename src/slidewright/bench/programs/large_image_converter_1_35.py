@@ -1,6 +1,6 @@
 """large_image_converter: its `convert`, which reads and writes by libvips, then rewrites the directories.
 
-It wants JPEG in RGB of libvips, which writes that from quality 90; below, colours come out wrong.
+It asks libvips for JPEG in RGB, whose colours come out right from quality 90 on, and wrong below.
 """
 
 import json
