@@ -39,7 +39,7 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
             "fastest_s": round(min(result.seconds), 4),
             "slowest_s": round(max(result.seconds), 4),
             "megapixels_per_second": round(result.megapixels_per_second, 2),
-            "gigabytes_per_second": round(result.gigabytes_per_second, 4),
+            "gigabytes_per_second": round(result.gigabytes_per_second, 6),
             "processor_s": result.processor,
             "peak_pss_bytes": result.peak_pss,
             "output_bytes": None if result.output is None else result.output.bytes,
