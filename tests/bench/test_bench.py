@@ -23,7 +23,7 @@ from slidewright.bench.environments import find_python, make_environments
 from slidewright.bench.limit import codec_limit
 from slidewright.bench.measure import run_tree
 from slidewright.bench.outputs import Output, describe, differences
-from slidewright.bench.peers import Task, find_peers, vips_arguments
+from slidewright.bench.peers import Peer, Task, find_peers, vips_arguments
 from slidewright.bench.tissue import draw_labels, find_tissue, make_samples
 from slidewright.bench.verbs import bench
 from slidewright.bench.verbs.shared import doublings
@@ -80,6 +80,11 @@ def test_libvips_makes_the_same_file_and_is_not_marked(tiled: str, tmp_path: Pat
     assert rows["libvips"]["ours_over_this"] > 0
     assert rows["slidewright"]["peak_pss"] is None or rows["slidewright"]["peak_pss"] > 10e6
     assert {row["name"] for row in csv.DictReader(table.open())} == set(rows)
+    for row in csv.DictReader(table.open()):
+        assert float(row["gigabytes_per_second"]) == round(rows[row["name"]]["gigabytes_per_second"], 6)
+    assert rows["libvips"]["gigabytes"] == pytest.approx(512 * 768 * 3 / 1e9)
+    assert rows["libvips"]["gigabytes_per_second"] == rows["libvips"]["gigabytes"] / rows["libvips"]["median"]
+    assert "GB/s" in said
     assert "libvips" in said
     assert "not the same work" in said
 
@@ -250,9 +255,57 @@ def test_environment_is_made_once_and_found(tmp_path: Path, monkeypatch: pytest.
     assert find_python("1.4") is None
 
 
+def test_what_asks_for_too_much_is_installed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    kind = replace(peers.KINDS["libvips"], name="much", python=here, packages=("small",), bare=("much==1.0",))
+    monkeypatch.setitem(peers.KINDS, "much", kind)
+    calls: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        calls.append(command)
+        (tmp_path / "much").mkdir(exist_ok=True)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+    assert make_environments(str(tmp_path), ["much"]) == {"much": "made"}
+    assert [call[-1] for call in calls] == [str(tmp_path / "much"), "small", "much==1.0"]
+    assert ["--no-deps" in call for call in calls] == [False, False, True]
+    assert kind.distribution == "much"
+
+
+def test_peers_with_a_version_of_their_own_are_not_taken_from_beside_us(tmp_path: Path) -> None:
+    assert [name for name, kind in peers.KINDS.items() if "==" not in kind.own] == ["libvips", "tifffile"]
+    _, skipped = find_peers(None, str(tmp_path), "jpeg")
+    assert {"gdal", "gdal-cog", "large-image", "slideio", "cucim", "bfconvert"} <= set(skipped)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "deflate", "zstd", "webp", "none"])
+def test_every_peer_gets_its_task_as_one_argument(compression: str) -> None:
+    quality = 90 if compression in ("jpeg", "webp") else None
+    effort = {"deflate": 6, "zstd": 3}.get(compression)
+    task = Task("in.tif", 2, 512, 3, compression, quality, effort, None)
+    for kind in peers.KINDS.values():
+        command, environment = Peer(kind, "python", "1").start(task, "out" + kind.suffix)
+        given = json.loads(command[-1])
+        assert given["dest"] == "out" + kind.suffix
+        assert (given["quality"], given["effort"], given["levels"]) == (quality, effort, 3)
+        assert Path(command[1]).name == kind.program
+        assert environment["PYTHONPATH"] == ""
+
+
+def test_page_has_every_peer_with_its_version() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    for name, kind in peers.KINDS.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        if "==" in kind.own and kind.format == "tiff":
+            assert kind.own.split("==")[1] in row
+            assert f"| {kind.python} |" in row
+
+
 def test_programs_of_peers_do_not_import_us() -> None:
     folder = Path(peers.__file__).parent / "programs"
-    assert {kind.program for kind in peers.KINDS.values() if kind.python} <= {path.name for path in folder.glob("*.py")}
+    assert {kind.program for kind in peers.KINDS.values()} <= {path.name for path in folder.glob("*.py")}
     for path in folder.glob("*.py"):
         assert "import slidewright" not in path.read_text()
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from slidewright.bench.limit import run_limits
-from slidewright.bench.measure import Ran, machine, run_tree, warm
+from slidewright.bench.measure import Extent, Ran, machine, run_tree, warm
 from slidewright.bench.outputs import Output, describe, differences
 from slidewright.bench.peers import Peer, Task, find_peers
 from slidewright.errors import OptionError, RunError, SourceError
@@ -28,6 +28,7 @@ EFFORTS = {"deflate": 6, "zstd": 3}
 """Efforts, said to everybody: programs have defaults of their own."""
 SHARD = 8
 """Chunks a side of a shard, said to everybody."""
+_WORKED_OUT = ("median", "spread", "megapixels_per_second", "gigabytes_per_second")
 LIMIT = "codec-limit"
 """One process that does nothing but decode, encode and reduce; its time divided by the workers."""
 LIMIT_TOGETHER = "codec-limit-together"
@@ -107,6 +108,8 @@ class Result:
     seconds: tuple[float, ...]
     """Of each run, from start to end of the process; of the codec limit, the time in codecs over the workers."""
     megapixels: float
+    gigabytes: float
+    """Of unencoded pixels of level 0."""
     processor: float | None = None
     """Median of the seconds of processor time of all its processes."""
     peak_pss: int | None = None
@@ -131,6 +134,11 @@ class Result:
     def megapixels_per_second(self) -> float:
         """Level-0 megapixels a second."""
         return self.megapixels / self.median
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        """Gigabytes of unencoded pixels of level 0 a second."""
+        return self.gigabytes / self.median
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +165,7 @@ class Comparison:
         rows = []
         for result in self.results:
             row = asdict(result)
-            row |= {name: getattr(result, name) for name in ("median", "spread", "megapixels_per_second")}
+            row |= {name: getattr(result, name) for name in _WORKED_OUT}
             row["ours_over_this"] = self.ratio(OURS, result.name, result.workers)
             rows.append(row)
         return {
@@ -181,7 +189,7 @@ def compare(settings: Settings, tell: Callable[[str], None] = lambda _: None) ->
         reason in `skipped`.
     """
     peers, skipped = find_peers(settings.peers, settings.environments, settings.compression, settings.format)
-    megapixels = warm(settings.source)
+    extent = warm(settings.source)
     with tempfile.TemporaryDirectory(prefix="slidewright-bench-", dir=settings.folder) as folder:
         bench = _Bench(settings, _contestants(settings, peers, folder), tell)
         bench.skipped |= skipped
@@ -190,7 +198,7 @@ def compare(settings: Settings, tell: Callable[[str], None] = lambda _: None) ->
             bench.turn(turn)
     details = machine()
     details["versions"] |= {peer.name: peer.version for peer in peers}
-    return Comparison(settings, details, tuple(bench.results(megapixels)), bench.skipped)
+    return Comparison(settings, details, tuple(bench.results(extent)), bench.skipped)
 
 
 def _contestants(settings: Settings, peers: Sequence[Peer], folder: str) -> list[Contestant]:
@@ -306,7 +314,7 @@ class _Bench:
         self._stages.setdefault(key, []).append(stages)
         self._tell(f"{key[0]}, {key[1]} workers: {seconds:.2f} s")
 
-    def results(self, megapixels: float) -> Iterable[Result]:
+    def results(self, extent: Extent) -> Iterable[Result]:
         """One result a contestant."""
         for key, seconds in self._seconds.items():
             middle = sorted(range(len(seconds)), key=seconds.__getitem__)[len(seconds) // 2]
@@ -315,7 +323,8 @@ class _Bench:
                 *key,
                 seconds=tuple(seconds),
                 processor=_median_of(self._processor[key]),
-                megapixels=megapixels,
+                megapixels=extent.megapixels,
+                gigabytes=extent.gigabytes,
                 peak_pss=self._memory.get(key),
                 output=output,
                 stages=self._stages[key][middle] or None,

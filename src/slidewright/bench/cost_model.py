@@ -35,6 +35,8 @@ class Costs:
     source_bytes: float
     output_bytes: float
     scratch_bytes: float
+    pixel_bytes: float
+    """Of level 0, unencoded."""
 
     @property
     def worker(self) -> float:
@@ -95,3 +97,31 @@ def many_nodes(
     last = {"assembling": megapixels * costs.assemble, "filesystem": megapixels * both_ways / filesystem.node}
     slowest = max(last, key=last.__getitem__)
     return encoding, Prediction(costs.start + last[slowest], slowest)
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """What so many nodes convert in an hour, and what keeps them from more."""
+
+    slides: float
+    bytes: float
+    """Of unencoded pixels of level 0."""
+    limit: str
+    """ "workers", "writer", "coordinator", "a node's filesystem" or "all nodes' filesystem"."""
+
+
+def slides_an_hour(
+    costs: Costs, megapixels: float, nodes: int, workers: int, filesystem: Filesystem | None = None
+) -> Throughput:
+    """Whole slides of so many megapixels, each on one of the nodes, one after the other there.
+
+    Every slide pays the start of a run. Nodes have nothing in common but the filesystem.
+    """
+    one = one_machine(costs, megapixels, workers, filesystem)
+    slides = nodes * 3600 / one.seconds
+    limit = "a node's filesystem" if one.limit == "filesystem" else one.limit
+    if filesystem is not None:
+        most = 3600 * filesystem.total / (megapixels * (costs.source_bytes + costs.output_bytes))
+        if most < slides:
+            slides, limit = most, "all nodes' filesystem"
+    return Throughput(slides, slides * megapixels * costs.pixel_bytes, limit)

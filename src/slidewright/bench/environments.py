@@ -1,4 +1,4 @@
-"""Makes an environment for each peer, with the versions that are compared with: a venv and one call of pip each."""
+"""Makes an environment for each peer, with the versions that are compared with: a venv and a call of pip or two."""
 
 from __future__ import annotations
 
@@ -38,8 +38,6 @@ def make_environments(
 
 
 def _make(kind: PeerKind, home: Path) -> str:
-    if kind.python is None:
-        return f"put {kind.program} on the PATH yourself; it needs a JVM"
     if (home / "done").exists():
         return "is there"
     python = find_python(kind.python)
@@ -48,7 +46,9 @@ def _make(kind: PeerKind, home: Path) -> str:
     shutil.rmtree(home, ignore_errors=True)
     home.parent.mkdir(parents=True, exist_ok=True)
     pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for command in ([python, "-m", "venv", str(home)], [*pip, *kind.packages]):
+    commands = [[python, "-m", "venv", str(home)], [*pip, *kind.packages]]
+    commands += [[*pip, "--no-deps", *kind.bare]] if kind.bare else []
+    for command in commands:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             return f"{' '.join(command[:4])} failed: {done.stderr.strip()[-1000:]}"

@@ -150,8 +150,16 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def warm(source: str) -> float:
-    """Read the source once, so that no contestant pays for the disk; its megapixels."""
+class Extent(NamedTuple):
+    """How much there is to convert, at level 0."""
+
+    megapixels: float
+    gigabytes: float
+    """Of unencoded pixels: all samples of all frames, 1 GB being 10^9 bytes."""
+
+
+def warm(source: str) -> Extent:
+    """Read the source once, so that no contestant pays for the disk; how much it is."""
     from slidewright.sources.open import open_source
 
     info = open_source(source).info
@@ -159,4 +167,5 @@ def warm(source: str) -> float:
         with open(source, "rb") as file:
             while file.read(1 << 24):
                 pass
-    return info.size.height * info.size.width / 1e6
+    megapixels = info.size.height * info.size.width / 1e6
+    return Extent(megapixels, megapixels * info.all_samples * info.itemsize / 1e3)

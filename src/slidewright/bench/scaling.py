@@ -187,7 +187,8 @@ def measure_costs(
         shards = os.path.join(place, "shards")
         slidewright.shard(source, shards, index=0, count=1, **{**options, "n_workers": 0})
         _, assembling = _best(lambda: slidewright.assemble(shards, out, n_workers=0, overwrite=True), repeat)
-        start = _start_seconds(place, options)
+        start = min(_start_seconds(place, options) for _ in range(repeat))
+    info = slidewright.open_source(source).info
     size, segments = report.levels[0].size, sum(level.tiles for level in report.levels)
     megapixels, nbytes = size.height * size.width / 1e6, sum(level.bytes for level in report.levels)
     tell("writer alone")
@@ -208,6 +209,7 @@ def measure_costs(
         source_bytes=_bytes_of(source) / megapixels,
         output_bytes=nbytes / megapixels,
         scratch_bytes=3e6 / 256,
+        pixel_bytes=1e6 * info.all_samples * info.itemsize,
     )
 
 
@@ -233,7 +235,7 @@ def _start_seconds(place: str, options: dict[str, Any]) -> float:
 
     nothing = np.zeros((64, 64, 3), np.uint8)
     begin = perf_counter()
-    slidewright.convert(nothing, os.path.join(place, "nothing.tif"), **{**options, "n_workers": 1})
+    slidewright.convert(nothing, os.path.join(place, "nothing.tif"), **{**options, "n_workers": 1, "overwrite": True})
     return perf_counter() - begin
 
 

@@ -60,7 +60,7 @@ def measure_small(
 ) -> tuple[list[Timing], dict[str, Any]]:
     """Time everything in turns; the timings and the machine. Raises OptionError where libvips is not installed."""
     (vips,), _ = find_peers(("libvips",), environments, "jpeg")
-    target = 1.8 if warm(source) < _SMALL else 1.2
+    target = 1.8 if warm(source).megapixels < _SMALL else 1.2
     with tempfile.TemporaryDirectory(prefix="slidewright-bench-", dir=folder) as name:
         place = Path(name)
         slides = [str(shutil.copy(source, place / f"{number}{Path(source).suffix}")) for number in range(copies)]

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from slidewright.bench.verbs.shared import doublings, encoded, keep, measured, notes, read_workers, show
-from slidewright.cli.common import FilePath, debug_option
+from slidewright.cli.common import FilePath, debug_option, hush_libraries
 
 
 @click.command(short_help="Time conversions at several numbers of workers, by stage.")
@@ -23,6 +23,7 @@ def convert(json_file: str | None, csv_file: str | None, **given: Any) -> None:
 
     The codec limit beside them is what decoding, encoding and reducing cost with nothing around.
     """
+    hush_libraries(click.get_current_context())
     from slidewright.bench.contest import Settings, compare
     from slidewright.bench.verbs.comparison import render, rows
     from slidewright.system.limits import usable_cpus

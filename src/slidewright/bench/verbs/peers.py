@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from slidewright.bench.verbs.shared import encoded, keep, measured, notes, read_names, read_workers, show
-from slidewright.cli.common import FilePath, debug_option
+from slidewright.cli.common import FilePath, debug_option, hush_libraries
 
 
 @click.command(short_help="Time conversions next to other programs, in turns.")
@@ -26,6 +26,7 @@ def peers(json_file: str | None, csv_file: str | None, **given: Any) -> None:
     Every output is held against ours: levels, sizes, tiles, codec, bytes, and pixels against the source. A row that is
     not the same work is marked, and what differs is said below the table.
     """
+    hush_libraries(click.get_current_context())
     from slidewright.bench.contest import Settings, compare
     from slidewright.bench.verbs.comparison import render, rows
     from slidewright.system.limits import usable_cpus

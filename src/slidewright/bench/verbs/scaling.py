@@ -15,10 +15,18 @@ if TYPE_CHECKING:
 
 _WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _NODES = (1, 2, 4, 8, 16, 32, 64)
+_ARRAYS = (1, 2, 4, 8, 16, 64)
 
 
 @click.command()
-@click.argument("source", type=FilePath(), metavar="SRC")
+@click.argument("source", type=FilePath(), metavar="[SRC]", required=False)
+@click.option(
+    "--constants",
+    "kept",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Predict from what --json wrote, without measuring.",
+)
 @click.option("--compression", default="jpeg", show_default=True)
 @click.option("--tile-size", type=int, default=512, show_default=True, metavar="N")
 @click.option(
@@ -42,7 +50,8 @@ _NODES = (1, 2, 4, 8, 16, 32, 64)
 def scaling(
     context: click.Context,
     /,
-    source: str,
+    source: str | None,
+    kept: str | None,
     side: int,
     node_workers: int,
     node_bandwidth: float,
@@ -53,19 +62,44 @@ def scaling(
     json_file: str | None,
     **options: Any,
 ) -> None:
-    """Measure what each stage costs with the slide SRC, and predict 1 to 256 workers and 1 to 64 nodes."""
+    """Measure what each stage costs with the slide SRC, and predict 1 to 256 workers and 1 to 64 nodes.
+
+    Nodes are predicted twice: all on one slide, through shards, and each with slides of its own, as a batch array has
+    them; for these also in terabytes of unencoded pixels an hour.
+    """
+    if (source is None) == (kept is None) or (source is None and check):
+        raise click.UsageError("give a slide SRC to measure with, or --constants, and --check only with SRC")
     hush_libraries(context)
     from slidewright.bench.cost_model import Filesystem
-    from slidewright.bench.scaling import measure_costs
 
-    costs = measure_costs(source, options, folder, repeat=repeat, tell=lambda text: click.echo(text, err=True))
+    costs = _measured(source, options, folder, repeat) if source is not None else _read(kept or "")
     if json_file is not None:
         with open(json_file, "w", encoding="utf-8") as file:
             json.dump(dataclasses.asdict(costs), file, indent=2)
     say(constants(costs))
-    say(predictions(costs, side, node_workers, Filesystem(node_bandwidth * 1e6, total_bandwidth * 1e6)))
-    if check:
+    filesystem = Filesystem(node_bandwidth * 1e6, total_bandwidth * 1e6)
+    say(predictions(costs, side, node_workers, filesystem))
+    say(hours(costs, side, node_workers, filesystem))
+    if check and source is not None:
         say(checks(costs, source, options, folder, [int(number) for number in check.split(",")], repeat))
+
+
+def _measured(source: str, options: dict[str, Any], folder: str | None, repeat: int) -> Costs:
+    from slidewright.bench.scaling import measure_costs
+
+    return measure_costs(source, options, folder, repeat=repeat, tell=lambda text: click.echo(text, err=True))
+
+
+def _read(path: str) -> Costs:
+    """Constants that --json wrote."""
+    from slidewright.bench.cost_model import Costs
+    from slidewright.errors import OptionError
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            return Costs(**json.load(file))
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{path} has not the constants that bench scaling --json writes: {error}") from None
 
 
 def constants(costs: Costs) -> str:
@@ -75,9 +109,8 @@ def constants(costs: Costs) -> str:
     milliseconds = ("read", "encode", "reduce", "scratch", "ring", "writer", "message", "assemble")
     rows = [[name, f"{getattr(costs, name) * 1e3:.3f} ms"] for name in milliseconds]
     rows += [["message, a further worker", f"{costs.message_growth * 1e6:.3f} µs"]]
-    rows += [
-        [name, f"{getattr(costs, name) / 1e3:.1f} kB"] for name in ("source_bytes", "output_bytes", "scratch_bytes")
-    ]
+    kilobytes = ("source_bytes", "output_bytes", "scratch_bytes", "pixel_bytes")
+    rows += [[name, f"{getattr(costs, name) / 1e3:.1f} kB"] for name in kilobytes]
     return (
         f"a megapixel of level 0 costs\n{table(['', ''], rows)}\n"
         f"a run costs {costs.start:.2f} s besides; one writer feeds {writer_feeds(costs):.0f} workers"
@@ -103,6 +136,19 @@ def predictions(costs: Costs, side: int, node_workers: int, filesystem: Filesyst
         )
     header = ["nodes", "shards, s", "limit", "assemble, s", "limit", "together, s"]
     return f"{text}on nodes of {node_workers} workers\n{table(header, rows)}"
+
+
+def hours(costs: Costs, side: int, node_workers: int, filesystem: Filesystem) -> str:
+    """A table: slides of such a side, and terabytes of their unencoded pixels, in an hour."""
+    from slidewright.bench.cost_model import slides_an_hour
+
+    rows = []
+    for nodes in _ARRAYS:
+        found = slides_an_hour(costs, side * side / 1e6, nodes, node_workers, filesystem)
+        gigabytes = found.bytes / 3600 / 1e9
+        rows.append([str(nodes), f"{found.slides:.0f}", f"{found.bytes / 1e12:.1f}", f"{gigabytes:.1f}", found.limit])
+    header = ["nodes", "slides an hour", "TB of pixels an hour", "GB/s of pixels", "limit"]
+    return f"whole slides, each on one node of {node_workers} workers (batch --array)\n{table(header, rows)}"
 
 
 def checks(
