@@ -264,14 +264,21 @@ def warm_up() -> None:
     import tifffile  # noqa: F401
     import zarr  # noqa: F401
 
+    import slidewright.conversions.archive
     import slidewright.conversions.assemble
     import slidewright.conversions.batch
     import slidewright.engine.inline
     import slidewright.formats.registry
     import slidewright.inspection.verify
+    import slidewright.sources.ndpi
     import slidewright.sources.open
     import slidewright.sources.tiff
-    import slidewright.sources.zarr  # noqa: F401
+    import slidewright.sources.zarr
+
+    with contextlib.suppress(ImportError):
+        import pydicom  # noqa: F401
+
+        import slidewright.sources.dicom  # noqa: F401
 
     logging.disable()
     warnings.simplefilter("ignore")
