@@ -104,6 +104,26 @@ def test_tiff_that_claims_a_billion_pixels_a_side_is_refused(tmp_path, side, opt
         slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", [5, 6, 8, 9, 10, 11, 12])
+@pytest.mark.parametrize("tag", [256, 257, 277])
+def test_tiff_with_a_size_below_zero_is_refused(tmp_path, tag, kind):
+    """tifffile goes through the pages of such a file without end."""
+    path = tmp_path / "in.tif"
+    tifffile.imwrite(path, np.zeros((100, 120, 3), np.uint8), photometric="rgb")  # whose description has its shape
+    patched(path, (tag, kind, 0xFFFFFFFF))
+    for look in (slidewright.info, slidewright.verify_file):
+        with pytest.raises(SlidewrightError, match=r"a size, is of type|does not lie|declares"):
+            look(path)
+
+
+def test_tiff_with_a_size_of_a_signed_type_is_read(tmp_path):
+    path = tmp_path / "in.tif"
+    tifffile.imwrite(path, np.zeros((100, 120, 3), np.uint8), photometric="rgb")
+    patched(path, (256, 9, 120), (257, 8, 100))
+    assert slidewright.info(path).size == (100, 120)
+
+
 @linux
 def test_tile_that_inflates_to_gigabytes_is_refused(tmp_path):
     assert_refused(bomb_tiff(tmp_path / "in.tif", inflating_bomb(), 8), about="tile at row 0, column 0")
