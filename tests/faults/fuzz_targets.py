@@ -151,6 +151,9 @@ class Tiffs(Target):
         return look_at("s.tif")
 
 
+COUNTS = ((None, None), (1, 1), (3, None), (0, None))
+
+
 class Tags(Tiffs):
     """Each tag of small files, with each type and some counts and values, one after the other."""
 
@@ -168,6 +171,9 @@ class Tags(Tiffs):
         tifffile.imwrite(folder / "strips.tif", pixels, rowsperstrip=16, compression="lzw", predictor=True, **rest)
         tifffile.imwrite(folder / "tiles.tif", pixels, tile=(32, 32), compression="jpeg", **rest)
         tifffile.imwrite(folder / "big.tif", pixels, tile=(32, 32), compression="zlib", bigtiff=True, **rest)
+        other = {"byteorder": ">", "compression": "zlib", **rest}
+        tifffile.imwrite(folder / "motorola.tif", pixels, rowsperstrip=16, **other)
+        tifffile.imwrite(folder / "big-motorola.tif", pixels, tile=(32, 32), bigtiff=True, **other)
         small = {"n_workers": 0, "tile_size": 32}
         slidewright.convert(pixels, folder / "aperio.svs", flavour="aperio", compression="jpeg", **small)
         slidewright.convert(pixels, folder / "o.ome.tif", compression="deflate", mpp=0.5, **small)
@@ -183,8 +189,9 @@ class Tags(Tiffs):
             if entry is None:
                 continue
             at = entry + 4 + struct.calcsize("=" + tree.offset)
+            most = 2 ** (8 * struct.calcsize("=" + tree.offset)) - 1
             for kind in range(19):
-                for count, value in ((None, None), (1, 1), (3, None)):
+                for count, value in (*COUNTS, (1, most), (most, None), (10**9, most)):
                     data = bytearray(base)
                     tree.pack(data, "H", entry, code)
                     tree.pack(data, "H", entry + 2, kind)
