@@ -21,7 +21,7 @@ import zarr
 from faults.campaign import make_slide
 
 import slidewright
-from slidewright.errors import OutputError, SlidewrightError, SourceError
+from slidewright.errors import OutputError, SlidewrightError, SourceError, VerifyError
 
 MEGA = 1_000_000
 linux = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA holds for all private memory on Linux only")
@@ -114,7 +114,7 @@ def test_destination_folder_that_is_removed_in_mid_run_is_a_failed_run(tmp_path,
         if progress.tiles_done:
             shutil.rmtree(folder, ignore_errors=True)
 
-    with pytest.raises(OutputError):
+    with pytest.raises((OutputError, VerifyError)):
         slidewright.convert(source, folder / name, n_workers=0, tile_size=64, progress=take_away)
 
 

@@ -149,19 +149,19 @@ class _Walk:
                     f"{self._name}: tag {code} declares {size} bytes at byte {offset}, but the file has {self._bytes}; "
                     "it is cut short or damaged"
                 )
-            if code in _STARTS and kind in _WHOLE:
-                self._check_start(code, self._read(offset, _TYPE_BYTES[kind]))
+            if code in _STARTS:
+                self._check_start(code, self._read(offset, _TYPE_BYTES.get(kind, 1)))
             if code != _SUB_IFDS or not self._judge:
                 return []
             value = self._read(offset, size)
-        if code in _STARTS and count and kind in _WHOLE:
-            self._check_start(code, value[: _TYPE_BYTES[kind]])
+        if code in _STARTS and count:
+            self._check_start(code, value[: _TYPE_BYTES.get(kind, 1)])
         if code != _SUB_IFDS or not 0 < size <= len(value):
             return []
         return list(struct.unpack(f"{self._order}{count}{'Q' if size == 8 * count else 'I'}", value[:size]))
 
     def _check_start(self, code: int, first: bytes) -> None:
-        """Refuse a first stripe that begins behind the end of the file."""
+        """Refuse a first stripe that begins behind the end of the file; a number that is none is one there too."""
         if int.from_bytes(first, "little" if self._order == "<" else "big") << _STARTS[code] > self._bytes:
             raise VerifyError(f"{self._name}: tag {code} names bytes behind the end of the file; it is damaged")
 
