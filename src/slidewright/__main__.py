@@ -19,7 +19,9 @@ def run() -> None:
     gc.set_threshold(_ALLOCATIONS)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here uses it, and starting its threads takes 15 ms
     from slidewright.cli.main import main
+    from slidewright.system.files import hold_standard_streams
 
+    hold_standard_streams()
     signal.signal(signal.SIGINT, before)
     code = main(last=True)
     gc.freeze()  # what is left goes with the process

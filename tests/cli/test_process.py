@@ -15,6 +15,8 @@ import pytest
 import tifffile
 from faults.campaign import Campaign, make_slide, session_members, wait_until
 
+import slidewright
+
 pytestmark = [
     pytest.mark.timeout(120),
     pytest.mark.skipif(not hasattr(os, "killpg"), reason="signals and process groups as POSIX knows them"),
@@ -69,6 +71,71 @@ def test_name_that_is_no_text_is_fine_for_every_verb(tmp_path, verb):
     )
     code, errors = end(start(verb, folder if verb == "batch" else slide, *more))
     assert (code, errors.count("error")) == (0, 0), errors
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+@pytest.mark.parametrize("verb", ["convert", "batch", "info"])
+def test_standard_streams_that_are_closed_are_not_missed(tmp_path, closed, verb):
+    """The next files that are opened would get their descriptors, and libraries print into these."""
+    slide = make_slide(tmp_path / "s.tif", 300, 300)
+    line = {
+        "convert": ["convert", slide, tmp_path / "o.tif", "--workers", "2"],
+        "batch": ["batch", slide, "--out", tmp_path / "out", "--workers", "2"],
+        "info": ["info", slide],
+    }[verb]
+    shell = " ".join(f"{fd}>&-" for fd in closed)
+    command = ["sh", "-c", f'"$@" {shell}', "sh", sys.executable, "-m", "slidewright", *map(str, line)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "error" in done.stderr) == (0, False), done.stderr
+    if verb == "convert":
+        slidewright.verify_file(tmp_path / "o.tif")
+        assert sorted(os.listdir(tmp_path)) == ["o.tif", "s.tif"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a full device as Linux has it")
+def test_standard_output_that_is_full_is_one_line(tmp_path):
+    slide = make_slide(tmp_path / "s.tif", 100, 100)
+    for line in (["info", slide], ["convert", "--json", "-q", slide, tmp_path / "o.tif"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "slidewright", *map(str, line)], stdout=full, stderr=subprocess.PIPE, text=True
+            )
+        assert done.returncode == 1
+        assert done.stderr == "slidewright: error: can't write to standard output: No space left on device\n"
+    assert (tmp_path / "o.tif").exists()
+
+
+def test_names_with_newlines_and_escapes_are_one_harmless_line(tmp_path):
+    code, errors = end(start("convert", tmp_path / "a\nb\x1b[31mc.tif", tmp_path / "o.tif"))
+    assert (code, len(errors.splitlines())) == (2, 1), errors
+    assert "a\\nb\\x1b[31mc.tif does not exist" in errors
+    folder = tmp_path / "in\n\x1b[2J"
+    folder.mkdir()
+    make_slide(folder / "s.tif", 100, 100)
+    (folder / "bad.tif").write_bytes(b"II*\0")
+    done = subprocess.run(
+        [sys.executable, "-m", "slidewright", "batch", str(folder), "--out", str(tmp_path / "out")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "\x1b" not in done.stdout + done.stderr
+    assert (tmp_path / "out" / "s.tif").exists()
+
+
+def test_current_folder_that_was_removed_is_told(tmp_path):
+    slide = make_slide(tmp_path / "s.tif", 100, 100)
+    for out, expected in (("../o.tif", 2), (str(tmp_path / "o.tif"), 0)):
+        (tmp_path / "gone").mkdir()
+        script = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
+        line = [sys.executable, "-m", "slidewright", "convert", "-q", str(slide), out]
+        path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)  # which Python looks for in the folder
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", tmp_path / "gone", *line],
+            capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path},
+        )  # fmt: skip
+        assert done.returncode == expected, done.stderr
+        assert done.stderr == "" or "the current folder was removed" in done.stderr
+        assert len(done.stderr.splitlines()) == bool(expected)
 
 
 @pytest.mark.parametrize("limit", [0, 4096])

@@ -276,3 +276,15 @@ def test_a_dry_run_says_that_it_knows_nothing_of_an_archive(tmp_path):
     slide(source)
     with pytest.raises(OptionError, match="archive"):
         slidewright.preview(source, tmp_path / "out.tif", archive="jpegxl")
+
+
+def test_directory_whose_compression_is_no_number_is_kept_as_it_is(tmp_path):
+    """A damaged one, among others that are whole."""
+    slide(tmp_path / "in.tif")
+    with tifffile.TiffFile(tmp_path / "in.tif") as tiff:
+        at = tiff.pages[1].tags[259].offset
+    change(tmp_path / "in.tif", at + 2, b"\x02\0")  # text
+    try:
+        round_trip(tmp_path / "in.tif", tmp_path)
+    except SlidewrightError:  # it may be refused, in our words
+        assert not (tmp_path / "archive.tif").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
@@ -246,3 +247,29 @@ def test_command_goes_on_with_resume(tmp_path, monkeypatch, capsys):
     assert main([*arguments, "--resume"]) == 0, capsys.readouterr().err
     assert main(["verify", str(tmp_path / "out.tif"), "--workers", "1"]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.npy", "out.tif"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are in /proc")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_in_the_folder_is_open_when_it_is_removed(tmp_path, monkeypatch, workers):
+    """NFS keeps what is open under another name, and the folder with it."""
+    from slidewright.conversions import shard_job
+
+    held, remove = [], shard_job.remove_tree
+
+    def look(path: str) -> None:
+        here = psutil.Process()
+        for process in (here, *here.children(recursive=True)):
+            for fd in Path(f"/proc/{process.pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):  # the descriptor of this very look
+                    if os.readlink(fd).startswith(path):
+                        held.append((process.pid == here.pid, os.readlink(fd)))
+        remove(path)
+
+    monkeypatch.setattr(shard_job, "remove_tree", look)
+    pixels = np.random.default_rng(0).integers(0, 255, (700, 900), np.uint8)
+    slidewright.convert(pixels, tmp_path / "warm.tif", n_workers=0)
+    np.save(tmp_path / "in.npy", pixels)
+    slidewright.convert(tmp_path / "in.npy", tmp_path / "out.tif", resume=True, n_workers=workers, tile_size=32)
+    assert held == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.npy", "out.tif", "warm.tif"]

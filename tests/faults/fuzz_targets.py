@@ -1,4 +1,6 @@
-"""What the fuzzer tries: TIFF, zarr stores, manifests, folders of shards, and the logs of batches and resumed runs."""
+"""What the fuzzer tries: TIFF, NDPI, DICOM, archives, zarr stores, manifests, folders of shards, and the logs of
+batches and resumed runs.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ def bytes_changed(data: bytes, rng: random.Random, kinds: tuple[Callable[..., No
     for _ in range(rng.choice((1, 1, 2, 3))):
         try:
             rng.choice(kinds)(found, rng)
-        except (struct.error, IndexError, ValueError, ZeroDivisionError):  # too damaged by the change before
+        except (struct.error, IndexError, ValueError, ArithmeticError):  # too damaged by the change before
             continue
     return bytes(found)
 
@@ -149,6 +151,9 @@ class Tiffs(Target):
         return look_at("s.tif")
 
 
+COUNTS = ((None, None), (1, 1), (3, None), (0, None))
+
+
 class Tags(Tiffs):
     """Each tag of small files, with each type and some counts and values, one after the other."""
 
@@ -166,6 +171,9 @@ class Tags(Tiffs):
         tifffile.imwrite(folder / "strips.tif", pixels, rowsperstrip=16, compression="lzw", predictor=True, **rest)
         tifffile.imwrite(folder / "tiles.tif", pixels, tile=(32, 32), compression="jpeg", **rest)
         tifffile.imwrite(folder / "big.tif", pixels, tile=(32, 32), compression="zlib", bigtiff=True, **rest)
+        other = {"byteorder": ">", "compression": "zlib", **rest}
+        tifffile.imwrite(folder / "motorola.tif", pixels, rowsperstrip=16, **other)
+        tifffile.imwrite(folder / "big-motorola.tif", pixels, tile=(32, 32), bigtiff=True, **other)
         small = {"n_workers": 0, "tile_size": 32}
         slidewright.convert(pixels, folder / "aperio.svs", flavour="aperio", compression="jpeg", **small)
         slidewright.convert(pixels, folder / "o.ome.tif", compression="deflate", mpp=0.5, **small)
@@ -181,8 +189,9 @@ class Tags(Tiffs):
             if entry is None:
                 continue
             at = entry + 4 + struct.calcsize("=" + tree.offset)
+            most = 2 ** (8 * struct.calcsize("=" + tree.offset)) - 1
             for kind in range(19):
-                for count, value in ((None, None), (1, 1), (3, None)):
+                for count, value in (*COUNTS, (1, most), (most, None), (10**9, most)):
                     data = bytearray(base)
                     tree.pack(data, "H", entry, code)
                     tree.pack(data, "H", entry + 2, kind)
@@ -200,6 +209,205 @@ def spliced(others: list[Input], data: bytearray, rng: random.Random) -> None:
     if (here.order, here.entry) == (there.order, there.entry):
         at, source = rng.choice(here.entries), rng.choice(there.entries)
         data[at : at + here.entry] = other[source : source + here.entry]
+
+
+class Ndpis(Tiffs):
+    """Hamamatsu's: stripes that are joined, and a directory of 64 bits at the end of each."""
+
+    name = "ndpi"
+
+    def seeds(self, folder: Path) -> list[Input]:
+        import ndpi_slides
+        from PIL import Image
+
+        Image.init()  # its plugins, which need files of their own
+        folder.mkdir()
+        kinds = {"444": {}, "422": {}, "420": {}, "grey": {"samples": 1}}
+        paths = [
+            ndpi_slides.slide(folder / f"{name}.ndpi", "444" if name == "grey" else name, **more)
+            for name, more in kinds.items()
+        ]
+        return [{"s.ndpi": path.read_bytes()} for path in paths]
+
+    def change(self, files: Input, others: list[Input], rng: random.Random) -> Input:
+        return {"s.ndpi": bytes_changed(files["s.ndpi"], rng, (*ANY, *ANY, *(4 * [wide_tag])))}
+
+    def acts(self) -> list[Callable[[], str]]:
+        return look_at("s.ndpi")
+
+
+def wide_tag(data: bytearray, rng: random.Random) -> None:
+    """A field of an entry, in any directory of a TIFF with links of 64 bits and entries of 32, is another."""
+    (at,) = struct.unpack_from("<Q", data, 4)
+    entries = []
+    while at and len(entries) < 999:
+        (count,) = struct.unpack_from("<H", data, at)
+        entries += range(at + 2, at + 2 + 12 * count, 12)
+        link = at + 2 + 12 * count
+        (at,) = struct.unpack_from("<Q", data, link)
+        if rng.random() < 0.03:
+            struct.pack_into("<Q", data, link, rng.choice((0, at, 8, link, 2**63, len(data))))
+    entry, how = rng.choice(entries), rng.random()
+    code, kind, count, value = struct.unpack_from("<HHII", data, entry)
+    if how < 0.4:
+        value = rng.choice((0, 1, value + 1, value - 1, 2 * value, len(data), 2**31, 2**32 - 1)) % 2**32
+    elif how < 0.6:
+        count = rng.choice((0, 1, 2, count + 1, 100, 10**9, 2**32 - 1)) % 2**32
+    elif how < 0.75:
+        kind = rng.randrange(19)
+    else:
+        code = rng.choice((*TAGS, 65420, 65421, 65422, 65424, 65426, 65427, 65432, 65439))
+        value = rng.choice(TAGS.get(code, (value, 0, 2**32 - 1)))
+    struct.pack_into("<HHII", data, entry, code, kind, count, value % 2**32)
+
+
+class Dicoms(Target):
+    """Folders of a slide in DICOM, packed in several ways; lengths, counts and places in them are others."""
+
+    name = "dicom"
+
+    def seeds(self, folder: Path) -> list[Input]:
+        import dicom_slides
+
+        folder.mkdir()
+        hows = {
+            "jpeg 422": {}, "jpeg2000": {"table": "none"}, "none": {}, "jpegls": {"table": "extended"},
+            "jpeg grey": {"fragments": 3}, "jpeg 444": {"sparse": (0, 3, 1)}, "inverted": {},
+        }  # fmt: skip
+        for number, (kind, how) in enumerate(hows.items()):
+            more = {"more": {"NumberOfFrames": 3}} if "sparse" in how else {}
+            dicom_slides.slide(folder / str(number), kind, **how, **more)
+        return [{f"s/{name}": data for name, data in read_files(path).items()} for path in sorted(folder.iterdir())]
+
+    def change(self, files: Input, others: list[Input], rng: random.Random) -> Input:
+        name = rng.choice([*sorted(files), *(2 * [key for key in files if "level_0" in key])])
+        if rng.random() < 0.05:
+            return {**files, name: rng.choice([*rng.choice(others).values()])}
+        return {**files, name: bytes_changed(files[name], rng, (*ANY, *(6 * [dicom_element])))}
+
+    def acts(self) -> list[Callable[[], str]]:
+        return look_at("s")
+
+
+def dicom_element(data: bytearray, rng: random.Random) -> None:
+    """Something of the header is another: the length of an element, its representation, its value, its tag."""
+    end = data.find(b"\xe0\x7f\x10\x00")
+    places = [
+        at
+        for at in range(132, end if end > 0 else len(data) - 12)
+        if data[at + 4 : at + 6] in _VRS and data[at] in _GROUPS and data[at + 1] in (0x00, 0x52)
+    ]
+    at, how = rng.choice([*places, end] if end > 0 else places), rng.random()
+    long = bytes(data[at + 4 : at + 6]) in _LONG_VRS
+    size = int.from_bytes(data[at + 8 : at + 12] if long else data[at + 6 : at + 8], "little")
+    value = at + (12 if long else 8)
+    if how < 0.25:
+        wrong = rng.choice((0, 1, size + 1, size - 1, 2 * size, 10**9, 2**31, 2**32 - 1, 2**32 - 2))
+        struct.pack_into("<I" if long else "<H", data, at + (8 if long else 6), wrong % (2**32 if long else 2**16))
+    elif how < 0.4:
+        data[at + 4 : at + 6] = rng.choice(_VRS)
+    elif how < 0.5:
+        struct.pack_into("<HH", data, at, *rng.choice(_ELEMENTS))
+    elif bytes(data[at + 4 : at + 6]) in (b"US", b"UL", b"FD", b"SL"):
+        small = rng.choice((0, 1, 3, 4, 8, 12, 16, 255, 2**15, 2**16 - 1, 2**31, 2**32 - 1))
+        data[value : value + size] = (small % 2 ** (8 * size)).to_bytes(size, "little")
+    else:
+        size = min(size, 99)
+        word = rng.choice((b"0", b"-1", b"1e9", b"999999999999", b"nan", b"RGB", b"MONOCHROME1", b"\\", b"\xff"))
+        word *= 1 if rng.random() < 0.7 else size
+        data[value : value + size] = word[:size].ljust(size)
+
+
+_GROUPS = (0x00, 0x02, 0x08, 0x20, 0x28, 0x40, 0x48)
+_LONG_VRS = (b"OB", b"OW", b"SQ", b"UN", b"UT", b"OF", b"OV", b"UC", b"UR")
+_VRS = (*_LONG_VRS, b"US", b"UL", b"IS", b"DS", b"UI", b"CS", b"LO", b"FD", b"SL", b"DA", b"AT", b"PN", b"SH", b"FL")
+_ELEMENTS = (
+    *((0x0028, low) for low in (0x0002, 0x0004, 0x0006, 0x0008, 0x0010, 0x0011, 0x0100, 0x0101, 0x0103, 0x0030)),
+    *((0x0048, low) for low in (0x0006, 0x0007, 0x0105, 0x0302, 0x0303, 0x021A)),
+    *((0x0020, low) for low in (0x000E, 0x9161, 0x9228, 0x9311)),
+    *((0x0002, 0x0010), (0x0008, 0x0005), (0x0008, 0x0008), (0x0008, 0x0016), (0x5200, 0x9229), (0x5200, 0x9230)),
+    *((0x7FE0, 0x0001), (0x7FE0, 0x0002), (0x7FE0, 0x0010)),
+)
+
+
+class Archives(Target):
+    """An archive, whose recipe is another now and then, and restored: the original, or an error."""
+
+    name = "archive"
+
+    def seeds(self, folder: Path) -> list[Input]:
+        import numpy as np
+        import tifffile
+
+        import slidewright
+
+        folder.mkdir()
+        y, x = np.mgrid[:150, :170]
+        pixels = np.stack([y, x, y + x], -1).astype(np.uint8)
+        found = []
+        for number, options in enumerate(({}, {"bigtiff": True}, {"byteorder": ">"})):
+            source = folder / f"{number}.tif"
+            with tifffile.TiffWriter(source, **options) as tiff:
+                tiff.write(pixels, tile=(64, 64), compression="jpeg", photometric="rgb", subifds=1, metadata=None)
+                tiff.write(pixels[::2, ::2], tile=(64, 64), compression="jpeg", photometric="rgb", metadata=None)
+                tiff.write(pixels[:50, :70], compression="lzw", photometric="rgb", metadata=None)
+            slidewright.convert(source, folder / "a.tif", archive="jpegxl", n_workers=0, overwrite=True)
+            archive = (folder / "a.tif").read_bytes()
+            found.append({"s.tif": archive, "clean": digest(str(source)).encode()})
+            found.append({"s.tif": source.read_bytes(), "clean": b""})
+        return found
+
+    def change(self, files: Input, others: list[Input], rng: random.Random) -> Input:
+        data = files["s.tif"]
+        changed = recipe_changed(data, rng) if files["clean"] and rng.random() < 0.6 else None
+        return {**files, "s.tif": changed or bytes_changed(data, rng, (*ANY, *TIFF, *(3 * [sensible_tag])))}
+
+    def leaves(self, files: Input) -> set[str]:
+        return {"o.tif", "a.tif", "r.tif"}
+
+    def acts(self) -> list[Callable[[], str]]:
+        import slidewright
+
+        def restore() -> str:
+            slidewright.restore("s.tif", "o.tif", n_workers=0, memory="400MB")
+            assert_clean("o.tif")
+            return "restored"
+
+        def archive() -> str:
+            slidewright.convert("s.tif", "a.tif", archive="jpegxl", n_workers=0, memory="400MB")
+            slidewright.restore("a.tif", "r.tif", n_workers=0, memory="400MB")
+            assert digest("r.tif") == digest("s.tif"), "another file came back"
+            return "there and back"
+
+        return [restore, archive] if Path("clean").read_bytes() else [archive]
+
+
+def recipe_changed(data: bytes, rng: random.Random) -> bytes | None:
+    """With another recipe, packed as it should be; None where there is none."""
+    import io
+
+    import tifffile
+
+    from slidewright.tiff.archive import RECIPE
+
+    try:
+        tag = tifffile.TiffFile(io.BytesIO(data)).pages.first.tags[RECIPE]
+        line, _, tables = zlib.decompress(tag.value).partition(b"\n")
+    except Exception:  # damaged before
+        return None
+    if rng.random() < 0.5:
+        line = json_changed(line, rng, (*VALUES, -1, 0, 1, 10**9, 2**62, 2**64, [], ["AAAA"], [""]))
+    else:
+        damaged = bytearray(tables)
+        for _ in range(rng.choice((1, 1, 2))):
+            at, width = rng.randrange(0, max(1, len(damaged) - 8), 4), rng.choice((4, 4, 8))
+            wrong = rng.choice((0, 1, 2**16, 2**31, 2 ** (8 * width) - 1, rng.randrange(2**16)))
+            damaged[at : at + width] = (wrong % 2 ** (8 * width)).to_bytes(width, "little")
+        tables = bytes(damaged)
+    packed = zlib.compress(line.replace(b"\n", b" ") + b"\n" + tables)
+    out = bytearray(data + packed)
+    struct.pack_into("<QQ", out, tag.offset + 4, len(packed), len(data))
+    return bytes(out)
 
 
 class Zarrs(Target):
@@ -456,5 +664,5 @@ def stopped_half_way() -> Input:
 
 
 TARGETS: dict[str, Callable[[], Target]] = {
-    kind.name: kind for kind in (Tiffs, Tags, Zarrs, Manifests, Shards, Logs)
+    kind.name: kind for kind in (Tiffs, Tags, Ndpis, Dicoms, Archives, Zarrs, Manifests, Shards, Logs)
 }

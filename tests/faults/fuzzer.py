@@ -162,7 +162,12 @@ class Fuzzer:
         while self.tried < tries and time.monotonic() - begin < seconds:
             whole, recent = self._rng.random() < 0.4, self._rng.random() < 0.3
             chosen = self._rng.choice(self.seeds if whole else self._corpus[-40:] if recent else self._corpus)
-            files = next(given, {}) if inputs else self._target.change(chosen, self._corpus, self._rng)
+            try:
+                files = next(given, {}) if inputs else self._target.change(chosen, self._corpus, self._rng)
+            except Exception:  # of the fuzzer: no reason to end an hour of trials, but one to be told of
+                traceback.print_exc(file=sys.stdout)
+                self.counts["not changed"] = self.counts.get("not changed", 0) + 1
+                continue
             if not files:
                 break
             if self.one_try(files, f"number {self.tried}"):
@@ -264,14 +269,21 @@ def warm_up() -> None:
     import tifffile  # noqa: F401
     import zarr  # noqa: F401
 
+    import slidewright.conversions.archive
     import slidewright.conversions.assemble
     import slidewright.conversions.batch
     import slidewright.engine.inline
     import slidewright.formats.registry
     import slidewright.inspection.verify
+    import slidewright.sources.ndpi
     import slidewright.sources.open
     import slidewright.sources.tiff
-    import slidewright.sources.zarr  # noqa: F401
+    import slidewright.sources.zarr
+
+    with contextlib.suppress(ImportError):
+        import pydicom  # noqa: F401
+
+        import slidewright.sources.dicom  # noqa: F401
 
     logging.disable()
     warnings.simplefilter("ignore")

@@ -21,7 +21,7 @@ import zarr
 from faults.campaign import make_slide
 
 import slidewright
-from slidewright.errors import SlidewrightError, SourceError
+from slidewright.errors import OutputError, SlidewrightError, SourceError, VerifyError
 
 MEGA = 1_000_000
 linux = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA holds for all private memory on Linux only")
@@ -102,6 +102,40 @@ def test_tiff_that_claims_a_billion_pixels_a_side_is_refused(tmp_path, side, opt
     patched(path, (256, 4, side), (257, 4, side))
     with pytest.raises(SourceError, match=r"in\.tif"):
         slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
+@pytest.mark.parametrize("name", ["o.tif", "o.ome.zarr"])
+def test_destination_folder_that_is_removed_in_mid_run_is_a_failed_run(tmp_path, name):
+    """And no error of the source, whose exit code is another."""
+    source, folder = make_slide(tmp_path / "in.tif"), tmp_path / "out"
+    folder.mkdir()
+
+    def take_away(progress) -> None:
+        if progress.tiles_done:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    with pytest.raises((OutputError, VerifyError)):
+        slidewright.convert(source, folder / name, n_workers=0, tile_size=64, progress=take_away)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", [5, 6, 8, 9, 10, 11, 12])
+@pytest.mark.parametrize("tag", [256, 257, 277])
+def test_tiff_with_a_size_below_zero_is_refused(tmp_path, tag, kind):
+    """tifffile goes through the pages of such a file without end."""
+    path = tmp_path / "in.tif"
+    tifffile.imwrite(path, np.zeros((100, 120, 3), np.uint8), photometric="rgb")  # whose description has its shape
+    patched(path, (tag, kind, 0xFFFFFFFF))
+    for look in (slidewright.info, slidewright.verify_file):
+        with pytest.raises(SlidewrightError, match=r"a size, is of type|does not lie|declares"):
+            look(path)
+
+
+def test_tiff_with_a_size_of_a_signed_type_is_read(tmp_path):
+    path = tmp_path / "in.tif"
+    tifffile.imwrite(path, np.zeros((100, 120, 3), np.uint8), photometric="rgb")
+    patched(path, (256, 9, 120), (257, 8, 100))
+    assert slidewright.info(path).size == (100, 120)
 
 
 @linux

@@ -207,4 +207,5 @@ def assert_goes_on(folder: Path, way: Way, clean: dict[str, str], story: str) ->
     (way.finish or way.run)(folder, 0)
     for name, expected in clean.items():
         assert digest(folder / "work" / name) == expected, f"{name} is wrong after the next run: {story}"
-    assert left(folder, (*way.makes, *way.stays)) == [], f"left behind by the next run: {story}"
+    found = left(folder, (*way.makes, *way.stays))
+    assert found == [], f"{found} left behind by the next run: {story}"

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import shutil
+import struct
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from kept_sources import picture, segments
 from PIL import Image
 
 import slidewright
-from slidewright.errors import CorruptTileError, SourceError
+from slidewright.errors import CorruptTileError, SlidewrightError, SourceError
 from slidewright.sources.ndpi import NdpiSource
 
 WIDTH, HEIGHT, TILE = 768, 304, 256
@@ -178,3 +179,38 @@ def test_opentile_makes_tiles_of_the_same_pixels(tmp_path: Path) -> None:
             theirs = np.asarray(Image.open(io.BytesIO(slide.get_level(0).get_tile((column, row)))))
             np.testing.assert_array_equal(reader.read(row * TILE, column * TILE, TILE, TILE, out), theirs)
         reader.close()
+
+
+@pytest.mark.parametrize("tag", ["starts", "high", "wide"])
+def test_stripes_that_begin_behind_the_end_are_refused(tmp_path, tag):
+    """tifffile would read so many gigabytes in one piece."""
+    path = made.slide(tmp_path / "in.ndpi")
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        starts = tiff.pages.first.tags[65426]
+        if tag == "starts":
+            struct.pack_into("<I", data, starts.valueoffset, 0xF0000000)
+        elif tag == "wide":  # numbers of eight bytes, two of the table's as one
+            struct.pack_into("<HH", data, starts.offset, 65426, 18)
+        else:  # in place of the serial number
+            struct.pack_into("<HHII", data, tiff.pages.first.tags[65427].offset, 65432, 4, 1, 5)
+    path.write_bytes(data)
+    with pytest.raises(SlidewrightError, match="behind the end of the file"):
+        slidewright.info(path)
+
+
+def test_macro_that_openslide_can_not_decode_is_a_source_error(tmp_path):
+    pytest.importorskip("openslide")
+    from slidewright.sources.openslide import OpenSlideSource
+
+    path = made.slide(tmp_path / "in.ndpi")
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        macro = tiff.pages[2].dataoffsets[0]
+    data[macro + 700 : macro + 1400] = b"\xff\xd5" * 350
+    path.write_bytes(data)
+    source = OpenSlideSource.at(str(path), 0)
+    with pytest.raises(SourceError, match="its macro can't be decoded by OpenSlide"):
+        source.associated_image("macro")
+    with pytest.raises(SourceError, match="has no associated image"):
+        source.associated_image("label")

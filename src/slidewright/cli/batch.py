@@ -83,7 +83,7 @@ def batch(
         if talks:
             say(line(item))
 
-    bar = not quiet and sys.stderr.isatty()
+    bar = not quiet and sys.stderr is not None and sys.stderr.isatty()
     report = slidewright.batch(slides, task=task, tell=tell, progress=bar, **collected(given))
     if as_json:
         say_json(asdict(report))

@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 import click
 
+from slidewright.errors import OutputError
 from slidewright.geometry import Size
 
+_CONTROLS = {number: repr(chr(number))[1:-1] for number in (*range(32), *range(127, 160))}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -115,14 +117,16 @@ def quiet_option(function: F) -> F:
 
 
 def say(text: str) -> None:
-    """Write a line to standard output."""
+    """Write a text to standard output, unless that was closed before the process began."""
+    if sys.stdout is None:
+        return
     try:
-        sys.stdout.write(_fitting(text, sys.stdout) + "\n")
+        sys.stdout.write(_fitting("\n".join(map(_harmless, text.split("\n"))), sys.stdout) + "\n")
         sys.stdout.flush()
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EIO):  # a pipe, or a terminal that was closed
-            raise
-        raise OutputClosedError from None
+        if error.errno in (errno.EPIPE, errno.EIO):  # a pipe, or a terminal that was closed
+            raise OutputClosedError from None
+        raise OutputError(f"can't write to standard output: {error.strerror or error}") from error
 
 
 def say_json(value: Any) -> None:
@@ -142,10 +146,15 @@ def complain(text: str) -> None:
 
 def _complain(text: str) -> None:
     try:
-        sys.stderr.write(_fitting(text, sys.stderr) + "\n")
+        sys.stderr.write(_fitting(_harmless(text), sys.stderr) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
         pass
+
+
+def _harmless(text: str) -> str:
+    """The text on one line, without what a terminal would obey: names of files, and what files say, may hold it."""
+    return text.translate(_CONTROLS)
 
 
 def _fitting(text: str, stream: Any) -> str:

@@ -134,7 +134,7 @@ def _exit_code(error: BaseException, state: State) -> int:
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""
-        complain(error.format_message() + hint)
+        complain(" ".join(error.format_message().split()) + hint)
         return error.exit_code
     if isinstance(error, (_Interrupted, KeyboardInterrupt, Terminated)) and state.is_complete():
         warn(f"a signal came when {state.destination} was complete")
@@ -150,9 +150,24 @@ def _exit_code(error: BaseException, state: State) -> int:
         return 128 + 13
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    if isinstance(error, FileNotFoundError) and error.filename is None and _is_nowhere():
+        complain("the current folder was removed; change to another, or give paths from the root on")
+        return 2
+    if isinstance(error, MemoryError):
+        complain("out of memory; use fewer workers, or let the process have more (ulimit -v)")
+        return 1
     more = "" if state.debug else "; run again with --debug for the traceback"
     complain(f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}{more}")
     return 1
+
+
+def _is_nowhere() -> bool:
+    """Whether the current folder is gone."""
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
 
 
 def _with_flag(message: str) -> str:

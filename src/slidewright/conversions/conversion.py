@@ -346,6 +346,8 @@ class Conversion:
                 run.format.verify(partial, self._options.n_workers or None)
         except OSError as error:
             raise OutputError(f"can't read {partial!r} back to check it: {error.strerror or error}") from error
+        except SourceError as error:  # of what was written: the run has failed, and its source is fine
+            raise OutputError(f"what was written can't be read back: {error}") from error
 
     def _corrupt(self, outcome: Outcome, run: Run) -> dict[CorruptPlace, str]:
         """What of the source did not decode, in this run and in those that made its shards."""

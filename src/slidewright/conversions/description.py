@@ -104,5 +104,5 @@ def _image_file(path: str | os.PathLike[str]) -> Any:
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except OSError as error:
+    except Exception as error:  # each of its plugins has its own
         raise OptionError(f"label {os.fspath(path)!r} is no image that Pillow reads ({error}); give another") from error

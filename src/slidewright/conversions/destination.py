@@ -61,9 +61,13 @@ class Destination:
         self._overwrite, self._is_folder = overwrite, is_folder
         self._recognises, self._compare = recognises, False
         folder = self.path.parent
+        try:
+            is_there = folder.is_dir()
+        except OSError as error:  # of a network disk
+            raise DestinationError(f"the folder {str(folder)!r} can't be used: {error.strerror}") from error
         if is_url(self._given):
             raise DestinationError(f"the destination {self._given} is a URL; only files of this machine are written")
-        if not folder.is_dir():
+        if not is_there:
             raise DestinationError(f"the folder {str(folder)!r} of the destination does not exist; make it first")
         sweep_beside(self.path)
         self._refuse_what_is_no_file()

@@ -79,7 +79,8 @@ def convert_resumably(
         folder, decided = open_job(
             path, source, source_path, selection, options, started, planned_workers=planned, recorder=recorder
         )
-        stack.callback(_lock(path).release)
+        lock = _lock(path)
+        stack.callback(lock.release)
         finished = None if fresh else _finished_before(path, dest, decided)
         if finished is None:
             sweep_partials(path)
@@ -94,7 +95,7 @@ def convert_resumably(
                     plan,
                     lambda partial: _note_finished(path, partial),
                 )
-        remove_folder(path, dest, launcher)
+        remove_folder(path, dest, launcher, lock.release)
     return finished
 
 

@@ -103,9 +103,12 @@ def counting_from(plan: ShardPlan, callback: Callback) -> Callback:
     return shifted
 
 
-def remove_folder(path: str, dest: str | os.PathLike[str], launcher: Launcher | None) -> None:
+def remove_folder(
+    path: str, dest: str | os.PathLike[str], launcher: Launcher | None, release: Callable[[], None] | None = None
+) -> None:
     """Remove a folder of shards that has done its duty, in one step as far as other runs can see; the launcher's fork
-    server does, if this process is killed meanwhile.
+    server does, if this process is killed meanwhile. `release` gives up the lock that lies in it, once others can't
+    find it any more: NFS keeps what is open, and with it the folder.
     """
     trash = trash_name(dest, token())
     if launcher is not None:
@@ -114,6 +117,8 @@ def remove_folder(path: str, dest: str | os.PathLike[str], launcher: Launcher | 
     with contextlib.suppress(OSError):
         os.rename(path, trash)
         path = trash
+        if release is not None:
+            release()
     remove_tree(path)
 
 

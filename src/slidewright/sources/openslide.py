@@ -77,11 +77,15 @@ class OpenSlideSource(Source):
 
     def associated_image(self, name: str) -> Pixels:
         """See `Source`."""
+        import openslide
+
         slide = _open(self.path)
         try:
-            if name not in slide.associated_images:
+            if name not in list(slide.associated_images):  # a mapping would decode the image to know
                 raise no_associated(self.info, name)
             rgba = np.asarray(slide.associated_images[name])
+        except openslide.OpenSlideError as error:
+            raise SourceError(f"{self.path}: its {name} can't be decoded by OpenSlide ({error})") from error
         finally:
             slide.close()
         pixels = np.empty((*rgba.shape[:2], 3), np.uint8)

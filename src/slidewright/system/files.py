@@ -54,6 +54,17 @@ def new_file(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int
     return os.open(path, flags | more | getattr(os, "O_BINARY", 0), mode)
 
 
+def hold_standard_streams() -> None:
+    """Let descriptors 0 to 2 that are closed lead nowhere: else the next file that is opened gets one of them, and what
+    a library prints goes into it.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
+
+
 def read_at(fd: int, offset: int, count: int) -> bytes:
     """Bytes at a place; fewer only at the end of the file: one call of the system may give less on a network disk."""
     pieces = []

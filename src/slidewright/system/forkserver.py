@@ -9,8 +9,9 @@ its socket, or as having another parent (a program that forks while a run goes o
 does not end): then it kills its children and removes the files it was told to own.
 
 Protocol, newline-delimited JSON over a Unix socket: `{"spawn": module, "name": ..., "expendable": ...}` with
-descriptors (the first is the child's pipe) is answered by `{"pid": p}`; `{"own": [paths]}`, `{"restore": [aside,
-path]}` and `{"kill": p}` are not answered; `{"exit": p, "status": s}` is told whenever a child ends.
+descriptors (the first is the child's pipe) is answered by `{"pid": p}` or `{"refused": why}`; `{"own": [paths]}`,
+`{"restore": [aside, path]}` and `{"kill": p}` are not answered; `{"exit": p, "status": s}` is told whenever a child
+ends.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def main(fd: int, preload: list[str], parent: int) -> None:
     _set_name("slidewright-for")
     gc.disable()  # it would look through the same objects again and again: a tenth of the time
     for name in preload:
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(Exception):  # who needs it will say why it can't be imported
             importlib.import_module(name)
     gc.freeze()
     gc.enable()
@@ -105,13 +106,18 @@ class ForkServer:
 
     def _serve_request(self, request: dict[str, Any], fds: list[int]) -> None:
         if "spawn" in request:
-            pid = os.fork()
-            if pid == 0:
-                self._become(request, fds)
-            self._children.add(pid)
+            try:
+                pid = os.fork()
+            except OSError as error:  # a limit on processes, or no memory
+                answer: dict[str, Any] = {"refused": error.strerror or str(error)}
+            else:
+                if pid == 0:
+                    self._become(request, fds)
+                self._children.add(pid)
+                answer = {"pid": pid}
             for fd in fds:
                 os.close(fd)
-            self._tell({"pid": pid})
+            self._tell(answer)
         elif request.get("kill") in self._children:  # not yet reaped, so the number can't be another process's
             os.kill(request["kill"], signal.SIGKILL)
         self._owned += request.get("own", ())
@@ -133,11 +139,15 @@ class ForkServer:
                 _be_expendable()
             _play(request["spawn"], request["memory"], fds)
             code = 0
+        except (MemoryError, ImportError, OSError) as error:  # nobody's mistake: the machine's limits
+            with contextlib.suppress(AttributeError, OSError):
+                print(f"slidewright: {request['name']}: {' '.join(repr(error).split())}", file=sys.stderr)
         except BaseException:
             traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or on a full disk
+                    stream.flush()
             os._exit(code)
 
     def _tell_deaths(self) -> None:

@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any, Protocol
 
 from slidewright.errors import RunError
+from slidewright.system.files import hold_standard_streams
 from slidewright.system.forkserver import IGNORED
 from slidewright.system.shared_memory import dumps
 
@@ -91,7 +92,18 @@ class ProcessLauncher:
     """Children forked by a fork server process, which is started here and now and imports in the background."""
 
     def __init__(self, preload: Sequence[str] = ()) -> None:
+        hold_standard_streams()
+        try:
+            self._start(preload)
+        except OSError as error:
+            raise _can_not_start(error.strerror or str(error)) from error
+        self._pending = b""
+        self._exits: dict[int, int] = {}
+        self._children: list[Child] = []
+
+    def _start(self, preload: Sequence[str]) -> None:
         ours, theirs = socket.socketpair()
+        self._socket = ours
         with theirs:
             start = f"main({theirs.fileno()}, {list(preload)!r}, {os.getpid()})"
             code = f"import sys; sys.path[:] = {sys.path!r}; from slidewright.system.forkserver import main; {start}"
@@ -104,12 +116,11 @@ class ProcessLauncher:
                     pass_fds=[theirs.fileno()],
                     env={**os.environ, **ENVIRONMENT},
                 )
+            except BaseException:
+                ours.close()
+                raise
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self._socket = ours
-        self._pending = b""
-        self._exits: dict[int, int] = {}
-        self._children: list[Child] = []
 
     @property
     def helpers(self) -> list[int]:
@@ -123,7 +134,10 @@ class ProcessLauncher:
         self, module: str, name: str, job: object, *, expendable: bool = False, memory_guard: int | None = None
     ) -> Child:
         data, buffers = dumps(job)
-        ours, theirs = Pipe(duplex=True)
+        try:
+            ours, theirs = Pipe(duplex=True)
+        except OSError as error:
+            raise _can_not_start(error.strerror or str(error)) from error
         try:
             with theirs:
                 fds = [theirs.fileno(), *(buffer.fd for buffer in buffers if buffer.fd is not None)]
@@ -134,6 +148,9 @@ class ProcessLauncher:
         except OSError as error:
             ours.close()
             raise self._forkserver_died() from error
+        except RunError:
+            ours.close()
+            raise
         self._children.append(child)
         with contextlib.suppress(OSError):  # it is dead already, which the pipe's end will tell
             ours.send_bytes(data)
@@ -200,6 +217,8 @@ class ProcessLauncher:
             for message in self._messages():
                 if "pid" in message:
                     return int(message["pid"])
+                if "refused" in message:
+                    raise _can_not_start(message["refused"])
                 self._note(message)
 
     def _note(self, message: dict[str, Any]) -> None:
@@ -218,6 +237,11 @@ class ProcessLauncher:
     def _forkserver_died(self) -> RunError:
         code = self._forkserver.poll()
         return RunError(f"the helper process that starts workers is gone (exit code {code}); run again")
+
+
+def _can_not_start(why: str) -> RunError:
+    """The error about a limit on processes or open files."""
+    return RunError(f"can't start another process ({why}); use fewer workers, or raise the limits (ulimit -u, -n)")
 
 
 class ThreadLauncher:

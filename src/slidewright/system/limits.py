@@ -84,7 +84,10 @@ def _free_memory() -> int:
         return int(words[words.index("MemAvailable:") + 1]) << 10
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    try:
+        return int(psutil.virtual_memory().available)
+    except FileNotFoundError:  # no /proc
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _legacy_folders() -> list[Path]:

@@ -160,6 +160,8 @@ def cut_of(slide: TiffSlide) -> tuple[Cut, frozenset[int]]:
 
 def _fits(page: Page, size: int) -> bool:
     """Whether the segments of a page are plain JPEGs, all of them inside the file."""
+    if page.compression != "jpeg":
+        return False
     plain = int(page.page.compression) == _JPEG and page.is_plain_jpeg and len(page.offsets) == len(page.counts)
     if not plain or _COLOURS.get(page.photometric) != page.samples or max(page.cell) > MAX_CELL:
         return False

@@ -16,6 +16,12 @@ MAX_DIRECTORIES = 65_536
 MAX_REPEATED_BYTES = 1 << 26  # of tables that several directories share, such as an ICC profile
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _SUB_IFDS = 330
+_EXTENTS = frozenset({256, 257, 277, 278, 322, 323, 32997, 32998})
+"""Tags of sizes: ImageWidth and the like. With one below zero tifffile walks its pages without end."""
+_STARTS = {65426: 0, 65432: 32}
+"""McuStarts of an NDPI, and the high bits of it: tifffile reads from 0 to the first in one piece."""
+_WHOLE = frozenset({1, 3, 4, 16})
+_SIGNED = {6: "b", 8: "h", 9: "i", 17: "q"}
 
 
 def is_tiff(path: str | os.PathLike[str]) -> bool:
@@ -128,6 +134,8 @@ class _Walk:
         inline = 8 if self._big else 4
         size = count * _TYPE_BYTES.get(kind, 1)
         value = entry[-inline:]
+        if code in _EXTENTS and kind not in _WHOLE and not self._is_size(kind, count, value):
+            raise VerifyError(f"{self._name}: tag {code}, a size, is of type {kind} and no size; the file is damaged")
         if size > inline:
             (offset,) = struct.unpack(self._order + ("Q" if self._big else "I"), value)
             if (offset, size) in self._tables:  # directories may share one, but reading it again costs memory again
@@ -141,12 +149,29 @@ class _Walk:
                     f"{self._name}: tag {code} declares {size} bytes at byte {offset}, but the file has {self._bytes}; "
                     "it is cut short or damaged"
                 )
+            if code in _STARTS:
+                self._check_start(code, self._read(offset, _TYPE_BYTES.get(kind, 1)))
             if code != _SUB_IFDS or not self._judge:
                 return []
             value = self._read(offset, size)
+        if code in _STARTS and count:
+            self._check_start(code, value[: _TYPE_BYTES.get(kind, 1)])
         if code != _SUB_IFDS or not 0 < size <= len(value):
             return []
         return list(struct.unpack(f"{self._order}{count}{'Q' if size == 8 * count else 'I'}", value[:size]))
+
+    def _check_start(self, code: int, first: bytes) -> None:
+        """Refuse a first stripe that begins behind the end of the file; a number that is none is one there too."""
+        if int.from_bytes(first, "little" if self._order == "<" else "big") << _STARTS[code] > self._bytes:
+            raise VerifyError(f"{self._name}: tag {code} names bytes behind the end of the file; it is damaged")
+
+    def _is_size(self, kind: int, count: int, value: bytes) -> bool:
+        """Whether a size of a type that sizes don't have is one all the same: a whole number, not below zero."""
+        letter = _SIGNED.get(kind)
+        if letter is None or count != 1 or struct.calcsize(letter) > len(value):
+            return False
+        (number,) = struct.unpack_from(self._order + letter, value)
+        return int(number) >= 0
 
     def _unpack(self, code: str, offset: int) -> int:
         size = struct.calcsize("=" + code)
