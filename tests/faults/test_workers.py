@@ -117,7 +117,7 @@ def test_nursery_notices_the_death_of_a_caller_whose_fork_lives_on(tmp_path):
     process.stdout.readline()
     (fork,) = [pid for pid in os.listdir("/proc") if pid.isdigit() and _is_fork_of(int(pid), process.pid)]
     try:
-        assert len(session_members(process.pid)) >= 4
+        assert wait_until(lambda: len(session_members(process.pid)) >= 4, 20)
         process.kill()
         process.wait()
         assert wait_until(lambda: not session_members(process.pid), 5)

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from slidewright.errors import OutputError, ShardError
 from slidewright.formats.zarr_shard import ShardWriter, footer_bytes, footer_problem, google_crc32c
@@ -158,15 +158,15 @@ class ZarrBlocks(BlockFiles):
         if not nbytes:
             return None
         try:
-            descriptor = regular(path)
+            file = open(path, "rb", buffering=0, opener=regular)  # noqa: SIM115 - closed below
         except FileNotFoundError:
             return f"{path!r} is missing"
-        with open(descriptor, "rb", buffering=0) as file:
-            if os.fstat(descriptor).st_size != size:
+        with file:
+            if os.fstat(file.fileno()).st_size != size:
                 return f"{path!r} has another size"
             if files.side is not None and footer_problem(file, files.side):
                 return f"the index of {path!r} does not match its checksum"
-            return f"{path!r} does not match its checksum" if deep and _crc_of(descriptor) != crc else None
+            return f"{path!r} does not match its checksum" if deep and _crc_of(file) != crc else None
 
     def _shard(self, files: LevelFiles, first: Key) -> ShardWriter:
         level, plane, row, column = first
@@ -186,7 +186,7 @@ def link(there: str, here: str) -> None:
     try:
         os.link(there, here)
     except OSError:
-        with open(regular(there), "rb") as source, open(here, "xb") as copy:
+        with open(there, "rb", opener=regular) as source, open(here, "xb") as copy:
             shutil.copyfileobj(source, copy, _READ_BYTES)
 
 
@@ -196,9 +196,9 @@ def _first(files: LevelFiles, key: Key) -> Key:
     return level, plane, row - row % files.step, column - column % files.step
 
 
-def _crc_of(descriptor: int) -> int:
+def _crc_of(file: IO[bytes]) -> int:
     crc, extend = 0, google_crc32c().extend
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    while data := os.read(descriptor, _READ_BYTES):
+    file.seek(0)
+    while data := file.read(_READ_BYTES):
         crc = extend(crc, data)
     return crc

@@ -16,12 +16,13 @@ from typing import IO, Any
 import numpy as np
 
 from slidewright.geometry import Size
-from slidewright.system.files import TOKEN_PATTERN, regular, token
+from slidewright.system.files import TOKEN_PATTERN, new_file, regular, token
 
 MAX_OPEN = 128
 """Files that are open at a time: a row of shards of a very wide level has more, which are opened again."""
 _MAX_SYNCING = 64
 PARTIAL = ".partial"
+_TO_CHANGE = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
 _CRC_BYTES = 4
 _MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
@@ -190,7 +191,7 @@ class ShardWriter:
         """Go on with the file. It is opened each time: a block may have as many of them as channels."""
         descriptor = self._opened()
         if descriptor is not None:
-            with open(descriptor, "r+b", buffering=0) as file:
+            with os.fdopen(descriptor, "r+b", buffering=0) as file:
                 file.seek(self.size)
                 for part in parts:
                     write_all(file, part)
@@ -207,16 +208,24 @@ class ShardWriter:
 
     def _opened(self) -> int | None:
         """A descriptor of what is written; None where another task has made the same file, and removed this one."""
-        flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | (0 if self.size else os.O_CREAT)
+        if not self.size:
+            return self._made()
         try:
-            return regular(self._writing, flags)
+            return regular(self._writing, _TO_CHANGE)
         except FileNotFoundError:
             if self._shared and os.path.exists(self.path):
                 return None
-            if self.size:
-                raise
+            raise
+
+    def _made(self) -> int:
+        """A descriptor of a new file, or of that of a first try."""
+        try:
+            return new_file(self._writing, os.O_RDWR)
+        except FileExistsError:
+            return regular(self._writing, _TO_CHANGE)
+        except FileNotFoundError:
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            return regular(self._writing, flags)
+            return self._made()
 
     def _rename(self) -> None:
         """Give the file its name, and remove what killed processes left of the same, or others are still at."""
