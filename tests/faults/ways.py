@@ -66,16 +66,17 @@ def _batch(folder: Path, workers: int, **more: object) -> None:
         raise FailedRowsError("; ".join(str(item.error) for item in report.failed))
 
 
-def _shard(folder: Path, workers: int, index: int = 0) -> None:
+def _shard(folder: Path, workers: int, index: int = 0, **more: object) -> None:
+    options = {**OPTIONS, **more}
     slidewright.shard(
         folder / "slide.tif", folder / "work" / "shards", index=index, count=2, n_workers=workers,
-        scratch=folder / "scratch", **OPTIONS,
+        scratch=folder / "scratch", **{key: value for key, value in options.items() if value is not None},
     )  # fmt: skip
 
 
-def _assemble(folder: Path, workers: int) -> None:
+def _assemble(folder: Path, workers: int, name: str = "out.tif") -> None:
     slidewright.assemble(
-        folder / "work" / "shards", folder / "work" / "out.tif", n_workers=workers, scratch=folder / "scratch",
+        folder / "work" / "shards", folder / "work" / name, n_workers=workers, scratch=folder / "scratch",
         overwrite=True,
     )  # fmt: skip
 
@@ -84,10 +85,10 @@ def _copy_shards(folder: Path) -> None:
     shutil.copytree(folder / "shards", folder / "work" / "shards")
 
 
-def _shard_to_the_end(folder: Path, workers: int) -> None:
+def _shard_to_the_end(folder: Path, workers: int, name: str = "out.tif", **more: object) -> None:
     for index in range(2):
-        _shard(folder, workers, index)
-    _assemble(folder, workers)
+        _shard(folder, workers, index, **more)
+    _assemble(folder, workers, name)
 
 
 def _write_tiles(folder: Path, workers: int, **more: object) -> None:
@@ -109,6 +110,7 @@ def _pixels(folder: Path) -> np.ndarray:
 
 
 LOG = ("log.jsonl",)
+ZARR = {"compression": "zstd", "effort": None, "zarr_shard": 2}  # shards that blocks fill, so that workers write them
 WAYS = {
     way.name: way
     for way in (
@@ -120,7 +122,7 @@ WAYS = {
         Way("OME-TIFF", functools.partial(_convert, name="o.ome.tif"), ("o.ome.tif",)),
         Way(
             "OME-Zarr",
-            functools.partial(_convert, name="o.ome.zarr", compression="zstd", effort=None),
+            functools.partial(_convert, name="o.ome.zarr", **ZARR),
             ("o.ome.zarr",),
         ),
         Way(
@@ -131,7 +133,7 @@ WAYS = {
         Way("resume", functools.partial(_convert, resume=True), keeps=("out.tif.shards",)),
         Way(
             "resume of OME-Zarr",
-            functools.partial(_convert, name="o.ome.zarr", resume=True, compression="zstd", effort=None),
+            functools.partial(_convert, name="o.ome.zarr", resume=True, **ZARR),
             ("o.ome.zarr",),
             ("o.ome.zarr.shards",),
         ),
@@ -144,6 +146,14 @@ WAYS = {
             LOG,
         ),
         Way("shard", _shard, (), ("shards",), ("shards", "out.tif"), _shard_to_the_end),
+        Way(
+            "shard of OME-Zarr",
+            functools.partial(_shard, format="ome-zarr", **ZARR),
+            (),
+            ("shards",),
+            ("shards", "o.ome.zarr"),
+            functools.partial(_shard_to_the_end, name="o.ome.zarr", format="ome-zarr", **ZARR),
+        ),
         Way("assemble", _assemble, ("out.tif",), ("shards",), ("shards",), prepare=_copy_shards),
         Way("tiles", _write_tiles),
         Way("regions", functools.partial(_write_tiles, overlap="blend")),

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,7 @@ import numpy as np
 import pytest
 import tifffile
 from fake_sources import SlowSource
+from faults.campaign import role_of, session_members, wait_until
 from written import image
 
 import slidewright
@@ -137,34 +143,36 @@ def test_shards_are_those_of_the_plane_writer_in_any_order(
         expected = files(one) if one.exists() else {}
         for ends_early in (False, True, False):  # over what is there, also where a first try ended early
             rng.shuffle(places)
-            shard = ShardWriter(str(two / "0" / "0"), side, chunks, shared=shared)
+            staging = str(tmp_path / "staging" / f"{side}") if shared else None
+            shard = ShardWriter(str(two / "0" / "0"), side, chunks, staging)
             for place in places[: len(places) // 2 if ends_early else None]:
                 assert not shard.complete
                 shard.add(*place, data[place])
             found = files(two) if two.exists() else {}
-            assert {name: file for name, file in found.items() if "partial" not in name} == expected
+            assert found == expected
             if not ends_early:
                 assert shard.complete
-                assert list(found) == list(expected)
                 assert shard.nbytes == sum(len(part or b"") for part in data.values())
                 assert shard.size == sum(map(len, expected.values()))
 
 
 @pytest.mark.parametrize("first", ["the other", "this"])
 def test_two_tasks_at_the_same_file_make_it_once(tmp_path: Path, first: str) -> None:
-    """As when a task is queued again while it still runs: whoever is done first tidies up."""
+    """As when a task is queued again while it still runs: whoever is done first removes what the other has begun."""
     data = [bytes([number]) * (100 + number) for number in range(4)]
-    path = tmp_path / "0" / "0"
-    this, other = (ShardWriter(str(path), 2, Size(2, 2), shared=True) for _ in range(2))
-    for shard in (this, other):
+    path, places = tmp_path / "files" / "0" / "0", [tmp_path / "a.partial", tmp_path / "b.partial"]
+    tasks = [ShardWriter(str(path), 2, Size(2, 2), str(place / "0")) for place in places]
+    for shard in tasks:
         for number in range(3):
             shard.add(*divmod(number, 2), data[number])
-    assert len(files(tmp_path)) == 2
-    for shard in (other, this) if first == "the other" else (this, other):
-        shard.add(1, 1, data[3])
-    assert list(files(tmp_path)) == ["0/0"]
+    assert not path.exists()
+    order = [1, 0] if first == "the other" else [0, 1]
+    tasks[order[0]].add(1, 1, data[3])
+    shutil.rmtree(places[order[1]])
+    tasks[order[1]].add(1, 1, data[3])
+    assert list(files(tmp_path)) == ["files/0/0"]
     assert path.read_bytes().startswith(b"".join(data))
-    assert (this.size, this.crc) == (other.size, other.crc) == (path.stat().st_size, this.crc)
+    assert {(shard.size, shard.crc) for shard in tasks} == {(path.stat().st_size, tasks[0].crc)}
 
 
 PARTS: dict[str, Any] = {"tile_size": 32, "block_tiles": 4, "zarr_shard": 4}
@@ -219,6 +227,46 @@ def test_array_tasks_write_zarr_shards_that_assembling_only_names(
     assert names == (1 if other_disk else 2)
 
 
+def test_a_shard_that_fails_leaves_nothing_half_written(
+    tmp_path: Path, slide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = ShardWriter._write
+
+    def full(self: ShardWriter, parts: list[bytes]) -> None:
+        write(self, parts)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ShardWriter, "_write", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        slidewright.shard(slide, tmp_path / "parts", index=0, count=3, format="ome-zarr", n_workers=0, **PARTS)
+    assert list((tmp_path / "parts").rglob("*.partial")) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are processes of their own where there is fork")
+@pytest.mark.parametrize("who", ["the caller", "a worker"])
+def test_a_shard_that_is_killed_leaves_nothing_half_written(tmp_path: Path, slide: Path, who: str) -> None:
+    source = SlowSource(420, 610, seconds=0.01)
+    parts = tmp_path / "parts"
+    code = f"""\
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        import slidewright
+        from fake_sources import SlowSource
+        slidewright.shard({source!r}, {str(parts)!r}, index=0, count=1, format="ome-zarr", n_workers=2, **{PARTS!r})
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], start_new_session=True)
+    assert wait_until(lambda: list(parts.glob("*.files.*.partial/*")), 30)
+    if who == "the caller":
+        process.kill()
+        process.wait(10)
+        assert wait_until(lambda: not session_members(process.pid), 10)
+    else:
+        worker = next(pid for pid in session_members(process.pid) if role_of(pid) == "slidewright-w0")
+        os.kill(worker, signal.SIGKILL)
+        assert process.wait(60) == 0
+    assert list(parts.rglob("*.partial")) == []
+
+
 def test_damage_to_files_of_shards_is_told_by_shard(tmp_path: Path, parts: Path) -> None:
     first, *_, last = sorted(path for path in (parts / "files").rglob("*") if path.is_file())
     good = first.read_bytes()
@@ -238,9 +286,10 @@ def test_damage_to_files_of_shards_is_told_by_shard(tmp_path: Path, parts: Path)
 def test_a_shard_made_again_makes_its_files_again_and_leaves_a_store_alone(
     tmp_path: Path, slide: Path, parts: Path
 ) -> None:
-    """What a killed task left of a file goes when the file is made."""
-    stale = parts / "files" / "0" / "c" / "0" / "0" / "0.0123456789abcdef.partial"
-    stale.write_bytes(b"half of it")
+    """What a killed task left of it goes with that."""
+    stale = parts / "shard-00000-of-00003.files.0123456789abcdef.partial"
+    stale.mkdir()
+    (stale / "0-0-0-0").write_bytes(b"half of it")
     slidewright.assemble(parts, tmp_path / "a.zarr", n_workers=0)
     before = files(tmp_path / "a.zarr")
     mine = tmp_path / "a.zarr" / "0" / "c" / "0" / "0" / "0"

@@ -97,18 +97,20 @@ def shard(
     opened, path = open_selected(source, selection)
     folder, decided = open_job(shards, opened, path, selection, checked, started, count, SHARDS_A_WORKER * count)
     plan = shard_plan(folder, decided, (), (index,), sync=True)
-    decided = replace(decided, format=decided.format.by_blocks(plan.files, sync=plan.sync))
+    decided = replace(decided, format=decided.format.by_blocks(plan.files))
     files = decided.format.block_files(None, decided.image)
     warnings: list[str] = []
     before = folder.problem(index, decided.plan, plan.levels, files, deep=False) is None
+    unfinished = (plan.partial(index), plan.files.staging)
     if not before:
         try:
             with make_launcher(checked) as launcher, make_callback(progress) as callback:
                 if launcher is not None:
-                    launcher.own(plan.partial(index))
+                    launcher.own(*unfinished)
                 warnings = _make_shard(launcher, decided, plan, callback)
         finally:  # a writer that was ended could not do it
-            remove_tree(plan.partial(index))
+            for each in unfinished:
+                remove_tree(each)
     numbers = plan.blocks(index)
     corrupt = replace(plan, found=(index,)).found_corrupt()
     kept = decided.image.kept

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from slidewright.geometry import Size
     from slidewright.options import ConvertOptions
     from slidewright.pixels import PixelFormat
-    from slidewright.pyramid.block_files import BlockFiles
+    from slidewright.pyramid.block_files import BlockFiles, SharedFolder
     from slidewright.pyramid.kept import Kept
     from slidewright.pyramid.plan import Key, Level, Plan
     from slidewright.sources.base import Stored
@@ -99,11 +99,9 @@ class Format(ABC):
         """What whoever asked for an encoding should know of it; None for nothing."""
         return None
 
-    def by_blocks(self, shards: str | None = None, *, sync: bool = False) -> Format:
-        """The same format, whose files that a block fills by itself are written by whoever encodes that block.
-
-        With `shards`, a folder, those of the first pass belong to shards: they are written there, wait for the disk
-        with `sync`, and `write` gives them a name in the output.
+    def by_blocks(self, shared: SharedFolder | None = None) -> Format:
+        """The same format, whose files that a block fills by itself are written by whoever encodes that block; those of
+        the first pass belong to shards, where there is a folder for them, and `write` gives them a name in the output.
         """
         return self
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from slidewright.codecs import Encoding
     from slidewright.options import ConvertOptions
     from slidewright.pixels import PixelFormat
-    from slidewright.pyramid.block_files import BlockFiles
+    from slidewright.pyramid.block_files import BlockFiles, SharedFolder
     from slidewright.pyramid.kept import Kept
     from slidewright.pyramid.plan import Key, Level, Plan
     from slidewright.sources.base import Stored
@@ -55,10 +55,8 @@ class OmeZarrFormat(Format):
     ngff: str = "0.5"
     workers_write: bool = False
     """Whether who encodes a block writes the files that it fills."""
-    shards: str | None = None
-    """Where those of the first pass are written, as they belong to shards."""
-    sync: bool = False
-    """Whether these wait for the disk."""
+    shared: SharedFolder | None = None
+    """Where those of the first pass are written when they belong to shards."""
 
     name: ClassVar[str] = "ome-zarr"
     suffixes: ClassVar[tuple[str, ...]] = (".ome.zarr", ".zarr")
@@ -98,27 +96,26 @@ class OmeZarrFormat(Format):
         """See `Format`."""
         return why_not_kept(stored) if self.ngff == "0.5" else "the chunks of zarr v2 have their samples sorted"
 
-    def by_blocks(self, shards: str | None = None, *, sync: bool = False) -> OmeZarrFormat:
+    def by_blocks(self, shared: SharedFolder | None = None) -> OmeZarrFormat:
         """See `Format`."""
-        return replace(self, workers_write=True, shards=shards, sync=sync)
+        return replace(self, workers_write=True, shared=shared)
 
     def block_files(self, path: str | None, image: ImageDescription) -> BlockFiles | None:
         """See `Format`."""
         if not self.workers_write:
             return None
-        levels, shared = {}, []
+        levels = {}
         for level in image.plan.levels:
-            root = self.shards if self._is_shared(image.plan, level) else path
-            files = None if root is None else self._files(root, image, level)
+            shared = self._shared_at(image.plan, level)
+            root = shared.path if shared is not None else path
+            files = None if root is None else self._files(root, image, level, shared)
             if files is not None and fills(image.plan, level.index, files.side):
                 levels[level.index] = files
-                if root == self.shards:
-                    shared.append(level.index)
-        return ZarrBlocks(levels, frozenset(shared), sync=self.sync) if levels else None
+        return ZarrBlocks(levels) if levels else None
 
-    def _is_shared(self, plan: Plan, level: Level) -> bool:
-        """Whether files of a level that blocks fill belong to shards."""
-        return self.shards is not None and level.index <= plan.passes[0].top
+    def _shared_at(self, plan: Plan, level: Level) -> SharedFolder | None:
+        """Where files of a level that blocks fill are, if they belong to shards."""
+        return self.shared if level.index <= plan.passes[0].top else None
 
     def held_bytes(self, encoding: Encoding, level: Level, block_tiles: int) -> int:
         """See `Format`: a block is walked as a quadtree, so when the first row of chunks of a shard is whole, a third
@@ -219,13 +216,14 @@ class OmeZarrFormat(Format):
             write_json(os.path.join(folder, ".zarray"), metadata.array_v2(encoding, level))
         planes = range(image.plan.planes)
         if self.workers_write and fills(image.plan, level.index, files.side):
-            there = files
-            if self.shards is not None and self._is_shared(image.plan, level):
-                there = self._files(self.shards, image, level)
+            shared = self._shared_at(image.plan, level)
+            there = files if shared is None else self._files(shared.path, image, level, shared)
             return sum(_await_files(there, files, plane, take, syncer) for plane in planes)
         return sum(_write_plane(files, plane, take, syncer) for plane in planes)
 
-    def _files(self, path: str, image: ImageDescription, level: Level) -> LevelFiles:
+    def _files(
+        self, path: str, image: ImageDescription, level: Level, shared: SharedFolder | None = None
+    ) -> LevelFiles:
         """Where the chunks of a level go."""
         kept, encoding = _stored_as(image, level)
         blank: list[bytes] = []  # encoded when it is first needed: some codecs take a while
@@ -238,7 +236,7 @@ class OmeZarrFormat(Format):
             return segment if kept is None else whole_stream(segment, kept.stored)
 
         folder = functools.partial(self._plane_folder, os.path.join(path, str(level.index)), encoding)
-        return LevelFiles(level, self.side(encoding, level), folder, chunk)
+        return LevelFiles(level, self.side(encoding, level), folder, chunk, shared)
 
     def _plane_folder(self, folder: str, encoding: Encoding, plane: int) -> str:
         """Where the chunk keys of a plane begin: "c" (v3), then its time, channel and z, where there are those axes."""

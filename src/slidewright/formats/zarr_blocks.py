@@ -19,7 +19,7 @@ from slidewright.errors import OutputError, ShardError
 from slidewright.formats.zarr_shard import ShardWriter, footer_bytes, footer_problem, google_crc32c
 from slidewright.geometry import Size
 from slidewright.pyramid.block import Emit
-from slidewright.pyramid.block_files import BlockFiles
+from slidewright.pyramid.block_files import BlockFiles, SharedFolder
 from slidewright.pyramid.plan import Block, Key, Level, Plan
 from slidewright.system.files import regular
 
@@ -38,6 +38,8 @@ class LevelFiles:
     """The folder of a plane's files."""
     chunk: Callable[[bytes], bytes | None]
     """From a segment to its chunk; None where it is left out."""
+    shared: SharedFolder | None = None
+    """Where its files are written, if they belong to shards."""
 
     @property
     def step(self) -> int:
@@ -71,7 +73,7 @@ class Receipt(NamedTuple):
     size: int
     """Of the file."""
     crc: int
-    """CRC-32C of the file; 0 where nobody will look at it."""
+    """CRC-32C of the file; 0 where it does not belong to shards."""
 
     def packed(self) -> bytes:
         """As bytes."""
@@ -87,21 +89,10 @@ class Receipt(NamedTuple):
 
 
 class ZarrBlocks(BlockFiles):
-    """Writes the files that blocks fill.
+    """Writes the files that blocks fill; `levels` are those that have such files, by index."""
 
-    Parameters
-    ----------
-    levels
-        Those that have such files, by index.
-    shared
-        Of these, the levels whose files belong to shards: they are on the disk when their receipt is emitted, if `sync`
-        is set, and have a checksum in it.
-    """
-
-    def __init__(
-        self, levels: dict[int, LevelFiles], shared: frozenset[int] = frozenset(), *, sync: bool = False
-    ) -> None:
-        self._levels, self._shared, self._sync = levels, shared, sync
+    def __init__(self, levels: dict[int, LevelFiles]) -> None:
+        self._levels = levels
         self.seconds = 0.0
 
     @property
@@ -123,13 +114,13 @@ class ZarrBlocks(BlockFiles):
             first = _first(files, key)
             shard = shards.get(first)
             if shard is None:
-                shard = shards[first] = self._shard(files, first)
+                shard = shards[first] = _shard(files, first)
             try:
                 shard.add(key[2] - first[2], key[3] - first[3], files.chunk(segment))
             except OSError as error:
                 raise OutputError(f"can't write {shard.path!r}: {error.strerror or error}") from error
             self.seconds += perf_counter() - start
-            if key != first and key[0] in self._shared:
+            if key != first and files.shared is not None:
                 emit(key, b"")
             if shard.complete:
                 del shards[first]
@@ -168,14 +159,15 @@ class ZarrBlocks(BlockFiles):
                 return f"the index of {path!r} does not match its checksum"
             return f"{path!r} does not match its checksum" if deep and _crc_of(file) != crc else None
 
-    def _shard(self, files: LevelFiles, first: Key) -> ShardWriter:
-        level, plane, row, column = first
-        tiles, step = files.level.tiles, files.step
-        chunks = Size(min(step, tiles.height - row), min(step, tiles.width - column))
-        shared = level in self._shared
-        return ShardWriter(
-            files.path(plane, row, column), files.side, chunks, shared=shared, sync=shared and self._sync
-        )
+
+def _shard(files: LevelFiles, first: Key) -> ShardWriter:
+    _, plane, row, column = first
+    tiles, step = files.level.tiles, files.step
+    chunks = Size(min(step, tiles.height - row), min(step, tiles.width - column))
+    path, shared = files.path(plane, row, column), files.shared
+    if shared is None:
+        return ShardWriter(path, files.side, chunks)
+    return ShardWriter(path, files.side, chunks, os.path.join(shared.staging, "-".join(map(str, first))), shared.sync)
 
 
 def link(there: str, here: str) -> None:

@@ -1,13 +1,12 @@
 """Chunks to the files of a zarr array: one file a chunk, or zarr shards, each of which one process alone writes.
 
 A shard is streamed: its chunks are appended as they come, and its index and checksum follow the last one (zarr v3
-"sharding_indexed", index at the end). So no shard is ever read, modified and written, and none is held in memory.
+"sharding_indexed", index at the end). So no shard is ever read, modified and written. None is held whole in memory:
+where chunks come in another order, those that are early are.
 """
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import os
 from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,12 +15,11 @@ from typing import IO, Any
 import numpy as np
 
 from slidewright.geometry import Size
-from slidewright.system.files import TOKEN_PATTERN, new_file, regular, token
+from slidewright.system.files import new_file, regular
 
 MAX_OPEN = 128
 """Files that are open at a time: a row of shards of a very wide level has more, which are opened again."""
 _MAX_SYNCING = 64
-PARTIAL = ".partial"
 _TO_CHANGE = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
 _CRC_BYTES = 4
 _MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
@@ -142,20 +140,20 @@ class ShardWriter:
         Chunks a side; None for a file of one chunk, without an index.
     chunks
         Rows and columns of chunks that there are, fewer than `side` at the border of the image.
-    shared
-        Whether the file outlives the run, in a folder that several hosts may write to: its checksum is taken, and it
-        has another name until it is complete. Else one that is there, of a first try at the same, is written over.
+    staging
+        The path that it has until it is complete, in a folder of this run, where other runs may make the same file;
+        then its checksum is taken too. None where no other run can: the file is written in its place, over one that is
+        there of a first try.
     sync
-        Whether to wait for the disk when it is complete.
+        Whether to wait for the disk when it is complete, with `staging`.
     """
 
     def __init__(
-        self, path: str, side: int | None, chunks: Size, *, shared: bool = False, sync: bool = False
+        self, path: str, side: int | None, chunks: Size, staging: str | None = None, sync: bool = False
     ) -> None:
         self.path = path
         self._index = None if side is None else ShardIndex(path, side)
-        self._chunks, self._shared, self._sync = chunks, shared, sync
-        self._writing = f"{path}.{token()}{PARTIAL}" if shared else path
+        self._chunks, self._staging, self._sync = chunks, staging, sync
         self._held: dict[int, bytes | None] = {}
         self._next = 0
         self.nbytes = 0
@@ -163,7 +161,7 @@ class ShardWriter:
         self.size = 0
         """Of the file."""
         self.crc = 0
-        """CRC-32C of the file, where it is `shared`."""
+        """CRC-32C of the file, where it has a `staging`."""
 
     @property
     def complete(self) -> bool:
@@ -197,47 +195,46 @@ class ShardWriter:
                     write_all(file, part)
                 if self.complete:
                     file.truncate()
-                    if self._sync:
+                    if self._staging is not None and self._sync:
                         os.fsync(descriptor)
         self.size += sum(map(len, parts))
-        if self._shared:
+        if self._staging is not None:
             for part in parts:
                 self.crc = google_crc32c().extend(self.crc, part)
             if self.complete:
-                self._rename()
+                self._rename(self._staging)
 
     def _opened(self) -> int | None:
         """A descriptor of what is written; None where another task has made the same file, and removed this one."""
+        path = self._staging or self.path
         if not self.size:
-            return self._made()
+            return _made(path)
         try:
-            return regular(self._writing, _TO_CHANGE)
+            return regular(path, _TO_CHANGE)
         except FileNotFoundError:
-            if self._shared and os.path.exists(self.path):
+            if self._staging is not None and os.path.exists(self.path):
                 return None
             raise
 
-    def _made(self) -> int:
-        """A descriptor of a new file, or of that of a first try."""
+    def _rename(self, staging: str) -> None:
+        """Put the file in its place."""
         try:
-            return new_file(self._writing, os.O_RDWR)
-        except FileExistsError:
-            return regular(self._writing, _TO_CHANGE)
-        except FileNotFoundError:
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            return self._made()
-
-    def _rename(self) -> None:
-        """Give the file its name, and remove what killed processes left of the same, or others are still at."""
-        try:
-            os.replace(self._writing, self.path)
-        except FileNotFoundError:  # another task at the same was faster, and tidied up
+            os.replace(staging, self.path)
+        except FileNotFoundError:  # another task at the same shard was faster, and tidied up
             if not os.path.exists(self.path):
                 raise
-        folder, name = os.path.split(self.path)
-        for stale in glob.glob(f"{glob.escape(name)}.{TOKEN_PATTERN}{PARTIAL}", root_dir=folder):
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(folder, stale))
+
+
+def _made(path: str) -> int:
+    """A descriptor of a new file, or of that of a first try."""
+    try:
+        return new_file(path, os.O_RDWR)
+    except FileExistsError:
+        return regular(path, _TO_CHANGE)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return _made(path)
 
 
 class ShardIndex:

@@ -6,17 +6,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 from slidewright.pyramid.block import Emit
 from slidewright.pyramid.plan import Block, Key
+
+
+class SharedFolder(NamedTuple):
+    """Where such files are written when they belong to shards, which outlive the run."""
+
+    path: str
+    staging: str
+    """Where each is until it is whole: a folder of this run alone, which whoever ends or follows the run removes."""
+    sync: bool
+    """Whether to wait for the disk when one is whole."""
 
 
 class BlockFiles(ABC):
     """Writes those files, and looks at them.
 
     A block may be done again while the files of a first try are complete, or half written by a process that died: each
-    file is written over from its start with the bytes that it has already, and is never shorter for it; or, where it
-    belongs to shards, it has another name until it is whole.
+    file is written over from its start with the bytes that it has already, and is never shorter for it. In a
+    `SharedFolder` it appears when it is whole.
     """
 
     seconds: float = 0.0

@@ -25,7 +25,7 @@ from slidewright.pyramid.plan import Key, Plan
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.file import ShardDamageError, ShardIndex, check_segments, read_index, read_segment
 from slidewright.shards.schema import Within, read_as
-from slidewright.system.files import new_file, regular, token
+from slidewright.system.files import new_file, regular, remove, token
 from slidewright.system.json_file import parse_json
 
 JOB_FILE = "job.json"
@@ -239,8 +239,7 @@ def sweep_partials(folder: str, name: str = "") -> None:
     with contextlib.suppress(OSError):
         for found in os.listdir(folder):
             if found.startswith(name) and found.endswith(".partial"):
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(folder, found))
+                remove(os.path.join(folder, found))
 
 
 def _write_once(path: str, text: str) -> None:

@@ -32,8 +32,10 @@ class Shelf:
     def add(self, key: Key, segment: bytes) -> None:
         """Log a segment; those of later passes are not kept."""
         if key[0] <= self._log.last_level:
-            receipt = self._files is not None and self._files.has_receipt(key)
-            self.level_bytes[key[0]] += self._files.nbytes(segment) if self._files and receipt else len(segment)
+            if self._files is not None and self._files.has_receipt(key):
+                self.level_bytes[key[0]] += self._files.nbytes(segment)
+            else:
+                self.level_bytes[key[0]] += len(segment)
             self._log.add(key, segment)
 
     def note_corrupt(self, block: Block, found: dict[CorruptPlace, str]) -> None:

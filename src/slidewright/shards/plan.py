@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from slidewright.errors import ShardError
+from slidewright.pyramid.block_files import SharedFolder
 from slidewright.pyramid.level_store import Scratch
 from slidewright.pyramid.plan import Plan
 from slidewright.shards.file import ShardDamageError, ShardIndex, read_index
@@ -34,9 +35,10 @@ class ShardPlan:
     """Tells what this run has begun to write from what others have."""
 
     @property
-    def files(self) -> str:
-        """The folder of files of the output that belong to shards."""
-        return os.path.join(self.folder, "files")
+    def files(self) -> SharedFolder:
+        """Where files of the output that belong to shards are written."""
+        staging = f"{self.path(self.to_make[0] if self.to_make else 0)}.files.{self.token}.partial"
+        return SharedFolder(os.path.join(self.folder, "files"), staging, self.sync)
 
     def blocks(self, index: int) -> range:
         """The numbers of a shard's blocks."""
