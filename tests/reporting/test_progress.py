@@ -89,6 +89,34 @@ def test_closed_stream_does_not_end_the_run() -> None:
         callback(snapshot(seconds=199))
 
 
+def test_signal_while_a_closed_terminal_is_drawn_on_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The terminal's end is a signal, here Ctrl-C, and from then on an error of each write: rich's last one as well."""
+
+    from rich.console import Console
+
+    class Closing(Terminal):
+        ended = False
+
+        def write(self, text: str) -> int:
+            if self.ended:
+                raise OSError(5, "Input/output error")
+            return super().write(text)
+
+    def interrupted(console: Console, *things: object, **options: Any) -> None:
+        print_things(console, *things, **options)
+        stream.ended = True
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("TERM", "xterm")
+    print_things, stream = Console.print, Closing()
+    with make_callback(True, stream) as show:
+        assert show is not None
+        monkeypatch.setattr(Console, "print", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            show(snapshot())
+    assert stream.ended
+
+
 def test_no_stream_at_all_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     with make_callback(True) as callback:

@@ -191,8 +191,20 @@ class Bar:
     def _guarded(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             self._open = False
+            _raise_signal_behind(error)
+
+
+def _raise_signal_behind(error: BaseException) -> None:
+    """Raise what a signal raised while a line was being written, where the rest of the writing failed after it: a
+    terminal that is closed does both, and rich writes once more on its way out.
+    """
+    behind = error.__context__
+    while behind is not None:
+        if not isinstance(behind, Exception):
+            raise behind
+        behind = behind.__context__
 
 
 def _encodable(line: str, stream: TextIO) -> str:
