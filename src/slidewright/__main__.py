@@ -18,12 +18,16 @@ def run() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.set_threshold(_ALLOCATIONS)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here uses it, and starting its threads takes 15 ms
+    from slidewright.system import early
+
+    early.begin(sys.argv[1:])
     from slidewright.cli.main import main
     from slidewright.system.files import hold_standard_streams
 
     hold_standard_streams()
     signal.signal(signal.SIGINT, before)
     code = main(last=True)
+    early.drop()
     gc.freeze()  # what is left goes with the process
     sys.exit(code)
 

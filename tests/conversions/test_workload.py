@@ -110,7 +110,7 @@ def test_large_sources_start_processes_before_they_are_opened(tmp_path, monkeypa
     monkeypatch.setattr(workload, "make_launcher", launcher)
     path = tmp_path / "a.tif"
     with open(path, "wb") as file:
-        file.truncate(workload.CERTAIN_BYTES + 1 if what == "large file" else 1000)
+        file.truncate(workload.LARGE_SOURCE + 1 if what == "large file" else 1000)
     source = {"array": np.empty((1 << 27,), np.uint8), "folder": tmp_path}.get(what, path)
     with Workforce(ConvertOptions(), source):
         assert bool(started) == at_once

@@ -30,8 +30,8 @@ from slidewright.conversions.batch_slide import (
 )
 from slidewright.conversions.destination import sweep_beside
 from slidewright.conversions.opening import make_launcher
-from slidewright.conversions.workload import CERTAIN_BYTES
 from slidewright.errors import RunError
+from slidewright.system.early import LARGE_SOURCE
 from slidewright.system.limits import available_memory, usable_cpus
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def is_small(entry: Entry) -> bool:
     if options.resume or options.engine == "dask" or options.timeout is not None:
         return False
     try:
-        return os.path.isfile(entry.source) and os.path.getsize(entry.source) <= CERTAIN_BYTES
+        return os.path.isfile(entry.source) and os.path.getsize(entry.source) <= LARGE_SOURCE
     except OSError:
         return False
 

@@ -14,20 +14,6 @@ if TYPE_CHECKING:
     from slidewright.sources.base import Source
     from slidewright.system.launcher import Launcher
 
-PRELOAD = (
-    "numpy",
-    "imagecodecs",
-    "imagecodecs._jpeg8",
-    "cv2",
-    "tifffile",
-    "slidewright.engine.worker",
-    "slidewright.engine.writer",
-    "slidewright.formats.tiff",
-    "slidewright.sources.tiff",
-    "slidewright.sources.wrappers.fill",
-)
-"""What workers and writer are forked with."""
-
 
 def open_selected(
     source: Any, selection: Selection, shape: tuple[int, ...] | None = None, dtype: Any = None
@@ -59,6 +45,7 @@ def make_launcher(options: ConvertOptions, more: Sequence[str] = ()) -> Iterator
         yield None
         return
     from slidewright.system import launcher as processes
+    from slidewright.system.early import PRELOAD
 
     launcher = processes.make_launcher((*PRELOAD, *more))
     try:

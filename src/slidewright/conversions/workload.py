@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from slidewright.conversions.opening import make_launcher
 from slidewright.options import ConvertOptions
+from slidewright.system.early import LARGE_SOURCE
 from slidewright.system.limits import usable_cpus
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 START_SECONDS = 0.12
 """What processes take to start, beyond what the caller's process needs anyway (2 cores)."""
-CERTAIN_BYTES = 16 << 20
-"""A source of more bytes than this is worth processes whatever is in it: they start before it is opened."""
 
 MAX_THREADS = 4
 """Beyond which threads wait for the interpreter's lock more than they help."""
@@ -103,8 +102,8 @@ def settle_workers(options: ConvertOptions, source: Any, info: SourceInfo) -> tu
 def _is_large(source: Any) -> bool:
     """Whether a source is worth processes for certain; a path says so by its size, what is no path may be anything."""
     if not isinstance(source, (str, os.PathLike)):
-        return int(getattr(source, "nbytes", 0)) > 4 * CERTAIN_BYTES  # an array of the caller's
+        return int(getattr(source, "nbytes", 0)) > 4 * LARGE_SOURCE  # an array of the caller's
     try:
-        return os.path.isdir(source) or os.path.getsize(source) > CERTAIN_BYTES
+        return os.path.isdir(source) or os.path.getsize(source) > LARGE_SOURCE
     except OSError:
         return False

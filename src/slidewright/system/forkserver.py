@@ -9,9 +9,9 @@ its socket, or as having another parent (a program that forks while a run goes o
 does not end): then it kills its children and removes the files it was told to own.
 
 Protocol, newline-delimited JSON over a Unix socket: `{"spawn": module, "name": ..., "expendable": ...}` with
-descriptors (the first is the child's pipe) is answered by `{"pid": p}` or `{"refused": why}`; `{"own": [paths]}`,
-`{"restore": [aside, path]}` and `{"kill": p}` are not answered; `{"exit": p, "status": s}` is told whenever a child
-ends.
+descriptors (the first is the child's pipe) is answered by `{"pid": p}` or `{"refused": why}`; `{"import": [modules]}`,
+`{"own": [paths]}`, `{"restore": [aside, path]}` and `{"kill": p}` are not answered; `{"exit": p, "status": s}` is told
+whenever a child ends.
 """
 
 from __future__ import annotations
@@ -29,13 +29,10 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
+from slidewright.system.early import IGNORED
 from slidewright.system.files import remove, settle_aside
 
 MAX_FDS = 16
-IGNORED = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
-)
-"""Signals about which the coordinator decides: a terminal's Ctrl-C and Ctrl-\\ reach the whole group."""
 _PARENT_CHECK = 1.0  # seconds between looks at who the parent is, where no signal tells of its death
 _EXPENDABLE = 400  # of 1000: the kernel, short of memory, should take a worker, which can be replaced
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
@@ -49,13 +46,18 @@ def main(fd: int, preload: list[str], parent: int) -> None:
     signal.signal(signal.SIGUSR1, lambda *_: None)  # only wakes it up
     _prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
     _set_name("slidewright-for")
+    _import(preload)
+    ForkServer(socket.socket(fileno=fd), parent).serve()
+    os._exit(0)  # what is left goes with the process, at once
+
+
+def _import(names: list[str]) -> None:
     gc.disable()  # it would look through the same objects again and again: a tenth of the time
-    for name in preload:
+    for name in names:
         with contextlib.suppress(Exception):  # who needs it will say why it can't be imported
             importlib.import_module(name)
     gc.freeze()
     gc.enable()
-    ForkServer(socket.socket(fileno=fd), parent).serve()
 
 
 class ForkServer:
@@ -121,6 +123,8 @@ class ForkServer:
         elif request.get("kill") in self._children:  # not yet reaped, so the number can't be another process's
             os.kill(request["kill"], signal.SIGKILL)
         self._owned += request.get("own", ())
+        if "import" in request:
+            _import(request["import"])
         if "restore" in request:
             aside, path = request["restore"]
             self._aside.append((aside, path))

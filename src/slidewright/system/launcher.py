@@ -13,7 +13,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -22,21 +21,9 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any, Protocol
 
 from slidewright.errors import RunError
+from slidewright.system import early
 from slidewright.system.files import hold_standard_streams
-from slidewright.system.forkserver import IGNORED
 from slidewright.system.shared_memory import dumps
-
-# One thread a worker, or N workers would start N x cores threads. And glibc gives an array of a tile's size back to
-# the system each time it is freed, which costs as much in page faults as the JPEG decoding itself; a high threshold
-# keeps it in the process.
-ENVIRONMENT = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS"), "1"),
-    **dict.fromkeys(("ZARR_THREADING__MAX_WORKERS", "ZARR_ASYNC__CONCURRENCY"), "1"),
-    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
-    "MALLOC_ARENA_MAX": "2",
-}
-
 
 _PATIENCE = 1.0  # seconds for the fork server to kill and clean; a run must end within 2 s of Ctrl-C
 
@@ -89,7 +76,9 @@ class Launcher(Protocol):
 
 
 class ProcessLauncher:
-    """Children forked by a fork server process, which is started here and now and imports in the background."""
+    """Children forked by a fork server process, which is started here and now, if not ahead, and imports in the
+    background.
+    """
 
     def __init__(self, preload: Sequence[str] = ()) -> None:
         hold_standard_streams()
@@ -102,25 +91,11 @@ class ProcessLauncher:
         self._children: list[Child] = []
 
     def _start(self, preload: Sequence[str]) -> None:
-        ours, theirs = socket.socketpair()
-        self._socket = ours
-        with theirs:
-            start = f"main({theirs.fileno()}, {list(preload)!r}, {os.getpid()})"
-            code = f"import sys; sys.path[:] = {sys.path!r}; from slidewright.system.forkserver import main; {start}"
-            # Ctrl-C reaches it as well: it waits until the fork server has said that it ignores it, imports or not
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
-            try:
-                self._forkserver = subprocess.Popen(
-                    [sys.executable, "-c", code],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    env={**os.environ, **ENVIRONMENT},
-                )
-            except BaseException:
-                ours.close()
-                raise
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        ahead = early.take()
+        self._socket, self._forkserver = ahead or early.start(preload)
+        more = [name for name in preload if name not in early.PRELOAD]
+        if ahead and more:
+            self._request({"import": more})
 
     @property
     def helpers(self) -> list[int]:

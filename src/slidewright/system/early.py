@@ -1,0 +1,124 @@
+"""Starting the fork server: on demand, or ahead, as the first thing that the command does.
+
+It takes a third of a second to import what workers need. Begun ahead, it does so while the command line imports what it
+needs itself. This module imports little, for what comes before the start is not saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+PRELOAD = (
+    "numpy",
+    "imagecodecs",
+    "imagecodecs._jpeg8",
+    "cv2",
+    "tifffile",
+    "slidewright.engine.worker",
+    "slidewright.engine.writer",
+    "slidewright.formats.tiff",
+    "slidewright.sources.tiff",
+    "slidewright.sources.wrappers.fill",
+)
+"""What workers and writer are forked with."""
+
+IGNORED = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
+)
+"""Signals about which the coordinator decides: a terminal's Ctrl-C and Ctrl-\\ reach the whole group."""
+
+# One thread a worker, or N workers would start N x cores threads. And glibc gives an array of a tile's size back to
+# the system each time it is freed, which costs as much in page faults as the JPEG decoding itself; a high threshold
+# keeps it in the process.
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS"), "1"),
+    **dict.fromkeys(("ZARR_THREADING__MAX_WORKERS", "ZARR_ASYNC__CONCURRENCY"), "1"),
+    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
+    "MALLOC_ARENA_MAX": "2",
+}
+
+LARGE_SOURCE = 16 << 20
+"""A source of more bytes than this is worth processes whatever is in it: they start before it is opened."""
+
+_VERBS = ("convert", "shard")
+_WITHOUT = ("-h", "--help", "--dry-run", "--workers=0")
+
+ForkServer = tuple[socket.socket, subprocess.Popen[bytes]]
+"""The end of its socket that is ours, and its process."""
+
+_ahead: list[ForkServer] = []
+
+
+def start(preload: Sequence[str]) -> ForkServer:
+    """Start a fork server, which imports the modules of `preload`; raises OSError where that can't be done."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        serve = f"main({theirs.fileno()}, {list(preload)!r}, {os.getpid()})"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from slidewright.system.forkserver import main; {serve}"
+        # Ctrl-C reaches it as well: it waits until the fork server has said that it ignores it, imports or not
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **ENVIRONMENT},
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return ours, process
+
+
+def begin(arguments: Sequence[str]) -> None:
+    """Start the fork server of a command line, given without the program's name, if it is certain to need one: nothing
+    is lost where the guess is wrong but the start, and no error is told here.
+    """
+    if _needs_processes(arguments):
+        with contextlib.suppress(OSError):  # whoever needs it tries again and says why not
+            _ahead.append(start(PRELOAD))
+
+
+def take() -> ForkServer | None:
+    """The fork server that was begun ahead, once; it has imported `PRELOAD`."""
+    return _ahead.pop() if _ahead else None
+
+
+def drop() -> None:
+    """End the fork server that was begun ahead, if nobody took it."""
+    while _ahead:
+        connection, process = _ahead.pop()
+        process.kill()  # it has no child and owns no file
+        process.wait()
+        connection.close()
+
+
+def _needs_processes(arguments: Sequence[str]) -> bool:
+    if not hasattr(os, "fork") or not hasattr(socket, "send_fds") or not arguments or arguments[0] not in _VERBS:
+        return False
+    pairs = zip(arguments, (*arguments[1:], ""), strict=True)
+    if any(word in _WITHOUT or (word, after) == ("--workers", "0") for word, after in pairs):
+        return False
+    try:
+        for fd in range(3):
+            os.fstat(fd)  # one that is closed would become one end of the socket
+        return any(_is_large(word) for word in arguments[1:])
+    except OSError:
+        return False
+
+
+def _is_large(word: str) -> bool:
+    """Whether a word of the command line is the name of a large file."""
+    try:
+        return not word.startswith("-") and os.path.getsize(word) > LARGE_SOURCE and os.path.isfile(word)
+    except (OSError, ValueError):
+        return False

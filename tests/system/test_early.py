@@ -1,0 +1,133 @@
+"""The fork server that the command begins first of all: when it does, who gets it, and that it goes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faults.campaign import digest, session_members, wait_until
+
+import slidewright
+from slidewright.system import early
+from slidewright.system.launcher import ProcessLauncher
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork servers here")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("large") / "large.npy"
+    pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (2400, 2400, 3))
+    pixels[:] = np.arange(2400, dtype=np.uint8)[:, None]
+    assert path.stat().st_size > early.LARGE_SOURCE
+    return path
+
+
+@pytest.fixture
+def begun() -> list[early.ForkServer]:
+    yield early._ahead
+    early.drop()
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "slidewright", *map(str, words)]
+
+
+@pytest.mark.parametrize(
+    ("line", "needed"),
+    [
+        ("convert LARGE o.tif", True),
+        ("convert --tile-size 256 LARGE o.tif --workers 2", True),
+        ("shard LARGE folder --index 0 --count 2", True),
+        ("convert LARGE o.tif --workers 0", False),
+        ("convert LARGE o.tif --workers=0", False),
+        ("convert LARGE o.tif --dry-run", False),
+        ("convert --help LARGE", False),
+        ("convert small o.tif", False),
+        ("convert missing o.tif", False),
+        ("convert https://example.org/slide.tif o.tif", False),
+        ("convert nul\0l o.tif", False),
+        ("convert . o.tif", False),
+        ("info LARGE", False),
+        ("", False),
+    ],
+)
+def test_it_begins_for_a_large_slide_that_is_converted_by_processes(
+    line: str, needed: bool, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: list[object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small").write_bytes(b"small")
+    monkeypatch.setattr(early, "start", lambda _: (None, None))
+    early.begin([str(large) if word == "LARGE" else word for word in line.split(" ") if word])
+    assert len(begun) == needed
+    begun.clear()
+
+
+def test_no_process_is_no_error_yet(large: Path, monkeypatch: pytest.MonkeyPatch, begun: list[object]) -> None:
+    def refuse(_: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(early, "start", refuse)
+    early.begin(["convert", str(large), "o.tif"])
+    assert begun == []
+
+
+def test_conversion_takes_what_was_begun(large: Path, tmp_path: Path, begun: list[early.ForkServer]) -> None:
+    slidewright.convert(large, tmp_path / "a.tif", n_workers=2)
+    early.begin(["convert", str(large), "o.tif"])
+    ((_, process),) = begun
+    slidewright.convert(large, tmp_path / "b.tif", n_workers=2)
+    assert begun == []
+    assert process.returncode == 0  # ended, and waited for
+    assert digest(tmp_path / "a.tif") == digest(tmp_path / "b.tif")
+
+
+def test_what_else_children_need_is_imported_there(large: Path, begun: list[early.ForkServer]) -> None:
+    early.begin(["convert", str(large), "o.tif"])
+    launcher = ProcessLauncher((*early.PRELOAD, "slidewright.no_such_module", "slidewright.conversions.keeping"))
+    child = launcher.spawn("slidewright.no_such_module", "nobody", None)
+    assert launcher.reason(child) == "it ended with exit code 1"
+    launcher.close()
+    assert launcher._forkserver.returncode == 0
+
+
+def test_what_nobody_took_is_ended(large: Path, begun: list[early.ForkServer]) -> None:
+    early.begin(["convert", str(large), "o.tif"])
+    ((_, process),) = begun
+    early.drop()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("words", [["--no-such-option"], ["--compression", "zst"], ["--workers", "x"]])
+def test_bad_usage_leaves_no_process(words: list[str], large: Path, tmp_path: Path) -> None:
+    line = command("convert", large, tmp_path / "o.tif", *words)
+    process = subprocess.Popen(line, start_new_session=True, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert process.wait(30) == 2
+    assert said.count(b"\n") == 1
+    assert session_members(process.pid) == []
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_signal_while_both_import_leaves_no_process(number: int, large: Path, tmp_path: Path) -> None:
+    """To the group, as a terminal does it, and at once: nobody has a handler yet."""
+    process = subprocess.Popen(command("convert", large, tmp_path / "o.tif"), start_new_session=True)
+    assert wait_until(lambda: len(session_members(process.pid)) > 1, 20)
+    os.killpg(process.pid, number)
+    assert process.wait(20) in (-number, 128 + number)
+    assert wait_until(lambda: not session_members(process.pid), 5)
+    assert wait_until(lambda: not any(".partial" in name for name in os.listdir(tmp_path)), 5)
+
+
+def test_closed_standard_streams_are_no_ends_of_its_socket(large: Path, tmp_path: Path) -> None:
+    words = command("convert", large, tmp_path / "o.tif", "--workers", "2")
+    line = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words]
+    assert subprocess.run(line, timeout=60, check=False).returncode == 0
+    assert os.listdir(tmp_path) == ["o.tif"]
