@@ -44,10 +44,12 @@ def make_launcher(options: ConvertOptions, more: Sequence[str] = ()) -> Iterator
     if options.n_workers == 0:
         yield None
         return
+    from slidewright.formats.registry import FORMATS
     from slidewright.system import launcher as processes
     from slidewright.system.early import PRELOAD
 
-    launcher = processes.make_launcher((*PRELOAD, *more))
+    home = [FORMATS[options.format][1]] if options.format in FORMATS else []
+    launcher = processes.make_launcher((*PRELOAD, *home, *more))
     try:
         yield launcher
     finally:

@@ -20,6 +20,8 @@ PRELOAD = (
     "imagecodecs._jpeg8",
     "cv2",
     "tifffile",
+    "multiprocessing.connection",
+    "slidewright.engine.memory_budget",
     "slidewright.engine.worker",
     "slidewright.engine.writer",
     "slidewright.formats.tiff",
