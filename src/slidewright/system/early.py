@@ -50,7 +50,7 @@ LARGE_SOURCE = 16 << 20
 """A source of more bytes than this is worth processes whatever is in it: they start before it is opened."""
 
 _VERBS = ("convert", "shard")
-_WITHOUT = ("-h", "--help", "--dry-run", "--workers=0")
+_WITHOUT = ("-h", "--help", "--dry-run")
 
 ForkServer = tuple[socket.socket, subprocess.Popen[bytes]]
 """The end of its socket that is ours, and its process."""
@@ -107,15 +107,25 @@ def drop() -> None:
 def _needs_processes(arguments: Sequence[str]) -> bool:
     if not hasattr(os, "fork") or not hasattr(socket, "send_fds") or not arguments or arguments[0] not in _VERBS:
         return False
-    pairs = zip(arguments, (*arguments[1:], ""), strict=True)
-    if any(word in _WITHOUT or (word, after) == ("--workers", "0") for word, after in pairs):
+    if any(word in _WITHOUT for word in arguments):
         return False
     try:
         for fd in range(3):
             os.fstat(fd)  # one that is closed would become one end of the socket
-        return any(_is_large(word) for word in arguments[1:])
     except OSError:
         return False
+    workers = _workers(arguments)
+    return workers > 0 if workers is not None else any(_is_large(word) for word in arguments[1:])
+
+
+def _workers(arguments: Sequence[str]) -> int | None:
+    """The number that `--workers` gives, if it gives one."""
+    for word, after in zip(arguments, (*arguments[1:], ""), strict=True):
+        option, _, number = word.partition("=")
+        if option == "--workers":
+            with contextlib.suppress(ValueError):
+                return int(number or after)
+    return None
 
 
 def _is_large(word: str) -> bool:
