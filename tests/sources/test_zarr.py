@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.sources.base import Source
 from slidewright.sources.open import open_source
-from slidewright.system.launcher import ENVIRONMENT
+from slidewright.system.early import ENVIRONMENT
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (130, 170, 3), dtype=np.uint8)
 
