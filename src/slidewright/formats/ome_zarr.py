@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import heapq
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -125,28 +126,29 @@ class OmeZarrFormat(Format):
         return (side**2 // 2 + 2) * encoding.tile_bytes
 
     def order(self, plan: Plan) -> Iterator[Key]:
-        """Level by level, plane by plane, row by row: a row of shards is written side by side (see `Format`)."""
-        for level in plan.levels:
-            for plane, row, column in np.ndindex(plan.planes, *level.tiles):
-                yield level.index, plane, row, column
+        """Row by row, so that a row of shards is written side by side, of all levels as they come (see `Format`)."""
+        keys = [(level.index, *place) for level in plan.levels for place in np.ndindex(plan.planes, *level.tiles)]
+        yield from sorted(keys, key=lambda key: (_turn(plan, key[0], key[2] + 1), *key))
 
     def wave(self, plan: Plan, key: Key) -> int | None:
-        """A row of blocks of level 0; planes that a block holds together wait for the first to end, those of a frame in
-        a file of their own (see `Format`).
+        """A row of blocks of level 0, with what they make of upper levels; planes that a block holds together wait for
+        the first to end, those of a frame in a file of their own (see `Format`).
         """
         level, plane, row, _ = key
+        if level and math.isinf(_turn(plan, level, row)):
+            return None
         band, waiting = divmod(plane, plan.band)
-        if level or (waiting and plan.band == plan.planes):
+        if waiting and plan.band == plan.planes:
             return None
         first = plan.passes[0]
-        return -1 - band if waiting else band * first.blocks.height + row // first.block_tiles
+        return -1 - band if waiting else band * first.blocks.height + (row << level) // first.block_tiles
 
     def write(self, path: str, image: ImageDescription, take: TakeSegment) -> list[int]:
         """See `Format`."""
         try:
             os.makedirs(path, exist_ok=self.workers_write)
             with Syncer() as syncer:
-                sizes = [self._write_level(path, image, level, take, syncer) for level in image.plan.levels]
+                sizes = self._write_levels(path, image, take, syncer)
                 syncer.wait()
             self._write_group(path, image)
             for folder, _, _ in os.walk(path):
@@ -205,7 +207,24 @@ class OmeZarrFormat(Format):
             count += 1 + image.plan.planes * math.prod(Size(*level.tiles).grid(side))
         return count
 
-    def _write_level(self, path: str, image: ImageDescription, level: Level, take: TakeSegment, syncer: Syncer) -> int:
+    def _write_levels(self, path: str, image: ImageDescription, take: TakeSegment, syncer: Syncer) -> list[int]:
+        sizes = [0] * len(image.plan.levels)
+        with contextlib.ExitStack() as stack:
+            turns: list[tuple[float, int, Rows]] = []
+            for level in image.plan.levels:
+                rows = self._write_level(path, image, level, take, syncer)
+                stack.callback(rows.close)
+                turns.append((0, level.index, rows))  # a heap, since these are in order
+            while turns:
+                _, index, rows = turns[0]
+                try:
+                    heapq.heapreplace(turns, (_turn(image.plan, index, next(rows)), index, rows))
+                except StopIteration as end:
+                    heapq.heappop(turns)
+                    sizes[index] = end.value
+        return sizes
+
+    def _write_level(self, path: str, image: ImageDescription, level: Level, take: TakeSegment, syncer: Syncer) -> Rows:
         files = self._files(path, image, level)
         kept, encoding = _stored_as(image, level)
         folder = os.path.join(path, str(level.index))
@@ -214,12 +233,17 @@ class OmeZarrFormat(Format):
             write_json(os.path.join(folder, "zarr.json"), metadata.array_v3(encoding, level, files.side, kept))
         else:
             write_json(os.path.join(folder, ".zarray"), metadata.array_v2(encoding, level))
-        planes = range(image.plan.planes)
+        there = None
         if self.workers_write and fills(image.plan, level.index, files.side):
             shared = self._shared_at(image.plan, level)
             there = files if shared is None else self._files(shared.path, image, level, shared)
-            return sum(_await_files(there, files, plane, take, syncer) for plane in planes)
-        return sum(_write_plane(files, plane, take, syncer) for plane in planes)
+        total = 0
+        for plane in range(image.plan.planes):
+            if there is None:
+                total += yield from _write_plane(files, plane, take, syncer)
+            else:
+                total += yield from _await_files(there, files, plane, take, syncer)
+        return total
 
     def _files(
         self, path: str, image: ImageDescription, level: Level, shared: SharedFolder | None = None
@@ -281,21 +305,37 @@ def _stored_as(image: ImageDescription, level: Level) -> tuple[Kept | None, Enco
     return kept, image.encoding if kept is None else kept.filling
 
 
-def _write_plane(files: LevelFiles, plane: int, take: TakeSegment, syncer: Syncer) -> int:
-    """Write the chunks of a plane; the bytes that they took."""
+Rows = Generator[int, None, int]
+"""Writes a level row by row: gives the number of the plane's rows of tiles that it is about to have asked for, and in
+the end the bytes that they took."""
+
+
+def _turn(plan: Plan, level: int, rows: int) -> float:
+    """When rows of a level are asked for, by the rows of tiles of level 0 that they are made of: what blocks of the
+    first pass give is written as they come, so that little of it waits. Other levels come after them, as do those of
+    images with planes, which are asked for one by one.
+    """
+    return rows << level if plan.planes == 1 and level <= plan.passes[0].top else math.inf
+
+
+def _write_plane(files: LevelFiles, plane: int, take: TakeSegment, syncer: Syncer) -> Rows:
     level, total = files.level, 0
     with contextlib.closing(PlaneWriter(files.plane_folder(plane), level.tiles, files.side, syncer)) as writer:
-        for row, column in np.ndindex(*level.tiles):
-            total += writer.add(row, column, files.chunk(take((level.index, plane, row, column))))
+        for row in range(level.tiles.height):
+            yield row + 1
+            for column in range(level.tiles.width):
+                total += writer.add(row, column, files.chunk(take((level.index, plane, row, column))))
     return total
 
 
-def _await_files(there: LevelFiles, files: LevelFiles, plane: int, take: TakeSegment, syncer: Syncer) -> int:
+def _await_files(there: LevelFiles, files: LevelFiles, plane: int, take: TakeSegment, syncer: Syncer) -> Rows:
     """Take the receipts of a plane's files, which others wrote; give those that are elsewhere their name, and have all
-    synced; the bytes of their chunks.
+    synced.
     """
     total = 0
     for row, column in files.firsts():
+        if column == 0:
+            yield row + files.step
         nbytes = Receipt.read(take((files.level.index, plane, row, column))).nbytes
         if nbytes:
             path = files.path(plane, row, column)
