@@ -21,6 +21,7 @@ from written import image
 import slidewright
 from slidewright.errors import DestinationError, OptionError, SourceError, VerifyError
 from slidewright.formats import zarr_shard
+from slidewright.formats.ome_zarr import OmeZarrFormat
 from slidewright.inspection.verify import verify_file
 from slidewright.inspection.zarr_pyramid import ZarrPyramid
 from slidewright.tiff.page import TiledImage
@@ -471,3 +472,42 @@ def test_images_under_numbers_are_a_series_in_one_store(tmp_path: Path, ngff: st
         assert_valid(store / str(number), ngff)
         slidewright.convert(store, tmp_path / "back.tif", series=number, compression="zstd", overwrite=True, **SMALL)
         np.testing.assert_array_equal(tifffile.imread(tmp_path / "back.tif"), images[number])
+
+
+@pytest.mark.parametrize(("shape", "along"), [((900, 1500, 3), True), ((5, 900, 1500), False)])
+def test_levels_are_written_as_they_come(tmp_path, monkeypatch, shape, along):
+    """What a row of blocks gives is asked for before the next row, whatever its level, in the order that `order` says;
+    the planes of an image are asked for one by one.
+    """
+    asked, plans = [], []
+    write = OmeZarrFormat.write
+
+    def recorded(self, path, image, take):
+        plans.append(image.plan)
+
+        def note(key):
+            asked.append(key)
+            return take(key)
+
+        return write(self, path, image, note)
+
+    monkeypatch.setattr(OmeZarrFormat, "write", recorded)
+    source = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+    out = tmp_path / "o.ome.zarr"
+    axes = {} if along else {"axes": "CYX"}
+    slidewright.convert(source, out, tile_size=64, block_tiles=4, n_workers=0, zarr_shard=8, compression="zstd", **axes)
+    (plan,) = plans
+    form = OmeZarrFormat()
+    assert asked == [key for key in form.order(plan) if key in set(asked)]  # of files that blocks fill the first alone
+    assert {key[0] for key in asked} == set(range(len(plan.levels)))
+    assert sum(key[0] == 0 for key in asked) == plan.planes * plan.levels[0].n_tiles
+    waves = [form.wave(plan, key) for key in asked]
+    first = [key for key in asked if key[0] <= plan.passes[0].top]
+    assert plan.passes[0].top > 0
+    if along:
+        assert first != sorted(first)
+        known = [wave for wave in waves if wave is not None]
+        assert known == sorted(known)
+        assert all((wave is None) == (key[0] > plan.passes[0].top) for wave, key in zip(waves, asked, strict=True))
+    else:
+        assert asked == sorted(asked)
