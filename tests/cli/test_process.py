@@ -244,3 +244,27 @@ def test_signal_about_the_end_is_one_or_the_other(tmp_path):
         out.unlink()
         campaign.count(number.name)
     campaign.close()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signal_in_a_callback_of_the_interpreter_is_not_lost(number, code):
+    """What a weak reference's callback raises is printed and dropped; Python's import locks have such callbacks."""
+    script = f"""
+import signal, sys, time, weakref
+from slidewright.cli import main
+
+def run(**_):
+    class Thing: ...
+    thing = Thing()
+    reference = weakref.ref(thing, lambda _: signal.raise_signal({int(number)}))
+    del thing
+    time.sleep(20)
+
+main.cli.main = run
+sys.exit(main.main([], last=True))
+"""
+    begin = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert time.monotonic() - begin < 15

@@ -34,6 +34,7 @@ _VERBS = {
 }
 
 _HOMES = {"bench": "slidewright.bench.verbs"}  # what is not one file of this package
+_AGAIN = 0.02  # seconds after which a signal is sent again whose exception was lost
 _CLEANING = 1.0  # seconds after a signal before the next one ends the process as it is
 
 
@@ -47,6 +48,8 @@ class Terminated(BaseException):
 
 class _Interrupted(BaseException):
     """Ctrl-C under a name that click does not know: it would print an empty line."""
+
+    number = signal.SIGINT
 
 
 class _LazyGroup(SuggestingGroup):
@@ -187,6 +190,15 @@ def _drop_stdout() -> None:
         os.close(null)
 
 
+def _signal_main_thread(number: int) -> None:
+    """Send a signal so that what the main thread waits in is interrupted, where that can be done."""
+    thread = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and thread is not None:
+        signal.pthread_kill(thread, number)
+    else:
+        signal.raise_signal(number)
+
+
 @contextlib.contextmanager
 def _signals(last: bool = False) -> Iterator[None]:
     """Turn SIGINT, SIGTERM, SIGHUP and SIGQUIT into exceptions that unwind a run so that it cleans up.
@@ -195,6 +207,9 @@ def _signals(last: bool = False) -> Iterator[None]:
     network disk for instance, they end the process at once, and the fork server cleans what it can. A signal that is
     ignored already (nohup) stays ignored. Once one has come and the cleaning is done, all are ignored: the process
     is about to end, with the code of the first. So they are after the `last` thing that a process does.
+
+    An exception in a callback of the interpreter's own (a weak reference's, a `__del__`) is printed and lost, and a
+    signal can come during one, most of all while modules are imported: then it is sent again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -209,6 +224,17 @@ def _signals(last: bool = False) -> Iterator[None]:
         if time.monotonic() - first > _CLEANING:
             os._exit(128 + number)
 
+    def give_again(lost: sys.UnraisableHookArgs) -> None:
+        nonlocal first
+        if not isinstance(lost.exc_value, (_Interrupted, Terminated)):
+            hook(lost)
+            return
+        first = None
+        timer = threading.Timer(_AGAIN, _signal_main_thread, (lost.exc_value.number,))
+        timer.daemon = True
+        timer.start()
+
+    hook, sys.unraisablehook = sys.unraisablehook, give_again
     before = {}
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
         number = getattr(signal, name, None)
@@ -217,5 +243,6 @@ def _signals(last: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if last or first is not None else handler)
