@@ -97,9 +97,9 @@ class SegmentStore:
             partial.filled[0] += len(part.data)
             if partial.filled[0] == part.total:
                 del self._partial[key]
-                self.add(key, bytes(partial.data))
+                self.add(key, partial.data)
 
-    def add(self, key: Key, segment: bytes | memoryview) -> None:
+    def add(self, key: Key, segment: bytes | bytearray | memoryview) -> None:
         """Take in a whole segment, which is copied once, into memory or into a file, unless it is bytes that can be
         held as they are; raises OutputError when the temporary disk is full.
         """
@@ -154,7 +154,7 @@ class SegmentStore:
         self._spare.clear()
         self._held.clear()
 
-    def _spill(self, key: Key, segment: bytes | memoryview) -> None:
+    def _spill(self, key: Key, segment: bytes | bytearray | memoryview) -> None:
         bucket = self._wave(self._plan, key)
         try:
             if bucket not in self._spills:
