@@ -121,6 +121,24 @@ def test_failing_peer_is_left_out_with_its_words(tiled: str, tmp_path: Path, mon
     assert done.find(OURS, 1) is not None
 
 
+def test_what_a_failing_peer_left_is_not_in_the_way_of_the_next(
+    tiled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "broken.py"
+    program.write_text(
+        "import json, sys\n"
+        "open(json.loads(sys.argv[1])['dest'], 'x').close()\n"
+        "raise SystemExit('no such codec here')\n"
+    )
+    for name in ("one", "other"):
+        monkeypatch.setitem(peers.KINDS, name, replace(peers.KINDS["tifffile"], name=name, program=str(program)))
+
+    done = compare(Settings(tiled, (1,), repeat=1, peers=("one", "other"), environments=str(tmp_path)))
+
+    assert "no such codec here" in done.skipped["one, 1 workers"]
+    assert "no such codec here" in done.skipped["other, 1 workers"]
+
+
 def test_peer_that_does_other_work_is_marked(tiled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "lazy.py"
     program.write_text(

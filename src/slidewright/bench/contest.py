@@ -284,6 +284,7 @@ class _Bench:
         try:
             return run_tree(entrant.command, entrant.environment, sample=sample, timeout=self._settings.timeout)
         except RunError as error:
+            _remove(entrant.dest)  # the next may not write over what is left
             if entrant.name == OURS:
                 raise
             self._drop(entrant, str(error))

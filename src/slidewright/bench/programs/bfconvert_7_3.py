@@ -16,5 +16,5 @@ words += ["-pyramid-resolutions", str(given["levels"]), "-pyramid-scale", "2"]
 words += ["-compression", codecs[given["compression"]]]
 words += [] if given["quality"] is None else ["-quality", str(given["quality"] / 100)]
 tool = "loci.formats.tools.ImageConverter"
-heap = "-Xmx512m"  # as its script has it
+heap = "-Xmx4g"  # the 512 MB of its script are too little for a slide of 20,000 x 20,000
 os.execv(java, [str(java), heap, "-cp", str(jar), tool, *words, given["source"], given["dest"]])
