@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -98,6 +99,16 @@ def role_of(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return ""
+
+
+def who_lives(session: int) -> str:
+    """The processes of a session, each with its name, its state and what it waits for in the kernel."""
+    told = []
+    for pid in session_members(session):
+        with contextlib.suppress(OSError):
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            told.append(f"{pid} {role_of(pid)} {state} {Path(f'/proc/{pid}/wchan').read_text()}")
+    return "; ".join(told)
 
 
 def wait_until(true, seconds: float) -> bool:

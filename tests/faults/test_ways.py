@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from faults.campaign import CLEARLY, Campaign, forked, session_members, wait_until
+from faults.campaign import CLEARLY, Campaign, forked, session_members, wait_until, who_lives
 from faults.injection import Injector
 from faults.test_io import KINDS
 from faults.test_kill import VICTIMS, choose, wait_for
@@ -56,7 +56,7 @@ def try_kill(campaign: Campaign, folder: Path, way: Way, clean: dict[str, str], 
     code = wait_for(driver, 60)
     story = f"{way.name}: {victim} {killed} after {wait:.3f} s, exit code {code}: {log.read_text()}"
     assert code is not None, f"hangs: {story}"
-    assert wait_until(lambda: not session_members(driver), 5), f"processes live on: {story}"
+    assert wait_until(lambda: not session_members(driver), 5), f"processes live on ({who_lives(driver)}): {story}"
     assert_whole(folder, way, clean, story)
     if victim == "worker" or not killed:
         assert code == 0, f"should have succeeded: {story}"
