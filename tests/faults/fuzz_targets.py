@@ -487,7 +487,8 @@ class Manifests(Target):
         return {**files, "m.csv": bytes_changed(data, rng) if rng.random() < 0.3 else data}
 
     def leaves(self, files: Input) -> set[str]:
-        return set(os.listdir()) - {name for name in os.listdir() if name.startswith(".")}
+        """What rows may name, hidden names too, but not what a run hides beside its destination."""
+        return {name for name in os.listdir() if not (name.startswith(".") and name.endswith((".partial", ".old", ".lock")))}
 
     def acts(self) -> list[Callable[[], str]]:
         import slidewright
