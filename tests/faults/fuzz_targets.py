@@ -488,7 +488,8 @@ class Manifests(Target):
 
     def leaves(self, files: Input) -> set[str]:
         """What rows may name, hidden names too, but not what a run hides beside its destination."""
-        return {name for name in os.listdir() if not (name.startswith(".") and name.endswith((".partial", ".old", ".lock")))}
+        hidden = (".partial", ".old", ".lock")
+        return {name for name in os.listdir() if not (name.startswith(".") and name.endswith(hidden))}
 
     def acts(self) -> list[Callable[[], str]]:
         import slidewright
