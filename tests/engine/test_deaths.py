@@ -217,6 +217,25 @@ def test_convert_works_in_a_thread_and_in_several_at_once(tmp_path, scratch):
     assert len(pyramid(source.pixels(), 32)) == len(results["0.tif"].levels)
 
 
+def test_caller_may_have_thousands_of_open_files(tmp_path, scratch):
+    """Descriptors beyond 1023 are none for `select`."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2500:
+        pytest.skip("so many files can't be opened here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2500), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1200)]
+    try:
+        source = SlowSource(300, 400, fault="kill-once", at=(96, 128), marker=str(tmp_path / "marker"))
+        report = slidewright.convert(source, tmp_path / "out.tif", n_workers=2, scratch=scratch, **OPTIONS)
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert report.retries == 1
+    assert_levels_equal_oracle(tmp_path / "out.tif", source.pixels(), 32)
+
+
 def test_existing_destination_is_kept_and_replaced_only_when_asked(tmp_path):
     path = tmp_path / "out.tif"
     path.write_bytes(b"precious")

@@ -75,6 +75,9 @@ class ForkServer:
         os.set_blocking(self._wakeup, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        self._watched = select.poll()  # `select` knows no descriptor beyond 1023, and the caller may have thousands
+        self._watched.register(self._socket, select.POLLIN)
+        self._watched.register(self._wakeup, select.POLLIN)
 
     def serve(self) -> None:
         """Fork on request and tell of deaths, until the coordinator is gone."""
@@ -86,13 +89,12 @@ class ForkServer:
         self._finish()
 
     def _step(self) -> bool:
-        watched: list[Any] = [self._socket, self._wakeup]
-        ready, _, _ = select.select(watched, [], [], _PARENT_CHECK)
+        ready = {fd for fd, _ in self._watched.poll(_PARENT_CHECK * 1000)}
         if self._wakeup in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wakeup, 4096)
             self._tell_deaths()
-        if self._socket not in ready:  # what was asked for before the parent died has been read by now
+        if self._socket.fileno() not in ready:  # what was asked for before the parent died has been read by now
             return os.getppid() == self._parent
         data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, MAX_FDS)
         if not data:

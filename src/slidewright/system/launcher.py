@@ -9,7 +9,6 @@ import contextlib
 import importlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -17,7 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Protocol
 
 from slidewright.errors import RunError
@@ -132,14 +131,14 @@ class ProcessLauncher:
         return child
 
     def attend(self) -> None:
-        while select.select([self._socket], [], [], 0)[0]:  # what `wait` showed may have been read meanwhile
+        while wait([self._socket], 0):  # what showed may have been read meanwhile; `select` knows no descriptor > 1023
             for message in self._messages():
                 self._note(message)
 
     def reason(self, child: Child) -> str:
         deadline = time.monotonic() + 1.0
         while child.pid not in self._exits and time.monotonic() < deadline:
-            if select.select([self._socket], [], [], 0.1)[0]:
+            if wait([self._socket], 0.1):
                 self.attend()
         code = self._exits.get(child.pid or 0)
         if code is None:
