@@ -78,6 +78,29 @@ def test_killed_worker_block_is_retried(tmp_path, scratch):
     assert digest(tmp_path / "clean.tif") == digest(tmp_path / "out.tif")
 
 
+@pytest.mark.parametrize("timeout", [None, 20.0])
+def test_worker_whose_fork_holds_its_pipe_open_is_replaced(tmp_path, scratch, timeout):
+    source = SlowSource(300, 400, fault="fork-once", at=(96, 128), marker=str(tmp_path / "marker"))
+    code = f"""\
+        import os, sys
+        sys.path.insert(0, {str(HERE)!r})
+        os.setsid()
+        import slidewright
+        from fake_sources import SlowSource
+        options = {OPTIONS!r}
+        report = slidewright.convert({source!r}, {str(tmp_path / "out.tif")!r}, n_workers=2, timeout={timeout}, **options)
+        print(report.retries)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"1\n"
+        assert process.wait(10) == 0
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # the fork of the worker
+    assert_levels_equal_oracle(tmp_path / "out.tif", source.pixels(), 32)
+
+
 def test_workers_killed_from_outside_are_replaced(tmp_path, scratch):
     before = {p.pid for p in descendants()}
     source = SlowSource(400, 400, seconds=0.02)

@@ -130,6 +130,7 @@ class Coordinator:
                 self._listen_to_worker(self._crew.seat(ready))  # type: ignore[arg-type]
             elif ready in self._launcher.waitable:
                 self._launcher.attend()
+        self._replace_silent()
         if self._run.timeout is not None:
             self._crew.end_overdue(self._run.timeout)
         self._tick(stage)
@@ -162,6 +163,12 @@ class Coordinator:
                 seat.fate = OUT_OF_MEMORY
             case Failed():
                 raise message.error()
+
+    def _replace_silent(self) -> None:
+        """Replace the workers that are gone and whose pipe does not end: the caller's code forked, and its fork lives."""
+        for seat in self._crew.seats:
+            if self._launcher.has_ended(seat.child) and not seat.child.connection.poll():
+                self._crew.replace(seat)
 
     def _listen_to_writer(self) -> None:
         assert self._writer is not None

@@ -82,6 +82,11 @@ class Crew:
         return pipe in self._seats
 
     @property
+    def seats(self) -> list[Seat]:
+        """Of the living, and of those whose death nobody has heard of."""
+        return list(self._seats.values())
+
+    @property
     def pids(self) -> list[int]:
         """Process ids of the workers that are processes."""
         return [seat.child.pid for seat in self._seats.values() if seat.child.pid is not None]

@@ -33,6 +33,7 @@ from slidewright.system.early import IGNORED
 from slidewright.system.files import remove, settle_aside
 
 MAX_FDS = 16
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # a program that a source starts must not hold a worker's pipe
 _PARENT_CHECK = 1.0  # seconds between looks at who the parent is, where no signal tells of its death
 _EXPENDABLE = 400  # of 1000: the kernel, short of memory, should take a worker, which can be replaced
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
@@ -96,7 +97,7 @@ class ForkServer:
             self._tell_deaths()
         if self._socket.fileno() not in ready:  # what was asked for before the parent died has been read by now
             return os.getppid() == self._parent
-        data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, MAX_FDS)
+        data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, MAX_FDS, _CLOSE_ON_EXEC)
         if not data:
             return False
         while not data.endswith(b"\n"):

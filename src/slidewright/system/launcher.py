@@ -58,8 +58,11 @@ class Launcher(Protocol):
     def attend(self) -> None:
         """Handle what `waitable` showed; raises RunError if children can't be started any more."""
 
+    def has_ended(self, child: Child) -> bool:
+        """Whether a child is known to be gone, whatever its pipe shows: a process that it forked may hold that open."""
+
     def reason(self, child: Child) -> str:
-        """Why a child whose pipe ended is gone, in words."""
+        """Why a child that is gone is so, in words."""
 
     def kill(self, child: Child) -> None:
         """Kill a child that hangs; its pipe ends soon after. Raises RunError where that can't be done."""
@@ -119,6 +122,7 @@ class ProcessLauncher:
                 request = json.dumps(asked).encode() + b"\n"
                 socket.send_fds(self._socket, [request], fds)
                 child = Child(name, ours, self._answer())
+                self._exits.pop(child.pid or 0, None)  # of one before it, which had the same number
         except OSError as error:
             ours.close()
             raise self._forkserver_died() from error
@@ -134,6 +138,9 @@ class ProcessLauncher:
         while wait([self._socket], 0):  # what showed may have been read meanwhile; `select` knows no descriptor > 1023
             for message in self._messages():
                 self._note(message)
+
+    def has_ended(self, child: Child) -> bool:
+        return child.pid in self._exits
 
     def reason(self, child: Child) -> str:
         deadline = time.monotonic() + 1.0
@@ -254,6 +261,9 @@ class ThreadLauncher:
 
     def attend(self) -> None:
         return
+
+    def has_ended(self, child: Child) -> bool:
+        return False  # its pipe tells
 
     def reason(self, child: Child) -> str:
         return "its thread ended"
