@@ -122,7 +122,10 @@ class Coordinator:
         watched: list[Any] = [*self._crew, *self._launcher.waitable]
         if not self._written:  # the writer may end as soon as it has said so, before the last worker is heard
             watched.append(self._writer.connection)
+        before = monotonic()
         came = wait(watched, seconds)
+        if (late := monotonic() - before - seconds) > _TICK:  # suspended, as a laptop or a job may be
+            self._crew.pardon(late)
         for ready in came:
             if ready is self._writer.connection:
                 self._listen_to_writer()

@@ -153,14 +153,20 @@ class Crew:
             if seat.block is None or seat.fate is not None:
                 continue
             if seat.since is None:
-                if now - seat.hired > timeout + _START_SECONDS:
+                if now - seat.hired > timeout + _START_SECONDS and not seat.child.connection.poll():
                     seat.fate = f"it was not ready after {timeout + _START_SECONDS:g} s, and was ended"
                     self._launcher.kill(seat.child)
             elif len(seat.at_writer) == self._run.slots_per_worker:
                 seat.since = now
-            elif now - seat.since > timeout:
+            elif now - seat.since > timeout and not seat.child.connection.poll():  # what it has said is heard first
                 seat.fate = f"it was not done with it after {timeout:g} s, the limit (timeout), and was ended"
                 self._launcher.kill(seat.child)
+
+    def pardon(self, seconds: float) -> None:
+        """All were stopped for a while, which counts for nobody."""
+        for seat in self._seats.values():
+            seat.hired += seconds
+            seat.since = None if seat.since is None else seat.since + seconds
 
     def replace(self, seat: Seat) -> None:
         """A worker is dead: its blocks go back to the front of the queue, a fresh worker takes its seat, unless
