@@ -130,6 +130,25 @@ def test_signal_while_both_import_leaves_no_process(number: int, large: Path, tm
     assert wait_until(lambda: not any(".partial" in name for name in os.listdir(tmp_path)), 5)
 
 
+def test_signal_that_is_held_back_while_it_starts_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a notebook, where the traceback, and with it the socket, may be kept for hours."""
+    started = []
+
+    class Interrupted(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *given: object, **named: object) -> None:
+            super().__init__(*given, **named)  # type: ignore[call-overload]
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(early.subprocess, "Popen", Interrupted)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with pytest.raises(KeyboardInterrupt) as kept:
+        early.start(())
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert kept.tb is not None
+
+
 def test_closed_standard_streams_are_no_ends_of_its_socket(large: Path, tmp_path: Path) -> None:
     words = command("convert", large, tmp_path / "o.tif", "--workers", "2")
     line = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words]

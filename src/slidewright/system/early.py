@@ -61,23 +61,30 @@ _ahead: list[ForkServer] = []
 def start(preload: Sequence[str]) -> ForkServer:
     """Start a fork server, which imports the modules of `preload`; raises OSError where that can't be done."""
     ours, theirs = socket.socketpair()
-    with theirs:
-        serve = f"main({theirs.fileno()}, {list(preload)!r}, {os.getpid()})"
-        code = f"import sys; sys.path[:] = {sys.path!r}; from slidewright.system.forkserver import main; {serve}"
-        # Ctrl-C reaches it as well: it waits until the fork server has said that it ignores it, imports or not
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **ENVIRONMENT},
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    process: subprocess.Popen[bytes] | None = None
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        with theirs:
+            serve = f"main({theirs.fileno()}, {list(preload)!r}, {os.getpid()})"
+            code = f"import sys; sys.path[:] = {sys.path!r}; from slidewright.system.forkserver import main; {serve}"
+            try:
+                # Ctrl-C reaches it as well: it waits until the fork server has said that it ignores it, imports or not.
+                # To block a signal may raise what one before it asks for, and to give way to those held back will.
+                signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+                process = subprocess.Popen(
+                    [sys.executable, "-c", code],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env={**os.environ, **ENVIRONMENT},
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    except BaseException:
+        ours.close()
+        if process is not None:
+            process.kill()
+            process.wait()
+        raise
     return ours, process
 
 
