@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -128,6 +129,23 @@ def test_signal_while_both_import_leaves_no_process(number: int, large: Path, tm
     assert process.wait(20) in (-number, 128 + number)
     assert wait_until(lambda: not session_members(process.pid), 5)
     assert wait_until(lambda: not any(".partial" in name for name in os.listdir(tmp_path)), 5)
+
+
+def test_path_in_sys_path_is_passed_over_as_python_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
+    with contextlib.closing(ProcessLauncher()) as launcher:
+        launcher.own(str(tmp_path / "nothing"))
+        assert launcher.reason(launcher.spawn("slidewright.no_such_module", "nobody", None)).endswith("exit code 1")
+
+
+@pytest.mark.parametrize(("name", "value"), [("frozen", True), ("executable", ""), ("executable", None)])
+def test_program_that_is_no_python_is_not_started_by_itself(
+    name: str, value: object, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, name, value, raising=False)
+    monkeypatch.setattr(early, "start", lambda *_: pytest.fail("it would start itself"))
+    early.begin(["convert", str(large), "o.tif"])
+    assert slidewright.convert(large, tmp_path / "o.tif", n_workers=2).n_workers == 2
 
 
 def test_signal_that_is_held_back_while_it_starts_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:

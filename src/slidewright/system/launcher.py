@@ -286,6 +286,6 @@ class ThreadLauncher:
 
 def make_launcher(preload: Sequence[str] = ()) -> Launcher:
     """The best kind of launcher that this system can do; its children find the modules of `preload` imported."""
-    if hasattr(os, "fork") and hasattr(socket, "send_fds"):
+    if early.can_start():
         return ProcessLauncher(preload)
     return ThreadLauncher()
