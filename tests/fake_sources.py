@@ -19,8 +19,9 @@ from slidewright.sources.base import SourceInfo
 class SlowSource:
     """Pixels that are a function of their place; `fault` happens at the tile whose corner is `at` (y, x).
 
-    Faults: "kill-once" (SIGKILL to the reading process, once, as the file `marker` records), "kill" (always), "fork-once"
-    (as "kill-once", but a fork of that process lives on for a minute), "corrupt", "crash" (an unforeseen exception).
+    Faults: "kill-once" (SIGKILL to the reading process, once, as the file `marker` records), "kill" (always),
+    "fork-once" (as "kill-once", but a fork of that process lives on for a minute), "corrupt", "crash" (an unforeseen
+    exception).
     """
 
     height: int

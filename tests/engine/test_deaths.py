@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -19,7 +20,9 @@ from oracle import pyramid
 from written import assert_levels_equal_oracle, digest
 
 import slidewright
+from slidewright.engine import coordinator
 from slidewright.errors import CorruptTileError, DestinationError, OptionError, RunError
+from slidewright.system import launcher
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -87,8 +90,8 @@ def test_worker_whose_fork_holds_its_pipe_open_is_replaced(tmp_path, scratch, ti
         os.setsid()
         import slidewright
         from fake_sources import SlowSource
-        options = {OPTIONS!r}
-        report = slidewright.convert({source!r}, {str(tmp_path / "out.tif")!r}, n_workers=2, timeout={timeout}, **options)
+        options = {OPTIONS | {"n_workers": 2, "timeout": timeout}!r}
+        report = slidewright.convert({source!r}, {str(tmp_path / "out.tif")!r}, **options)
         print(report.retries)
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE)
@@ -98,6 +101,29 @@ def test_worker_whose_fork_holds_its_pipe_open_is_replaced(tmp_path, scratch, ti
         assert process.wait(10) == 0
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # the fork of the worker
+    assert_levels_equal_oracle(tmp_path / "out.tif", source.pixels(), 32)
+
+
+def test_more_slots_than_pipes_hold_messages(tmp_path, scratch, monkeypatch):
+    """140 workers and more have so many slots that writer and coordinator could fill both pipes between them."""
+    pipe, spawn, writer = launcher.Pipe, launcher.ProcessLauncher.spawn, []
+
+    def narrow_pipe(duplex):
+        ends = pipe(duplex)
+        for end in ends if writer else ():
+            with socket.socket(fileno=os.dup(end.fileno())) as one:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least there is: a few messages
+        return ends
+
+    def spawn_noting(self, module, name, job, **more):
+        writer[:] = ["writer"] if "wri" in name else []
+        return spawn(self, module, name, job, **more)
+
+    monkeypatch.setattr(launcher, "Pipe", narrow_pipe)
+    monkeypatch.setattr(launcher.ProcessLauncher, "spawn", spawn_noting)
+    monkeypatch.setattr(coordinator, "_AT_WRITER", 2)
+    source = SlowSource(600, 600)
+    slidewright.convert(source, tmp_path / "out.tif", n_workers=12, scratch=scratch, **{**OPTIONS, "block_tiles": 1})
     assert_levels_equal_oracle(tmp_path / "out.tif", source.pixels(), 32)
 
 

@@ -168,7 +168,8 @@ class Coordinator:
                 raise message.error()
 
     def _replace_silent(self) -> None:
-        """Replace the workers that are gone and whose pipe does not end: the caller's code forked, and its fork lives."""
+        """Replace the workers that are gone and whose pipe does not end: the caller's code forked, and that fork lives.
+        """
         for seat in self._crew.seats:
             if self._launcher.has_ended(seat.child) and not seat.child.connection.poll():
                 self._crew.replace(seat)
