@@ -20,7 +20,8 @@ class SlowSource:
     """Pixels that are a function of their place; `fault` happens at the tile whose corner is `at` (y, x).
 
     Faults: "kill-once" (SIGKILL to the reading process, once, as the file `marker` records), "kill" (always),
-    "corrupt", "crash" (an unforeseen exception).
+    "fork-once" (as "kill-once", but a fork of that process lives on for a minute), "corrupt", "crash" (an unforeseen
+    exception).
     """
 
     height: int
@@ -54,10 +55,14 @@ class SlowReader:
         source = self._source
         time.sleep(source.seconds)
         if (y, x) == source.at:
-            if source.fault == "kill" or (source.fault == "kill-once" and not os.path.exists(source.marker)):
+            once = source.fault in ("kill-once", "fork-once") and not os.path.exists(source.marker)
+            if source.fault == "kill" or once:
                 if source.marker:
                     with open(source.marker, "w"):
                         pass
+                if source.fault == "fork-once" and os.fork() == 0:
+                    time.sleep(60)
+                    os._exit(0)
                 os.kill(os.getpid(), signal.SIGKILL)
             if source.fault == "corrupt":
                 raise CorruptTileError(f"slow source: the tile at x={x}, y={y} can't be decoded")

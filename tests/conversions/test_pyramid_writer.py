@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
@@ -72,6 +73,29 @@ def test_tiles_in_any_order_give_the_same_file(tmp_path, n_workers):
         for row, column in places:
             writer.write_tile(tile_at(pixels, row, column), row, column)
     assert digest(tmp_path / "out.tif") == converted(pixels, tmp_path)
+
+
+@workers
+def test_tiles_from_several_threads_give_the_same_file(tmp_path, n_workers):
+    pixels = image(300, 400)
+    with (
+        PyramidWriter(tmp_path / "t.tif", pixels.shape, n_workers=n_workers, **OPTIONS) as writer,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        list(pool.map(lambda place: writer.write_tile(tile_at(pixels, *place), *place), places_of(pixels)))
+    assert_levels_equal_oracle(tmp_path / "t.tif", pixels, TILE)
+
+
+def test_caller_that_takes_longer_than_the_timeout_is_no_fault_of_the_workers(tmp_path):
+    """What a worker has said meanwhile is heard before it is judged."""
+    pixels = image(100, 100)
+    with PyramidWriter(tmp_path / "t.tif", pixels.shape, n_workers=2, timeout=0.5, **OPTIONS) as writer:
+        for place in places_of(pixels):
+            writer.write_tile(tile_at(pixels, *place), *place)
+            if place[1] == 2:
+                time.sleep(1.5)
+    assert writer.report.retries == 0
+    assert_levels_equal_oracle(tmp_path / "t.tif", pixels, TILE)
 
 
 @workers

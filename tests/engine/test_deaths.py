@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -19,7 +20,9 @@ from oracle import pyramid
 from written import assert_levels_equal_oracle, digest
 
 import slidewright
+from slidewright.engine import coordinator
 from slidewright.errors import CorruptTileError, DestinationError, OptionError, RunError
+from slidewright.system import launcher
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -76,6 +79,52 @@ def test_killed_worker_block_is_retried(tmp_path, scratch):
     clean = SlowSource(300, 400)
     slidewright.convert(clean, tmp_path / "clean.tif", n_workers=0, **OPTIONS)
     assert digest(tmp_path / "clean.tif") == digest(tmp_path / "out.tif")
+
+
+@pytest.mark.parametrize("timeout", [None, 20.0])
+def test_worker_whose_fork_holds_its_pipe_open_is_replaced(tmp_path, scratch, timeout):
+    source = SlowSource(300, 400, fault="fork-once", at=(96, 128), marker=str(tmp_path / "marker"))
+    code = f"""\
+        import os, sys
+        sys.path.insert(0, {str(HERE)!r})
+        os.setsid()
+        import slidewright
+        from fake_sources import SlowSource
+        options = {OPTIONS | {"n_workers": 2, "timeout": timeout}!r}
+        report = slidewright.convert({source!r}, {str(tmp_path / "out.tif")!r}, **options)
+        print(report.retries)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"1\n"
+        assert process.wait(10) == 0
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # the fork of the worker
+    assert_levels_equal_oracle(tmp_path / "out.tif", source.pixels(), 32)
+
+
+def test_more_slots_than_pipes_hold_messages(tmp_path, scratch, monkeypatch):
+    """140 workers and more have so many slots that writer and coordinator could fill both pipes between them."""
+    pipe, spawn, writer = launcher.Pipe, launcher.ProcessLauncher.spawn, []
+
+    def narrow_pipe(duplex):
+        ends = pipe(duplex)
+        for end in ends if writer else ():
+            with socket.socket(fileno=os.dup(end.fileno())) as one:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least there is: a few messages
+        return ends
+
+    def spawn_noting(self, module, name, job, **more):
+        writer[:] = ["writer"] if "wri" in name else []
+        return spawn(self, module, name, job, **more)
+
+    monkeypatch.setattr(launcher, "Pipe", narrow_pipe)
+    monkeypatch.setattr(launcher.ProcessLauncher, "spawn", spawn_noting)
+    monkeypatch.setattr(coordinator, "_AT_WRITER", 2)
+    source = SlowSource(600, 600)
+    slidewright.convert(source, tmp_path / "out.tif", n_workers=12, scratch=scratch, **{**OPTIONS, "block_tiles": 1})
+    assert_levels_equal_oracle(tmp_path / "out.tif", source.pixels(), 32)
 
 
 def test_workers_killed_from_outside_are_replaced(tmp_path, scratch):
@@ -215,6 +264,25 @@ def test_convert_works_in_a_thread_and_in_several_at_once(tmp_path, scratch):
     assert len(results) == 3
     assert len({digest(tmp_path / name) for name in results}) == 1
     assert len(pyramid(source.pixels(), 32)) == len(results["0.tif"].levels)
+
+
+def test_caller_may_have_thousands_of_open_files(tmp_path, scratch):
+    """Descriptors beyond 1023 are none for `select`."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2500:
+        pytest.skip("so many files can't be opened here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2500), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1200)]
+    try:
+        source = SlowSource(300, 400, fault="kill-once", at=(96, 128), marker=str(tmp_path / "marker"))
+        report = slidewright.convert(source, tmp_path / "out.tif", n_workers=2, scratch=scratch, **OPTIONS)
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert report.retries == 1
+    assert_levels_equal_oracle(tmp_path / "out.tif", source.pixels(), 32)
 
 
 def test_existing_destination_is_kept_and_replaced_only_when_asked(tmp_path):

@@ -163,6 +163,12 @@ def test_sigterm_ends_a_run_whose_worker_waits_for_the_disk(tmp_path):
     assert os.listdir(tmp_path) == ["endless.py"]
 
 
+def test_manifest_without_any_end_of_a_line_is_refused_at_once(tmp_path):
+    with open(tmp_path / "m.csv", "wb") as file:
+        file.truncate(1 << 36)
+    assert_one_error(run("batch", tmp_path / "m.csv"), "CSV")
+
+
 # ---- counts and keys that nothing bears out
 
 

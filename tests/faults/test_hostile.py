@@ -222,6 +222,27 @@ def test_pickles_in_a_npy_file_are_never_loaded(tmp_path):
     assert not (tmp_path / "harm").exists()
 
 
+@pytest.mark.parametrize(
+    ("sizes", "data"),
+    [
+        ({"Z": "100000000"}, ""),
+        ({"Z": "1000000000", "T": "1000000000"}, ""),
+        ({}, "PlaneCount='1000000000'"),
+        ({"C": "&#57;00000000"}, ""),
+    ],
+)
+def test_ome_xml_of_a_billion_planes_is_refused_at_once(tmp_path, sizes, data):
+    sizes = " ".join(f"Size{axis}='{sizes.get(axis, 1)}'" for axis in "CZT")
+    xml = (
+        "<OME xmlns='http://www.openmicroscopy.org/Schemas/OME/2016-06'><Image ID='Image:0'><Pixels ID='P' "
+        f"DimensionOrder='XYZCT' Type='uint8' SizeX='256' SizeY='256' {sizes}><TiffData {data}/></Pixels></Image></OME>"
+    )
+    pixels = np.zeros((256, 256), np.uint8)
+    tifffile.imwrite(tmp_path / "s.tif", pixels, tile=(64, 64), description=xml, metadata=None)
+    with pytest.raises(SourceError, match="planes"):
+        slidewright.convert(tmp_path / "s.tif", tmp_path / "o.tif", n_workers=0)
+
+
 def test_file_named_in_ome_xml_is_not_opened(tmp_path):
     """A multi-file OME-TIFF is read as the one file that was named."""
     pixels = np.zeros((2, 64, 64), np.uint8)

@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import pytest
+from fake_sources import SlowSource
 from faults.campaign import OPTIONS, clean_digest, digest, make_slide, role_of, session_members, wait_until
 
 import slidewright
@@ -81,6 +83,31 @@ def test_run_that_is_suspended_for_longer_than_its_timeout_goes_on(tmp_path, sli
     time.sleep(3)
     os.killpg(process.pid, signal.SIGCONT)
     assert_whole(process, slide, tmp_path / "o.tif")
+
+
+def test_run_that_is_suspended_over_and_over_blames_nobody(tmp_path):
+    """As a batch system does that lets jobs run by turns: three times over the limit would be three deaths."""
+    source = SlowSource(64, 64, seconds=3.0)
+    code = f"""\
+        import os, sys
+        os.setsid()
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        import slidewright
+        from fake_sources import SlowSource
+        out = {str(tmp_path / "o.tif")!r}
+        report = slidewright.convert({source!r}, out, n_workers=1, timeout=5, tile_size=64, compression="deflate")
+        print(report.retries)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert wait_until(lambda: any("slidewright-w0" in role_of(pid) for pid in session_members(process.pid)), 30)
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGSTOP)
+        time.sleep(7)
+        os.killpg(process.pid, signal.SIGCONT)
+        assert process.communicate(timeout=60)[0] == "0\n"
+    finally:
+        process.kill()
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -128,6 +129,42 @@ def test_signal_while_both_import_leaves_no_process(number: int, large: Path, tm
     assert process.wait(20) in (-number, 128 + number)
     assert wait_until(lambda: not session_members(process.pid), 5)
     assert wait_until(lambda: not any(".partial" in name for name in os.listdir(tmp_path)), 5)
+
+
+def test_path_in_sys_path_is_passed_over_as_python_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
+    with contextlib.closing(ProcessLauncher()) as launcher:
+        launcher.own(str(tmp_path / "nothing"))
+        assert launcher.reason(launcher.spawn("slidewright.no_such_module", "nobody", None)).endswith("exit code 1")
+
+
+@pytest.mark.parametrize(("name", "value"), [("frozen", True), ("executable", ""), ("executable", None)])
+def test_program_that_is_no_python_is_not_started_by_itself(
+    name: str, value: object, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, name, value, raising=False)
+    monkeypatch.setattr(early, "start", lambda *_: pytest.fail("it would start itself"))
+    early.begin(["convert", str(large), "o.tif"])
+    assert slidewright.convert(large, tmp_path / "o.tif", n_workers=2).n_workers == 2
+
+
+def test_signal_that_is_held_back_while_it_starts_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a notebook, where the traceback, and with it the socket, may be kept for hours."""
+    started = []
+
+    class Interrupted(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *given: object, **named: object) -> None:
+            super().__init__(*given, **named)  # type: ignore[call-overload]
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(early.subprocess, "Popen", Interrupted)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with pytest.raises(KeyboardInterrupt) as kept:
+        early.start(())
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert kept.tb is not None
 
 
 def test_closed_standard_streams_are_no_ends_of_its_socket(large: Path, tmp_path: Path) -> None:

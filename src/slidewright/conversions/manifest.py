@@ -27,6 +27,9 @@ SUFFIXES = (
     *(".qptiff", ".zip"),
 )
 
+_MAX_LINE = 1 << 20
+"""Characters; a file without any end of a line would fill the memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -194,7 +197,8 @@ def _from_csv(path: str, options: Mapping[str, Any]) -> list[Entry]:
     folder = os.path.dirname(os.path.abspath(path))
     try:
         with open(path, newline="", encoding="utf-8-sig", opener=regular) as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
+            lines = iter(lambda: file.readline(_MAX_LINE), "")
+            reader = csv.DictReader(lines, skipinitialspace=True)
             _check_columns(path, reader.fieldnames or ())
             rows = list(reader)
     except FileNotFoundError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -37,7 +38,8 @@ OVERLAPS = ("refuse", "replace", "blend")
 class PyramidWriter:
     """Writes an image that the caller produces as a pyramidal TIFF or an OME-Zarr.
 
-    A context manager; or call `open` first and `close` last, and `discard` after an error.
+    A context manager; or call `open` first and `close` last, and `discard` after an error. Several threads may write:
+    one waits for the other.
 
     Parameters
     ----------
@@ -104,6 +106,7 @@ class PyramidWriter:
         self._dtype = _check_dtype(dtype)
         self._stack: contextlib.ExitStack | None = None
         self._open = False
+        self._lock = threading.RLock()  # two threads that wait for the same answer would wait for ever
         self._way: _Tiles | _Regions | None = None
         self.report = None
 
@@ -140,9 +143,10 @@ class PyramidWriter:
 
     def discard(self) -> None:
         """Give up: nothing is left of the file. An exception in a with statement does so."""
-        self._open = False
-        if self._stack is not None:
-            self._stack.close()
+        with self._lock:
+            self._open = False
+            if self._stack is not None:
+                self._stack.close()
 
     def write(self, tiles: Iterable[Any]) -> None:
         """Write the whole image from an iterable of its tiles in row-major order; a stack plane by plane along z, time
@@ -207,9 +211,10 @@ class PyramidWriter:
         left = Size(min(tile, self._shape[0] - row * tile), min(tile, self._shape[1] - column * tile))
         pixels = self._pixels(array, f"the tile at row {row}, column {column}", left, tile)
         frame = self._frame(z, t)
-        self._begin(tiles=self._overlap == "refuse")
-        assert self._way is not None
-        self._way.put_tile(pixels, int(row), int(column), frame)
+        with self._lock:
+            self._begin(tiles=self._overlap == "refuse")
+            assert self._way is not None
+            self._way.put_tile(pixels, int(row), int(column), frame)
 
     def write_region(
         self, array: Any, y: int, x: int, *, weights: NDArray[np.float64] | None = None, z: int = 0, t: int = 0
@@ -242,21 +247,26 @@ class PyramidWriter:
                 f"the region at x={x}, y={y} lies outside the image of {Size(*self._shape[:2])} pixels; y comes first"
             )
         frame = self._frame(z, t)
-        self._begin(tiles=False)
-        if not isinstance(self._way, _Regions):
-            raise SourceError(
-                "write_region after write_tile: those tiles are encoded already; open the PyramidWriter with "
-                "overlap='replace' or 'blend', or write regions only"
-            )
         weights = weights if weights is None else weights[top:bottom, left:right]
-        self._way.canvas.put(pixels[top:bottom, left:right], y + top, x + left, weights, frame)
+        with self._lock:
+            self._begin(tiles=False)
+            if not isinstance(self._way, _Regions):
+                raise SourceError(
+                    "write_region after write_tile: those tiles are encoded already; open the PyramidWriter with "
+                    "overlap='replace' or 'blend', or write regions only"
+                )
+            self._way.canvas.put(pixels[top:bottom, left:right], y + top, x + left, weights, frame)
 
     def _finish(self) -> None:
         if self._stack is None:
             raise OptionError("the PyramidWriter was never opened; call open() first, or use it in a with statement")
+        with self._lock:
+            self._finish_once(self._stack)
+
+    def _finish_once(self, stack: contextlib.ExitStack) -> None:
         if not self._open:
             return
-        with self._stack:
+        with stack:
             nothing = self._way is None
             self._begin(tiles=self._overlap == "refuse")
             self._open = False
@@ -265,7 +275,7 @@ class PyramidWriter:
         if nothing:
             text = f"no tile was ever written to {report.destination}, which is all background"
             report = replace(report, warnings=(*report.warnings, text))
-            warnings.warn(text, stacklevel=3)
+            warnings.warn(text, stacklevel=4)
         self.report = report
 
     def _make_conversion(self) -> Conversion:

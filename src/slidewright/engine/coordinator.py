@@ -9,6 +9,7 @@ anybody whose death nobody would see.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import wait
@@ -40,6 +41,7 @@ from slidewright.system.limits import proportional_memory
 from slidewright.system.shared_memory import SharedBuffer
 
 _TICK = 0.25  # seconds between progress reports
+_AT_WRITER = 64  # slots at once: a pipe holds 278 messages on Linux, and of two full ones nobody would read either
 _MEMORY_TICK = (
     0.4  # seconds between samples of memory at first; later an eighth of the time gone by: each costs 2 to 9 ms
 )
@@ -62,6 +64,8 @@ class Coordinator:
         self._crew = Crew(run, launcher, self._ring, self._schedule, self.outcome)
         self._writer: Child | None = None
         self._written = False
+        self._for_writer: deque[SlotFull | Filled | NoMore] = deque()
+        self._at_writer = 0
         self._ticked, self._sampled = 0.0, monotonic()
 
     def execute(self) -> Outcome:
@@ -118,7 +122,10 @@ class Coordinator:
         watched: list[Any] = [*self._crew, *self._launcher.waitable]
         if not self._written:  # the writer may end as soon as it has said so, before the last worker is heard
             watched.append(self._writer.connection)
+        before = monotonic()
         came = wait(watched, seconds)
+        if (late := monotonic() - before - seconds) > _TICK:  # suspended, as a laptop or a job may be
+            self._crew.pardon(late)
         for ready in came:
             if ready is self._writer.connection:
                 self._listen_to_writer()
@@ -126,6 +133,7 @@ class Coordinator:
                 self._listen_to_worker(self._crew.seat(ready))  # type: ignore[arg-type]
             elif ready in self._launcher.waitable:
                 self._launcher.attend()
+        self._replace_silent()
         if self._run.timeout is not None:
             self._crew.end_overdue(self._run.timeout)
         self._tick(stage)
@@ -159,6 +167,13 @@ class Coordinator:
             case Failed():
                 raise message.error()
 
+    def _replace_silent(self) -> None:
+        """Replace the workers that are gone and whose pipe does not end: the caller's code forked, and that fork lives.
+        """
+        for seat in self._crew.seats:
+            if self._launcher.has_ended(seat.child) and not seat.child.connection.poll():
+                self._crew.replace(seat)
+
     def _listen_to_writer(self) -> None:
         assert self._writer is not None
         try:
@@ -166,10 +181,12 @@ class Coordinator:
         except (EOFError, OSError):
             raise self._writer_died() from None
         self._heard_from_writer(message)
+        self._send_to_writer()
 
     def _heard_from_writer(self, message: object) -> None:
         match message:
             case SlotFree(slot):
+                self._at_writer -= 1
                 self._crew.return_slot(slot)
             case Written():
                 self.outcome.level_bytes = message.level_bytes
@@ -179,6 +196,19 @@ class Coordinator:
                 raise message.error()
 
     def _tell_writer(self, message: SlotFull | Filled | NoMore) -> None:
+        self._for_writer.append(message)
+        self._send_to_writer()
+
+    def _send_to_writer(self) -> None:
+        """Send what waits for the writer, as long as it has few slots: its answers must find room in its pipe, or it
+        would wait for this process, and this process for it.
+        """
+        while self._for_writer and (self._at_writer < _AT_WRITER or self._written):
+            message = self._for_writer.popleft()
+            self._at_writer += isinstance(message, SlotFull)
+            self._send_one(message)
+
+    def _send_one(self, message: SlotFull | Filled | NoMore) -> None:
         assert self._writer is not None
         try:
             if not self._written:

@@ -82,6 +82,11 @@ class Crew:
         return pipe in self._seats
 
     @property
+    def seats(self) -> list[Seat]:
+        """Of the living, and of those whose death nobody has heard of."""
+        return list(self._seats.values())
+
+    @property
     def pids(self) -> list[int]:
         """Process ids of the workers that are processes."""
         return [seat.child.pid for seat in self._seats.values() if seat.child.pid is not None]
@@ -148,14 +153,20 @@ class Crew:
             if seat.block is None or seat.fate is not None:
                 continue
             if seat.since is None:
-                if now - seat.hired > timeout + _START_SECONDS:
+                if now - seat.hired > timeout + _START_SECONDS and not seat.child.connection.poll():
                     seat.fate = f"it was not ready after {timeout + _START_SECONDS:g} s, and was ended"
                     self._launcher.kill(seat.child)
             elif len(seat.at_writer) == self._run.slots_per_worker:
                 seat.since = now
-            elif now - seat.since > timeout:
+            elif now - seat.since > timeout and not seat.child.connection.poll():  # what it has said is heard first
                 seat.fate = f"it was not done with it after {timeout:g} s, the limit (timeout), and was ended"
                 self._launcher.kill(seat.child)
+
+    def pardon(self, seconds: float) -> None:
+        """All were stopped for a while, which counts for nobody."""
+        for seat in self._seats.values():
+            seat.hired += seconds
+            seat.since = None if seat.since is None else seat.since + seconds
 
     def replace(self, seat: Seat) -> None:
         """A worker is dead: its blocks go back to the front of the queue, a fresh worker takes its seat, unless

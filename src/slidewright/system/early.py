@@ -61,24 +61,38 @@ _ahead: list[ForkServer] = []
 def start(preload: Sequence[str]) -> ForkServer:
     """Start a fork server, which imports the modules of `preload`; raises OSError where that can't be done."""
     ours, theirs = socket.socketpair()
-    with theirs:
-        serve = f"main({theirs.fileno()}, {list(preload)!r}, {os.getpid()})"
-        code = f"import sys; sys.path[:] = {sys.path!r}; from slidewright.system.forkserver import main; {serve}"
-        # Ctrl-C reaches it as well: it waits until the fork server has said that it ignores it, imports or not
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **ENVIRONMENT},
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    process: subprocess.Popen[bytes] | None = None
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        with theirs:
+            serve = f"main({theirs.fileno()}, {list(preload)!r}, {os.getpid()})"
+            path = [each for each in sys.path if isinstance(each, str)]  # others, such as a Path, count for nothing
+            code = f"import sys; sys.path[:] = {path!r}; from slidewright.system.forkserver import main; {serve}"
+            try:
+                # Ctrl-C reaches it as well: it waits until the fork server has said that it ignores it, imports or not.
+                # To block a signal may raise what one before it asks for, and to give way to those held back will.
+                signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+                process = subprocess.Popen(
+                    [sys.executable, "-c", code],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env={**os.environ, **ENVIRONMENT},
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    except BaseException:
+        ours.close()
+        if process is not None:
+            process.kill()
+            process.wait()
+        raise
     return ours, process
+
+
+def can_start() -> bool:
+    """Whether there can be a fork server: a program that is frozen would start itself, and that itself, without end."""
+    is_python = bool(sys.executable) and not getattr(sys, "frozen", False)
+    return is_python and hasattr(os, "fork") and hasattr(socket, "send_fds")
 
 
 def begin(arguments: Sequence[str]) -> None:
@@ -105,7 +119,7 @@ def drop() -> None:
 
 
 def _needs_processes(arguments: Sequence[str]) -> bool:
-    if not hasattr(os, "fork") or not hasattr(socket, "send_fds") or not arguments or arguments[0] not in _VERBS:
+    if not can_start() or not arguments or arguments[0] not in _VERBS:
         return False
     if any(word in _WITHOUT for word in arguments):
         return False

@@ -33,6 +33,7 @@ from slidewright.system.early import IGNORED
 from slidewright.system.files import remove, settle_aside
 
 MAX_FDS = 16
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # a program that a source starts must not hold a worker's pipe
 _PARENT_CHECK = 1.0  # seconds between looks at who the parent is, where no signal tells of its death
 _EXPENDABLE = 400  # of 1000: the kernel, short of memory, should take a worker, which can be replaced
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
@@ -75,6 +76,9 @@ class ForkServer:
         os.set_blocking(self._wakeup, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        self._watched = select.poll()  # `select` knows no descriptor beyond 1023, and the caller may have thousands
+        self._watched.register(self._socket, select.POLLIN)
+        self._watched.register(self._wakeup, select.POLLIN)
 
     def serve(self) -> None:
         """Fork on request and tell of deaths, until the coordinator is gone."""
@@ -86,15 +90,14 @@ class ForkServer:
         self._finish()
 
     def _step(self) -> bool:
-        watched: list[Any] = [self._socket, self._wakeup]
-        ready, _, _ = select.select(watched, [], [], _PARENT_CHECK)
+        ready = {fd for fd, _ in self._watched.poll(_PARENT_CHECK * 1000)}
         if self._wakeup in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wakeup, 4096)
             self._tell_deaths()
-        if self._socket not in ready:  # what was asked for before the parent died has been read by now
+        if self._socket.fileno() not in ready:  # what was asked for before the parent died has been read by now
             return os.getppid() == self._parent
-        data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, MAX_FDS)
+        data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, MAX_FDS, _CLOSE_ON_EXEC)
         if not data:
             return False
         while not data.endswith(b"\n"):

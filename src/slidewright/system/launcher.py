@@ -9,7 +9,6 @@ import contextlib
 import importlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -17,7 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Protocol
 
 from slidewright.errors import RunError
@@ -59,8 +58,11 @@ class Launcher(Protocol):
     def attend(self) -> None:
         """Handle what `waitable` showed; raises RunError if children can't be started any more."""
 
+    def has_ended(self, child: Child) -> bool:
+        """Whether a child is known to be gone, whatever its pipe shows: a process that it forked may hold that open."""
+
     def reason(self, child: Child) -> str:
-        """Why a child whose pipe ended is gone, in words."""
+        """Why a child that is gone is so, in words."""
 
     def kill(self, child: Child) -> None:
         """Kill a child that hangs; its pipe ends soon after. Raises RunError where that can't be done."""
@@ -120,6 +122,7 @@ class ProcessLauncher:
                 request = json.dumps(asked).encode() + b"\n"
                 socket.send_fds(self._socket, [request], fds)
                 child = Child(name, ours, self._answer())
+                self._exits.pop(child.pid or 0, None)  # of one before it, which had the same number
         except OSError as error:
             ours.close()
             raise self._forkserver_died() from error
@@ -132,14 +135,17 @@ class ProcessLauncher:
         return child
 
     def attend(self) -> None:
-        while select.select([self._socket], [], [], 0)[0]:  # what `wait` showed may have been read meanwhile
+        while wait([self._socket], 0):  # what showed may have been read meanwhile; `select` knows no descriptor > 1023
             for message in self._messages():
                 self._note(message)
+
+    def has_ended(self, child: Child) -> bool:
+        return child.pid in self._exits
 
     def reason(self, child: Child) -> str:
         deadline = time.monotonic() + 1.0
         while child.pid not in self._exits and time.monotonic() < deadline:
-            if select.select([self._socket], [], [], 0.1)[0]:
+            if wait([self._socket], 0.1):
                 self.attend()
         code = self._exits.get(child.pid or 0)
         if code is None:
@@ -256,6 +262,9 @@ class ThreadLauncher:
     def attend(self) -> None:
         return
 
+    def has_ended(self, child: Child) -> bool:
+        return False  # its pipe tells
+
     def reason(self, child: Child) -> str:
         return "its thread ended"
 
@@ -277,6 +286,6 @@ class ThreadLauncher:
 
 def make_launcher(preload: Sequence[str] = ()) -> Launcher:
     """The best kind of launcher that this system can do; its children find the modules of `preload` imported."""
-    if hasattr(os, "fork") and hasattr(socket, "send_fds"):
+    if early.can_start():
         return ProcessLauncher(preload)
     return ThreadLauncher()

@@ -5,6 +5,7 @@ tifffile knows the vendors' layouts; elsewhere NewSubfileType says what is a lev
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from slidewright.errors import OptionError, SourceError, numbered
+from slidewright.errors import OptionError, SourceError, VerifyError, numbered
 from slidewright.geometry import SINGLE, Stack
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.selection import Selection
@@ -24,6 +25,8 @@ _OURS = {"ome": "<?xml", "svs": "Aperio Image Library (slidewright"}
 """How the description begins where slidewright itself wrote a vendor's kind of file."""
 ASSOCIATED = frozenset(("thumbnail", "label", "macro"))
 """Names by which images beside the levels are known, where no vendor's layout names them."""
+_MAX_PLANES = 1 << 22
+"""That an OME-XML may speak of in all: tifffile makes a list of those of each image, whatever is in the file."""
 _FILE_NAME = re.compile(r'FileName="([^"]*)"')
 
 
@@ -55,6 +58,25 @@ def vendor(tiff: Any) -> str:
     if not is_ours(tiff):
         return kind
     return kind if str(tiff.pages.first.description).startswith(_OURS.get(kind, "\0")) else ""
+
+
+def check_planes(tiff: Any, path: str) -> None:
+    """Refuse an OME-XML of more planes than anybody has: tifffile would count them for hours, or fill the memory."""
+    from xml.etree import ElementTree
+
+    try:
+        root = ElementTree.fromstring(str(tiff.ome_metadata or ""))
+    except ElementTree.ParseError:
+        return
+    planes = 0
+    for element in root.iter():
+        kind = element.tag.rpartition("}")[2]
+        if kind == "Pixels":
+            planes += max(0, math.prod(int(element.get(f"Size{axis}", 1)) for axis in "CZT"))
+        elif kind == "TiffData":
+            planes += max(0, int(element.get("PlaneCount", 1)))
+    if planes > _MAX_PLANES:
+        raise VerifyError(f"{path}: its OME-XML speaks of {planes:.3g} planes; the file is damaged")
 
 
 def levels_of(tiff: Any, series: int) -> list[Any]:

@@ -75,6 +75,8 @@ class TiffSlide:
                 self.icc_profile = bytes_of(first.iccprofile)
                 self.bigtiff = bool(self._tiff.is_bigtiff)
                 self.vendor = layout.vendor(self._tiff)
+                if self._tiff.is_ome:
+                    layout.check_planes(self._tiff, self.path)
                 self.is_aperio_ycbcr = self.vendor == "svs" and int(first.compression) == _APERIO_YCBCR
                 self.file = remote or PixelFile(self.path)
             except BaseException:
