@@ -194,6 +194,48 @@ def test_what_is_no_file_is_never_replaced(tmp_path, slide, kind, target, monkey
         holder.close()
 
 
+# ---- folders of shards
+
+
+def share(slide, folder, **options):
+    for index in range(2):
+        slidewright.shard(slide, folder, index=index, count=2, **OPTIONS, **options)
+
+
+def test_resumed_run_removes_nothing_but_its_own(tmp_path, slide):
+    shards = tmp_path / "o.tif.shards"
+    (shards / "notes").mkdir(parents=True)
+    (shards / "notes" / "thesis.partial").write_bytes(b"precious")
+    (shards / "x.partial").write_bytes(b"precious")
+    slidewright.convert(slide, tmp_path / "o.tif", resume=True, **OPTIONS)
+    assert sorted(str(path.relative_to(shards)) for path in shards.rglob("*")) == [
+        "notes",
+        "notes/thesis.partial",
+        "x.partial",
+    ]
+
+
+def test_assembling_removes_neither_what_it_made_nor_its_source(tmp_path, slide):
+    shards = tmp_path / "work"
+    shards.mkdir()
+    inner = shards / "s.tif"
+    slide.rename(inner)
+    share(inner, shards)
+    slidewright.assemble(shards, shards / "o.tif", remove=True, n_workers=0)
+    assert sorted(os.listdir(shards)) == ["o.tif", "s.tif"]
+
+
+@pytest.mark.parametrize("name", ["files", "level-1.zarr", "lock", "shard-00000-of-00002"])
+def test_shards_are_not_made_over_what_is_not_theirs(tmp_path, slide, name):
+    shards = tmp_path / "work"
+    shards.mkdir()
+    (shards / name).write_bytes(b"precious")
+    with pytest.raises(OptionError, match="would be lost"):
+        share(slide, shards)
+    assert os.listdir(shards) == [name]
+    assert (shards / name).read_bytes() == b"precious"
+
+
 # ---- a batch that was killed before it could say what it had made
 
 
