@@ -237,6 +237,17 @@ def test_another_file_with_the_number_of_the_finished_one_is_not_taken_for_it(tm
         slidewright.convert(SlowSource(200, 200), dest, resume=True, **options)
 
 
+def test_results_may_be_in_a_folder_named_like_the_source(tmp_path):
+    """Only a slide in MIRAX has its pixels there: shards are not to change what the next run takes for the source."""
+    np.save(tmp_path / "slide.npy", np.arange(90_000, dtype=np.uint8).reshape(300, 300))
+    for index in range(2):
+        slidewright.shard(
+            tmp_path / "slide.npy", tmp_path / "slide" / "shards", index=index, count=2, n_workers=0, tile_size=64
+        )
+    slidewright.assemble(tmp_path / "slide" / "shards", tmp_path / "slide" / "out.tif", n_workers=0)
+    assert (tmp_path / "slide" / "out.tif").is_file()
+
+
 def test_existing_destination_is_refused_without_leaving_a_folder(tmp_path):
     (tmp_path / "out.tif").write_bytes(b"precious")
     with pytest.raises(DestinationError, match="exists"):

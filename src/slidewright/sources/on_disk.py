@@ -23,8 +23,8 @@ def file_identity(path: str) -> dict[str, Any]:
     if os.path.isdir(path):
         return {"files": _folder(path)}
     seen: dict[str, Any] = dict(_stat(path))
-    companion = os.path.splitext(path)[0]
-    if companion != path and os.path.isdir(companion):  # MIRAX keeps its pixels there
+    companion, suffix = os.path.splitext(path)
+    if suffix.lower() == ".mrxs" and os.path.isdir(companion):  # MIRAX keeps its pixels there
         seen["files"] = _folder(companion)
     return seen
 
