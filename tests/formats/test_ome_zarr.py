@@ -422,6 +422,23 @@ def test_a_batch_writes_stores_and_skips_those_that_are_done(tmp_path: Path) -> 
         assert_levels(tmp_path / "out" / f"{number}.ome.zarr", expected_levels(image(64, 80, seed=number), "rgb"))
 
 
+@pytest.mark.parametrize("change", ["lost", "edited"])
+def test_a_batch_knows_a_store_that_somebody_has_changed_inside(tmp_path: Path, change: str) -> None:
+    np.save(tmp_path / "0.npy", image(64, 80))
+    given: dict[str, Any] = {"suffix": ".ome.zarr", "tile_size": 32, "n_workers": 0, "zarr_shard": 0}
+    slidewright.batch(str(tmp_path / "*.npy"), tmp_path / "out", **given)
+    chunk = tmp_path / "out" / "0.ome.zarr" / "0" / "c" / "0" / "1" / "1"
+    if change == "lost":
+        chunk.unlink()
+    else:
+        with open(chunk, "r+b") as file:
+            file.write(b"precious")
+    for more in ({}, {"mpp": 0.3}):
+        (item,) = slidewright.batch(str(tmp_path / "*.npy"), tmp_path / "out", **given, **more).items
+        assert (item.status, "exists" in (item.error or "")) == ("failed", True)
+    assert not chunk.exists() if change == "lost" else chunk.read_bytes().startswith(b"precious")
+
+
 def test_a_killed_run_leaves_nothing_beside_the_name(tmp_path: Path) -> None:
     program = f"""
 import sys, time

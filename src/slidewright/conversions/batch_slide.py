@@ -9,6 +9,7 @@ import gc
 import json
 import logging
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from time import monotonic
@@ -181,12 +182,20 @@ def _identity(entry: Entry, opened: Source, path: str | None) -> dict[str, Any]:
 
 
 def _status(path: str) -> tuple[int, int] | None:
-    """Size and time of change of a file, or None."""
+    """Size and time of change of a file; of a folder those of all in it, the newest; or None."""
     try:
         status = os.stat(path)
+        if not os.path.isdir(path):
+            return status.st_size, status.st_mtime_ns
+        inside = [
+            os.lstat(os.path.join(where, name))
+            for where, folders, files in os.walk(path)
+            for name in (*folders, *files)
+        ]
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
+    total = sum(each.st_size for each in inside if stat.S_ISREG(each.st_mode))
+    return total, max(each.st_mtime_ns for each in (status, *inside))
 
 
 @dataclass(frozen=True, slots=True)
