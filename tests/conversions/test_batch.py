@@ -92,6 +92,19 @@ def test_done_and_unchanged_is_skipped_changed_is_made_again(tmp_path, slides):
     assert run(quality=50) == ["skipped", "skipped", "done"]
 
 
+def test_another_label_makes_a_slide_again(tmp_path, slides):
+    from PIL import Image
+
+    for colour in ("red", "blue"):
+        Image.new("RGB", (64 if colour == "red" else 72, 64), colour).save(tmp_path / "label.png")
+        report = slidewright.batch(
+            slides / "slide0.tif", tmp_path / "out", label=tmp_path / "label.png", associated=["label"], **OPTIONS
+        )
+        assert statuses(report) == ["done"]
+    with tifffile.TiffFile(tmp_path / "out" / "slide0.tif") as tiff:
+        assert any(page.shape == (64, 72, 3) for page in tiff.pages)
+
+
 def test_file_that_somebody_else_wrote_is_not_replaced(tmp_path, slides):
     slidewright.batch(slides, tmp_path / "out", **OPTIONS)
     (tmp_path / "out" / "slide0.tif").write_bytes(b"precious")

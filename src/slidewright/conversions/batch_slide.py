@@ -20,6 +20,7 @@ from slidewright.conversions.destination import sweep_beside
 from slidewright.conversions.opening import open_selected
 from slidewright.conversions.workload import work_seconds
 from slidewright.shards import fingerprint as identity
+from slidewright.sources.on_disk import file_identity
 
 if TYPE_CHECKING:
     from slidewright.conversions.manifest import Entry
@@ -175,10 +176,16 @@ def _identity(entry: Entry, opened: Source, path: str | None) -> dict[str, Any]:
                 "selection": entry.selection.given,
                 "options": identity.made_options(entry.options),
                 "versions": identity.versions(),
+                **_label(entry.options),
             }
         )
     )
     return found
+
+
+def _label(options: ConvertOptions) -> dict[str, Any]:
+    """What tells the image file that becomes the label from others."""
+    return {} if options.label is None else {"label": file_identity(os.fspath(options.label))}
 
 
 def _status(path: str) -> tuple[int, int] | None:
