@@ -194,6 +194,19 @@ def test_what_is_no_file_is_never_replaced(tmp_path, slide, kind, target, monkey
         holder.close()
 
 
+# ---- URLs
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/out", "file:///tmp/out"])
+def test_results_that_should_go_to_a_url_do_not_go_into_a_folder_of_that_name(tmp_path, slide, url, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DestinationError, match="is a URL"):
+        slidewright.batch(slide, url, **OPTIONS)
+    with pytest.raises(OptionError, match="is a URL"):
+        share(slide, url)
+    assert os.listdir(tmp_path) == ["s.tif"]
+
+
 # ---- folders of shards
 
 

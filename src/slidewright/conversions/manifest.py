@@ -54,7 +54,11 @@ def read_entries(
         Naming the row and the column, when something can't be used.
     SourceError
         When there is no such file, or no slide in a folder.
+    DestinationError
+        When the folder is a URL.
     """
+    if out is not None and is_url(os.fspath(out)):
+        raise DestinationError(f"the folder {out!r} for results is a URL; only files of this machine are written")
     if len(paths) == 1 and is_manifest(paths[0], out):
         if out is not None and os.path.exists(paths[0]):
             raise OptionError(f"the manifest {paths[0]!r} names its destinations itself; leave out --out")

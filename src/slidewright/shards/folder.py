@@ -28,6 +28,7 @@ from slidewright.shards.file import ShardDamageError, ShardIndex, check_segments
 from slidewright.shards.schema import Within, read_as
 from slidewright.system.files import new_file, regular, remove, token
 from slidewright.system.json_file import parse_json
+from slidewright.system.remote_file import is_url
 
 JOB_FILE = "job.json"
 _VERSION = 3
@@ -129,6 +130,8 @@ class ShardFolder:
         OptionError
             When it can't be made, or has things of others under the names that shards would get.
         """
+        if is_url(path):
+            raise OptionError(f"the folder of shards {path!r} is a URL; shards are files that all machines see")
         path = os.path.abspath(os.fspath(path))
         file = os.path.join(path, JOB_FILE)
         try:
