@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from written import image
 
 import slidewright
 from slidewright.errors import DestinationError, OptionError, SourceError, VerifyError
-from slidewright.formats import zarr_shard
+from slidewright.formats import zarr_json, zarr_shard
 from slidewright.formats.ome_zarr import OmeZarrFormat
 from slidewright.inspection.verify import verify_file
 from slidewright.inspection.zarr_pyramid import ZarrPyramid
@@ -388,6 +389,24 @@ def test_a_label_image_goes_into_the_labels_of_an_image_and_is_listed(tmp_path: 
     with tifffile.TiffFile(tmp_path / "cells.tif") as tiff:
         np.testing.assert_array_equal(tiff.pages[0].asarray(), pixels)
         assert tiff.pages[0].colormap is not None
+
+
+def test_labels_that_come_side_by_side_are_all_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a batch do: what one reads must be there when it writes."""
+    (tmp_path / "labels").mkdir()
+    read, names = zarr_json.read_json, [f"cells{number}" for number in range(8)]
+
+    def read_slowly(path: str) -> Any:
+        value = read(path)
+        time.sleep(0.02)
+        return value
+
+    monkeypatch.setattr(zarr_json, "read_json", read_slowly)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: zarr_json.list_label(str(tmp_path / "labels"), name, "0.5"), names))
+    listed = json.loads((tmp_path / "labels" / "zarr.json").read_text())["attributes"]["ome"]["labels"]
+    assert sorted(listed) == names
+    assert os.listdir(tmp_path / "labels") == ["zarr.json"]
 
 
 def test_a_folder_of_something_else_is_never_overwritten(tmp_path: Path) -> None:
