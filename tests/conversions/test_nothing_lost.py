@@ -207,6 +207,20 @@ def test_results_that_should_go_to_a_url_do_not_go_into_a_folder_of_that_name(tm
     assert os.listdir(tmp_path) == ["s.tif"]
 
 
+@posix
+@pytest.mark.parametrize("scheme", ["file://", "local://"])
+def test_source_is_not_replaced_under_its_url(tmp_path, slide, scheme):
+    pytest.importorskip("fsspec")
+    before, url = digest(slide), f"{scheme}{slide}"
+    with pytest.raises(DestinationError, match="source itself"):
+        slidewright.convert(url, slide, overwrite=True, **OPTIONS)
+    with pytest.raises(DestinationError, match="the report"):
+        slidewright.convert(url, tmp_path / "o.tif", report=slide, overwrite=True, **OPTIONS)
+    with pytest.raises(OptionError, match="same file"):
+        slidewright.batch(rows(tmp_path, (url, "s.tif")), overwrite=True, **OPTIONS)
+    assert digest(slide) == before
+
+
 # ---- folders of shards
 
 

@@ -130,10 +130,17 @@ def short_name(name: str) -> str:
     return f"{kept}~{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
 
 
+def local_path(path: str | os.PathLike[str]) -> str:
+    """The path that a URL of this machine is of, as fsspec reads it; any other path as it is."""
+    text = os.fspath(path)
+    return text.partition("://")[2] if text.startswith(("file://", "local://")) else text
+
+
 def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
-    """Whether two paths are one file, or would be if it were made: through links, hard links, linked folders, and names
-    that the filesystem takes for one.
+    """Whether two paths are one file, or would be if it were made: through links, hard links, linked folders, URLs of
+    this machine, and names that the filesystem takes for one.
     """
+    one, other = local_path(one), local_path(other)
     with contextlib.suppress(OSError):
         return os.path.samefile(one, other)
     (folder, name), (other_folder, other_name) = (os.path.split(os.path.realpath(path)) for path in (one, other))
@@ -148,6 +155,7 @@ def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> boo
 
 def lies_in(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
     """Whether a path, which need not exist, lies in a folder, however both are written."""
+    path, folder = local_path(path), local_path(folder)
     if not os.path.isdir(folder):
         return False
     parent = os.path.dirname(os.path.realpath(path))
@@ -170,6 +178,7 @@ def shared_places(paths: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 def _rough_place(path: str) -> Hashable:
     """The same for all paths that are one file, and seldom for others."""
+    path = local_path(path)
     with contextlib.suppress(OSError):
         status = os.stat(path)
         return status.st_dev, status.st_ino
