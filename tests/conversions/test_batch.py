@@ -129,6 +129,25 @@ def test_failure_stops_nobody_and_is_tried_again(tmp_path, slides, workers):
     assert statuses(report) == ["skipped", "done", "skipped"]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_tiles_of_a_slide_that_is_done_are_told(tmp_path, workers, capsys):
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 255, (200, 300, 3), np.uint8)
+        tifffile.imwrite(tmp_path / f"{number}.tif", pixels, tile=(64, 64), photometric="rgb", compression="jpeg")
+    with tifffile.TiffFile(tmp_path / "1.tif") as tiff:
+        place, count = tiff.pages[0].dataoffsets[7], tiff.pages[0].databytecounts[7]
+    with open(tmp_path / "1.tif", "r+b") as file:
+        file.seek(place)
+        file.write(bytes(count))
+    line = ["batch", str(tmp_path / "*.tif"), "--out", str(tmp_path / "out"), "--workers", str(workers)]
+    assert main(line) == 0
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "1.tif" in told
+    assert "row 1, column 2" in told
+    noted = {line["source"]: line["warnings"] for line in lines(tmp_path / "out" / "slidewright-batch.jsonl")}
+    assert [len(noted[str(tmp_path / f"{number}.tif")]) for number in range(2)] == [0, 1]
+
+
 def test_tasks_of_an_array_share_the_slides_and_know_what_others_did(tmp_path, slides):
     for index in range(2):
         report = slidewright.batch(slides, tmp_path / "out", task=(index, 2), **OPTIONS)

@@ -61,6 +61,8 @@ class BatchItem:
     retries: int = 0
     error: str | None = None
     """The class and the message of what went wrong."""
+    warnings: tuple[str, ...] = ()
+    """Those of the conversion, such as which tiles of the source do not decode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ def convert_slide(
         *(entry.source, entry.destination, "done", monotonic() - started, report.bytes),
         size.height * size.width / 1e6,
         report.retries,
+        warnings=report.warnings,
     )
     line = {**asdict(item), "destination": destination, "identity": made_of, "made": _status(destination)}
     return Outcome(item, line)
