@@ -111,6 +111,26 @@ def test_regions_anywhere_become_the_image_and_the_rest_is_background(tmp_path, 
     assert digest(tmp_path / "out.tif") == converted(expected, tmp_path)
 
 
+@pytest.mark.parametrize(("kind", "place"), [("uint8", 100), ("uint8", 250), ("int8", 100), ("uint16", 250)])
+def test_places_may_be_integers_of_numpy(tmp_path, kind, place):
+    """Those of few bits wrap around, which put a region elsewhere."""
+    pixels, at = np.zeros((300, 300), np.uint8), np.dtype(kind).type(place)
+    pixels[place : place + 70, place : place + 70] = image(70, 70)[: 300 - place, : 300 - place, 0]
+    with PyramidWriter(tmp_path / "out.tif", pixels.shape, n_workers=0, **OPTIONS) as writer:
+        writer.write_region(image(70, 70)[:, :, 0], at, at)
+        with pytest.raises(SourceError, match="whole number"):
+            writer.write_region(image(70, 70)[:, :, 0], 0.5, 0)
+    assert digest(tmp_path / "out.tif") == converted(pixels, tmp_path)
+    tiles = image(300, 300, 1)
+    with PyramidWriter(tmp_path / "t.tif", (300, 300), n_workers=0, **OPTIONS) as writer:
+        for row, column in places_of(tiles):
+            tile = np.zeros((TILE, TILE), np.uint8)
+            part = tile_at(tiles, row, column)[:, :, 0]
+            tile[: part.shape[0], : part.shape[1]] = part
+            writer.write_tile(tile, np.dtype(kind).type(row), np.dtype(kind).type(column))
+    assert digest(tmp_path / "t.tif") == converted(tiles[:, :, 0], tmp_path, overwrite=True)
+
+
 def test_overlap_is_refused_replaced_or_blended(tmp_path):
     first, second = np.full((40, 40), 10, np.uint8), np.full((40, 40), 21, np.uint8)
 
