@@ -334,6 +334,16 @@ def test_verify_names_what_is_cut_short_or_gone(store: Path) -> None:
         verify_file(store)
 
 
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+def test_verify_names_a_chunk_that_is_an_empty_file(tmp_path: Path, ngff: str) -> None:
+    """As a power cut leaves them; a chunk that is left out has no file."""
+    slidewright.convert(image(150, 203), tmp_path / "o.zarr", ngff=ngff, zarr_shard=0, **SMALL)
+    (chunk,) = (path for path in (tmp_path / "o.zarr/0").rglob("1") if path.match("0/1/1") and path.is_file())
+    chunk.write_bytes(b"")
+    with pytest.raises(VerifyError, match="is empty"):
+        verify_file(tmp_path / "o.zarr")
+
+
 @pytest.mark.parametrize(
     "change",
     [
