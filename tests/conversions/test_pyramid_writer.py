@@ -362,6 +362,20 @@ def test_open_and_close_do_what_a_with_statement_does(tmp_path, n_workers):
 
 
 @workers
+def test_file_is_where_it_was_opened_wherever_the_caller_goes(tmp_path, n_workers, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    for overlap in ("refuse", "replace"):
+        monkeypatch.chdir(tmp_path / "here")
+        with PyramidWriter(f"{overlap}.tif", (97, 97), overlap=overlap, n_workers=n_workers, **OPTIONS) as writer:
+            writer.write_tile(np.ones((TILE, TILE), np.uint8), 0, 0)
+            monkeypatch.chdir(tmp_path / "there")
+            writer.write_tile(np.ones((TILE, TILE), np.uint8), 0, 1)
+    assert sorted(os.listdir(tmp_path / "here")) == ["refuse.tif", "replace.tif"]
+    assert os.listdir(tmp_path / "there") == []
+
+
+@workers
 @pytest.mark.parametrize("written", [False, True])
 def test_what_is_discarded_leaves_nothing(tmp_path, n_workers, written):
     writer = PyramidWriter(tmp_path / "out.tif", (100, 100, 3), n_workers=n_workers, **OPTIONS).open()

@@ -269,7 +269,7 @@ class Conversion:
         for path in self._destination.temporary:
             own(path)
         if launcher is not None:
-            launcher.restore(self._destination.aside, str(self._destination.path))
+            launcher.restore(self._destination.aside, self._destination.place)
         self._destination.claim()
         levels = shards.levels if shards is not None else self._make_levels(own)
         if launcher is not None:
@@ -298,7 +298,7 @@ class Conversion:
             before_commit(self._destination.partial)
         self._destination.commit()
         self._committed = True
-        run.format.named(str(self._destination.path))
+        run.format.named(self._destination.place)
         outcome.lap(run, "finish")
         report = self._report(outcome, run)
         if callback is not None:
@@ -311,13 +311,13 @@ class Conversion:
         need = estimate(self.decided)
         if shards is not None:
             need = need.with_shards(shards.part_to_make, output=1 - self._linked(shards))
-        self._warnings += check_space(need, str(self._destination.path.parent), self.decided.temporary)
+        self._warnings += check_space(need, os.path.dirname(self._destination.place), self.decided.temporary)
 
     def _linked(self, shards: ShardPlan) -> float:
         """The part of the output whose files are those of shards under another name."""
         run = self.decided
         files = run.format.by_blocks(shards.files).block_files(None, run.image)
-        if files is None or os.stat(shards.folder).st_dev != os.stat(self._destination.path.parent).st_dev:
+        if files is None or os.stat(shards.folder).st_dev != os.stat(os.path.dirname(self._destination.place)).st_dev:
             return 0
         tiles = sum(run.plan.levels[level].n_tiles for level in files.levels)
         return tiles * run.plan.planes / run.plan.n_tiles

@@ -69,6 +69,8 @@ class Destination:
             raise DestinationError(f"the destination {self._given} is a URL; only files of this machine are written")
         if not is_there:
             raise DestinationError(f"the folder {str(folder)!r} of the destination does not exist; make it first")
+        self.place = os.path.join(os.path.realpath(self.path.parent), self.path.name)
+        """Where it is, wherever this process goes meanwhile, and whatever links to its folder lead."""
         sweep_beside(self.path)
         self._refuse_what_is_no_file()
         if source is not None:
@@ -79,7 +81,7 @@ class Destination:
                 raise self._exists()
         if not os.access(folder, os.W_OK):
             raise DestinationError(f"the folder {str(folder)!r} is not writable")
-        stem = str(folder / f".{short_name(self.path.name)}.{token()}")
+        stem = os.path.join(os.path.dirname(self.place), f".{short_name(self.path.name)}.{token()}")
         self.partial = f"{stem}.partial"
         self.aside = f"{stem}.old"
         self._lock_path = f"{stem}.lock"
@@ -112,23 +114,23 @@ class Destination:
             If another file has taken the name meanwhile and `overwrite` is not set.
         """
         try:
-            if self._compare and same_content(self.partial, str(self.path)):
+            if self._compare and same_content(self.partial, self.place):
                 return
             mine = os.stat(self.partial)
             try:
                 self._rename()
             except OSError:  # of a network disk whose answer was lost, and which was asked again
-                if not leads_to(self.path, mine):
+                if not leads_to(self.place, mine):
                     raise
-            sync_folder(self.path.parent)
+            sync_folder(os.path.dirname(self.place))
         except FileExistsError:
             raise self._exists() from None
         except OSError as error:
-            raise OutputError(f"can't rename the finished file to {str(self.path)!r}: {error.strerror}") from error
+            raise OutputError(f"can't rename the finished file to {self.place!r}: {error.strerror}") from error
 
     def close(self) -> None:
         """Remove what is left beside the destination."""
-        settle_aside(self.aside, str(self.path))
+        settle_aside(self.aside, self.place)
         remove_guarded(*self.temporary)
         if self._lock is not None:
             self._lock.release()
@@ -136,14 +138,14 @@ class Destination:
     def nbytes(self) -> int:
         """Bytes of the finished file, or of all files in the finished folder."""
         if not self._is_folder:
-            return self.path.stat().st_size
-        return sum(item.stat().st_size for item in self.path.rglob("*") if item.is_file())
+            return os.stat(self.place).st_size
+        return sum(item.stat().st_size for item in Path(self.place).rglob("*") if item.is_file())
 
     def _rename(self) -> None:
         if self._is_folder:
             self._rename_folder()
         elif self._overwrite:
-            os.replace(self.partial, self.path)
+            os.replace(self.partial, self.place)
         else:
             self._rename_new()
 
@@ -151,27 +153,27 @@ class Destination:
         """Rename a finished folder. The names of it and of one that it replaces are exchanged in one step where the
         system can; else the old one is moved aside, and whoever comes after a kill puts it back.
         """
-        if not os.path.lexists(self.path):
-            os.rename(self.partial, self.path)
+        if not os.path.lexists(self.place):
+            os.rename(self.partial, self.place)
             return
         if not self._overwrite:
-            raise FileExistsError(str(self.path))
-        if exchange(self.partial, str(self.path)):
+            raise FileExistsError(self.place)
+        if exchange(self.partial, self.place):
             return  # `close` removes the old one, under the name of the partial folder
-        os.rename(self.path, self.aside)
-        os.rename(self.partial, self.path)
+        os.rename(self.place, self.aside)
+        os.rename(self.partial, self.place)
         remove(self.aside)
 
     def _rename_new(self) -> None:
         """Rename, but never onto an existing file: a hard link fails if the name is taken, `rename` would not."""
         try:
-            os.link(self.partial, self.path)
+            os.link(self.partial, self.place)
         except FileExistsError:
             raise
         except OSError:  # a filesystem without hard links
-            if self.path.exists():
-                raise FileExistsError(str(self.path)) from None
-            os.rename(self.partial, self.path)
+            if os.path.exists(self.place):
+                raise FileExistsError(self.place) from None
+            os.rename(self.partial, self.place)
         else:
             os.unlink(self.partial)
 
