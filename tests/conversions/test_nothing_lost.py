@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -358,6 +359,25 @@ def test_folder_is_replaced_whole(tmp_path, folder, monkeypatch, swaps):
     slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
     assert made(folder) == 70
     assert os.listdir(tmp_path) == ["o.segments"]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_folder_of_other_things_that_came_meanwhile_is_not_replaced(tmp_path, folder, before, monkeypatch):
+    execute = conversion.execute
+
+    def slowly(*arguments):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "thesis.txt").write_bytes(b"precious")
+        return execute(*arguments)
+
+    if not before:
+        shutil.rmtree(folder)
+    monkeypatch.setattr(conversion, "execute", slowly)
+    with pytest.raises(DestinationError, match="other things"):
+        slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
+    assert os.listdir(tmp_path) == ["o.segments"]
+    assert os.listdir(folder) == ["thesis.txt"]
 
 
 FOLDER_KILLED = """

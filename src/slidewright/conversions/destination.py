@@ -72,7 +72,7 @@ class Destination:
         self.place = os.path.join(os.path.realpath(self.path.parent), self.path.name)
         """Where it is, wherever this process goes meanwhile, and whatever links to its folder lead."""
         sweep_beside(self.path)
-        self._refuse_what_is_no_file()
+        self._replaced = self._refuse_what_is_no_file()
         if source is not None:
             self._refuse_source(source)
         if os.path.lexists(path) and not overwrite:
@@ -158,6 +158,9 @@ class Destination:
             return
         if not self._overwrite:
             raise FileExistsError(self.place)
+        now = os.lstat(self.place)
+        if self._replaced is None or (now.st_ino, now.st_mtime_ns) != self._replaced:
+            self._refuse_what_is_no_file()  # it has come meanwhile, or has changed
         if exchange(self.partial, self.place):
             return  # `close` removes the old one, under the name of the partial folder
         os.rename(self.place, self.aside)
@@ -182,14 +185,17 @@ class Destination:
             f"the destination {self._given!r} exists; choose another name or overwrite it (--overwrite, overwrite=True)"
         )
 
-    def _refuse_what_is_no_file(self) -> None:
-        """Refuse to replace what is neither a file nor a link to one, nor a folder of an image where one is made."""
+    def _refuse_what_is_no_file(self) -> tuple[int, int] | None:
+        """Refuse to replace what is neither a file nor a link to one, nor a folder of an image where one is made; what
+        tells the file or folder that is there from others.
+        """
         try:
-            mode = os.stat(self.path).st_mode
+            status = os.stat(self.place)
         except FileNotFoundError:
-            return
+            return None
         except OSError as error:
             raise DestinationError(f"the destination {str(self.path)!r} can't be used: {error.strerror}") from error
+        mode, seen = status.st_mode, (status.st_ino, status.st_mtime_ns)
         if stat.S_ISDIR(mode) and not self._is_folder:
             raise DestinationError(f"the destination {str(self.path)!r} is a folder; name a file")
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -197,13 +203,14 @@ class Destination:
                 f"the destination {str(self.path)!r} is a device, a pipe or a socket, and only a file can be replaced; "
                 "choose another name"
             )
-        if not stat.S_ISDIR(mode) or not self._overwrite or not os.listdir(self.path):
-            return
-        if not self._recognises(str(self.path)):
+        if not stat.S_ISDIR(mode) or not self._overwrite or not os.listdir(self.place):
+            return seen
+        if not self._recognises(self.place):
             raise DestinationError(
                 f"the destination {str(self.path)!r} is a folder of other things than an image, which is not replaced; "
                 "choose another name, or remove it yourself"
             )
+        return seen
 
     def _refuse_source(self, source: str) -> None:
         if same_file(self.path, source):
