@@ -31,6 +31,13 @@ from slidewright.system.files import (
 )
 from slidewright.system.remote_file import is_url
 
+_last_named: list[os.stat_result] = []
+
+
+def has_named(path: str) -> bool:
+    """Whether a path leads to what this process gave a name last."""
+    return any(leads_to(path, status) for status in _last_named)
+
 
 class Destination:
     """The place of one output file; made before anything else is started, so that a bad one costs nothing.
@@ -117,6 +124,7 @@ class Destination:
             if self._compare and same_content(self.partial, self.place):
                 return
             mine = os.stat(self.partial)
+            _last_named[:] = [mine]
             try:
                 self._rename()
             except OSError:  # of a network disk whose answer was lost, and which was asked again
