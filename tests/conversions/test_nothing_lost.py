@@ -195,6 +195,25 @@ def test_what_is_no_file_is_never_replaced(tmp_path, slide, kind, target, monkey
         holder.close()
 
 
+@posix
+@pytest.mark.parametrize("alias", [lambda old, new: old, hard_link, soft_link])
+def test_image_of_the_label_is_neither_destination_nor_report(tmp_path, slide, alias):
+    from PIL import Image
+
+    label = tmp_path / "label.tif"
+    Image.new("RGB", (20, 30), "red").save(label)
+    before, other = digest(label), alias(label, tmp_path / "alias.tif")
+    given = {"label": label, "overwrite": True, **OPTIONS}
+    with pytest.raises(DestinationError, match="label image"):
+        slidewright.convert(slide, other, **given)
+    with pytest.raises(DestinationError, match="label image"):
+        slidewright.convert(slide, tmp_path / "o.tif", report=other, **given)
+    with pytest.raises(OptionError, match="same file"):
+        slidewright.batch(rows(tmp_path, ("s.tif", other.name)), **given)
+    assert digest(label) == before
+    assert not (tmp_path / "o.tif").exists()
+
+
 # ---- URLs
 
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
 from slidewright.conversions.settled import settled
-from slidewright.errors import CorruptTileError, OptionError, OutputError, SourceError
+from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, SourceError
 from slidewright.options import ConvertOptions, can_be_mpp
 from slidewright.report import LevelReport, Progress, Report
+from slidewright.system.files import lies_in, same_file
 from slidewright.system.limits import usable_cpus
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
@@ -240,6 +241,9 @@ class Conversion:
             recognises=decided.format.recognises,
             compare=compare,
         )
+        label = options.label
+        if label is not None and (same_file(self._destination.place, label) or lies_in(label, self._destination.place)):
+            raise DestinationError(f"the destination {os.fspath(dest)!r} has the label image; choose another name")
         self._stack.callback(self._destination.close)
 
     def __enter__(self) -> Conversion:

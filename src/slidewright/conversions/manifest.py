@@ -129,7 +129,8 @@ def check_apart(entries: Sequence[Entry], manifests: Sequence[str], reports: Seq
         Naming both.
     """
     outputs = [entry.destination for entry in entries]
-    inputs = [*dict.fromkeys(entry.source for entry in entries), *manifests]
+    labels = [os.fspath(entry.options.label) for entry in entries if entry.options.label is not None]
+    inputs = [*dict.fromkeys([*(entry.source for entry in entries), *labels]), *manifests]
     paths = [*outputs, *reports, *inputs]
     for one, other in shared_places(paths):
         if other < len(outputs):
