@@ -21,6 +21,7 @@ from written import digest
 
 import slidewright
 from slidewright.cli.main import main
+from slidewright.conversions import conversion
 from slidewright.conversions import destination as destinations
 from slidewright.conversions.destination import Destination, sweep_beside
 from slidewright.errors import DestinationError, OptionError
@@ -212,6 +213,34 @@ def test_image_of_the_label_is_neither_destination_nor_report(tmp_path, slide, a
         slidewright.batch(rows(tmp_path, ("s.tif", other.name)), **given)
     assert digest(label) == before
     assert not (tmp_path / "o.tif").exists()
+
+
+# ---- a source that changes
+
+
+@pytest.mark.parametrize("change", ["written", "longer", "replaced"])
+@pytest.mark.parametrize("archive", [None, "jpegxl"])
+def test_source_that_changes_while_it_is_read_makes_no_file(tmp_path, archive, change, monkeypatch):
+    slide = tmp_path / "s.tif"
+    pixels = np.random.default_rng(0).integers(0, 255, (150, 200, 3), np.uint8)
+    tifffile.imwrite(slide, pixels, tile=(64, 64), photometric="rgb", compression="jpeg")
+    os.utime(slide, (1e9, 1e9))
+    whole = slide.read_bytes()
+    execute = conversion.execute
+
+    def changing(*arguments):
+        outcome = execute(*arguments)
+        if change == "replaced":
+            (tmp_path / "other").write_bytes(whole)
+            (tmp_path / "other").replace(slide)
+        else:
+            slide.write_bytes(whole + (b"more" if change == "longer" else b""))
+        return outcome
+
+    monkeypatch.setattr(conversion, "execute", changing)
+    with pytest.raises(slidewright.SourceError, match="has changed while it was read"):
+        slidewright.convert(slide, tmp_path / "o.tif", archive=archive, n_workers=0)
+    assert os.listdir(tmp_path) == ["s.tif"]
 
 
 # ---- URLs

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from slidewright.conversions.settled import settled
 from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, SourceError
 from slidewright.options import ConvertOptions, can_be_mpp
 from slidewright.report import LevelReport, Progress, Report
-from slidewright.system.files import lies_in, same_file
+from slidewright.system.files import lies_in, local_path, same_file
 from slidewright.system.limits import usable_cpus
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
@@ -233,10 +234,12 @@ class Conversion:
         self._committed = False
         self._warnings = [*decided.memory.warnings, *_left_out(decided.source.info), *_of_format(decided)]
         name = decided.source.info.name
+        source_path = source_path or (name if os.path.isabs(name) else None)
+        self._source_path, self._source_seen = source_path, _seen(source_path)
         self._destination = Destination(
             dest,
             overwrite=options.overwrite,
-            source=source_path or (name if os.path.isabs(name) else None),
+            source=source_path,
             is_folder=decided.format.is_folder,
             recognises=decided.format.recognises,
             compare=compare,
@@ -298,6 +301,7 @@ class Conversion:
         """Check the file and give it its name; the report."""
         _refuse_rubbish(self._corrupt(outcome, run), run)
         self._check(run)
+        self._check_source()
         if before_commit is not None:
             before_commit(self._destination.partial)
         self._destination.commit()
@@ -353,6 +357,12 @@ class Conversion:
         except SourceError as error:  # of what was written: the run has failed, and its source is fine
             raise OutputError(f"what was written can't be read back: {error}") from error
 
+    def _check_source(self) -> None:
+        """Refuse what may be a mixture of two files."""
+        before, now = self._source_seen, _seen(self._source_path)
+        if None not in (before, now) and now != before:
+            raise SourceError(f"{self._source_path} has changed while it was read; run again when it is complete")
+
     def _corrupt(self, outcome: Outcome, run: Run) -> dict[CorruptPlace, str]:
         """What of the source did not decode, in this run and in those that made its shards."""
         before = run.shards.found_corrupt() if run.shards is not None else {}
@@ -386,6 +396,15 @@ class Conversion:
             reused_levels=plan.reused,
             keeping=run.keeping,
         )
+
+
+def _seen(path: str | None) -> tuple[int, ...] | None:
+    """What tells a file from what it was before; None where it is none of this machine, or has been removed."""
+    try:
+        status = os.stat(local_path(path)) if path is not None else None
+    except OSError:
+        return None
+    return None if status is None or stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
 
 
 def _refuse_rubbish(corrupt: dict[CorruptPlace, str], run: Run) -> None:
