@@ -235,11 +235,12 @@ class Conversion:
         self._warnings = [*decided.memory.warnings, *_left_out(decided.source.info), *_of_format(decided)]
         name = decided.source.info.name
         source_path = source_path or (name if os.path.isabs(name) else None)
-        self._source_path, self._source_seen = source_path, _seen(source_path)
+        self._source_files = [path for path in (source_path, *decided.source.beside) if path is not None]
+        self._source_seen = [_seen(path) for path in self._source_files]
         self._destination = Destination(
             dest,
             overwrite=options.overwrite,
-            source=source_path,
+            sources=self._source_files,
             is_folder=decided.format.is_folder,
             recognises=decided.format.recognises,
             compare=compare,
@@ -359,9 +360,10 @@ class Conversion:
 
     def _check_source(self) -> None:
         """Refuse what may be a mixture of two files."""
-        before, now = self._source_seen, _seen(self._source_path)
-        if None not in (before, now) and now != before:
-            raise SourceError(f"{self._source_path} has changed while it was read; run again when it is complete")
+        for path, before in zip(self._source_files, self._source_seen, strict=True):
+            now = _seen(path)
+            if None not in (before, now) and now != before:
+                raise SourceError(f"{path} has changed while it was read; run again when it is complete")
 
     def _corrupt(self, outcome: Outcome, run: Run) -> dict[CorruptPlace, str]:
         """What of the source did not decode, in this run and in those that made its shards."""
@@ -398,13 +400,13 @@ class Conversion:
         )
 
 
-def _seen(path: str | None) -> tuple[int, ...] | None:
+def _seen(path: str) -> tuple[int, ...] | None:
     """What tells a file from what it was before; None where it is none of this machine, or has been removed."""
     try:
-        status = os.stat(local_path(path)) if path is not None else None
+        status = os.stat(local_path(path))
     except OSError:
         return None
-    return None if status is None or stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
+    return None if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
 
 
 def _refuse_rubbish(corrupt: dict[CorruptPlace, str], run: Run) -> None:

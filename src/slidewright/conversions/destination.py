@@ -10,7 +10,7 @@ import functools
 import glob
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slidewright.errors import DestinationError, OutputError
@@ -58,7 +58,7 @@ class Destination:
         path: str | os.PathLike[str],
         *,
         overwrite: bool,
-        source: str | None = None,
+        sources: Sequence[str] = (),
         is_folder: bool = False,
         recognises: Callable[[str], bool] = os.path.isfile,
         compare: bool = False,
@@ -80,7 +80,7 @@ class Destination:
         """Where it is, wherever this process goes meanwhile, and whatever links to its folder lead."""
         sweep_beside(self.path)
         self._replaced = self._refuse_what_is_no_file()
-        if source is not None:
+        for source in sources:
             self._refuse_source(source)
         if os.path.lexists(path) and not overwrite:
             self._compare = compare and recognises(str(self.path))
@@ -222,7 +222,9 @@ class Destination:
 
     def _refuse_source(self, source: str) -> None:
         if same_file(self.path, source):
-            raise DestinationError(f"the destination {str(self.path)!r} is the source itself; choose another name")
+            raise DestinationError(
+                f"the destination {str(self.path)!r} is the source itself, or a file of it; choose another name"
+            )
         if lies_in(self.path, source):
             raise DestinationError(f"the destination {str(self.path)!r} lies in the source; choose another name")
         if lies_in(source, self.path):

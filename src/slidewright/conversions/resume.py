@@ -69,7 +69,7 @@ def convert_resumably(
             Destination(
                 dest,
                 overwrite=options.overwrite,
-                source=source_path,
+                sources=[path for path in (source_path, *source.beside) if path is not None],
                 is_folder=form.is_folder,
                 recognises=form.recognises,
                 compare=compare,
