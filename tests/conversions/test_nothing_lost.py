@@ -117,7 +117,8 @@ def test_folder_of_other_things_is_not_replaced(tmp_path, slide):
 
 def rows(tmp_path, *pairs):
     path = tmp_path / "m.csv"
-    path.write_text("source,destination\n" + "".join(f"{source},{dest}\n" for source, dest in pairs))
+    text = "source,destination\n" + "".join(f"{source},{dest}\n" for source, dest in pairs)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -159,6 +160,19 @@ def test_names_that_differ_in_case_are_held_apart_where_the_filesystem_does(tmp_
     if not files._ignores_case(str(tmp_path)):
         assert [item.status for item in slidewright.batch(manifest, **OPTIONS).items] == ["done", "done"]
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".slidewright-")]
+
+
+@pytest.mark.parametrize(("one", "other"), [("\u00e9.tif", "e\u0301.tif"), ("\u00e9.tif", "E\u0301.tif")])
+def test_names_of_two_spellings_are_held_apart_where_the_filesystem_does(tmp_path, slide, monkeypatch, one, other):
+    """As those of Apple's do not."""
+    (tmp_path / "t.tif").write_bytes(slide.read_bytes())
+    manifest = rows(tmp_path, ("s.tif", one), ("t.tif", other))
+    for kind in ("_ignores_case", "_ignores_form"):
+        monkeypatch.setattr(files, kind, lambda folder: True)
+    with pytest.raises(OptionError, match="both become"):
+        slidewright.batch(manifest, **OPTIONS)
+    monkeypatch.setattr(files, "_ignores_form", lambda folder: False)
+    assert [item.status for item in slidewright.batch(manifest, **OPTIONS).items] == ["done", "done"]
 
 
 def make_special(path: Path, kind: str) -> socket.socket | None:
