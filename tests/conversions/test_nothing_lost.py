@@ -150,6 +150,29 @@ def test_report_of_a_batch_is_none_of_its_files(tmp_path, slide, report):
     assert (digest(slide), digest(manifest)) == before
 
 
+def test_report_of_a_batch_is_not_appended_to_another_file(tmp_path, slide):
+    manifest = rows(tmp_path, ("s.tif", "d.tif"))
+    (tmp_path / "notes.json").write_text('{"precious": 1}')
+    with pytest.raises(OptionError, match="no report of a batch"):
+        slidewright.batch(manifest, report=tmp_path / "notes.json", **OPTIONS)
+    assert (tmp_path / "notes.json").read_text() == '{"precious": 1}'
+    for start in ("", '{"sou'):  # new, and of a batch that was killed
+        (tmp_path / "report").write_text(start)
+        for status in ("done", "skipped"):
+            (item,) = slidewright.batch(manifest, report=tmp_path / "report", **OPTIONS).items
+            assert item.status == status
+        (tmp_path / "d.tif").unlink()
+
+
+def test_report_of_a_batch_is_not_written_into_a_source(tmp_path):
+    import zarr
+
+    zarr.save_array(tmp_path / "s.zarr", np.zeros((100, 100), np.uint8))
+    with pytest.raises(OptionError, match="would lie in the source"):
+        slidewright.batch(tmp_path / "s.zarr", tmp_path / "out", report=tmp_path / "s.zarr" / "r.jsonl", **OPTIONS)
+    assert "r.jsonl" not in os.listdir(tmp_path / "s.zarr")
+
+
 def test_names_that_differ_in_case_are_held_apart_where_the_filesystem_does(tmp_path, slide, monkeypatch):
     (tmp_path / "t.tif").write_bytes(slide.read_bytes())
     manifest = rows(tmp_path, ("s.tif", "out.tif"), ("t.tif", "OUT.tif"))
