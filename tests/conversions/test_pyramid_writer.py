@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
@@ -373,6 +374,30 @@ def test_file_is_where_it_was_opened_wherever_the_caller_goes(tmp_path, n_worker
             writer.write_tile(np.ones((TILE, TILE), np.uint8), 0, 1)
     assert sorted(os.listdir(tmp_path / "here")) == ["refuse.tif", "replace.tif"]
     assert os.listdir(tmp_path / "there") == []
+
+
+@workers
+@pytest.mark.parametrize("regions", [False, True])
+def test_several_threads_may_write(tmp_path, n_workers, regions, monkeypatch):
+    pixels = image(300, 410)
+    begin = PyramidWriter._begin
+
+    def begin_slowly(self, *, tiles):
+        if self._way is None:
+            time.sleep(0.05)  # the others come meanwhile
+        begin(self, tiles=tiles)
+
+    monkeypatch.setattr(PyramidWriter, "_begin", begin_slowly)
+    with (
+        PyramidWriter(tmp_path / "out.tif", pixels.shape, n_workers=n_workers, **OPTIONS) as writer,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        write = writer.write_region if regions else writer.write_tile
+        side = TILE if regions else 1
+        given = [(tile_at(pixels, row, column), row * side, column * side) for row, column in places_of(pixels)]
+        list(pool.map(lambda each: write(*each), given))
+    assert digest(tmp_path / "out.tif") == converted(pixels, tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["converted.tif", "out.tif"]
 
 
 @workers

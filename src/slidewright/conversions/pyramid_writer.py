@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -102,6 +103,7 @@ class PyramidWriter:
             )
         self._shape, self._frames = _check_shape(shape), _check_stack(z, t)
         self._dtype = _check_dtype(dtype)
+        self._turn = threading.RLock()  # several threads may write
         self._stack: contextlib.ExitStack | None = None
         self._open = False
         self._way: _Tiles | _Regions | None = None
@@ -208,9 +210,10 @@ class PyramidWriter:
         left = Size(min(tile, self._shape[0] - row * tile), min(tile, self._shape[1] - column * tile))
         pixels = self._pixels(array, f"the tile at row {row}, column {column}", left, tile)
         frame = self._frame(z, t)
-        self._begin(tiles=self._overlap == "refuse")
-        assert self._way is not None
-        self._way.put_tile(pixels, row, column, frame)
+        with self._turn:
+            self._begin(tiles=self._overlap == "refuse")
+            assert self._way is not None
+            self._way.put_tile(pixels, row, column, frame)
 
     def write_region(
         self, array: Any, y: int, x: int, *, weights: NDArray[np.float64] | None = None, z: int = 0, t: int = 0
@@ -244,14 +247,15 @@ class PyramidWriter:
                 f"the region at x={x}, y={y} lies outside the image of {Size(*self._shape[:2])} pixels; y comes first"
             )
         frame = self._frame(z, t)
-        self._begin(tiles=False)
-        if not isinstance(self._way, _Regions):
-            raise SourceError(
-                "write_region after write_tile: those tiles are encoded already; open the PyramidWriter with "
-                "overlap='replace' or 'blend', or write regions only"
-            )
         weights = weights if weights is None else weights[top:bottom, left:right]
-        self._way.canvas.put(pixels[top:bottom, left:right], y + top, x + left, weights, frame)
+        with self._turn:
+            self._begin(tiles=False)
+            if not isinstance(self._way, _Regions):
+                raise SourceError(
+                    "write_region after write_tile: those tiles are encoded already; open the PyramidWriter with "
+                    "overlap='replace' or 'blend', or write regions only"
+                )
+            self._way.canvas.put(pixels[top:bottom, left:right], y + top, x + left, weights, frame)
 
     def _finish(self) -> None:
         if self._stack is None:
