@@ -401,6 +401,20 @@ def test_a_label_image_goes_into_the_labels_of_an_image_and_is_listed(tmp_path: 
         assert tiff.pages[0].colormap is not None
 
 
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+@pytest.mark.parametrize("name", ["labels/b", "7"])
+def test_what_goes_into_a_store_has_its_version(tmp_path: Path, ngff: str, name: str) -> None:
+    """Readers look for one kind of metadata first, and would not see the image that was there."""
+    path, other = tmp_path / "slide.ome.zarr", "0.4" if ngff == "0.5" else "0.5"
+    slidewright.convert(image(150, 203), path, ngff=ngff, **SMALL)
+    (path / "labels").mkdir()
+    before = files(path)
+    with pytest.raises(DestinationError, match=f"of NGFF {ngff}"):
+        slidewright.convert(labels(150, 203), path / name, kind="labels", ngff=other, **SMALL)
+    assert files(path) == before
+    slidewright.convert(labels(150, 203), path / name, kind="labels", ngff=ngff, **SMALL)
+
+
 def test_labels_that_come_side_by_side_are_all_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As those of a batch do: what one reads must be there when it writes."""
     (tmp_path / "labels").mkdir()

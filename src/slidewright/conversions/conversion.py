@@ -245,6 +245,7 @@ class Conversion:
             recognises=decided.format.recognises,
             compare=compare,
         )
+        decided.format.accept_place(self._destination.place)
         label = options.label
         if label is not None and (same_file(self._destination.place, label) or lies_in(label, self._destination.place)):
             raise DestinationError(f"the destination {os.fspath(dest)!r} has the label image; choose another name")

@@ -66,6 +66,7 @@ def convert_resumably(
         fresh = not os.path.exists(os.path.join(path, JOB_FILE))
         if fresh:  # a destination that is refused must not leave a folder
             form = make_format(options)
+            form.accept_place(os.path.realpath(dest))
             Destination(
                 dest,
                 overwrite=options.overwrite,
