@@ -338,6 +338,26 @@ def test_assembling_removes_neither_what_it_made_nor_its_source(tmp_path, slide)
     assert sorted(os.listdir(shards)) == ["o.tif", "s.tif"]
 
 
+@pytest.mark.parametrize("name", ["job.json", "shard-00000-of-00002"])
+def test_shards_are_not_replaced_by_what_is_put_together_out_of_them(tmp_path, slide, name):
+    share(slide, tmp_path / "work")
+    before = digest(tmp_path / "work" / name)
+    with pytest.raises(DestinationError, match="part of the shards"):
+        slidewright.assemble(tmp_path / "work", tmp_path / "work" / name, overwrite=True, n_workers=0)
+    assert digest(tmp_path / "work" / name) == before
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [(None, "o.ome.tif"), (None, "o.zarr"), (None, "o.png"), ("ome-zarr", "o.tif")]
+)
+def test_shards_are_not_put_together_under_the_name_of_another_format(tmp_path, slide, form, name):
+    share(slide, tmp_path / "work", format=form)
+    with pytest.raises(OptionError, match=r"name of format|is named '.png'"):
+        slidewright.assemble(tmp_path / "work", tmp_path / name, n_workers=0)
+    assert sorted(os.listdir(tmp_path)) == ["s.tif", "work"]
+    slidewright.assemble(tmp_path / "work", tmp_path / "o.3", n_workers=0)
+
+
 @pytest.mark.parametrize("name", ["files", "level-1.zarr", "lock", "shard-00000-of-00002"])
 def test_shards_are_not_made_over_what_is_not_theirs(tmp_path, slide, name):
     shards = tmp_path / "work"

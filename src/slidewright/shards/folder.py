@@ -249,10 +249,15 @@ def sweep_partials(folder: str, name: str = "") -> None:
                 remove(os.path.join(folder, found))
 
 
+def is_own(name: str) -> bool:
+    """Whether a name in a folder of shards is one that they have."""
+    return bool(_OWN.fullmatch(name) or _PARTIAL.fullmatch(name))
+
+
 def own_names(folder: str) -> tuple[list[str], bool]:
     """What in a folder of shards belongs to them, what the others depend on last; and whether that is all of it."""
     names = os.listdir(folder)
-    own = [name for name in names if _OWN.fullmatch(name) or _PARTIAL.fullmatch(name)]
+    own = [name for name in names if is_own(name)]
     return sorted(own, key=lambda name: (name == JOB_FILE, name.endswith(".json"))), len(own) == len(names)
 
 
