@@ -92,6 +92,18 @@ def test_done_and_unchanged_is_skipped_changed_is_made_again(tmp_path, slides):
     assert run(quality=50) == ["skipped", "skipped", "done"]
 
 
+def test_another_source_of_the_same_size_and_time_is_another(tmp_path):
+    """As those are that come out of an archive which keeps no times."""
+    for number in range(2):
+        tifffile.imwrite(tmp_path / f"{number}.tif", np.full((100, 120), number, np.uint8), tile=(64, 64))
+        os.utime(tmp_path / f"{number}.tif", (1_000_000_000, 1_000_000_000))
+    for number in range(2):
+        manifest = manifest_of(tmp_path, f"source,destination\n{number}.tif,out.tif\n")
+        assert statuses(slidewright.batch(manifest, **OPTIONS)) == ["done"]
+        assert statuses(slidewright.batch(manifest, **OPTIONS)) == ["skipped"]
+    assert tifffile.imread(tmp_path / "out.tif", key=0).max() == 1
+
+
 def test_another_label_makes_a_slide_again(tmp_path, slides):
     from PIL import Image
 

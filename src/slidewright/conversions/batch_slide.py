@@ -21,6 +21,7 @@ from slidewright.conversions.opening import open_selected
 from slidewright.conversions.workload import work_seconds
 from slidewright.shards import fingerprint as identity
 from slidewright.sources.on_disk import file_identity
+from slidewright.system.remote_file import absolute
 
 if TYPE_CHECKING:
     from slidewright.conversions.manifest import Entry
@@ -175,6 +176,7 @@ def _identity(entry: Entry, opened: Source, path: str | None) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(
         json.dumps(
             {
+                "path": None if path is None else absolute(path),
                 "source": identity.fingerprint(opened, path),
                 "selection": entry.selection.given,
                 "options": identity.made_options(entry.options),
