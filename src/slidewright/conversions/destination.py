@@ -64,7 +64,7 @@ class Destination:
         compare: bool = False,
     ) -> None:
         self._given = os.fspath(path)
-        self.path = Path(os.path.realpath(path) if os.path.islink(path) else path)
+        self.path = Path(os.path.realpath(path) if os.path.islink(Path(path)) else path)  # whose name may end with /
         self._overwrite, self._is_folder = overwrite, is_folder
         self._recognises, self._compare = recognises, False
         folder = self.path.parent
