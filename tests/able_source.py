@@ -43,6 +43,10 @@ class AbleSource(Source):
     def open(self) -> Reader:
         return AbleReader(self)
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        return ("able.dat",)
+
     def identity(self) -> dict[str, Any]:
         return {"able": self.corrupt}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import venv
@@ -27,6 +28,7 @@ from slidewright.bench.peers import Peer, Task, find_peers, vips_arguments
 from slidewright.bench.tissue import draw_labels, find_tissue, make_samples
 from slidewright.bench.verbs import bench
 from slidewright.bench.verbs.shared import doublings
+from slidewright.cli.main import main
 from slidewright.errors import OptionError, RunError, SourceError
 from slidewright.geometry import Size
 
@@ -454,3 +456,13 @@ def test_means_that_are_rounded_otherwise_are_the_same_work() -> None:
     assert differences(replace(ours, psnr=(None, 53.0)), ours) == ()
     assert differences(replace(ours, psnr=(None, 30.0)), ours)
     assert differences(replace(ours, psnr=(60.0, None)), ours)
+
+
+@pytest.mark.parametrize("verb", ["convert", "peers", "codecs", "small"])
+@pytest.mark.parametrize("option", ["--json", "--csv"])
+def test_results_are_not_written_over_the_source(tiled: str, tmp_path: Path, verb: str, option: str) -> None:
+    source = shutil.copy(tiled, tmp_path / "s.tif")
+    (tmp_path / "link.tif").symlink_to(source)
+    before = Path(source).read_bytes()
+    assert main(["bench", verb, str(source), option, str(tmp_path / "link.tif")]) == 2
+    assert Path(source).read_bytes() == before

@@ -197,6 +197,18 @@ def test_signal_in_mid_run_leaves_nothing(tmp_path, large, name, whom):
     assert os.listdir(tmp_path) == []
 
 
+def test_signal_is_not_taken_for_too_late_because_of_somebody_elses_file(tmp_path, large):
+    out = tmp_path / "o.tif"
+    process = start("convert", large / "s.tif", out, "--workers", "2", "-q", "--compression", "zstd", "--effort", "19")
+    assert wait_until(lambda: any(name.endswith(".partial") for name in os.listdir(tmp_path)), 30)
+    out.write_bytes(b"theirs")
+    process.send_signal(signal.SIGTERM)
+    code, errors = end(process)
+    assert code == 143, errors
+    assert out.read_bytes() == b"theirs"
+    assert os.listdir(tmp_path) == ["o.tif"]
+
+
 SCRIPT = """
 import sys
 import numpy as np

@@ -92,6 +92,31 @@ def test_done_and_unchanged_is_skipped_changed_is_made_again(tmp_path, slides):
     assert run(quality=50) == ["skipped", "skipped", "done"]
 
 
+def test_another_source_of_the_same_size_and_time_is_another(tmp_path):
+    """As those are that come out of an archive which keeps no times."""
+    for number in range(2):
+        tifffile.imwrite(tmp_path / f"{number}.tif", np.full((100, 120), number, np.uint8), tile=(64, 64))
+        os.utime(tmp_path / f"{number}.tif", (1_000_000_000, 1_000_000_000))
+    for number in range(2):
+        manifest = manifest_of(tmp_path, f"source,destination\n{number}.tif,out.tif\n")
+        assert statuses(slidewright.batch(manifest, **OPTIONS)) == ["done"]
+        assert statuses(slidewright.batch(manifest, **OPTIONS)) == ["skipped"]
+    assert tifffile.imread(tmp_path / "out.tif", key=0).max() == 1
+
+
+def test_another_label_makes_a_slide_again(tmp_path, slides):
+    from PIL import Image
+
+    for colour in ("red", "blue"):
+        Image.new("RGB", (64 if colour == "red" else 72, 64), colour).save(tmp_path / "label.png")
+        report = slidewright.batch(
+            slides / "slide0.tif", tmp_path / "out", label=tmp_path / "label.png", associated=["label"], **OPTIONS
+        )
+        assert statuses(report) == ["done"]
+    with tifffile.TiffFile(tmp_path / "out" / "slide0.tif") as tiff:
+        assert any(page.shape == (64, 72, 3) for page in tiff.pages)
+
+
 def test_file_that_somebody_else_wrote_is_not_replaced(tmp_path, slides):
     slidewright.batch(slides, tmp_path / "out", **OPTIONS)
     (tmp_path / "out" / "slide0.tif").write_bytes(b"precious")
@@ -114,6 +139,25 @@ def test_failure_stops_nobody_and_is_tried_again(tmp_path, slides, workers):
     broken.write_bytes(whole)
     report = slidewright.batch(slides, tmp_path / "out", **{**OPTIONS, "n_workers": workers})
     assert statuses(report) == ["skipped", "done", "skipped"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_tiles_of_a_slide_that_is_done_are_told(tmp_path, workers, capsys):
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 255, (200, 300, 3), np.uint8)
+        tifffile.imwrite(tmp_path / f"{number}.tif", pixels, tile=(64, 64), photometric="rgb", compression="jpeg")
+    with tifffile.TiffFile(tmp_path / "1.tif") as tiff:
+        place, count = tiff.pages[0].dataoffsets[7], tiff.pages[0].databytecounts[7]
+    with open(tmp_path / "1.tif", "r+b") as file:
+        file.seek(place)
+        file.write(bytes(count))
+    line = ["batch", str(tmp_path / "*.tif"), "--out", str(tmp_path / "out"), "--workers", str(workers)]
+    assert main(line) == 0
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "1.tif" in told
+    assert "row 1, column 2" in told
+    noted = {line["source"]: line["warnings"] for line in lines(tmp_path / "out" / "slidewright-batch.jsonl")}
+    assert [len(noted[str(tmp_path / f"{number}.tif")]) for number in range(2)] == [0, 1]
 
 
 def test_tasks_of_an_array_share_the_slides_and_know_what_others_did(tmp_path, slides):

@@ -12,7 +12,7 @@ import tifffile
 from written import digest
 
 import slidewright
-from slidewright.errors import VerifyError
+from slidewright.errors import DestinationError, VerifyError
 
 pytest.importorskip("pydicom")
 
@@ -79,3 +79,20 @@ def test_info_lists_what_a_slide_has(folder):
     assert [image.name for image in found.associated] == ["label", "macro"]
     assert [level.size for level in found.levels] == [(300, 410), (150, 205)]
     assert found.keeping == "can be kept as they are"
+
+
+def test_other_files_of_the_slide_are_neither_replaced_nor_forgotten(tmp_path, folder):
+    """It is given by one of its files."""
+    first, *others = sorted(folder.iterdir())
+    before = [path.read_bytes() for path in others]
+    for other in others:
+        with pytest.raises(DestinationError, match="a file of it"):
+            slidewright.convert(first, other, overwrite=True, format="tiff", n_workers=0)
+    assert [path.read_bytes() for path in others] == before
+    level = slidewright.open_source(first).table.files[0]
+    given = next(path for path in (first, *others) if str(path) != level)
+    for changed, status in ((False, "done"), (False, "skipped"), (True, "done")):
+        if changed:
+            os.utime(level, (5, 5))
+        (item,) = slidewright.batch(given, tmp_path / "out", n_workers=0).items
+        assert item.status == status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -20,6 +21,7 @@ from written import digest
 
 import slidewright
 from slidewright.cli.main import main
+from slidewright.conversions import conversion
 from slidewright.conversions import destination as destinations
 from slidewright.conversions.destination import Destination, sweep_beside
 from slidewright.errors import DestinationError, OptionError
@@ -115,7 +117,8 @@ def test_folder_of_other_things_is_not_replaced(tmp_path, slide):
 
 def rows(tmp_path, *pairs):
     path = tmp_path / "m.csv"
-    path.write_text("source,destination\n" + "".join(f"{source},{dest}\n" for source, dest in pairs))
+    text = "source,destination\n" + "".join(f"{source},{dest}\n" for source, dest in pairs)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -147,6 +150,29 @@ def test_report_of_a_batch_is_none_of_its_files(tmp_path, slide, report):
     assert (digest(slide), digest(manifest)) == before
 
 
+def test_report_of_a_batch_is_not_appended_to_another_file(tmp_path, slide):
+    manifest = rows(tmp_path, ("s.tif", "d.tif"))
+    (tmp_path / "notes.json").write_text('{"precious": 1}')
+    with pytest.raises(OptionError, match="no report of a batch"):
+        slidewright.batch(manifest, report=tmp_path / "notes.json", **OPTIONS)
+    assert (tmp_path / "notes.json").read_text() == '{"precious": 1}'
+    for start in ("", '{"sou'):  # new, and of a batch that was killed
+        (tmp_path / "report").write_text(start)
+        for status in ("done", "skipped"):
+            (item,) = slidewright.batch(manifest, report=tmp_path / "report", **OPTIONS).items
+            assert item.status == status
+        (tmp_path / "d.tif").unlink()
+
+
+def test_report_of_a_batch_is_not_written_into_a_source(tmp_path):
+    import zarr
+
+    zarr.save_array(tmp_path / "s.zarr", np.zeros((100, 100), np.uint8))
+    with pytest.raises(OptionError, match="would lie in the source"):
+        slidewright.batch(tmp_path / "s.zarr", tmp_path / "out", report=tmp_path / "s.zarr" / "r.jsonl", **OPTIONS)
+    assert "r.jsonl" not in os.listdir(tmp_path / "s.zarr")
+
+
 def test_names_that_differ_in_case_are_held_apart_where_the_filesystem_does(tmp_path, slide, monkeypatch):
     (tmp_path / "t.tif").write_bytes(slide.read_bytes())
     manifest = rows(tmp_path, ("s.tif", "out.tif"), ("t.tif", "OUT.tif"))
@@ -157,6 +183,19 @@ def test_names_that_differ_in_case_are_held_apart_where_the_filesystem_does(tmp_
     if not files._ignores_case(str(tmp_path)):
         assert [item.status for item in slidewright.batch(manifest, **OPTIONS).items] == ["done", "done"]
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".slidewright-")]
+
+
+@pytest.mark.parametrize(("one", "other"), [("\u00e9.tif", "e\u0301.tif"), ("\u00e9.tif", "E\u0301.tif")])
+def test_names_of_two_spellings_are_held_apart_where_the_filesystem_does(tmp_path, slide, monkeypatch, one, other):
+    """As those of Apple's do not."""
+    (tmp_path / "t.tif").write_bytes(slide.read_bytes())
+    manifest = rows(tmp_path, ("s.tif", one), ("t.tif", other))
+    for kind in ("_ignores_case", "_ignores_form"):
+        monkeypatch.setattr(files, kind, lambda folder: True)
+    with pytest.raises(OptionError, match="both become"):
+        slidewright.batch(manifest, **OPTIONS)
+    monkeypatch.setattr(files, "_ignores_form", lambda folder: False)
+    assert [item.status for item in slidewright.batch(manifest, **OPTIONS).items] == ["done", "done"]
 
 
 def make_special(path: Path, kind: str) -> socket.socket | None:
@@ -192,6 +231,142 @@ def test_what_is_no_file_is_never_replaced(tmp_path, slide, kind, target, monkey
     assert sorted(os.listdir(tmp_path)) == ["s.tif", "special"]
     if holder is not None:
         holder.close()
+
+
+@posix
+@pytest.mark.parametrize("alias", [lambda old, new: old, hard_link, soft_link])
+def test_image_of_the_label_is_neither_destination_nor_report(tmp_path, slide, alias):
+    from PIL import Image
+
+    label = tmp_path / "label.tif"
+    Image.new("RGB", (20, 30), "red").save(label)
+    before, other = digest(label), alias(label, tmp_path / "alias.tif")
+    given = {"label": label, "overwrite": True, **OPTIONS}
+    with pytest.raises(DestinationError, match="label image"):
+        slidewright.convert(slide, other, **given)
+    with pytest.raises(DestinationError, match="label image"):
+        slidewright.convert(slide, tmp_path / "o.tif", report=other, **given)
+    with pytest.raises(OptionError, match="same file"):
+        slidewright.batch(rows(tmp_path, ("s.tif", other.name)), **given)
+    assert digest(label) == before
+    assert not (tmp_path / "o.tif").exists()
+
+
+# ---- a source that changes
+
+
+@pytest.mark.parametrize("change", ["written", "longer", "replaced"])
+@pytest.mark.parametrize("archive", [None, "jpegxl"])
+def test_source_that_changes_while_it_is_read_makes_no_file(tmp_path, archive, change, monkeypatch):
+    slide = tmp_path / "s.tif"
+    pixels = np.random.default_rng(0).integers(0, 255, (150, 200, 3), np.uint8)
+    tifffile.imwrite(slide, pixels, tile=(64, 64), photometric="rgb", compression="jpeg")
+    os.utime(slide, (1e9, 1e9))
+    whole = slide.read_bytes()
+    execute = conversion.execute
+
+    def changing(*arguments):
+        outcome = execute(*arguments)
+        if change == "replaced":
+            (tmp_path / "other").write_bytes(whole)
+            (tmp_path / "other").replace(slide)
+        else:
+            slide.write_bytes(whole + (b"more" if change == "longer" else b""))
+        return outcome
+
+    monkeypatch.setattr(conversion, "execute", changing)
+    with pytest.raises(slidewright.SourceError, match="has changed while it was read"):
+        slidewright.convert(slide, tmp_path / "o.tif", archive=archive, n_workers=0)
+    assert os.listdir(tmp_path) == ["s.tif"]
+
+
+# ---- URLs
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/out", "file:///tmp/out"])
+def test_results_that_should_go_to_a_url_do_not_go_into_a_folder_of_that_name(tmp_path, slide, url, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DestinationError, match="is a URL"):
+        slidewright.batch(slide, url, **OPTIONS)
+    with pytest.raises(OptionError, match="is a URL"):
+        share(slide, url)
+    assert os.listdir(tmp_path) == ["s.tif"]
+
+
+@posix
+@pytest.mark.parametrize("scheme", ["file://", "local://"])
+def test_source_is_not_replaced_under_its_url(tmp_path, slide, scheme):
+    pytest.importorskip("fsspec")
+    before, url = digest(slide), f"{scheme}{slide}"
+    with pytest.raises(DestinationError, match="source itself"):
+        slidewright.convert(url, slide, overwrite=True, **OPTIONS)
+    with pytest.raises(DestinationError, match="the report"):
+        slidewright.convert(url, tmp_path / "o.tif", report=slide, overwrite=True, **OPTIONS)
+    with pytest.raises(OptionError, match="same file"):
+        slidewright.batch(rows(tmp_path, (url, "s.tif")), overwrite=True, **OPTIONS)
+    assert digest(slide) == before
+
+
+# ---- folders of shards
+
+
+def share(slide, folder, **options):
+    for index in range(2):
+        slidewright.shard(slide, folder, index=index, count=2, **OPTIONS, **options)
+
+
+def test_resumed_run_removes_nothing_but_its_own(tmp_path, slide):
+    shards = tmp_path / "o.tif.shards"
+    (shards / "notes").mkdir(parents=True)
+    (shards / "notes" / "thesis.partial").write_bytes(b"precious")
+    (shards / "x.partial").write_bytes(b"precious")
+    slidewright.convert(slide, tmp_path / "o.tif", resume=True, **OPTIONS)
+    assert sorted(str(path.relative_to(shards)) for path in shards.rglob("*")) == [
+        "notes",
+        "notes/thesis.partial",
+        "x.partial",
+    ]
+
+
+def test_assembling_removes_neither_what_it_made_nor_its_source(tmp_path, slide):
+    shards = tmp_path / "work"
+    shards.mkdir()
+    inner = shards / "s.tif"
+    slide.rename(inner)
+    share(inner, shards)
+    slidewright.assemble(shards, shards / "o.tif", remove=True, n_workers=0)
+    assert sorted(os.listdir(shards)) == ["o.tif", "s.tif"]
+
+
+@pytest.mark.parametrize("name", ["job.json", "shard-00000-of-00002"])
+def test_shards_are_not_replaced_by_what_is_put_together_out_of_them(tmp_path, slide, name):
+    share(slide, tmp_path / "work")
+    before = digest(tmp_path / "work" / name)
+    with pytest.raises(DestinationError, match="part of the shards"):
+        slidewright.assemble(tmp_path / "work", tmp_path / "work" / name, overwrite=True, n_workers=0)
+    assert digest(tmp_path / "work" / name) == before
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [(None, "o.ome.tif"), (None, "o.zarr"), (None, "o.png"), ("ome-zarr", "o.tif")]
+)
+def test_shards_are_not_put_together_under_the_name_of_another_format(tmp_path, slide, form, name):
+    share(slide, tmp_path / "work", format=form)
+    with pytest.raises(OptionError, match=r"name of format|is named '.png'"):
+        slidewright.assemble(tmp_path / "work", tmp_path / name, n_workers=0)
+    assert sorted(os.listdir(tmp_path)) == ["s.tif", "work"]
+    slidewright.assemble(tmp_path / "work", tmp_path / "o.3", n_workers=0)
+
+
+@pytest.mark.parametrize("name", ["files", "level-1.zarr", "lock", "shard-00000-of-00002"])
+def test_shards_are_not_made_over_what_is_not_theirs(tmp_path, slide, name):
+    shards = tmp_path / "work"
+    shards.mkdir()
+    (shards / name).write_bytes(b"precious")
+    with pytest.raises(OptionError, match="would be lost"):
+        share(slide, shards)
+    assert os.listdir(shards) == [name]
+    assert (shards / name).read_bytes() == b"precious"
 
 
 # ---- a batch that was killed before it could say what it had made
@@ -289,6 +464,25 @@ def test_folder_is_replaced_whole(tmp_path, folder, monkeypatch, swaps):
     slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
     assert made(folder) == 70
     assert os.listdir(tmp_path) == ["o.segments"]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_folder_of_other_things_that_came_meanwhile_is_not_replaced(tmp_path, folder, before, monkeypatch):
+    execute = conversion.execute
+
+    def slowly(*arguments):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "thesis.txt").write_bytes(b"precious")
+        return execute(*arguments)
+
+    if not before:
+        shutil.rmtree(folder)
+    monkeypatch.setattr(conversion, "execute", slowly)
+    with pytest.raises(DestinationError, match="other things"):
+        slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
+    assert os.listdir(tmp_path) == ["o.segments"]
+    assert os.listdir(folder) == ["thesis.txt"]
 
 
 FOLDER_KILLED = """

@@ -135,6 +135,26 @@ def test_regions_anywhere_become_the_image_and_the_rest_is_background(tmp_path, 
     assert digest(tmp_path / "out.tif") == converted(expected, tmp_path)
 
 
+@pytest.mark.parametrize(("kind", "place"), [("uint8", 100), ("uint8", 250), ("int8", 100), ("uint16", 250)])
+def test_places_may_be_integers_of_numpy(tmp_path, kind, place):
+    """Those of few bits wrap around, which put a region elsewhere."""
+    pixels, at = np.zeros((300, 300), np.uint8), np.dtype(kind).type(place)
+    pixels[place : place + 70, place : place + 70] = image(70, 70)[: 300 - place, : 300 - place, 0]
+    with PyramidWriter(tmp_path / "out.tif", pixels.shape, n_workers=0, **OPTIONS) as writer:
+        writer.write_region(image(70, 70)[:, :, 0], at, at)
+        with pytest.raises(SourceError, match="whole number"):
+            writer.write_region(image(70, 70)[:, :, 0], 0.5, 0)
+    assert digest(tmp_path / "out.tif") == converted(pixels, tmp_path)
+    tiles = image(300, 300, 1)
+    with PyramidWriter(tmp_path / "t.tif", (300, 300), n_workers=0, **OPTIONS) as writer:
+        for row, column in places_of(tiles):
+            tile = np.zeros((TILE, TILE), np.uint8)
+            part = tile_at(tiles, row, column)[:, :, 0]
+            tile[: part.shape[0], : part.shape[1]] = part
+            writer.write_tile(tile, np.dtype(kind).type(row), np.dtype(kind).type(column))
+    assert digest(tmp_path / "t.tif") == converted(tiles[:, :, 0], tmp_path, overwrite=True)
+
+
 def test_overlap_is_refused_replaced_or_blended(tmp_path):
     first, second = np.full((40, 40), 10, np.uint8), np.full((40, 40), 21, np.uint8)
 
@@ -363,6 +383,44 @@ def test_open_and_close_do_what_a_with_statement_does(tmp_path, n_workers):
     assert digest(tmp_path / "out.tif") == converted(pixels, tmp_path)
     with pytest.raises(OptionError, match="is not open"):
         writer.write_tile(pixels[:TILE, :TILE], 0, 0)
+
+
+@workers
+def test_file_is_where_it_was_opened_wherever_the_caller_goes(tmp_path, n_workers, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    for overlap in ("refuse", "replace"):
+        monkeypatch.chdir(tmp_path / "here")
+        with PyramidWriter(f"{overlap}.tif", (97, 97), overlap=overlap, n_workers=n_workers, **OPTIONS) as writer:
+            writer.write_tile(np.ones((TILE, TILE), np.uint8), 0, 0)
+            monkeypatch.chdir(tmp_path / "there")
+            writer.write_tile(np.ones((TILE, TILE), np.uint8), 0, 1)
+    assert sorted(os.listdir(tmp_path / "here")) == ["refuse.tif", "replace.tif"]
+    assert os.listdir(tmp_path / "there") == []
+
+
+@workers
+@pytest.mark.parametrize("regions", [False, True])
+def test_several_threads_may_write(tmp_path, n_workers, regions, monkeypatch):
+    pixels = image(300, 410)
+    begin = PyramidWriter._begin
+
+    def begin_slowly(self, *, tiles):
+        if self._way is None:
+            time.sleep(0.05)  # the others come meanwhile
+        begin(self, tiles=tiles)
+
+    monkeypatch.setattr(PyramidWriter, "_begin", begin_slowly)
+    with (
+        PyramidWriter(tmp_path / "out.tif", pixels.shape, n_workers=n_workers, **OPTIONS) as writer,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        write = writer.write_region if regions else writer.write_tile
+        side = TILE if regions else 1
+        given = [(tile_at(pixels, row, column), row * side, column * side) for row, column in places_of(pixels)]
+        list(pool.map(lambda each: write(*each), given))
+    assert digest(tmp_path / "out.tif") == converted(pixels, tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["converted.tif", "out.tif"]
 
 
 @workers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import subprocess
@@ -212,6 +213,39 @@ def test_killed_between_the_final_name_and_tidying_up_it_is_done(tmp_path, whole
     assert digest(tmp_path / "out.tif") == whole
     assert report.bytes == (tmp_path / "out.tif").stat().st_size
     assert report.levels[0].tiles == 32 * 35
+
+
+def test_another_file_with_the_number_of_the_finished_one_is_not_taken_for_it(tmp_path, monkeypatch):
+    """Filesystems give the number of a file that was removed to the next one; folders have a size in common as well."""
+    from slidewright.conversions.destination import Destination
+
+    def die(*_):
+        raise StopError
+
+    options = {**OPTIONS, "compression": "zstd", "n_workers": 0}
+    dest, shards = tmp_path / "out.ome.zarr", tmp_path / "out.ome.zarr.shards"
+    monkeypatch.setattr(Destination, "commit", die)
+    with pytest.raises(StopError):
+        slidewright.convert(SlowSource(200, 200), dest, resume=True, **options)
+    monkeypatch.undo()
+    slidewright.convert(SlowSource(90, 90), dest, **options)
+    noted = json.loads((shards / "finished.json").read_text())
+    status = dest.stat()
+    noted[:2] = [status.st_ino, status.st_size]
+    (shards / "finished.json").write_text(json.dumps(noted))
+    with pytest.raises(DestinationError, match="exists"):
+        slidewright.convert(SlowSource(200, 200), dest, resume=True, **options)
+
+
+def test_results_may_be_in_a_folder_named_like_the_source(tmp_path):
+    """Only a slide in MIRAX has its pixels there: shards are not to change what the next run takes for the source."""
+    np.save(tmp_path / "slide.npy", np.arange(90_000, dtype=np.uint8).reshape(300, 300))
+    for index in range(2):
+        slidewright.shard(
+            tmp_path / "slide.npy", tmp_path / "slide" / "shards", index=index, count=2, n_workers=0, tile_size=64
+        )
+    slidewright.assemble(tmp_path / "slide" / "shards", tmp_path / "slide" / "out.tif", n_workers=0)
+    assert (tmp_path / "slide" / "out.tif").is_file()
 
 
 def test_existing_destination_is_refused_without_leaving_a_folder(tmp_path):

@@ -242,3 +242,13 @@ def test_what_was_written_is_read_as_a_source(channels):
     assert [channel.name for channel in source.info.metadata.channels] == ["DAPI", "CD3", "CD8", "PanCK"]
     assert source.info.metadata.channels[3].color == (1, 2, 3)
     assert source.info.shape == CHANNELS.shape
+
+
+def test_characters_that_no_xml_can_hold_do_not_spoil_it(tmp_path):
+    """A source's own description may have them; no reader opened the file as OME-TIFF then."""
+    said = {"description": "a\x00b\x1f\ufffe\tc", "channel_names": ["\x02", "é", "<&>"]}
+    slidewright.convert(CHANNELS[..., :3], tmp_path / "a.ome.tif", kind="multichannel", **said, **OPTIONS)
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as tiff:
+        (image,) = from_xml(tiff.ome_metadata).images
+    assert image.description == "a\ufffdb\ufffd\ufffd\tc"
+    assert [channel.name for channel in image.pixels.channels] == ["\ufffd", "é", "<&>"]

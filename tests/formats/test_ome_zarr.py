@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from written import image
 
 import slidewright
 from slidewright.errors import DestinationError, OptionError, SourceError, VerifyError
-from slidewright.formats import zarr_shard
+from slidewright.formats import zarr_json, zarr_shard
 from slidewright.formats.ome_zarr import OmeZarrFormat
 from slidewright.inspection.verify import verify_file
 from slidewright.inspection.zarr_pyramid import ZarrPyramid
@@ -333,6 +334,16 @@ def test_verify_names_what_is_cut_short_or_gone(store: Path) -> None:
         verify_file(store)
 
 
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+def test_verify_names_a_chunk_that_is_an_empty_file(tmp_path: Path, ngff: str) -> None:
+    """As a power cut leaves them; a chunk that is left out has no file."""
+    slidewright.convert(image(150, 203), tmp_path / "o.zarr", ngff=ngff, zarr_shard=0, **SMALL)
+    (chunk,) = (path for path in (tmp_path / "o.zarr/0").rglob("1") if path.match("0/1/1") and path.is_file())
+    chunk.write_bytes(b"")
+    with pytest.raises(VerifyError, match="is empty"):
+        verify_file(tmp_path / "o.zarr")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -390,6 +401,38 @@ def test_a_label_image_goes_into_the_labels_of_an_image_and_is_listed(tmp_path: 
         assert tiff.pages[0].colormap is not None
 
 
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+@pytest.mark.parametrize("name", ["labels/b", "7"])
+def test_what_goes_into_a_store_has_its_version(tmp_path: Path, ngff: str, name: str) -> None:
+    """Readers look for one kind of metadata first, and would not see the image that was there."""
+    path, other = tmp_path / "slide.ome.zarr", "0.4" if ngff == "0.5" else "0.5"
+    slidewright.convert(image(150, 203), path, ngff=ngff, **SMALL)
+    (path / "labels").mkdir()
+    before = files(path)
+    with pytest.raises(DestinationError, match=f"of NGFF {ngff}"):
+        slidewright.convert(labels(150, 203), path / name, kind="labels", ngff=other, **SMALL)
+    assert files(path) == before
+    slidewright.convert(labels(150, 203), path / name, kind="labels", ngff=ngff, **SMALL)
+
+
+def test_labels_that_come_side_by_side_are_all_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a batch do: what one reads must be there when it writes."""
+    (tmp_path / "labels").mkdir()
+    read, names = zarr_json.read_json, [f"cells{number}" for number in range(8)]
+
+    def read_slowly(path: str) -> Any:
+        value = read(path)
+        time.sleep(0.02)
+        return value
+
+    monkeypatch.setattr(zarr_json, "read_json", read_slowly)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: zarr_json.list_label(str(tmp_path / "labels"), name, "0.5"), names))
+    listed = json.loads((tmp_path / "labels" / "zarr.json").read_text())["attributes"]["ome"]["labels"]
+    assert sorted(listed) == names
+    assert os.listdir(tmp_path / "labels") == ["zarr.json"]
+
+
 def test_a_folder_of_something_else_is_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "out.zarr"
     path.mkdir()
@@ -420,6 +463,23 @@ def test_a_batch_writes_stores_and_skips_those_that_are_done(tmp_path: Path) -> 
     assert [item.status for item in again.items] == ["skipped", "skipped"]
     for number in range(2):
         assert_levels(tmp_path / "out" / f"{number}.ome.zarr", expected_levels(image(64, 80, seed=number), "rgb"))
+
+
+@pytest.mark.parametrize("change", ["lost", "edited"])
+def test_a_batch_knows_a_store_that_somebody_has_changed_inside(tmp_path: Path, change: str) -> None:
+    np.save(tmp_path / "0.npy", image(64, 80))
+    given: dict[str, Any] = {"suffix": ".ome.zarr", "tile_size": 32, "n_workers": 0, "zarr_shard": 0}
+    slidewright.batch(str(tmp_path / "*.npy"), tmp_path / "out", **given)
+    chunk = tmp_path / "out" / "0.ome.zarr" / "0" / "c" / "0" / "1" / "1"
+    if change == "lost":
+        chunk.unlink()
+    else:
+        with open(chunk, "r+b") as file:
+            file.write(b"precious")
+    for more in ({}, {"mpp": 0.3}):
+        (item,) = slidewright.batch(str(tmp_path / "*.npy"), tmp_path / "out", **given, **more).items
+        assert (item.status, "exists" in (item.error or "")) == ("failed", True)
+    assert not chunk.exists() if change == "lost" else chunk.read_bytes().startswith(b"precious")
 
 
 def test_a_killed_run_leaves_nothing_beside_the_name(tmp_path: Path) -> None:

@@ -48,3 +48,14 @@ def test_mean_is_rounded_half_up():
 def test_mode_prefers_the_majority_and_then_reading_order():
     pixels = np.array([[1, 2, 3, 4], [2, 5, 4, 3]], np.uint8)[:, :, None]
     assert halve("mode", pixels)[0, :, 0].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("method", ["mean", "median"])
+def test_values_whose_sum_is_too_large_have_their_mean(method: str) -> None:
+    """Such as the largest float32, which stands for "no data" elsewhere."""
+    least = np.finfo(np.float32).min
+    pixels = np.full((4, 4, 1), least, np.float32)
+    pixels[:2, :2, 0] = [[3e38, 3e38], [1, 2e38]]
+    out = halve(method, pixels)
+    expected = [[2e38 if method == "mean" else 2.5e38, least], [least, least]]
+    np.testing.assert_allclose(out[:, :, 0], np.array(expected, np.float32), rtol=1e-6)

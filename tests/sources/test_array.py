@@ -167,3 +167,18 @@ def test_npy_of_objects_is_refused_unread(tmp_path: Path) -> None:
     path.write_bytes(b"\x93NUMPY\x01\x00v\x00" + header + b"cos")
     with pytest.raises(SourceError, match=str(path)):
         open_source(path)
+
+
+@pytest.mark.parametrize("then", ["replaced", "removed"])
+def test_memory_map_whose_file_is_another_gives_the_pixels_of_the_array(tmp_path: Path, then: str) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, PIXELS)
+    mapped = np.load(path, mmap_mode="r")
+    assert isinstance(open_source(mapped), NpySource)
+    path.unlink()
+    if then == "replaced":
+        np.save(path, PIXELS[::-1])
+    source = open_source(mapped)
+    assert isinstance(source, ArraySource)
+    out = np.empty(PIXELS.shape, np.uint8)
+    np.testing.assert_array_equal(source.open().read(0, 0, *PIXELS.shape[:2], out), PIXELS)

@@ -22,6 +22,7 @@ import slidewright
 from slidewright.cli.main import main
 from slidewright.errors import SourceError
 from slidewright.geometry import Region
+from slidewright.shards.fingerprint import fingerprint
 from slidewright.system.remote_file import AHEAD_BYTES, RemoteFile, is_url
 
 pytest.importorskip("fsspec")
@@ -234,6 +235,16 @@ def test_changed_file_is_another_source(served: tuple[Path, str]) -> None:
     before = slidewright.open_source(f"{url}/s.tif").identity()
     slide(folder / "s.tif", compression="deflate")
     assert slidewright.open_source(f"{url}/s.tif").identity() != before
+
+
+def test_changed_file_of_the_same_size_is_another_source(served: tuple[Path, str]) -> None:
+    """By the time that the server tells, which has no ETag."""
+    folder, url = served
+    slide(folder / "s.tif", compression=None)
+    os.utime(folder / "s.tif", (1_000_000_000, 1_000_000_000))
+    before = fingerprint(slidewright.open_source(f"{url}/s.tif"), f"{url}/s.tif")
+    os.utime(folder / "s.tif", (1_000_000_060, 1_000_000_060))
+    assert fingerprint(slidewright.open_source(f"{url}/s.tif"), f"{url}/s.tif") != before
 
 
 def test_zarr_group_behind_a_url(served: tuple[Path, str], tmp_path: Path) -> None:

@@ -89,6 +89,9 @@ def batch(
         say_json(asdict(report))
     if talks:
         say(summary(report))
+    for item in report.items:
+        for text in () if quiet else item.warnings:
+            warn(f"{item.source}: {text}")
     for item in report.failed:
         warn(f"{item.source}: {item.error}")
     return 1 if report.failed else 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,27 +30,18 @@ class State:
     debug: bool = False
     destination: str | None = None
     """What the verb makes."""
-    before: tuple[int, int] | None = None
-    """Which file had that name when the verb began."""
 
     def is_complete(self) -> bool:
-        """Whether the destination has got its name: then a signal comes too late."""
-        now = None if self.destination is None else _which_file(self.destination)
-        return now is not None and now != self.before
+        """Whether the destination has got its name: then a signal comes too late. It is not enough that there is a
+        file, which may be anybody's.
+        """
+        destinations = sys.modules.get("slidewright.conversions.destination")  # a run has imported it
+        return self.destination is not None and destinations is not None and destinations.has_named(self.destination)
 
 
 def expect(context: click.Context, destination: str) -> None:
     """Note what a verb is about to make."""
-    state = context.ensure_object(State)
-    state.destination, state.before = destination, _which_file(destination)
-
-
-def _which_file(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+    context.ensure_object(State).destination = destination
 
 
 class FilePath(click.ParamType[str]):

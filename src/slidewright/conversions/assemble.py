@@ -12,12 +12,13 @@ from slidewright.conversions.conversion import Conversion
 from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan
 from slidewright.conversions.signatures import AssembleOptions, with_options
-from slidewright.errors import OptionError, ShardError
+from slidewright.errors import DestinationError, OptionError, ShardError
+from slidewright.formats.registry import format_of
 from slidewright.options import make_options
 from slidewright.report import ProgressOption, Report
 from slidewright.selection import Selection
 from slidewright.shards import fingerprint as identity
-from slidewright.shards.folder import JOB_FILE, ShardFolder
+from slidewright.shards.folder import JOB_FILE, ShardFolder, is_own
 from slidewright.shards.plan import ShardPlan
 
 if TYPE_CHECKING:
@@ -67,11 +68,18 @@ def assemble(
     folder = ShardFolder.open(shards)
     job = folder.job
     make_options(options, "assemble")
+    _refuse_own(folder, dest)
     try:
         checked = make_options({**identity.options_from(job.options), **options})
         selection = Selection(**job.selection)
     except (ValueError, TypeError, RecursionError) as error:  # options of a folder that somebody has changed
         raise ShardError(f"{folder.path!r}: its {JOB_FILE} makes no sense ({error}); make the shards again") from error
+    named = format_of(dest)
+    if named not in (None, checked.format):
+        raise OptionError(
+            f"the shards in {folder.path!r} are of format {checked.format!r}, and {os.fspath(dest)!r} is a name of "
+            f"format {named!r}; choose another name, or make them again with format"
+        )
     if source is None and job.path is None:
         raise OptionError(f"the shards in {folder.path!r} were made from a source without a path; give it as `source`")
     with make_launcher(checked) as launcher, make_callback(progress) as callback:
@@ -85,6 +93,13 @@ def assemble(
         if remove:
             remove_folder(folder.path, dest, launcher)
     return report
+
+
+def _refuse_own(folder: ShardFolder, dest: str | os.PathLike[str]) -> None:
+    """Refuse a destination under the name of something that shards consist of."""
+    inside = os.path.relpath(os.path.realpath(dest), os.path.realpath(folder.path)).split(os.sep)[0]
+    if is_own(inside):
+        raise DestinationError(f"the destination {os.fspath(dest)!r} is a part of the shards; choose another name")
 
 
 def _files(decided: Run, plan: ShardPlan) -> BlockFiles | None:

@@ -28,6 +28,8 @@ from slidewright.system.files import regular
 from slidewright.system.json_file import parse_json
 
 _MAX_LINE = 1 << 20
+_FIRST = b'{"source": '
+"""What each line of a report begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ def batch(
     path = os.fspath(report) if report is not None else _default_report(paths[0], out)
     reports = _siblings(path)
     check_apart(entries, paths if out is None else (), reports)
+    if report is not None:
+        _refuse_another_file(path)
     check_places(entries, out)
     try:
         done = read_done(reports)
@@ -178,6 +182,19 @@ def _default_report(path: str, out: str | os.PathLike[str] | None) -> str:
     if out is not None:
         return os.path.join(out, "slidewright-batch.jsonl")
     return os.path.splitext(path)[0] + ".report.jsonl"
+
+
+def _refuse_another_file(path: str) -> None:
+    """Refuse to append to a file that is no report, as a name that was mistyped may be; FIFOs and the like are refused
+    when it is opened.
+    """
+    try:
+        with open(path, "rb", opener=regular) as file:
+            start = file.read(len(_FIRST))
+    except OSError:
+        return
+    if not _FIRST.startswith(start.partition(b"\n")[0]):  # of a batch that was killed it may be half a line
+        raise OptionError(f"{path!r} is there and no report of a batch, so nothing is appended to it; name another")
 
 
 def _siblings(path: str) -> list[str]:

@@ -9,6 +9,7 @@ import gc
 import json
 import logging
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from time import monotonic
@@ -19,6 +20,8 @@ from slidewright.conversions.destination import sweep_beside
 from slidewright.conversions.opening import open_selected
 from slidewright.conversions.workload import work_seconds
 from slidewright.shards import fingerprint as identity
+from slidewright.sources.on_disk import file_identity
+from slidewright.system.remote_file import absolute
 
 if TYPE_CHECKING:
     from slidewright.conversions.manifest import Entry
@@ -59,6 +62,8 @@ class BatchItem:
     retries: int = 0
     error: str | None = None
     """The class and the message of what went wrong."""
+    warnings: tuple[str, ...] = ()
+    """Those of the conversion, such as which tiles of the source do not decode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +147,7 @@ def convert_slide(
         *(entry.source, entry.destination, "done", monotonic() - started, report.bytes),
         size.height * size.width / 1e6,
         report.retries,
+        warnings=report.warnings,
     )
     line = {**asdict(item), "destination": destination, "identity": made_of, "made": _status(destination)}
     return Outcome(item, line)
@@ -170,23 +176,38 @@ def _identity(entry: Entry, opened: Source, path: str | None) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(
         json.dumps(
             {
+                "path": None if path is None else absolute(path),
                 "source": identity.fingerprint(opened, path),
                 "selection": entry.selection.given,
                 "options": identity.made_options(entry.options),
                 "versions": identity.versions(),
+                **_label(entry.options),
             }
         )
     )
     return found
 
 
+def _label(options: ConvertOptions) -> dict[str, Any]:
+    """What tells the image file that becomes the label from others."""
+    return {} if options.label is None else {"label": file_identity(os.fspath(options.label))}
+
+
 def _status(path: str) -> tuple[int, int] | None:
-    """Size and time of change of a file, or None."""
+    """Size and time of change of a file; of a folder those of all in it, the newest; or None."""
     try:
         status = os.stat(path)
+        if not os.path.isdir(path):
+            return status.st_size, status.st_mtime_ns
+        inside = [
+            os.lstat(os.path.join(where, name))
+            for where, folders, files in os.walk(path)
+            for name in (*folders, *files)
+        ]
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
+    total = sum(each.st_size for each in inside if stat.S_ISREG(each.st_mode))
+    return total, max(each.st_mtime_ns for each in (status, *inside))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING
 from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
 from slidewright.conversions.settled import settled
-from slidewright.errors import CorruptTileError, OptionError, OutputError, SourceError
+from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, SourceError
 from slidewright.options import ConvertOptions, can_be_mpp
 from slidewright.report import LevelReport, Progress, Report
+from slidewright.system.files import lies_in, local_path, same_file
 from slidewright.system.limits import usable_cpus
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
@@ -232,14 +234,21 @@ class Conversion:
         self._committed = False
         self._warnings = [*decided.memory.warnings, *_left_out(decided.source.info), *_of_format(decided)]
         name = decided.source.info.name
+        source_path = source_path or (name if os.path.isabs(name) else None)
+        self._source_files = [path for path in (source_path, *decided.source.beside) if path is not None]
+        self._source_seen = [_seen(path) for path in self._source_files]
         self._destination = Destination(
             dest,
             overwrite=options.overwrite,
-            source=source_path or (name if os.path.isabs(name) else None),
+            sources=self._source_files,
             is_folder=decided.format.is_folder,
             recognises=decided.format.recognises,
             compare=compare,
         )
+        decided.format.accept_place(self._destination.place)
+        label = options.label
+        if label is not None and (same_file(self._destination.place, label) or lies_in(label, self._destination.place)):
+            raise DestinationError(f"the destination {os.fspath(dest)!r} has the label image; choose another name")
         self._stack.callback(self._destination.close)
 
     def __enter__(self) -> Conversion:
@@ -269,7 +278,7 @@ class Conversion:
         for path in self._destination.temporary:
             own(path)
         if launcher is not None:
-            launcher.restore(self._destination.aside, str(self._destination.path))
+            launcher.restore(self._destination.aside, self._destination.place)
         self._destination.claim()
         levels = shards.levels if shards is not None else self._make_levels(own)
         if launcher is not None:
@@ -294,11 +303,12 @@ class Conversion:
         """Check the file and give it its name; the report."""
         _refuse_rubbish(self._corrupt(outcome, run), run)
         self._check(run)
+        self._check_source()
         if before_commit is not None:
             before_commit(self._destination.partial)
         self._destination.commit()
         self._committed = True
-        run.format.named(str(self._destination.path))
+        run.format.named(self._destination.place)
         outcome.lap(run, "finish")
         report = self._report(outcome, run)
         if callback is not None:
@@ -311,13 +321,13 @@ class Conversion:
         need = estimate(self.decided)
         if shards is not None:
             need = need.with_shards(shards.part_to_make, output=1 - self._linked(shards))
-        self._warnings += check_space(need, str(self._destination.path.parent), self.decided.temporary)
+        self._warnings += check_space(need, os.path.dirname(self._destination.place), self.decided.temporary)
 
     def _linked(self, shards: ShardPlan) -> float:
         """The part of the output whose files are those of shards under another name."""
         run = self.decided
         files = run.format.by_blocks(shards.files).block_files(None, run.image)
-        if files is None or os.stat(shards.folder).st_dev != os.stat(self._destination.path.parent).st_dev:
+        if files is None or os.stat(shards.folder).st_dev != os.stat(os.path.dirname(self._destination.place)).st_dev:
             return 0
         tiles = sum(run.plan.levels[level].n_tiles for level in files.levels)
         return tiles * run.plan.planes / run.plan.n_tiles
@@ -348,6 +358,13 @@ class Conversion:
             raise OutputError(f"can't read {partial!r} back to check it: {error.strerror or error}") from error
         except SourceError as error:  # of what was written: the run has failed, and its source is fine
             raise OutputError(f"what was written can't be read back: {error}") from error
+
+    def _check_source(self) -> None:
+        """Refuse what may be a mixture of two files."""
+        for path, before in zip(self._source_files, self._source_seen, strict=True):
+            now = _seen(path)
+            if None not in (before, now) and now != before:
+                raise SourceError(f"{path} has changed while it was read; run again when it is complete")
 
     def _corrupt(self, outcome: Outcome, run: Run) -> dict[CorruptPlace, str]:
         """What of the source did not decode, in this run and in those that made its shards."""
@@ -382,6 +399,15 @@ class Conversion:
             reused_levels=plan.reused,
             keeping=run.keeping,
         )
+
+
+def _seen(path: str) -> tuple[int, ...] | None:
+    """What tells a file from what it was before; None where it is none of this machine, or has been removed."""
+    try:
+        status = os.stat(local_path(path))
+    except OSError:
+        return None
+    return None if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
 
 
 def _refuse_rubbish(corrupt: dict[CorruptPlace, str], run: Run) -> None:

@@ -147,7 +147,7 @@ def prepare_report(
         )
     if not os.access(page.parent, os.W_OK | os.X_OK):
         raise DestinationError(f"the folder {str(page.parent)!r} of the report is not writable; choose another")
-    for what, other in (("destination", dest), ("source", source)):
+    for what, other in (("destination", dest), ("source", source), ("label image", options.label)):
         if isinstance(other, (str, os.PathLike)) and (same_file(page, other) or lies_in(page, other)):
             raise DestinationError(f"the report {str(page)!r} is the {what}, or lies in it; choose another name")
     if page.is_dir() or (os.path.lexists(page) and not options.overwrite):

@@ -10,7 +10,7 @@ import functools
 import glob
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slidewright.errors import DestinationError, OutputError
@@ -30,6 +30,13 @@ from slidewright.system.files import (
     token,
 )
 from slidewright.system.remote_file import is_url
+
+_last_named: list[os.stat_result] = []
+
+
+def has_named(path: str) -> bool:
+    """Whether a path leads to what this process gave a name last."""
+    return any(leads_to(path, status) for status in _last_named)
 
 
 class Destination:
@@ -51,13 +58,13 @@ class Destination:
         path: str | os.PathLike[str],
         *,
         overwrite: bool,
-        source: str | None = None,
+        sources: Sequence[str] = (),
         is_folder: bool = False,
         recognises: Callable[[str], bool] = os.path.isfile,
         compare: bool = False,
     ) -> None:
         self._given = os.fspath(path)
-        self.path = Path(os.path.realpath(path) if os.path.islink(path) else path)
+        self.path = Path(os.path.realpath(path) if os.path.islink(Path(path)) else path)  # whose name may end with /
         self._overwrite, self._is_folder = overwrite, is_folder
         self._recognises, self._compare = recognises, False
         folder = self.path.parent
@@ -69,9 +76,11 @@ class Destination:
             raise DestinationError(f"the destination {self._given} is a URL; only files of this machine are written")
         if not is_there:
             raise DestinationError(f"the folder {str(folder)!r} of the destination does not exist; make it first")
+        self.place = os.path.join(os.path.realpath(self.path.parent), self.path.name)
+        """Where it is, wherever this process goes meanwhile, and whatever links to its folder lead."""
         sweep_beside(self.path)
-        self._refuse_what_is_no_file()
-        if source is not None:
+        self._replaced = self._refuse_what_is_no_file()
+        for source in sources:
             self._refuse_source(source)
         if os.path.lexists(path) and not overwrite:
             self._compare = compare and recognises(str(self.path))
@@ -79,7 +88,7 @@ class Destination:
                 raise self._exists()
         if not os.access(folder, os.W_OK):
             raise DestinationError(f"the folder {str(folder)!r} is not writable")
-        stem = str(folder / f".{short_name(self.path.name)}.{token()}")
+        stem = os.path.join(os.path.dirname(self.place), f".{short_name(self.path.name)}.{token()}")
         self.partial = f"{stem}.partial"
         self.aside = f"{stem}.old"
         self._lock_path = f"{stem}.lock"
@@ -112,23 +121,24 @@ class Destination:
             If another file has taken the name meanwhile and `overwrite` is not set.
         """
         try:
-            if self._compare and same_content(self.partial, str(self.path)):
+            if self._compare and same_content(self.partial, self.place):
                 return
             mine = os.stat(self.partial)
+            _last_named[:] = [mine]
             try:
                 self._rename()
             except OSError:  # of a network disk whose answer was lost, and which was asked again
-                if not leads_to(self.path, mine):
+                if not leads_to(self.place, mine):
                     raise
-            sync_folder(self.path.parent)
+            sync_folder(os.path.dirname(self.place))
         except FileExistsError:
             raise self._exists() from None
         except OSError as error:
-            raise OutputError(f"can't rename the finished file to {str(self.path)!r}: {error.strerror}") from error
+            raise OutputError(f"can't rename the finished file to {self.place!r}: {error.strerror}") from error
 
     def close(self) -> None:
         """Remove what is left beside the destination."""
-        settle_aside(self.aside, str(self.path))
+        settle_aside(self.aside, self.place)
         remove_guarded(*self.temporary)
         if self._lock is not None:
             self._lock.release()
@@ -136,14 +146,14 @@ class Destination:
     def nbytes(self) -> int:
         """Bytes of the finished file, or of all files in the finished folder."""
         if not self._is_folder:
-            return self.path.stat().st_size
-        return sum(item.stat().st_size for item in self.path.rglob("*") if item.is_file())
+            return os.stat(self.place).st_size
+        return sum(item.stat().st_size for item in Path(self.place).rglob("*") if item.is_file())
 
     def _rename(self) -> None:
         if self._is_folder:
             self._rename_folder()
         elif self._overwrite:
-            os.replace(self.partial, self.path)
+            os.replace(self.partial, self.place)
         else:
             self._rename_new()
 
@@ -151,27 +161,30 @@ class Destination:
         """Rename a finished folder. The names of it and of one that it replaces are exchanged in one step where the
         system can; else the old one is moved aside, and whoever comes after a kill puts it back.
         """
-        if not os.path.lexists(self.path):
-            os.rename(self.partial, self.path)
+        if not os.path.lexists(self.place):
+            os.rename(self.partial, self.place)
             return
         if not self._overwrite:
-            raise FileExistsError(str(self.path))
-        if exchange(self.partial, str(self.path)):
+            raise FileExistsError(self.place)
+        now = os.lstat(self.place)
+        if self._replaced is None or (now.st_ino, now.st_mtime_ns) != self._replaced:
+            self._refuse_what_is_no_file()  # it has come meanwhile, or has changed
+        if exchange(self.partial, self.place):
             return  # `close` removes the old one, under the name of the partial folder
-        os.rename(self.path, self.aside)
-        os.rename(self.partial, self.path)
+        os.rename(self.place, self.aside)
+        os.rename(self.partial, self.place)
         remove(self.aside)
 
     def _rename_new(self) -> None:
         """Rename, but never onto an existing file: a hard link fails if the name is taken, `rename` would not."""
         try:
-            os.link(self.partial, self.path)
+            os.link(self.partial, self.place)
         except FileExistsError:
             raise
         except OSError:  # a filesystem without hard links
-            if self.path.exists():
-                raise FileExistsError(str(self.path)) from None
-            os.rename(self.partial, self.path)
+            if os.path.exists(self.place):
+                raise FileExistsError(self.place) from None
+            os.rename(self.partial, self.place)
         else:
             os.unlink(self.partial)
 
@@ -180,14 +193,17 @@ class Destination:
             f"the destination {self._given!r} exists; choose another name or overwrite it (--overwrite, overwrite=True)"
         )
 
-    def _refuse_what_is_no_file(self) -> None:
-        """Refuse to replace what is neither a file nor a link to one, nor a folder of an image where one is made."""
+    def _refuse_what_is_no_file(self) -> tuple[int, int] | None:
+        """Refuse to replace what is neither a file nor a link to one, nor a folder of an image where one is made; what
+        tells the file or folder that is there from others.
+        """
         try:
-            mode = os.stat(self.path).st_mode
+            status = os.stat(self.place)
         except FileNotFoundError:
-            return
+            return None
         except OSError as error:
             raise DestinationError(f"the destination {str(self.path)!r} can't be used: {error.strerror}") from error
+        mode, seen = status.st_mode, (status.st_ino, status.st_mtime_ns)
         if stat.S_ISDIR(mode) and not self._is_folder:
             raise DestinationError(f"the destination {str(self.path)!r} is a folder; name a file")
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -195,17 +211,20 @@ class Destination:
                 f"the destination {str(self.path)!r} is a device, a pipe or a socket, and only a file can be replaced; "
                 "choose another name"
             )
-        if not stat.S_ISDIR(mode) or not self._overwrite or not os.listdir(self.path):
-            return
-        if not self._recognises(str(self.path)):
+        if not stat.S_ISDIR(mode) or not self._overwrite or not os.listdir(self.place):
+            return seen
+        if not self._recognises(self.place):
             raise DestinationError(
                 f"the destination {str(self.path)!r} is a folder of other things than an image, which is not replaced; "
                 "choose another name, or remove it yourself"
             )
+        return seen
 
     def _refuse_source(self, source: str) -> None:
         if same_file(self.path, source):
-            raise DestinationError(f"the destination {str(self.path)!r} is the source itself; choose another name")
+            raise DestinationError(
+                f"the destination {str(self.path)!r} is the source itself, or a file of it; choose another name"
+            )
         if lies_in(self.path, source):
             raise DestinationError(f"the destination {str(self.path)!r} lies in the source; choose another name")
         if lies_in(source, self.path):

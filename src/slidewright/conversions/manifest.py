@@ -17,7 +17,7 @@ from slidewright.formats.registry import settle_format
 from slidewright.options import OPTIONS, SELECTION, ConvertOptions, split_options
 from slidewright.selection import Selection
 from slidewright.sources.dicom_files import first_dicom
-from slidewright.system.files import lies_in, regular, same_file, shared_places
+from slidewright.system.files import lies_in, local_path, regular, same_file, shared_places
 from slidewright.system.remote_file import is_url
 
 COLUMNS = {name: option for name, option in {**SELECTION, **OPTIONS}.items() if option.column}
@@ -57,7 +57,11 @@ def read_entries(
         Naming the row and the column, when something can't be used.
     SourceError
         When there is no such file, or no slide in a folder.
+    DestinationError
+        When the folder is a URL.
     """
+    if out is not None and is_url(os.fspath(out)):
+        raise DestinationError(f"the folder {out!r} for results is a URL; only files of this machine are written")
     if len(paths) == 1 and is_manifest(paths[0], out):
         if out is not None and os.path.exists(paths[0]):
             raise OptionError(f"the manifest {paths[0]!r} names its destinations itself; leave out --out")
@@ -128,7 +132,8 @@ def check_apart(entries: Sequence[Entry], manifests: Sequence[str], reports: Seq
         Naming both.
     """
     outputs = [entry.destination for entry in entries]
-    inputs = [*dict.fromkeys(entry.source for entry in entries), *manifests]
+    labels = [os.fspath(entry.options.label) for entry in entries if entry.options.label is not None]
+    inputs = [*dict.fromkeys([*(entry.source for entry in entries), *labels]), *manifests]
     paths = [*outputs, *reports, *inputs]
     for one, other in shared_places(paths):
         if other < len(outputs):
@@ -136,6 +141,10 @@ def check_apart(entries: Sequence[Entry], manifests: Sequence[str], reports: Seq
             raise OptionError(f"{first!r} and {second!r} would both become {paths[other]!r}; rename or leave out one")
         if one < len(outputs) + len(reports):
             raise OptionError(f"{paths[one]!r} would be written, and is the same file as {paths[other]!r}; rename one")
+    for folder in filter(os.path.isdir, map(local_path, inputs)):
+        for path in reports:
+            if lies_in(path, folder):
+                raise OptionError(f"the report {path!r} would lie in the source {folder!r}; choose another name")
     for folder in filter(os.path.isdir, outputs):
         for path in paths:
             if path != folder and lies_in(path, folder):

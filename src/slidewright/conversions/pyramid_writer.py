@@ -208,13 +208,14 @@ class PyramidWriter:
         for name, value, count in (("row", row, grid.height), ("column", column, grid.width)):
             if not hasattr(value, "__index__") or not 0 <= value < count:
                 raise SourceError(f"there is no tile at {name} {value!r}; the image has {count} {name}s of tiles")
+        row, column = int(row), int(column)  # NumPy's own integers wrap around
         left = Size(min(tile, self._shape[0] - row * tile), min(tile, self._shape[1] - column * tile))
         pixels = self._pixels(array, f"the tile at row {row}, column {column}", left, tile)
         frame = self._frame(z, t)
         with self._lock:
             self._begin(tiles=self._overlap == "refuse")
             assert self._way is not None
-            self._way.put_tile(pixels, int(row), int(column), frame)
+            self._way.put_tile(pixels, row, column, frame)
 
     def write_region(
         self, array: Any, y: int, x: int, *, weights: NDArray[np.float64] | None = None, z: int = 0, t: int = 0
@@ -240,6 +241,7 @@ class PyramidWriter:
         """
         pixels = self._pixels(array, f"the region at x={x}, y={y}", None, 0)
         weights = _check_weights(weights, pixels.shape[:2], self._overlap)
+        y, x = _check_place(y, x)
         top, left = max(0, -y), max(0, -x)
         bottom, right = min(pixels.shape[0], self._shape[0] - y), min(pixels.shape[1], self._shape[1] - x)
         if top >= bottom or left >= right:
@@ -462,6 +464,14 @@ def _check_stack(z: int, t: int) -> Stack:
         if not hasattr(value, "__index__") or value < 1:
             raise OptionError(f"{name} {value!r} must be a number of planes, 1 or more")
     return Stack(int(t), int(z))
+
+
+def _check_place(y: Any, x: Any) -> tuple[int, int]:
+    """The place as Python's integers, since NumPy's wrap around: -y of an unsigned one is a large number."""
+    for name, value in (("y", y), ("x", x)):
+        if not hasattr(value, "__index__"):
+            raise SourceError(f"{name} {value!r} of a region must be a whole number of pixels")
+    return int(y), int(x)
 
 
 def _check_dtype(dtype: Any) -> str:

@@ -66,10 +66,11 @@ def convert_resumably(
         fresh = not os.path.exists(os.path.join(path, JOB_FILE))
         if fresh:  # a destination that is refused must not leave a folder
             form = make_format(options)
+            form.accept_place(os.path.realpath(dest))
             Destination(
                 dest,
                 overwrite=options.overwrite,
-                source=source_path,
+                sources=[path for path in (source_path, *source.beside) if path is not None],
                 is_folder=form.is_folder,
                 recognises=form.recognises,
                 compare=compare,
@@ -141,10 +142,15 @@ def _lock(path: str) -> FileLock:
 def _note_finished(path: str, partial: str) -> None:
     """Record which file is about to get the final name, for a run that is killed right after."""
     try:
-        status = os.stat(partial)
-        write_whole(os.path.join(path, _FINISHED), json.dumps([status.st_ino, status.st_size]).encode(), sync=True)
+        write_whole(os.path.join(path, _FINISHED), json.dumps(_seen(partial)).encode(), sync=True)
     except OSError as error:
         raise OutputError(f"can't write into {path!r}: {error.strerror or error}; check that disk") from error
+
+
+def _seen(path: str | os.PathLike[str]) -> list[int]:
+    """What tells a file from others, under whatever name: its number alone may be that of one which was removed."""
+    status = os.stat(path)
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def _finished_before(path: str, dest: str | os.PathLike[str], decided: Run) -> Report | None:
@@ -152,10 +158,9 @@ def _finished_before(path: str, dest: str | os.PathLike[str], decided: Run) -> R
     try:
         with open(os.path.join(path, _FINISHED), encoding="ascii", opener=regular) as file:
             noted = parse_json(file.read(4096))
-        status = os.stat(dest)
+        if noted != _seen(dest):
+            return None
     except (OSError, ValueError):
-        return None
-    if noted != [status.st_ino, status.st_size]:
         return None
     levels = decided.format.levels(os.fspath(dest))
     return Report(str(Path(dest)), levels, total_bytes(dest), monotonic() - decided.started, 0, 0, 0, None)

@@ -17,7 +17,7 @@ from slidewright.pyramid.level_store import Scratch
 from slidewright.report import Progress
 from slidewright.selection import Selection
 from slidewright.shards import fingerprint as identity
-from slidewright.shards.folder import JOB_FILE, Job, ShardFolder
+from slidewright.shards.folder import JOB_FILE, Job, ShardFolder, own_names
 from slidewright.shards.plan import ShardPlan
 from slidewright.system.files import remove as remove_tree
 from slidewright.system.files import short_name, token
@@ -108,8 +108,16 @@ def remove_folder(
 ) -> None:
     """Remove a folder of shards that has done its duty, in one step as far as other runs can see; the launcher's fork
     server does, if this process is killed meanwhile. `release` gives up the lock that lies in it, once others can't
-    find it any more: NFS keeps what is open, and with it the folder.
+    find it any more: NFS keeps what is open, and with it the folder. What others have put there stays.
     """
+    try:
+        own, alone = own_names(path)
+    except OSError:  # it is gone, or can't be read: nothing more can be done
+        return
+    if not alone:
+        for name in own:
+            remove_tree(os.path.join(path, name))
+        return
     trash = trash_name(dest, token())
     if launcher is not None:
         with contextlib.suppress(SlidewrightError):  # the fork server has gone, and the file is complete

@@ -126,6 +126,9 @@ class Format(ABC):
     def accept(self, image: ImageDescription) -> None:  # noqa: B027 - most formats can hold anything
         """Raise OptionError for an image that the format can't hold; called before anything is done."""
 
+    def accept_place(self, path: str) -> None:  # noqa: B027 - most formats may be anywhere
+        """Raise DestinationError for a path whose surroundings would be spoilt; called before anything is done."""
+
     @abstractmethod
     def order(self, plan: Plan) -> Iterator[Key]:
         """Every key, in the order in which `write` asks for them; of files that blocks fill, for their first alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -18,6 +19,8 @@ _SCHEMA = f"{NAMESPACE} {NAMESPACE}/ome.xsd"
 _INSTANCE = "http://www.w3.org/2001/XMLSchema-instance"
 _TYPES = {"float32": "float"}
 _OPAQUE = 255
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What no XML can hold, however it is written (XML 1.0, section 2.2)."""
 
 
 def ome_xml(image: ImageDescription, associated: Sequence[tuple[Associated, int]]) -> str:
@@ -41,7 +44,8 @@ def ome_xml(image: ImageDescription, associated: Sequence[tuple[Associated, int]
         SubElement(pixels, "Channel", ID=f"Channel:{number}:0", SamplesPerPixel=str(samples))
         SubElement(pixels, "TiffData", FirstC="0", FirstT="0", FirstZ="0", IFD=str(directory), PlaneCount="1")
     _identifying(root, image)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode")
+    document = _NO_XML.sub("\ufffd", ElementTree.tostring(root, encoding="unicode"))
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{document}'
 
 
 def _instrument(root: Element, image: ImageDescription) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from slidewright.codecs import resolve
-from slidewright.errors import OptionError, OutputError
+from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.formats import ome_zarr_metadata as metadata
 from slidewright.formats.base import Format, ImageDescription, TakeSegment
 from slidewright.formats.zarr_blocks import LevelFiles, Receipt, ZarrBlocks, fills, link
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 32 << 20
 """A default shard has at most about so many encoded bytes."""
+_METADATA = (("zarr.json",), (".zgroup", ".zattrs"))
+"""Files of a group that only zarr v3 has, and those that only v2 has."""
 _SAMPLED_CHUNKS = 16  # of the last level, for the windows of channels
 
 
@@ -169,6 +171,16 @@ class OmeZarrFormat(Format):
         """See `Format`."""
         with ZarrPyramid(path) as pyramid:
             return tuple(LevelReport(level.size, level.n_segments, level.bytes) for level in pyramid.levels)
+
+    def accept_place(self, path: str) -> None:
+        """See `Format`: metadata of another version of zarr would hide those that are there."""
+        group, name = os.path.split(os.path.abspath(path))
+        image = os.path.dirname(group)
+        label, numbered = os.path.basename(group) == "labels", name.isdecimal() and group.lower().endswith(".zarr")
+        for folder in ([group, image] if label and is_zarr(image) else [group] if numbered else []):
+            if any(os.path.exists(os.path.join(folder, other)) for other in _METADATA[self.ngff != "0.4"]):
+                other = "0.4" if self.ngff == "0.5" else "0.5"
+                raise DestinationError(f"{folder!r} is of NGFF {other}; what is written into it must be too (ngff)")
 
     def named(self, path: str) -> None:
         """A label image in the group "labels" of an image is added to that group's list; a store that has an image

@@ -57,13 +57,20 @@ def settle_format(options: ConvertOptions, destination: str | os.PathLike[str] |
         raise OptionError("a pyramid can't be written to a pipe, since its tables are written last; name a file")
     if options.format is not None or destination is None:
         return replace(options, format=options.format or DEFAULT)
+    return replace(options, format=format_of(destination) or DEFAULT)
+
+
+def format_of(destination: str | os.PathLike[str]) -> str | None:
+    """The format whose suffix a name has; None where it has none of them. Raises OptionError for a name of another kind
+    of file.
+    """
     name = os.path.basename(os.fspath(destination).rstrip("/")).lower()
     if _is_inside(destination):
-        return replace(options, format="ome-zarr")
+        return "ome-zarr"
     fitting = [(len(suffix), form) for form, row in FORMATS.items() for suffix in row[0] if name.endswith(suffix)]
     if not fitting:
         _refuse_misleading(name)
-    return replace(options, format=max(fitting)[1] if fitting else DEFAULT)
+    return max(fitting)[1] if fitting else None
 
 
 def _refuse_misleading(name: str) -> None:

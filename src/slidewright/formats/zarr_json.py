@@ -6,8 +6,11 @@ import json
 import os
 from typing import Any
 
-from slidewright.system.files import write_whole
+from slidewright.system.file_lock import FileLock
+from slidewright.system.files import remove, write_whole
 from slidewright.system.json_file import read_json
+
+_LOCK = ".slidewright-labels.lock"
 
 
 def write_json(path: str, value: dict[str, Any]) -> None:
@@ -30,7 +33,19 @@ def mark_series(group: str, ngff: str) -> None:
 
 
 def list_label(group: str, name: str, ngff: str) -> None:
-    """Add a label image to the list of its group, which is made where there is none; what is listed stays."""
+    """Add a label image to the list of its group, which is made where there is none; what is listed stays, also where
+    several runs do this at once.
+    """
+    path = os.path.join(group, _LOCK)
+    lock = FileLock(path)
+    try:
+        _list_label(group, name, ngff)
+    finally:
+        remove(path)
+        lock.release()
+
+
+def _list_label(group: str, name: str, ngff: str) -> None:
     path = os.path.join(group, "zarr.json" if ngff == "0.5" else ".zattrs")
     value: dict[str, Any] = {}
     if os.path.exists(path):

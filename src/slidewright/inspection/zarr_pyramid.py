@@ -315,6 +315,8 @@ def _tables(folder: str, layout: ArrayLayout, planes: int, grid: Size) -> tuple[
             continue
         if not layout.sharded:
             counts[plane, row, column] = os.path.getsize(path)
+            if not counts[plane, row, column]:  # which would be taken for one that was left out
+                raise VerifyError(f"{path}: the chunk is empty; the store is damaged")
             continue
         index = _read_index(path, layout)[0].reshape(side, side, 2)
         here = np.s_[plane, row * side : (row + 1) * side, column * side : (column + 1) * side]

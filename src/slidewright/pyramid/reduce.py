@@ -62,8 +62,10 @@ def _mean(source: Pixels, out: Pixels) -> None:
 def _mean_of_others(source: Pixels, out: Pixels) -> None:
     a, b, c, d = _parents(source)
     if source.dtype.kind == "f":
-        total = (a + b) + (c + d)
-        out[...] = total * source.dtype.type(0.25)
+        quarter = source.dtype.type(0.25)
+        with np.errstate(over="ignore"):
+            out[...] = ((a + b) + (c + d)) * quarter
+        _mend(out, lambda: (a * quarter + b * quarter) + (c * quarter + d * quarter))
         return
     wide = np.int32 if source.dtype.itemsize < 4 else np.int64
     total = np.add(a, b, dtype=wide) + np.add(c, d, dtype=wide)
@@ -76,10 +78,20 @@ def _median(source: Pixels, out: Pixels) -> None:
     low = np.maximum(np.minimum(a, b), np.minimum(c, d))
     high = np.minimum(np.maximum(a, b), np.maximum(c, d))
     if source.dtype.kind == "f":
-        out[...] = (low + high) * source.dtype.type(0.5)
+        half = source.dtype.type(0.5)
+        with np.errstate(over="ignore"):
+            out[...] = (low + high) * half
+        _mend(out, lambda: low * half + high * half)
         return
     total = np.add(low, high, dtype=np.int32 if source.dtype.itemsize < 4 else np.int64)
     out[...] = (total + 1) >> 1
+
+
+def _mend(out: Pixels, scaled_first: Callable[[], Pixels]) -> None:
+    """Put in what the sum was too large for: the same, but for values next to 0, of parents that are scaled first."""
+    wrong = ~np.isfinite(out)
+    if wrong.any():
+        out[wrong] = scaled_first()[wrong]
 
 
 def _parents(source: Pixels) -> tuple[Pixels, Pixels, Pixels, Pixels]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,10 @@ def fingerprint(source: Source, path: str | None) -> dict[str, Any]:
     """
     info = source.info
     seen: dict[str, Any] = {"size": str(info.size), "samples": info.samples, "dtype": info.dtype}
-    return {**seen, **(source.identity() if path is None else file_identity(path))}
+    if path is None:
+        return {**seen, **source.identity()}
+    beside = [file_identity(other) for other in source.beside if os.path.isfile(other)]
+    return {**seen, **file_identity(path), **({"beside": beside} if beside else {})}
 
 
 def made_options(options: ConvertOptions) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,11 +28,14 @@ from slidewright.shards.file import ShardDamageError, ShardIndex, check_segments
 from slidewright.shards.schema import Within, read_as
 from slidewright.system.files import new_file, regular, remove, token
 from slidewright.system.json_file import parse_json
+from slidewright.system.remote_file import is_url
 
 JOB_FILE = "job.json"
 _VERSION = 3
 _MAX_JOB_BYTES = 64 << 20  # a palette may be long
 MAX_SHARDS = 100_000
+_OWN = re.compile(r"job\.json|finished\.json|lock|files|level-\d+\.zarr|shard-\d+-of-\d+")
+_PARTIAL = re.compile(r"\.?(job\.json|finished\.json|shard-\d+-of-\d+(\.files)?)\.[0-9a-f]+\.partial")
 _COMPARED = ("selection", "source", "options", "versions", "count", "block_tiles", "keeping")
 
 
@@ -124,13 +128,16 @@ class ShardFolder:
         ShardError
             When it belongs to another job; the message says what differs.
         OptionError
-            When it can't be made.
+            When it can't be made, or has things of others under the names that shards would get.
         """
+        if is_url(path):
+            raise OptionError(f"the folder of shards {path!r} is a URL; shards are files that all machines see")
         path = os.path.abspath(os.fspath(path))
         file = os.path.join(path, JOB_FILE)
         try:
             os.makedirs(path, exist_ok=True)
             if not os.path.exists(file):
+                _refuse_others(path)
                 _write_once(file, json.dumps({"version": _VERSION, **dataclasses.asdict(job)}, indent=1))
         except OSError as error:
             raise OptionError(f"can't make the folder of shards {path!r}: {error.strerror or error}") from error
@@ -238,8 +245,30 @@ def sweep_partials(folder: str, name: str = "") -> None:
     """Remove what killed tasks left of shards whose name begins with `name`."""
     with contextlib.suppress(OSError):
         for found in os.listdir(folder):
-            if found.startswith(name) and found.endswith(".partial"):
+            if found.startswith(name) and _PARTIAL.fullmatch(found):
                 remove(os.path.join(folder, found))
+
+
+def is_own(name: str) -> bool:
+    """Whether a name in a folder of shards is one that they have."""
+    return bool(_OWN.fullmatch(name) or _PARTIAL.fullmatch(name))
+
+
+def own_names(folder: str) -> tuple[list[str], bool]:
+    """What in a folder of shards belongs to them, what the others depend on last; and whether that is all of it."""
+    names = os.listdir(folder)
+    own = [name for name in names if is_own(name)]
+    return sorted(own, key=lambda name: (name == JOB_FILE, name.endswith(".json"))), len(own) == len(names)
+
+
+def _refuse_others(path: str) -> None:
+    """Refuse a folder that has no job, and things under the names that its shards would get."""
+    taken = [name for name in os.listdir(path) if _OWN.fullmatch(name)]
+    if taken and not os.path.exists(os.path.join(path, JOB_FILE)):  # or another task has begun the job meanwhile
+        raise OptionError(
+            f"{path!r} is no folder of shards (it has no {JOB_FILE}), and what is {taken[0]!r} in it would be lost; "
+            "choose another"
+        )
 
 
 def _write_once(path: str, text: str) -> None:

@@ -22,12 +22,13 @@ from slidewright.selection import Selection
 from slidewright.sources.access.raw_rows import RowsReader
 from slidewright.sources.access.shapes import check_dtype, frames_of
 from slidewright.sources.access.unpack import UnpackedSource, unpacked
-from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
+from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, known, pickled_identity
 from slidewright.sources.on_disk import file_identity
 from slidewright.system.pixel_file import PixelFile
 from slidewright.system.shared_memory import SharedBuffer
 
 _BAND_BYTES = 16_000_000
+_COMPARED_ROWS = 32
 
 
 class ArraySource(Source):
@@ -154,7 +155,28 @@ class NpySource(Source):
         if not (interleaved or planes) or row <= 0 or min(apart) < 0:
             return None
         offset = root.offset + frames.__array_interface__["data"][0] - root.__array_interface__["data"][0]
-        return cls(str(filename), offset, array.dtype.str, frames.strides, info)
+        source = cls(str(filename), offset, array.dtype.str, frames.strides, info)
+        return source if format == "npy" or source._shows(frames) else None
+
+    def _shows(self, frames: NDArray[Any]) -> bool:
+        """Whether a few rows of the file are those of the array: another file may have taken its name."""
+        info = self.info
+        row: Pixels = np.empty((1, info.size.width, 1 if info.planar else info.samples), info.dtype)
+        try:
+            reader = self.open()
+        except SourceError:
+            return False
+        try:
+            for y in {info.size.height * n // _COMPARED_ROWS for n in range(_COMPARED_ROWS)}:
+                there = reader.read(y, 0, 1, info.size.width, row)
+                wanted = frames[0, 0, y : y + 1, :, : row.shape[2]].astype(info.dtype)
+                if known(there).tobytes() != wanted.tobytes():
+                    return False
+        except SourceError:  # it was cut short, and to look at the rest of the array would end the process
+            return True
+        finally:
+            reader.close()
+        return True
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""

@@ -217,6 +217,11 @@ class Source(ABC):
         return ()
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        """The files of the source besides the one that was given, and folders of them; as far as known."""
+        return ()
+
+    @property
     def filled(self) -> Mapping[CorruptPlace, str]:
         """What was filled while the source was made shareable, because it did not decode: place to message."""
         return {}

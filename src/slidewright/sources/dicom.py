@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -95,6 +95,8 @@ class DicomSource(Source):
     info: SourceInfo
     coding: Coding
     table: FrameTable
+    parts: tuple[str, ...] = ()
+    """All files of the slide."""
 
     @classmethod
     def at(cls, path: str, selection: Selection = Selection()) -> DicomSource:  # noqa: B008 - frozen
@@ -123,7 +125,8 @@ class DicomSource(Source):
         alike = [files for files in volumes if files[0].size == sizes[level]]
         names = sorted({ASSOCIATED[part.flavour] for part in parts if part.flavour in ASSOCIATED})
         left_out = (f"{len(alike) - 1} more images of the same size (focal planes or optical paths)",)
-        return cls._of(path, alike[0], selection.z, tuple(names), left_out if len(alike) > 1 else ())
+        found = cls._of(path, alike[0], selection.z, tuple(names), left_out if len(alike) > 1 else ())
+        return replace(found, parts=tuple(part.path for part in parts))
 
     @classmethod
     def _of(
@@ -159,6 +162,11 @@ class DicomSource(Source):
         except Exception as error:  # values that make no sense: pydicom reads them when they are asked for
             raise damaged(where, error) from error
         return cls(path, info, coding, table)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """See `Source`."""
+        return tuple(path for path in self.parts if path != self.path)
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""

@@ -23,10 +23,16 @@ def file_identity(path: str) -> dict[str, Any]:
     if os.path.isdir(path):
         return {"files": _folder(path)}
     seen: dict[str, Any] = dict(_stat(path))
-    companion = os.path.splitext(path)[0]
-    if companion != path and os.path.isdir(companion):  # MIRAX keeps its pixels there
-        seen["files"] = _folder(companion)
+    beside = companion(path)
+    if beside is not None:
+        seen["files"] = _folder(beside)
     return seen
+
+
+def companion(path: str) -> str | None:
+    """The folder in which MIRAX keeps the pixels of a slide."""
+    folder, suffix = os.path.splitext(path)
+    return folder if suffix.lower() == ".mrxs" and os.path.isdir(folder) else None
 
 
 def _stat(path: str) -> dict[str, int]:

@@ -130,10 +130,17 @@ def short_name(name: str) -> str:
     return f"{kept}~{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
 
 
+def local_path(path: str | os.PathLike[str]) -> str:
+    """The path that a URL of this machine is of, as fsspec reads it; any other path as it is."""
+    text = os.fspath(path)
+    return text.partition("://")[2] if text.startswith(("file://", "local://")) else text
+
+
 def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
-    """Whether two paths are one file, or would be if it were made: through links, hard links, linked folders, and names
-    that the filesystem takes for one.
+    """Whether two paths are one file, or would be if it were made: through links, hard links, linked folders, URLs of
+    this machine, and names that the filesystem takes for one.
     """
+    one, other = local_path(one), local_path(other)
     with contextlib.suppress(OSError):
         return os.path.samefile(one, other)
     (folder, name), (other_folder, other_name) = (os.path.split(os.path.realpath(path)) for path in (one, other))
@@ -143,11 +150,18 @@ def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> boo
                 return False
         except OSError:
             return False
-    return name == other_name or (name.casefold() == other_name.casefold() and _ignores_case(folder))
+    if name == other_name:
+        return True
+    if _rough_name(name) != _rough_name(other_name):
+        return False
+    case = _composed(name) != _composed(other_name)  # which of the two makes them differ, or both
+    form = name.casefold() != other_name.casefold()
+    return (not case or _ignores_case(folder)) and (not form or _ignores_form(folder))
 
 
 def lies_in(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
     """Whether a path, which need not exist, lies in a folder, however both are written."""
+    path, folder = local_path(path), local_path(folder)
     if not os.path.isdir(folder):
         return False
     parent = os.path.dirname(os.path.realpath(path))
@@ -170,27 +184,52 @@ def shared_places(paths: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 def _rough_place(path: str) -> Hashable:
     """The same for all paths that are one file, and seldom for others."""
+    path = local_path(path)
     with contextlib.suppress(OSError):
         status = os.stat(path)
         return status.st_dev, status.st_ino
     folder, name = os.path.split(os.path.realpath(path))
     with contextlib.suppress(OSError):
         status = os.stat(folder)
-        return status.st_dev, status.st_ino, name.casefold()
-    return folder.casefold(), name.casefold()
+        return status.st_dev, status.st_ino, _rough_name(name)
+    return _rough_name(folder), _rough_name(name)
+
+
+def _rough_name(name: str) -> str:
+    """The same for all names that a filesystem may take for one."""
+    return _composed(_composed(name).casefold())
+
+
+def _composed(name: str) -> str:
+    """A name with its accents in the letters, of which Unicode has two spellings."""
+    if name.isascii():
+        return name
+    import unicodedata  # seldom needed, and the fork server imports this module
+
+    return unicodedata.normalize("NFC", name)
 
 
 def _ignores_case(folder: str) -> bool:
-    """Whether "A" and "a" are one file in a folder; found out by making one, as each folder may have its own rule."""
-    probe = os.path.join(folder, f".slidewright-{token()}-a")
+    """Whether "A" and "a" are one file in a folder."""
+    return _takes_for_one(folder, "a", "A")
+
+
+def _ignores_form(folder: str) -> bool:
+    """Whether an accent in a letter and one behind it are one name in a folder."""
+    return _takes_for_one(folder, "\u00e9", "e\u0301")
+
+
+def _takes_for_one(folder: str, one: str, other: str) -> bool:
+    """Whether two names are one file in a folder; found out by making one, as each folder may have its own rule."""
+    start = os.path.join(folder, f".slidewright-{token()}-")
     try:
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(os.open(start + one, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     except OSError:
         return True  # nothing can be written there, and to be careful costs nothing
     try:
-        return os.path.exists(probe[:-1] + "A")
+        return os.path.exists(start + other)
     finally:
-        os.unlink(probe)
+        os.unlink(start + one)
 
 
 def same_content(one: str, other: str) -> bool:

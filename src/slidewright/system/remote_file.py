@@ -28,7 +28,7 @@ AHEAD_BYTES: Final = 32 << 20
 """What is fetched ahead at most: memory of each reader."""
 _HEAD = 256 << 10  # what is fetched at once where little is known, as of directories
 _TRIES = 4
-_VERSIONS = ("ETag", "etag", "mtime", "LastModified")  # by one of which a server tells that a file has changed
+_VERSIONS = ("ETag", "etag", "mtime", "LastModified", "Last-Modified")  # one of which changes with a file
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _Got = TypeVar("_Got")
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+
+from slidewright.system.files import same_file
 
 _WIDTH = 150  # of a table where no terminal says otherwise
 
@@ -51,7 +54,20 @@ def measured(function: Any) -> Any:
         click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Runs."),
     ):
         function = option(function)
-    return function
+    return _keeping_the_source(function)
+
+
+def _keeping_the_source(function: Any) -> Any:
+    """Refuse results that would be written over what is measured."""
+
+    @functools.wraps(function)
+    def careful(*arguments: Any, **given: Any) -> Any:
+        for file in (given["json_file"], given["csv_file"]):
+            if file is not None and same_file(file, given["source"]):
+                raise click.UsageError(f"{file!r} is the source itself; name another file")
+        return function(*arguments, **given)
+
+    return careful
 
 
 def encoded(function: Any) -> Any:

@@ -238,6 +238,12 @@ class OwnSource(Source):
         with self.portable.packed(folder) as portable:
             yield replace(self, portable=portable)
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """See `Source`."""
+        given = self.portable.get()
+        return given.beside if isinstance(given, Source) else ()
+
     def identity(self) -> dict[str, Any]:
         """Its own, where its class is a `Source`; else a hash of its pickle, and the file that its `path` names."""
         given = self.portable.get()

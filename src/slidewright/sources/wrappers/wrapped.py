@@ -29,6 +29,11 @@ class WrappedSource(Source):
             yield replace(self, source=source)
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        """See `Source`."""
+        return self.source.beside
+
+    @property
     def filled(self) -> Mapping[CorruptPlace, str]:
         """See `Source`."""
         return self.source.filled
