@@ -75,17 +75,6 @@ def test_tiles_in_any_order_give_the_same_file(tmp_path, n_workers):
     assert digest(tmp_path / "out.tif") == converted(pixels, tmp_path)
 
 
-@workers
-def test_tiles_from_several_threads_give_the_same_file(tmp_path, n_workers):
-    pixels = image(300, 400)
-    with (
-        PyramidWriter(tmp_path / "t.tif", pixels.shape, n_workers=n_workers, **OPTIONS) as writer,
-        ThreadPoolExecutor(4) as pool,
-    ):
-        list(pool.map(lambda place: writer.write_tile(tile_at(pixels, *place), *place), places_of(pixels)))
-    assert_levels_equal_oracle(tmp_path / "t.tif", pixels, TILE)
-
-
 def test_caller_that_takes_longer_than_the_timeout_is_no_fault_of_the_workers(tmp_path):
     """What a worker has said meanwhile is heard before it is judged."""
     pixels = image(100, 100)

@@ -58,6 +58,10 @@ class Launcher(Protocol):
     def attend(self) -> None:
         """Handle what `waitable` showed; raises RunError if children can't be started any more."""
 
+    @property
+    def any_ended(self) -> bool:
+        """Whether any child is known to be gone; soon said, where many children are asked about."""
+
     def has_ended(self, child: Child) -> bool:
         """Whether a child is known to be gone, whatever its pipe shows: a process that it forked may hold that open."""
 
@@ -138,6 +142,10 @@ class ProcessLauncher:
         while wait([self._socket], 0):  # what showed may have been read meanwhile; `select` knows no descriptor > 1023
             for message in self._messages():
                 self._note(message)
+
+    @property
+    def any_ended(self) -> bool:
+        return bool(self._exits)
 
     def has_ended(self, child: Child) -> bool:
         return child.pid in self._exits
@@ -262,8 +270,12 @@ class ThreadLauncher:
     def attend(self) -> None:
         return
 
+    @property
+    def any_ended(self) -> bool:
+        return False  # their pipes tell
+
     def has_ended(self, child: Child) -> bool:
-        return False  # its pipe tells
+        return False
 
     def reason(self, child: Child) -> str:
         return "its thread ended"
