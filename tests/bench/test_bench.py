@@ -294,6 +294,13 @@ def test_what_asks_for_too_much_is_installed_alone(tmp_path: Path, monkeypatch: 
     assert kind.distribution == "much"
 
 
+def test_folder_of_the_user_with_the_name_of_a_peer_stays(tmp_path: Path) -> None:
+    (tmp_path / "tifffile").mkdir()
+    (tmp_path / "tifffile" / "mine.txt").touch()
+    assert "no environment" in make_environments(str(tmp_path), ["tifffile"])["tifffile"]
+    assert (tmp_path / "tifffile" / "mine.txt").exists()
+
+
 def test_peers_with_a_version_of_their_own_are_not_taken_from_beside_us(tmp_path: Path) -> None:
     assert [name for name, kind in peers.KINDS.items() if "==" not in kind.own] == ["libvips", "tifffile"]
     _, skipped = find_peers(None, str(tmp_path), "jpeg")

@@ -40,6 +40,8 @@ def make_environments(
 def _make(kind: PeerKind, home: Path) -> str:
     if (home / "done").exists():
         return "is there"
+    if home.exists() and not (home / "pyvenv.cfg").is_file():
+        return f"{str(home)!r} is there and no environment; name another folder"
     python = find_python(kind.python)
     if python is None:
         return f"no Python {kind.python} on the PATH or under ~/.pyenv/versions; install one"
