@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -202,6 +203,37 @@ def test_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.raises(SourceError, match=r"can't be opened in 4 tries: .*[Tt]imeout"),
     ):
         slidewright.open_source(f"http://127.0.0.1:{silent.getsockname()[1]}/s.tif")
+
+
+@pytest.mark.parametrize("name", ["s.tif", "s.zarr"])
+def test_server_that_gives_a_byte_now_and_then_is_given_up(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("slidewright.system.remote_file.WHOLE", 0.5)
+    monkeypatch.setattr("slidewright.system.remote_file.time.sleep", lambda _: None)
+    ended = threading.Event()
+
+    class Dripping(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            with contextlib.suppress(OSError):
+                while not ended.wait(0.05):
+                    self.wfile.write(b" ")
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dripping) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            with pytest.raises(SourceError, match=r"can't be (opened|read) .*Timeout"):
+                slidewright.open_source(f"http://127.0.0.1:{server.server_address[1]}/{name}")
+        finally:
+            ended.set()
+            server.shutdown()
 
 
 def test_what_is_not_there_or_no_slide_is_one_line(served: tuple[Path, str], capsys: Any) -> None:

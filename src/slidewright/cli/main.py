@@ -203,10 +203,11 @@ def _signal_main_thread(number: int) -> None:
 def _signals(last: bool = False) -> Iterator[None]:
     """Turn SIGINT, SIGTERM, SIGHUP and SIGQUIT into exceptions that unwind a run so that it cleans up.
 
-    The first one raises. Later ones don't interrupt the cleaning, which takes a moment; but if it is stuck, on a dead
-    network disk for instance, they end the process at once, and the fork server cleans what it can. A signal that is
-    ignored already (nohup) stays ignored. Once one has come and the cleaning is done, all are ignored: the process
-    is about to end, with the code of the first. So they are after the `last` thing that a process does.
+    The first one raises. Later ones don't interrupt the cleaning, which takes a moment; but if it is stuck, they end
+    the process at once, and the fork server cleans what it can. None is heard while the process is inside a library
+    that does not come back, or waits in the kernel for a dead disk. A signal that is ignored already (nohup) stays
+    ignored. Once one has come and the cleaning is done, all are ignored: the process is about to end, with the code of
+    the first. So they are after the `last` thing that a process does.
 
     An exception in a callback of the interpreter's own (a weak reference's, a `__del__`) is printed and lost, and a
     signal can come during one, most of all while modules are imported: then it is sent again.

@@ -29,7 +29,7 @@ from slidewright.sources.base import LIBRARY_BYTES, Pixels, Reader, Source, Sour
 from slidewright.sources.ome_attributes import OmeAttributes, step_of
 from slidewright.sources.on_disk import file_identity
 from slidewright.system.files import fill_from, regular
-from slidewright.system.remote_file import absolute, is_url
+from slidewright.system.remote_file import absolute, is_url, patience
 from slidewright.tiff.metadata import MICROMETRES, SECONDS
 
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, and up to {MAX_CHANNELS} channels"
@@ -207,7 +207,7 @@ def _node(store: str, inner: str) -> Any:
     try:
         is_zip = store.lower().endswith(".zip")
         if is_url(store):
-            target: Any = zarr.storage.FsspecStore.from_url(store, read_only=True)
+            target: Any = zarr.storage.FsspecStore.from_url(store, patience(store), read_only=True)
         else:
             target = zarr.storage.ZipStore(store, mode="r") if is_zip else FolderStore(store, read_only=True)
         with warnings.catch_warnings():  # about codecs beyond the specification, which are read all the same

@@ -178,8 +178,14 @@ class ForkServer:
                 os.waitpid(pid, 0)
         for aside, path in self._aside:
             settle_aside(aside, path)
-        for path in self._owned:
-            remove(path)
+        for path in sorted(self._owned, key=_is_lock):
+            guarded = path.removesuffix(".lock")
+            if not _is_lock(path) or not any(map(os.path.lexists, (guarded, f"{guarded}.partial"))):
+                remove(path)  # the lock of what could not be removed stays, and with it the next run's chance
+
+
+def _is_lock(path: str) -> bool:
+    return path.endswith(".lock")
 
 
 def _play(module: str, memory_guard: int | None, fds: list[int]) -> None:

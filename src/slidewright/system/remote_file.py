@@ -24,6 +24,8 @@ _GAP = 64 << 10  # bytes between two ranges that are cheaper to fetch than anoth
 _PIECE = 4 << 20
 SILENCE = 30.0
 """Seconds without a byte after which a request has failed."""
+WHOLE = 900.0
+"""Seconds after which a request has failed, however its bytes come: many workers may share a slow line."""
 AHEAD_BYTES: Final = 32 << 20
 """What is fetched ahead at most: memory of each reader."""
 _HEAD = 256 << 10  # what is fetched at once where little is known, as of directories
@@ -187,7 +189,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
     except ImportError:
         raise SourceError(f"{url} needs fsspec; install it with: pip install 'slidewright[remote]'") from None
     try:
-        system, name = url_to_fs(url, **_patience(url))
+        system, name = url_to_fs(url, **patience(url))
     except ImportError as error:  # the scheme's own library
         raise SourceError(
             f"{url} can't be opened: {error}; pip install 'slidewright[remote]' has it for HTTP and S3"
@@ -197,13 +199,13 @@ def _filesystem(url: str) -> tuple[Any, str]:
     return system, name
 
 
-def _patience(url: str) -> dict[str, Any]:
-    """How long a silent server is waited for; aiohttp would for five minutes."""
+def patience(url: str) -> dict[str, Any]:
+    """How long a silent server is waited for, and one that gives a byte now and then."""
     if not url.lower().startswith("http"):
         return {}
     from aiohttp import ClientTimeout
 
-    return {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)}}
+    return {"client_kwargs": {"timeout": ClientTimeout(total=WHOLE, sock_connect=SILENCE, sock_read=SILENCE)}}
 
 
 def _cause(error: BaseException) -> BaseException:
