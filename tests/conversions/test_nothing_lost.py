@@ -574,3 +574,12 @@ def test_planted_link_is_not_followed(tmp_path):
     with pytest.raises(OSError, match="symbolic"):
         file_lock.FileLock(str(tmp_path / "planted"))
     assert victim.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["zarr.json", ".zattrs"])
+def test_metadata_of_zarr_are_not_replaced_by_a_store(tmp_path: Path, slide: Path, name: str) -> None:
+    metadata = tmp_path / name
+    metadata.write_text("{}")
+    with pytest.raises(DestinationError, match="is a name that zarr keeps metadata under"):
+        slidewright.convert(slide, metadata, format="ome-zarr", overwrite=True, n_workers=0, tile_size=64)
+    assert metadata.read_text() == "{}"

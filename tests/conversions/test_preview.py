@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,3 +113,14 @@ def test_batch_of_a_dry_run_says_what_each_slide_would_become(tmp_path, slide, c
     assert f"planned  {slide} -> {tmp_path / 'other' / 'slide.tif'} (about " in text
     assert "broken.tif: SourceError" in err
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("height", "width", "most"), [(1, 1, 2), (200, 300, 10), (256, 1, 10), (1, 255, 9)])
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif", "a.ome.zarr"])
+def test_levels_that_no_halving_makes_are_refused_before_the_run(
+    tmp_path: Path, height: int, width: int, most: int, name: str
+) -> None:
+    pixels = np.zeros((height, width, 3), np.uint8)
+    slidewright.convert(pixels, tmp_path / name, levels=most, tile_size=64, n_workers=0, verify=True)
+    with pytest.raises(OptionError, match=f"levels {most + 1} are too many for .* at most {most}$"):
+        slidewright.preview(pixels, tmp_path / f"other-{name}", levels=most + 1, tile_size=64)

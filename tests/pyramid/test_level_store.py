@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,3 +86,18 @@ def test_scratch_of_a_dead_run_is_swept_and_of_a_living_one_kept(tmp_path):
     living.remove()
     third.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_scratch_is_removed_whole_where_ctrl_c_comes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shutil.rmtree
+
+    def interrupted(path: str, **how: Any) -> None:
+        monkeypatch.setattr(shutil, "rmtree", real)
+        raise KeyboardInterrupt
+
+    folder = ScratchFolder(tmp_path)
+    (Path(folder.path) / "chunk").write_bytes(b"pixels")
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        folder.remove()
+    assert not list(tmp_path.iterdir())

@@ -71,6 +71,7 @@ def decide(
     _refuse_source(info, form)
     keeping = decide_keeping(form, options, info, resolve_pixels(options, info))
     encoding = keeping.encoding
+    _refuse_levels(options.levels, info)
     n_levels = options.levels or form.count_levels(info.size)
     levels = make_plan(info.size, encoding.tile, n_levels=n_levels).levels
     keeping, reused = decide_reuse(keeping, options, source, levels)
@@ -111,6 +112,13 @@ def _refuse_source(info: SourceInfo, form: Format) -> None:
             f"{info.name} has {info.stack}, and a plain TIFF holds a single plane: write to a name.ome.tif or "
             "name.ome.zarr, or choose one with z and t"
         )
+
+
+def _refuse_levels(levels: int | None, info: SourceInfo) -> None:
+    """More levels than halvings can tell apart: no check of the finished file would pass them."""
+    most = max(info.size).bit_length() + 1  # the last but one is the first of a single pixel
+    if levels is not None and levels > most:
+        raise OptionError(f"levels {levels} are too many for {info.name}: {info.size} pixels have at most {most}")
 
 
 def _filled(sources: Sequence[Source], options: ConvertOptions, *, hand_out: bool) -> Sequence[Source]:

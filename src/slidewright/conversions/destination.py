@@ -138,10 +138,12 @@ class Destination:
 
     def close(self) -> None:
         """Remove what is left beside the destination."""
-        settle_aside(self.aside, self.place)
-        remove_guarded(*self.temporary)
-        if self._lock is not None:
-            self._lock.release()
+        try:
+            settle_aside(self.aside, self.place)
+            remove_guarded(*self.temporary)
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
     def nbytes(self) -> int:
         """Bytes of the finished file, or of all files in the finished folder."""

@@ -208,8 +208,10 @@ class ScratchFolder:
 
     def remove(self) -> None:
         """Remove the folder with all in it."""
-        remove_guarded(self.path, self.path + _LOCK)
-        self._lock.release()
+        try:
+            remove_guarded(self.path, self.path + _LOCK)
+        finally:
+            self._lock.release()
 
 
 def _is_own(path: str) -> bool:

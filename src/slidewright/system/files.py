@@ -323,6 +323,11 @@ def remove_guarded(path: str, lock: str) -> None:
     """Remove what a lock is for, and then the lock; it stays, so that the next run tries again, if something does (NFS
     keeps what a process holds open, under another name).
     """
-    remove(path)
-    if not os.path.lexists(path):
-        remove(lock)
+    try:
+        remove(path)
+    except BaseException:  # Ctrl-C, after which a process may live on
+        remove(path)
+        raise
+    finally:
+        if not os.path.lexists(path):
+            remove(lock)
