@@ -245,11 +245,14 @@ def test_image_of_the_label_is_neither_destination_nor_report(tmp_path, slide, a
     with pytest.raises(DestinationError, match="label image"):
         slidewright.convert(slide, other, **given)
     with pytest.raises(DestinationError, match="label image"):
+        slidewright.convert(slide, other, resume=True, **given)
+    with pytest.raises(DestinationError, match="label image"):
         slidewright.convert(slide, tmp_path / "o.tif", report=other, **given)
     with pytest.raises(OptionError, match="same file"):
         slidewright.batch(rows(tmp_path, ("s.tif", other.name)), **given)
     assert digest(label) == before
     assert not (tmp_path / "o.tif").exists()
+    assert not list(tmp_path.glob("*.shards"))
 
 
 # ---- a source that changes

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
@@ -21,6 +20,7 @@ from slidewright.conversions.settled import settled
 from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, SourceError
 from slidewright.options import ConvertOptions, can_be_mpp
 from slidewright.report import LevelReport, Progress, Report
+from slidewright.sources.on_disk import file_identity
 from slidewright.system.files import lies_in, local_path, same_file
 from slidewright.system.limits import usable_cpus
 
@@ -241,22 +241,8 @@ class Conversion:
         self._stack = contextlib.ExitStack()
         self._committed = False
         self._warnings = [*decided.memory.warnings, *_left_out(decided.source.info), *_of_format(decided)]
-        name = decided.source.info.name
-        source_path = source_path or (name if os.path.isabs(name) else None)
-        self._source_files = [path for path in (source_path, *decided.source.beside) if path is not None]
-        self._source_seen = [_seen(path) for path in self._source_files]
-        self._destination = Destination(
-            dest,
-            overwrite=options.overwrite,
-            sources=self._source_files,
-            is_folder=decided.format.is_folder,
-            recognises=decided.format.recognises,
-            compare=compare,
-        )
-        decided.format.accept_place(self._destination.place)
-        label = options.label
-        if label is not None and (same_file(self._destination.place, label) or lies_in(label, self._destination.place)):
-            raise DestinationError(f"the destination {os.fspath(dest)!r} has the label image; choose another name")
+        self._source_seen = {path: _seen(path) for path in _files_of(decided.source, source_path)}
+        self._destination = make_destination(dest, options, decided.format, decided.source, source_path, compare)
         self._stack.callback(self._destination.close)
 
     def __enter__(self) -> Conversion:
@@ -369,7 +355,7 @@ class Conversion:
 
     def _check_source(self) -> None:
         """Refuse what may be a mixture of two files."""
-        for path, before in zip(self._source_files, self._source_seen, strict=True):
+        for path, before in self._source_seen.items():
             now = _seen(path)
             if None not in (before, now) and now != before:
                 raise SourceError(f"{path} has changed while it was read; run again when it is complete")
@@ -409,13 +395,45 @@ class Conversion:
         )
 
 
-def _seen(path: str) -> tuple[int, ...] | None:
+def make_destination(
+    dest: str | os.PathLike[str],
+    options: ConvertOptions,
+    form: Format,
+    source: Source,
+    source_path: str | None,
+    compare: bool,
+) -> Destination:
+    """The place of the output; raises DestinationError where nothing may be written, such as over what the run reads.
+    """
+    destination = Destination(
+        dest,
+        overwrite=options.overwrite,
+        sources=_files_of(source, source_path),
+        is_folder=form.is_folder,
+        recognises=form.recognises,
+        compare=compare,
+    )
+    form.accept_place(destination.place)
+    label = options.label
+    if label is not None and (same_file(destination.place, label) or lies_in(label, destination.place)):
+        raise DestinationError(f"the destination {os.fspath(dest)!r} has the label image; choose another name")
+    return destination
+
+
+def _files_of(source: Source, path: str | None) -> list[str]:
+    """The files that a source is read from, as far as known."""
+    name = source.info.name
+    given = path or (name if os.path.isabs(name) else None)
+    return [*([] if given is None else [given]), *source.beside]
+
+
+def _seen(path: str) -> dict[str, Any] | None:
     """What tells a file from what it was before; None where it is none of this machine, or has been removed."""
+    local = local_path(path)
     try:
-        status = os.stat(local_path(path))
+        return file_identity(local) if os.path.isfile(local) else None
     except OSError:
         return None
-    return None if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
 
 
 def _refuse_rubbish(corrupt: dict[CorruptPlace, str], run: Run) -> None:

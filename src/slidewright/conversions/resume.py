@@ -17,8 +17,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from slidewright.conversions.conversion import Conversion
-from slidewright.conversions.destination import Destination
+from slidewright.conversions.conversion import Conversion, make_destination
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan, trash_name
 from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.formats.registry import make_format
@@ -65,16 +64,7 @@ def convert_resumably(
     with contextlib.ExitStack() as stack:
         fresh = not os.path.exists(os.path.join(path, JOB_FILE))
         if fresh:  # a destination that is refused must not leave a folder
-            form = make_format(options)
-            form.accept_place(os.path.realpath(dest))
-            Destination(
-                dest,
-                overwrite=options.overwrite,
-                sources=[path for path in (source_path, *source.beside) if path is not None],
-                is_folder=form.is_folder,
-                recognises=form.recognises,
-                compare=compare,
-            ).close()
+            make_destination(dest, options, make_format(options), source, source_path, compare).close()
         cluster = _connect(stack, options, source_path)
         planned = None if cluster is None else cluster.n_threads
         folder, decided = open_job(

@@ -170,8 +170,9 @@ class Coordinator:
     def _replace_silent(self) -> None:
         """Replace the workers that are gone and whose pipe does not end: the caller's code forked, and that fork lives.
         """
-        for seat in self._crew.seats if self._launcher.any_ended else ():
-            if self._launcher.has_ended(seat.child) and not seat.child.connection.poll():
+        gone = self._launcher.ended
+        for seat in self._crew.seats if gone else ():
+            if seat.child.pid in gone and not seat.child.connection.poll():
                 self._crew.replace(seat)
 
     def _listen_to_writer(self) -> None:

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Protocol
@@ -59,11 +59,8 @@ class Launcher(Protocol):
         """Handle what `waitable` showed; raises RunError if children can't be started any more."""
 
     @property
-    def any_ended(self) -> bool:
-        """Whether any child is known to be gone; soon said, where many children are asked about."""
-
-    def has_ended(self, child: Child) -> bool:
-        """Whether a child is known to be gone, whatever its pipe shows: a process that it forked may hold that open."""
+    def ended(self) -> Collection[int]:
+        """Process ids that are known to be gone, whatever their pipes show: what one forked may hold its pipe open."""
 
     def reason(self, child: Child) -> str:
         """Why a child that is gone is so, in words."""
@@ -144,11 +141,8 @@ class ProcessLauncher:
                 self._note(message)
 
     @property
-    def any_ended(self) -> bool:
-        return bool(self._exits)
-
-    def has_ended(self, child: Child) -> bool:
-        return child.pid in self._exits
+    def ended(self) -> Collection[int]:
+        return self._exits.keys()
 
     def reason(self, child: Child) -> str:
         deadline = time.monotonic() + 1.0
@@ -271,11 +265,8 @@ class ThreadLauncher:
         return
 
     @property
-    def any_ended(self) -> bool:
-        return False  # their pipes tell
-
-    def has_ended(self, child: Child) -> bool:
-        return False
+    def ended(self) -> Collection[int]:
+        return ()  # their pipes tell
 
     def reason(self, child: Child) -> str:
         return "its thread ended"
