@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +157,8 @@ def test_signal_that_is_held_back_while_it_starts_leaves_no_process(monkeypatch:
         def __init__(self, *given: object, **named: object) -> None:
             super().__init__(*given, **named)  # type: ignore[call-overload]
             started.append(self)
-            os.kill(os.getpid(), signal.SIGINT)
+            # To this thread: one for the process goes to whichever thread lets it through, some time.
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
     monkeypatch.setattr(early.subprocess, "Popen", Interrupted)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
