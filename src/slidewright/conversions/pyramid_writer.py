@@ -394,8 +394,8 @@ class _Tiles:
             )
         from slidewright.pyramid.plan import Block
 
-        self._seen[frame, row, column] = True
         try:
+            self._seen[frame, row, column] = True
             self._feeder.make_room()
             self._inbox.put(row * self._plan.tile, column * self._plan.tile, pixels, frame)
             self._feeder.feed(Block(0, row, column, frame))
