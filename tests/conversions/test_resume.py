@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from fake_sources import SlowSource
+from faults.campaign import wait_until
 from written import digest
 
 import slidewright
@@ -66,13 +67,7 @@ def wait_until_gone(processes):
         except psutil.NoSuchProcess:
             return False
 
-    wait_until(lambda: not any(map(alive, processes)), seconds=5)
-
-
-def wait_until(true, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert wait_until(lambda: not any(map(alive, processes)), 5)
 
 
 def finished_shards(folder):
@@ -93,7 +88,7 @@ def test_killed_at_random_moments_in_a_row_it_makes_the_same_file(tmp_path, time
     while kills < times:
         process = start(tmp_path, seconds)
         if kills % 2 or times == 1:  # some time after it got on, however slow this machine is; else after its start
-            wait_until(lambda: finished_shards(shards) > kept or process.poll() is not None)  # noqa: B023
+            wait_until(lambda: finished_shards(shards) > kept or process.poll() is not None, 30)  # noqa: B023
         time.sleep(moments.uniform(0, 0.4) if kills % 2 else moments.uniform(0.2, 1.3))
         assert process.poll() is None, process.communicate()[1]
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
