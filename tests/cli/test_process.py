@@ -43,7 +43,7 @@ def end(process: subprocess.Popen[str], seconds: float = 30) -> tuple[int, str]:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         pytest.fail(f"it did not end within {seconds} s")
-    assert wait_until(lambda: not session_members(process.pid), 5), "processes live on"
+    assert wait_until(lambda: not session_members(process.pid), 15), "processes live on"
     return process.returncode, errors
 
 
@@ -229,7 +229,7 @@ def test_sigquit_to_the_group_of_a_script_leaves_nothing(tmp_path):
     assert wait_until(lambda: any(name.endswith(".partial") for name in os.listdir(tmp_path)), 30)
     os.killpg(process.pid, signal.SIGQUIT)
     assert process.wait(10) == -signal.SIGQUIT
-    assert wait_until(lambda: not session_members(process.pid), 5)
+    assert wait_until(lambda: not session_members(process.pid), 15)
     assert os.listdir(tmp_path) == ["script.py"]
 
 

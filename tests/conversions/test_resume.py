@@ -67,7 +67,7 @@ def wait_until_gone(processes):
         except psutil.NoSuchProcess:
             return False
 
-    assert wait_until(lambda: not any(map(alive, processes)), 5)
+    assert wait_until(lambda: not any(map(alive, processes)), 15)
 
 
 def finished_shards(folder):

@@ -203,7 +203,7 @@ def test_killed_coordinator_leaves_nothing(tmp_path, scratch):
     process, family = start_slow_run(tmp_path, scratch)
     process.kill()
     process.wait()
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=15)
     assert alive == []
     assert list(scratch.iterdir()) == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["scratch", "scratch.py"]
@@ -216,7 +216,7 @@ def test_everything_killed_is_cleaned_up_by_the_next_run(tmp_path, scratch):
     for member in [psutil.Process(process.pid), *family]:
         member.kill()
     process.wait()
-    psutil.wait_procs(family, timeout=5)
+    psutil.wait_procs(family, timeout=15)
     assert list(scratch.iterdir()) != []
     source = SlowSource(100, 300)
     slidewright.convert(source, tmp_path / "out.tif", n_workers=2, scratch=scratch, **OPTIONS)
@@ -230,9 +230,9 @@ def test_ctrl_c_ends_a_run_soon(tmp_path, scratch):
     begin = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=10)
-    assert time.monotonic() - begin < 5  # the run would take two minutes
+    assert time.monotonic() - begin < 9  # the run would take two minutes
     assert "KeyboardInterrupt" in errors
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=15)
     assert alive == []
     assert list(scratch.iterdir()) == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["scratch", "scratch.py"]

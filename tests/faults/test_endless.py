@@ -47,7 +47,7 @@ def run(*line: object, seconds: float = LIMIT) -> subprocess.CompletedProcess[st
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         pytest.fail(f"it did not end within {seconds} s")
-    assert wait_until(lambda: not session_members(process.pid), 5), "processes live on"
+    assert wait_until(lambda: not session_members(process.pid), 15), "processes live on"
     return subprocess.CompletedProcess(command, process.returncode, out, errors)
 
 
@@ -158,8 +158,8 @@ def test_sigterm_ends_a_run_whose_worker_waits_for_the_disk(tmp_path):
     assert wait_until(lambda: len(session_members(process.pid)) >= 4, LIMIT)
     time.sleep(0.5)
     process.terminate()
-    process.wait(5)
-    assert wait_until(lambda: not session_members(process.pid), 5)
+    process.wait(15)
+    assert wait_until(lambda: not session_members(process.pid), 15)
     assert os.listdir(tmp_path) == ["endless.py"]
 
 

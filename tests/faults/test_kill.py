@@ -81,7 +81,7 @@ def one_try(campaign, folder, source, seconds) -> str:
     code = wait_for(driver, 30)
     story = f"{victim} {killed} after {wait:.3f} s, exit code {code}: {log.read_text() if log.exists() else ''}"
     assert code is not None, f"hangs: {story}"
-    assert wait_until(lambda: not session_members(driver), 5), f"processes live on ({who_lives(driver)}): {story}"
+    assert wait_until(lambda: not session_members(driver), 15), f"processes live on ({who_lives(driver)}): {story}"
     if out.exists():
         assert digest(out) == clean_digest(source, folder), f"wrong file: {story}"
     if victim == "worker" or not killed:

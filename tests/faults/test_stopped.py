@@ -173,7 +173,7 @@ def test_terminal_that_is_closed_ends_the_run_and_leaves_nothing(tmp_path, slide
     assert wait_until(lambda: any(name.endswith(".partial") for name in os.listdir(tmp_path)), 30)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
-    assert wait_until(lambda: not session_members(pid), 5)
+    assert wait_until(lambda: not session_members(pid), 15)
     assert os.listdir(tmp_path) == []
 
 
@@ -187,5 +187,5 @@ def test_run_that_ignores_hang_ups_goes_on_without_its_terminal(tmp_path, slide)
     assert wait_until(lambda: any(name.endswith(".partial") for name in os.listdir(tmp_path)), 30)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 141  # nobody reads the last line
-    assert wait_until(lambda: not session_members(pid), 5)
+    assert wait_until(lambda: not session_members(pid), 15)
     assert digest(tmp_path / "o.tif") == clean_digest(slide, tmp_path)

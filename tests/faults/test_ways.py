@@ -56,7 +56,7 @@ def try_kill(campaign: Campaign, folder: Path, way: Way, clean: dict[str, str], 
     code = wait_for(driver, 60)
     story = f"{way.name}: {victim} {killed} after {wait:.3f} s, exit code {code}: {log.read_text()}"
     assert code is not None, f"hangs: {story}"
-    assert wait_until(lambda: not session_members(driver), 5), f"processes live on ({who_lives(driver)}): {story}"
+    assert wait_until(lambda: not session_members(driver), 15), f"processes live on ({who_lives(driver)}): {story}"
     assert_whole(folder, way, clean, story)
     if victim == "worker" or not killed:
         assert code == 0, f"should have succeeded: {story}"
@@ -183,7 +183,7 @@ def test_races_for_one_destination(places):
         logs = [(folder / f"log{number}").read_text() for number in range(3)]
         story = f"overwrite {overwrite}, resume {resume}, killed {killed}: {codes} {logs}"
         assert None not in codes, f"hangs: {story}"
-        assert wait_until(lambda d=drivers: not any(map(session_members, d)), 5), story
+        assert wait_until(lambda d=drivers: not any(map(session_members, d)), 15), story
         for driver, code in zip(drivers, codes, strict=True):
             assert driver == killed or code in (0, CLEARLY), story
         assert codes.count(0) >= 1 or killed is not None, story

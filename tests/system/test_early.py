@@ -128,8 +128,8 @@ def test_signal_while_both_import_leaves_no_process(number: int, large: Path, tm
     assert wait_until(lambda: len(session_members(process.pid)) > 1, 20)
     os.killpg(process.pid, number)
     assert process.wait(20) in (-number, 128 + number)
-    assert wait_until(lambda: not session_members(process.pid), 5)
-    assert wait_until(lambda: not any(".partial" in name for name in os.listdir(tmp_path)), 5)
+    assert wait_until(lambda: not session_members(process.pid), 15)
+    assert wait_until(lambda: not any(".partial" in name for name in os.listdir(tmp_path)), 15)
 
 
 def test_path_in_sys_path_is_passed_over_as_python_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
