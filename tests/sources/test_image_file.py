@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -33,6 +37,64 @@ def test_every_format_gives_pillows_pixels(suffix: str, tmp_path: Path) -> None:
             path, tmp_path / "out.tif", tile_size=32, compression="deflate", n_workers=workers, overwrite=True
         )
         assert_levels_equal_oracle(tmp_path / "out.tif", expected, 32)
+
+
+@pytest.mark.parametrize("name", ["a.jp2", "a.j2k"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+def test_modes_of_jpeg_2000(mode: str, name: str, tmp_path: Path) -> None:
+    image: Any = Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 200) if mode == "I;16" else None
+    (image or Image.fromarray(PIXELS).convert(mode)).save(tmp_path / name)
+    shown = Image.open(tmp_path / name)
+    assert_reads_like(open_source(tmp_path / name), np.asarray(shown.convert("RGBA") if mode == "LA" else shown))
+
+
+@pytest.mark.parametrize("bits", [4, 10, 12, 16])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_other_bits_of_jpeg_2000_are_pillows_and_what_is_lost_is_told(bits: int, samples: int, tmp_path: Path) -> None:
+    pixels = (PIXELS[:, :, :samples] >> max(0, 8 - bits)).astype("uint16" if bits > 8 else "uint8")
+    data = imagecodecs.jpeg2k_encode(np.squeeze(pixels), bitspersample=bits, codecformat="jp2")
+    (tmp_path / "a.jp2").write_bytes(data)
+    source = open_source(tmp_path / "a.jp2")
+    assert_reads_like(source, np.asarray(Image.open(tmp_path / "a.jp2")))
+    told = f"{bits - 8} of the {bits} bits of its samples, as Pillow reads 8"
+    assert source.info.left_out == ((told,) if bits > 8 and samples == 3 else ())
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such alarm here")
+def test_signal_is_heard_while_jpeg_2000_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.jp2")
+    ended = threading.Event()
+
+    class HeardError(Exception):
+        pass
+
+    def hear(*_: object) -> None:
+        raise HeardError
+
+    monkeypatch.setattr(imagecodecs, "jpeg2k_decode", lambda _: ended.wait(60))  # as one that takes a minute
+    before = signal.signal(signal.SIGALRM, hear)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(HeardError):
+            slidewright.convert(tmp_path / "a.jp2", tmp_path / "out.tif", n_workers=0)
+        assert not ended.is_set()
+        assert [path.name for path in tmp_path.iterdir()] == ["a.jp2"]
+    finally:
+        ended.set()
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_imagecodecs_decodes_jpeg_2000_beside_python(tmp_path: Path) -> None:
+    """Else nothing is heard in the calling process while another of its threads decodes."""
+    data = imagecodecs.jpeg2k_encode(np.random.default_rng(1).integers(0, 255, (1500, 1500, 3), np.uint8))
+    thread = threading.Thread(target=imagecodecs.jpeg2k_decode, args=(data,))
+    thread.start()
+    longest, last = 0.0, time.monotonic()
+    begin = last
+    while thread.is_alive():
+        time.sleep(0.001)
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    assert longest < (last - begin) / 2
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""PNG, JPEG, JPEG 2000, WebP, BMP and GIF files, by Pillow: formats whose pixels can't be had in parts.
+"""PNG, JPEG, JPEG 2000, WebP, BMP and GIF files, by Pillow: formats whose pixels can't be had in parts. JPEG 2000 is
+decoded by imagecodecs where it is of a common kind, as nobody can interrupt Pillow at it.
 
 Apart from `pillow.py`, which takes an image that is open already. A file is decoded once, into an unlinked file that
 workers read, so that its pixels are not in the memory of each of them; what decoding itself needs is bounded.
@@ -6,6 +7,7 @@ workers read, so that its pixels are not in the memory of each of them; what dec
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from slidewright.sources.array import ArraySource
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.pillow import PilPixels, has_transparent_colour, kind_of_mode, pil_pixels
+from slidewright.system.files import regular
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "BMP", "GIF")
 MAX_BYTES = 2 << 30
@@ -29,6 +32,9 @@ MAX_BYTES = 2 << 30
 _ROWS = 256
 _REMEDY = "it is damaged, or of a sort that Pillow does not know: copy it again, or save it as a TIFF"
 _ORIENTATION, _TURNED = 274, (5, 6, 7, 8)  # as in TIFF
+_SIZ, _TO_COMPONENTS = b"\xff\x4f\xff\x51", 40
+"""How a codestream of JPEG 2000 begins, and how far from there the number of its components is (ISO 15444-1, A.5.1)."""
+_HEADER_BYTES = 1 << 16
 _STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"BM", b"GIF8")
 
 
@@ -50,7 +56,7 @@ class ImageFileSource(Source):
         image = _open(path)
         with image:
             dtype, samples, kind = kind_of_mode("RGBA" if has_transparent_colour(image) else image.mode)
-            left_out = _left_out(image)
+            left_out = _left_out(image, path)
             size, form = Size(image.height, image.width), str(image.format).lower()
             if _orientation(image) in _TURNED:
                 size = Size(size.width, size.height)
@@ -97,9 +103,12 @@ class ImageFileSource(Source):
         return pixels
 
 
-def _left_out(image: Any) -> tuple[str, ...]:
+def _left_out(image: Any, path: str) -> tuple[str, ...]:
     """What a file holds that is not converted, as clauses."""
     found = []
+    bits = max((depth & 0x7F for depth, *_ in _components(image, path)), default=0) + 1
+    if bits > 8 and image.mode in ("RGB", "RGBA"):
+        found.append(f"{bits - 8} of the {bits} bits of its samples, as Pillow reads 8")
     if image.mode == "P" and "transparency" in image.info:
         found.append("which colours of its palette are transparent")
     try:
@@ -144,9 +153,58 @@ def _load(path: str) -> PilPixels:
     )
     with _open(path) as image:
         turn = turns[_orientation(image)]
+        plain = _plain_jpeg2000(image, path) if turn is None else None
+        if plain is not None:
+            return plain
         try:
             image.load()
             upright = image if turn is None else image.transpose(turn)
         except Exception as error:
             raise CorruptTileError(f"{path} does not decode ({error}); {_REMEDY}") from error
         return pil_pixels(upright, path)
+
+
+def _plain_jpeg2000(image: Any, path: str) -> PilPixels | None:
+    """The pixels of a JPEG 2000 of the common kind; None for another, or a file of another format.
+
+    Pillow would hold the interpreter meanwhile, for more than a minute at 9,000 x 9,000 pixels, and no signal be heard.
+    Here another thread decodes, and whoever is interrupted leaves it to itself.
+    """
+    dtype, samples, kind = kind_of_mode(image.mode)
+    common = {"L": 1, "RGB": 3, "RGBA": 4, "I;16": 1}
+    each = (8 * np.dtype(dtype).itemsize - 1, 1, 1)
+    if common.get(image.mode) != samples or _components(image, path) != [each] * samples:
+        return None
+    from imagecodecs import jpeg2k_decode
+
+    found: list[Pixels | Exception] = []
+
+    def decode() -> None:
+        try:
+            with open(path, "rb", opener=regular) as file:
+                found.append(jpeg2k_decode(file.read()))
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=decode, name="slidewright-jpeg2000", daemon=True)
+    thread.start()
+    thread.join()
+    (pixels,) = found
+    if isinstance(pixels, Exception):
+        raise CorruptTileError(f"{path} does not decode ({pixels}); {_REMEDY}") from pixels
+    profile = image.info.get("icc_profile") if samples > 2 else None
+    return PilPixels(pixels, kind, None, profile)
+
+
+def _components(image: Any, path: str) -> list[tuple[int, int, int]]:
+    """Of a JPEG 2000 each component's bits less one (128 more where they are signed), and how many pixels one of its
+    samples stands for across and down; nothing where its header is not found, or of another format.
+    """
+    if image.format != "JPEG2000":
+        return []
+    with open(path, "rb", opener=regular) as file:
+        header = file.read(_HEADER_BYTES)
+    begin = header.find(_SIZ)
+    places = header[begin + _TO_COMPONENTS :] if begin >= 0 else b""
+    count = int.from_bytes(places[:2], "big")
+    return [(places[at], places[at + 1], places[at + 2]) for at in range(2, 2 + 3 * count, 3) if at + 2 < len(places)]
