@@ -99,9 +99,28 @@ def test_another_source_of_the_same_size_and_time_is_another(tmp_path):
         os.utime(tmp_path / f"{number}.tif", (1_000_000_000, 1_000_000_000))
     for number in range(2):
         manifest = manifest_of(tmp_path, f"source,destination\n{number}.tif,out.tif\n")
-        assert statuses(slidewright.batch(manifest, **OPTIONS)) == ["done"]
+        assert statuses(slidewright.batch(manifest, overwrite=number > 0, **OPTIONS)) == ["done"]
         assert statuses(slidewright.batch(manifest, **OPTIONS)) == ["skipped"]
     assert tifffile.imread(tmp_path / "out.tif", key=0).max() == 1
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_slide_of_the_same_name_from_another_folder_replaces_nothing(tmp_path, workers):
+    for site in ("a", "b"):
+        (tmp_path / site).mkdir()
+        for number in range(2):
+            pixels = np.full((100, 120), ord(site) + number, np.uint8)
+            tifffile.imwrite(tmp_path / site / f"{number}.tif", pixels, tile=(64, 64))
+    options = {**OPTIONS, "n_workers": workers}
+    assert statuses(slidewright.batch(tmp_path / "a", tmp_path / "out", **options)) == ["done"] * 2
+    report = slidewright.batch(tmp_path / "b", tmp_path / "out", **options)
+    assert statuses(report) == ["failed"] * 2
+    assert "exists" in report.failed[0].error
+    assert tifffile.imread(tmp_path / "out" / "0.tif", key=0).max() == ord("a")
+    assert statuses(slidewright.batch(tmp_path / "a", tmp_path / "out", **options)) == ["skipped"] * 2
+    (tmp_path / "a").rename(tmp_path / "moved")  # and the same slides from elsewhere are what is there
+    assert statuses(slidewright.batch(tmp_path / "moved", tmp_path / "out", **options)) == ["done"] * 2
 
 
 def test_another_label_makes_a_slide_again(tmp_path, slides):

@@ -165,11 +165,15 @@ def due(
 ) -> tuple[ConvertOptions | None, dict[str, Any]]:
     """The options to convert a slide with, None if it is done and nothing has changed; and what it is made of."""
     made_of = _identity(entry, opened, path)
-    untouched = before is not None and before.made == _status(os.path.abspath(entry.destination))
-    if before is not None and untouched and before.identity == made_of:
+    made_before = before.identity if before is not None else None
+    if before is None or made_before is None or before.made != _status(os.path.abspath(entry.destination)):
+        return entry.options, made_of
+    if made_before == made_of:
         return None, made_of
-    # What this batch made and nobody has touched since may be made again when source or options have changed.
-    return (replace(entry.options, overwrite=True) if untouched else entry.options), made_of
+    # What a batch made of this very source, and nobody has touched since, may be made again when source or options have
+    # changed. Of another source it may be a slide of the same name from another folder, which must not go.
+    again = made_before.get("path") == made_of["path"]
+    return (replace(entry.options, overwrite=True) if again else entry.options), made_of
 
 
 def _identity(entry: Entry, opened: Source, path: str | None) -> dict[str, Any]:
