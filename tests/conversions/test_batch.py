@@ -147,6 +147,42 @@ def test_file_that_somebody_else_wrote_is_not_replaced(tmp_path, slides):
     assert statuses(report) == ["done", "skipped", "skipped"]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("suffix", [".tif", ".ome.zarr"])
+def test_file_that_comes_in_mid_run_is_not_replaced(tmp_path, slides, suffix, monkeypatch):
+    """Also where the batch replaces what it made itself; with overwrite the user has asked for it."""
+
+    def run(**options):
+        return slidewright.batch(slides / "slide0.tif", tmp_path / "out", suffix=suffix, **{**OPTIONS, **options})
+
+    place, run_whole = tmp_path / "out" / f"slide0{suffix}", Conversion.run
+
+    def disturbed(self, *arguments, **named):
+        report_of = self._check_source
+
+        def take_the_name():
+            report_of()
+            place.rename(tmp_path / "old")
+            if suffix == ".tif":
+                place.write_bytes(b"precious")
+            else:
+                place.mkdir()
+                (place / "precious").touch()
+
+        self._check_source = take_the_name
+        return run_whole(self, *arguments, **named)
+
+    assert statuses(run()) == ["done"]
+    monkeypatch.setattr(Conversion, "run", disturbed)
+    report = run(levels=1)
+    assert statuses(report) == ["failed"]
+    assert place.read_bytes() == b"precious" if suffix == ".tif" else os.listdir(place) == ["precious"]
+    assert [name for name in os.listdir(tmp_path / "out") if name.startswith(".")] == []
+    if suffix == ".tif":
+        (tmp_path / "old").unlink()
+        assert statuses(run(levels=1, overwrite=True)) == ["done"]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_failure_stops_nobody_and_is_tried_again(tmp_path, slides, workers):
     broken = slides / "slide1.tif"

@@ -133,7 +133,7 @@ def convert_slide(
             raise TooLargeError
         report = convert_opened(
             *(launcher(), opened, path, destination, entry.selection, options, callback, started),
-            compare=True,
+            compare=not entry.options.overwrite,  # who did not ask for it has only what a batch made replaced
             announce=announce,
         )
     except TooLargeError:

@@ -43,8 +43,9 @@ class Destination:
     """The place of one output file; made before anything else is started, so that a bad one costs nothing.
 
     With `compare`, what is there already may be the very file that is to be made, of a run that was killed before it
-    could say so: where `recognises(path)` holds, `commit` compares, and keeps it if it is. A folder is only ever
-    replaced where that holds. A link is followed: what it leads to is replaced, and the link stays.
+    could say so: where `recognises(path)` holds, `commit` compares, and keeps it if it is. With `overwrite` as well,
+    nothing is replaced but what is there now. A folder is only ever replaced where `recognises(path)` holds. A link is
+    followed: what it leads to is replaced, and the link stays.
 
     Raises
     ------
@@ -67,6 +68,7 @@ class Destination:
         self.path = Path(os.path.realpath(path) if os.path.islink(Path(path)) else path)  # whose name may end with /
         self._overwrite, self._is_folder = overwrite, is_folder
         self._recognises, self._compare = recognises, False
+        self._only_seen = compare and overwrite
         folder = self.path.parent
         try:
             is_there = folder.is_dir()
@@ -152,6 +154,10 @@ class Destination:
         return sum(item.stat().st_size for item in Path(self.place).rglob("*") if item.is_file())
 
     def _rename(self) -> None:
+        if self._only_seen:
+            now = self._refuse_what_is_no_file()
+            if now is not None and (self._replaced is None or now[1] != self._replaced[1]):  # FUSE may number anew
+                raise FileExistsError(self.place)  # somebody has put another there, or has changed it
         if self._is_folder:
             self._rename_folder()
         elif self._overwrite:
