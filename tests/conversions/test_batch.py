@@ -136,6 +136,24 @@ def test_another_label_makes_a_slide_again(tmp_path, slides):
         assert any(page.shape == (64, 72, 3) for page in tiff.pages)
 
 
+@pytest.mark.timeout(60)
+def test_paths_of_all_columns_begin_at_the_folder_of_the_manifest(tmp_path, slides, monkeypatch):
+    from PIL import Image
+
+    for folder, colour in ((tmp_path, "red"), (tmp_path / "elsewhere", "blue")):
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (64, 48), colour).save(folder / "label.png")
+        (folder / "palette.json").write_text(json.dumps({"0": colour, "255": "white"}))
+    manifest = manifest_of(
+        tmp_path, "source,destination,label,colormap\nslides/slide0.tif,a.tif,label.png,palette.json\n"
+    )
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert statuses(slidewright.batch(manifest, **OPTIONS)) == ["done"]
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert tuple(tiff.pages[-1].asarray()[0, 0]) == (255, 0, 0)
+        assert tuple(tiff.pages[0].colormap[:, 0]) == (65535, 0, 0)
+
+
 def test_file_that_somebody_else_wrote_is_not_replaced(tmp_path, slides):
     slidewright.batch(slides, tmp_path / "out", **OPTIONS)
     (tmp_path / "out" / "slide0.tif").write_bytes(b"precious")

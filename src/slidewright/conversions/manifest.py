@@ -249,7 +249,7 @@ def _entry(row: Mapping[str, Any], folder: str, options: Mapping[str, Any]) -> E
     given = dict(options)
     for name, text in row.items():
         if name not in ("source", "destination") and text.strip():
-            given[name] = parse_cell(name, text.strip())
+            given[name] = parse_cell(name, _from_folder(folder, name, text.strip()))
     for needed in ("source", "destination"):
         if not row[needed].strip() or "\0" in row[needed]:
             raise OptionError(f"its {needed} is empty or has a zero byte")
@@ -257,6 +257,12 @@ def _entry(row: Mapping[str, Any], folder: str, options: Mapping[str, Any]) -> E
     source, destination = (row[name].strip() for name in ("source", "destination"))
     source, destination = source if is_url(source) else os.path.join(folder, source), os.path.join(folder, destination)
     return _settled(source, destination, checked, selection)
+
+
+def _from_folder(folder: str, name: str, text: str) -> str:
+    """A cell whose relative path, if it has one, begins at the manifest's folder."""
+    path = name in ("label", "scratch") or (name == "colormap" and "=" not in text)
+    return os.path.join(folder, text) if path else text
 
 
 def parse_cell(name: str, text: str) -> Any:
