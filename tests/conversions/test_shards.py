@@ -43,6 +43,23 @@ def npy(tmp_path):
     return path
 
 
+@pytest.mark.timeout(60)
+def test_label_is_the_one_that_was_named_wherever_shards_are_put_together(tmp_path, npy, monkeypatch):
+    import tifffile
+    from PIL import Image
+
+    for folder, colour in ((tmp_path, "red"), (tmp_path / "elsewhere", "blue")):
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (64, 48), colour).save(folder / "label.png")
+    monkeypatch.chdir(tmp_path)
+    for index, label in enumerate(("label.png", Path("elsewhere", "..", "label.png"))):
+        slidewright.shard(npy, tmp_path / "shards", index=index, count=2, label=label, **OPTIONS)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", n_workers=0)
+    with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
+        assert tuple(tiff.pages[-1].asarray()[0, 0]) == (255, 0, 0)
+
+
 def make_shards(folder, count, source=SOURCE, **options):
     return [
         slidewright.shard(source, folder, index=index, count=count, **{**OPTIONS, **options}) for index in range(count)

@@ -52,13 +52,17 @@ def made_options(options: ConvertOptions) -> dict[str, Any]:
 
 
 def _settled(name: str, value: Any) -> Any:
-    """A palette as a mapping in the order of its labels, and colours as "#rrggbb", however they were written."""
+    """A palette as a mapping in the order of its labels, and colours as "#rrggbb", however they were written; the path
+    of the label image as one that means the same in any folder.
+    """
     if name == "colormap" and value is not None:
         parse_colormap(value)  # an index may be no number
         items = dict(value) if isinstance(value, Mapping) else dict(enumerate(value))
         return {index: hex_color(items[index], f"colormap[{index}]") for index in sorted(items)}
     if name == "background" and isinstance(value, (str, Sequence)):
         return hex_color(value, "background")
+    if name == "label" and value is not None:
+        return os.path.abspath(os.fspath(value))
     return value
 
 
