@@ -19,7 +19,10 @@ from written import digest
 import slidewright
 from slidewright.cli.main import main
 from slidewright.conversions.array_jobs import read_array
-from slidewright.errors import CorruptTileError, DestinationError, OptionError, ShardError, SourceError
+from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, ShardError, SourceError
+from slidewright.formats.zarr_shard import ShardWriter as ShardFile
+from slidewright.geometry import Size
+from slidewright.pyramid.level_store import ScratchLevel
 from slidewright.shards.file import ShardDamageError, ShardWriter, check_segments, read_index
 from slidewright.shards.folder import share
 
@@ -58,6 +61,39 @@ def test_label_is_the_one_that_was_named_wherever_shards_are_put_together(tmp_pa
     slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", n_workers=0)
     with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
         assert tuple(tiff.pages[-1].asarray()[0, 0]) == (255, 0, 0)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("given", [{}, {"format": "ome-zarr", "zarr_shard": 0, "compression": "zstd"}])
+def test_task_that_is_late_does_not_bring_back_a_folder_that_was_removed(tmp_path, given, monkeypatch):
+    """Such as one that was requeued while it ran elsewhere: what it left would refuse the next job."""
+    folder, gone, write = tmp_path / "shards", tmp_path / "gone", ScratchLevel.write
+    calls = []
+
+    def assembled_meanwhile(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 2:
+            folder.rename(gone)
+        write(*arguments, **named)
+
+    monkeypatch.setattr(ScratchLevel, "write", assembled_meanwhile)
+    with pytest.raises(OutputError, match="has been removed"):
+        slidewright.shard(SOURCE, folder, index=0, count=2, **{**OPTIONS, **given})
+    assert gone.is_dir()
+    assert not folder.exists()
+
+
+@pytest.mark.timeout(60)
+def test_file_of_a_late_task_does_not_bring_back_a_folder_that_was_removed(tmp_path):
+    folder = tmp_path / "shards"
+    (folder / "files").mkdir(parents=True)
+    writer = ShardFile(
+        os.fspath(folder / "files" / "0" / "0" / "0"), None, Size(1, 1), os.fspath(folder / "1.partial" / "0-0")
+    )
+    shutil.rmtree(folder)
+    with pytest.raises(FileNotFoundError):
+        writer.add(0, 0, b"chunk")
+    assert not folder.exists()
 
 
 def make_shards(folder, count, source=SOURCE, **options):

@@ -23,6 +23,7 @@ def test_scratch_is_a_zarr_array(tmp_path, single):
     for dtype in ("uint8", "uint16"):
         folder = tmp_path / dtype
         plan = make_plan(Size(500, 700), 32, block_tiles=2)
+        folder.mkdir()
         scratch = Scratch(str(folder), plan, PixelFormat("rgb", dtype, 3, "mean", (1, 2, 3)), single=single)
         scratch.create()
         size = plan.levels[2].size

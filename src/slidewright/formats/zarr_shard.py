@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from slidewright.geometry import Size
-from slidewright.system.files import new_file, regular
+from slidewright.system.files import make_below, new_file, regular
 
 MAX_OPEN = 128
 """Files that are open at a time: a row of shards of a very wide level has more, which are opened again."""
@@ -208,6 +208,8 @@ class ShardWriter:
         """A descriptor of what is written; None where another task has made the same file, and removed this one."""
         path = self._staging or self.path
         if not self.size:
+            if self._staging is not None:
+                make_below(_home_of(path), os.path.dirname(path))
             return _made(path)
         try:
             return regular(path, _TO_CHANGE)
@@ -219,11 +221,16 @@ class ShardWriter:
     def _rename(self, staging: str) -> None:
         """Put the file in its place."""
         try:
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            make_below(_home_of(staging), os.path.dirname(self.path))
             os.replace(staging, self.path)
         except FileNotFoundError:  # another task at the same shard was faster, and tidied up
             if not os.path.exists(self.path):
                 raise
+
+
+def _home_of(staging: str) -> str:
+    """The folder of shards, in which a task has one of its own."""
+    return os.path.dirname(os.path.dirname(staging))
 
 
 def _made(path: str) -> int:

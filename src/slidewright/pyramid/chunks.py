@@ -13,7 +13,7 @@ import os
 import struct
 from typing import IO, Any, Protocol
 
-from slidewright.system.files import fill_from, new_file, regular, token
+from slidewright.system.files import fill_from, make_below, new_file, regular, token
 
 Place = tuple[int, int, int]
 """(row, column, band) in the grid of chunks."""
@@ -70,7 +70,7 @@ class ChunkFiles:
     def write(self, place: Place, data: memoryview) -> None:
         """See `ChunkStore`."""
         path = self._path(place)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        make_below(os.path.dirname(self._folder), os.path.dirname(path))
         partial = partial_name(path)
         with open(partial, "wb", buffering=0, opener=new_file) as file:
             _write_all(file, data)

@@ -31,7 +31,7 @@ from slidewright.pyramid.chunks import ChunkFiles, ChunkShard, ChunkStore, parti
 from slidewright.pyramid.plan import Block, Plan
 from slidewright.sources.base import BLANK, Blank, Reader
 from slidewright.system.file_lock import FileLock, remove_abandoned
-from slidewright.system.files import new_file, remove, remove_guarded, token
+from slidewright.system.files import make_below, new_file, remove, remove_guarded, token
 
 _PREFIX = "slidewright-scratch-"
 _LOCK = ".lock"
@@ -108,7 +108,7 @@ class ScratchLevel(Reader):
             **self._store.metadata(self._chunk.shape),
         }
         try:
-            os.makedirs(self.path, exist_ok=True)
+            make_below(os.path.dirname(self.path), self.path)
             path = os.path.join(self.path, "zarr.json")
             partial = partial_name(path)
             with open(partial, "w", encoding="ascii", opener=new_file) as file:
@@ -181,6 +181,8 @@ class ScratchLevel(Reader):
 
 
 def _scratch_error(where: str, error: OSError, verb: str = "write") -> OutputError:
+    if isinstance(error, FileNotFoundError):
+        return OutputError(f"can't {verb} scratch {where!r}: the folder that it is in has been removed")
     return OutputError(
         f"can't {verb} scratch {where!r}: {error.strerror or error}; point TMPDIR or --scratch to a disk with room"
     )

@@ -110,6 +110,18 @@ def write_whole(path: str, data: bytes, *, sync: bool = False) -> None:
         raise
 
 
+def make_below(home: str, path: str) -> None:
+    """Make a folder, and those between it and one that must be there: if somebody has removed that, it does not come
+    back. Raises OSError.
+    """
+    if os.path.isdir(path):
+        return
+    for name in os.path.relpath(path, home).split(os.sep):
+        home = os.path.join(home, name)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(home)
+
+
 def token() -> str:
     """What makes a temporary name one that nobody can guess: 16 hexadecimal digits."""
     return os.urandom(8).hex()
