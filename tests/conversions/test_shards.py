@@ -96,6 +96,21 @@ def test_file_of_a_late_task_does_not_bring_back_a_folder_that_was_removed(tmp_p
     assert not folder.exists()
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(os.name == "nt", reason="links as POSIX knows them")
+@pytest.mark.parametrize("resume", [False, True])
+def test_folder_behind_a_link_is_emptied(tmp_path, npy, resume):
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "out.tif.shards").symlink_to(tmp_path / "large disk")
+    if resume:
+        slidewright.convert(npy, tmp_path / "out.tif", resume=True, **OPTIONS)
+    else:
+        slidewright.shard(npy, tmp_path / "out.tif.shards", index=0, count=1, **OPTIONS)
+        slidewright.assemble(tmp_path / "out.tif.shards", tmp_path / "out.tif", remove=True, n_workers=0)
+    assert (tmp_path / "out.tif.shards").is_symlink()
+    assert os.listdir(tmp_path / "large disk") == []
+
+
 def make_shards(folder, count, source=SOURCE, **options):
     return [
         slidewright.shard(source, folder, index=index, count=count, **{**OPTIONS, **options}) for index in range(count)

@@ -108,13 +108,14 @@ def remove_folder(
 ) -> None:
     """Remove a folder of shards that has done its duty, in one step as far as other runs can see; the launcher's fork
     server does, if this process is killed meanwhile. `release` gives up the lock that lies in it, once others can't
-    find it any more: NFS keeps what is open, and with it the folder. What others have put there stays.
+    find it any more: NFS keeps what is open, and with it the folder. What others have put there stays, and so does a
+    link to a folder elsewhere, with that folder.
     """
     try:
         own, alone = own_names(path)
     except OSError:  # it is gone, or can't be read: nothing more can be done
         return
-    if not alone:
+    if not alone or os.path.islink(path):
         for name in own:
             remove_tree(os.path.join(path, name))
         return
