@@ -22,6 +22,7 @@ from written import digest
 import slidewright
 from slidewright.cli.main import main
 from slidewright.errors import DestinationError, OptionError, ShardError
+from slidewright.formats.ome_zarr import OmeZarrFormat
 
 HERE = Path(__file__).parents[1]  # where the helper modules are
 OPTIONS = {"tile_size": 32, "compression": "deflate", "block_tiles": 2}
@@ -302,3 +303,27 @@ def test_nothing_in_the_folder_is_open_when_it_is_removed(tmp_path, monkeypatch,
     slidewright.convert(tmp_path / "in.npy", tmp_path / "out.tif", resume=True, n_workers=workers, tile_size=32)
     assert held == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.npy", "out.tif", "warm.tif"]
+
+
+@pytest.mark.timeout(60)
+def test_label_image_is_listed_by_the_run_after_a_kill_that_came_before_that(tmp_path, monkeypatch):
+    store, named = tmp_path / "out.ome.zarr", OmeZarrFormat.named
+    slidewright.convert(np.zeros((90, 120), np.uint8), store, n_workers=0)
+    np.save(tmp_path / "cells.npy", np.eye(90, 120, dtype=np.uint8))
+    (store / "labels").mkdir()
+
+    def run():
+        options = {"kind": "labels", "n_workers": 0, "resume": True}
+        slidewright.convert(tmp_path / "cells.npy", store / "labels" / "cells", format="ome-zarr", **options)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(OmeZarrFormat, "named", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    monkeypatch.setattr(OmeZarrFormat, "named", named)
+    run()
+    group = json.loads((store / "labels" / "zarr.json").read_text())
+    assert group["attributes"]["ome"]["labels"] == ["cells"]
+    assert sorted(os.listdir(store / "labels")) == ["cells", "zarr.json"]

@@ -152,6 +152,7 @@ def _finished_before(path: str, dest: str | os.PathLike[str], decided: Run) -> R
             return None
     except (OSError, ValueError):
         return None
+    decided.format.named(os.path.realpath(dest))  # before which the run may have been killed
     levels = decided.format.levels(os.fspath(dest))
     return Report(str(Path(dest)), levels, total_bytes(dest), monotonic() - decided.started, 0, 0, 0, None)
 
