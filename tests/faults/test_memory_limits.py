@@ -14,9 +14,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from faults.campaign import Campaign, clean_digest, digest, make_slide
 from faults.test_io import can_mount
+
+import slidewright
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them"),
@@ -84,6 +87,32 @@ def test_array_in_a_container_with_little_shared_memory(tmp_path):
     line = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-c", code]
     done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(not can_mount(), reason="needs root, to mount small disks")
+@pytest.mark.parametrize("what", ["demo", "verify"])
+def test_full_temporary_disk_is_an_error_and_not_a_bus_error(tmp_path, what):
+    if what == "demo":
+        line = [sys.executable, "-m", "slidewright", "demo", os.fspath(tmp_path / "out.tif"), "--side", "1200"]
+    else:
+        np.save(tmp_path / "in.npy", np.zeros((8200, 8200), np.uint8))
+        slidewright.convert(tmp_path / "in.npy", tmp_path / "made.tif", n_workers=0, compression="zstd")
+        code = (
+            "import sys; from slidewright.inspection import compare; from slidewright.cli.main import main;"
+            "compare._KEEP_BYTES = 0; sys.exit(main(['verify', 'made.tif', '--against', 'in.npy']))"
+        )
+        line = [sys.executable, "-c", code]
+    (tmp_path / "tmp").mkdir()
+    mount = 'mount -t tmpfs -o size=100k tmpfs tmp && export TMPDIR=$PWD/tmp && "$@"; code=$?; ls tmp; exit $code'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount, "sh", *line], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1, done
+    assert "No space left" in done.stderr
+    assert "TMPDIR" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "slidewright-demo" not in done.stdout
 
 
 def limited(what, value):

@@ -1,7 +1,7 @@
 """A slide out of nothing for the first minute with slidewright: procedural haematoxylin and eosin, converted.
 
 The pixels follow absorbance, as stain does: two stain densities are painted, and Beer-Lambert turns them into colour.
-Everything is a function of the seed, made band by band into a memory map: neither memory nor a download is needed.
+Everything is a function of the seed, made band by band into a file: neither memory nor a download is needed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.errors import DestinationError
+from slidewright.errors import DestinationError, OutputError
+from slidewright.system.files import new_file
 
 if TYPE_CHECKING:
     from slidewright.report import Report
@@ -80,6 +81,8 @@ def run_demo(
     ------
     DestinationError
         When the destination exists and `overwrite` is false, or its folder is missing; before any work is done.
+    OutputError
+        When the temporary folder is full.
     """
     import slidewright
 
@@ -110,11 +113,17 @@ def run_demo(
 
 
 def write_tissue(path: str | os.PathLike[str], side: int, seed: int) -> None:
-    """Write the slide as a `.npy` file of (side, side, 3) uint8, band by band."""
-    pixels = np.lib.format.open_memmap(os.fspath(path), "w+", np.uint8, (side, side, 3))
-    for y, band in tissue_bands(side, seed):
-        pixels[y : y + len(band)] = band
-    pixels.flush()
+    """Write the slide as a new `.npy` file of (side, side, 3) uint8, band by band."""
+    try:
+        with open(path, "xb", opener=new_file) as file:  # no memory map: on a full disk that ends the process
+            header = {"descr": "|u1", "fortran_order": False, "shape": (side, side, 3)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for _, band in tissue_bands(side, seed):
+                file.write(np.ascontiguousarray(band).data)
+    except OSError as error:
+        raise OutputError(
+            f"can't write {os.fspath(path)!r}: {error.strerror or error}; point TMPDIR to a disk with room"
+        ) from error
 
 
 def tissue_bands(side: int, seed: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.errors import VerifyError
+from slidewright.errors import OutputError, VerifyError
 from slidewright.geometry import Region, Size, halvings
 from slidewright.inspection.decode import decode_checked, in_parallel
 from slidewright.inspection.pyramid_file import PyramidFile
@@ -208,9 +209,19 @@ class _Comparison:
         """An array for a whole reduced level."""
         page = self._pages[0]
         shape = (*size, page.samples)
-        if math.prod(shape) * page.dtype.itemsize <= _KEEP_BYTES:
+        nbytes = math.prod(shape) * page.dtype.itemsize
+        if nbytes <= _KEEP_BYTES:
             return np.empty(shape, page.dtype)
-        return np.memmap(tempfile.TemporaryFile(), page.dtype, "w+", shape=shape)
+        try:
+            with tempfile.TemporaryFile() as file:
+                if hasattr(os, "posix_fallocate"):  # to write into a map whose disk is full ends the process
+                    os.posix_fallocate(file.fileno(), 0, nbytes)
+                return np.memmap(file, page.dtype, "w+", shape=shape)
+        except OSError as error:
+            raise OutputError(
+                f"can't keep {nbytes >> 20} MB in the temporary folder: {error.strerror or error}; point TMPDIR to a "
+                "disk with room"
+            ) from error
 
     def _block(self, pas: Pass, block: Block) -> None:
         side = pas.block_tiles * self._plan.tile
