@@ -28,6 +28,8 @@ from slidewright.errors import (
     SourceError,
     VerifyError,
 )
+from slidewright.tiff.archive import RECIPE, read_recipe
+from slidewright.tiff.slide import TiffSlide
 
 JPEGS = [kind for kind in SOURCES if "jpeg" in kind]
 
@@ -288,3 +290,22 @@ def test_directory_whose_compression_is_no_number_is_kept_as_it_is(tmp_path):
         round_trip(tmp_path / "in.tif", tmp_path)
     except SlidewrightError:  # it may be refused, in our words
         assert not (tmp_path / "archive.tif").exists()
+
+
+@pytest.mark.timeout(60)
+def test_verify_sees_what_would_not_come_back(tmp_path, capsys):
+    """Also between the tiles, where no reader looks."""
+    slide(tmp_path / "s.tif")
+    archive, _ = round_trip(tmp_path / "s.tif", tmp_path)
+    assert main(["verify", str(archive)]) == 0
+    recipe = read_recipe(str(archive))
+    damaged = [int(recipe.gap_places[-1]) + 5, int(recipe.segment_places[3]) + int(recipe.stored[3]) // 2]
+    with TiffSlide(archive) as opened:
+        damaged.append(archive.read_bytes().find(opened.directories[0].tags[RECIPE][2]) + 40)
+    whole = archive.read_bytes()
+    for place in damaged:
+        change(archive, place, bytes(each ^ 255 for each in whole[place : place + 8]))
+        assert main(["verify", str(archive), "--workers", "1"]) == 1
+        assert main(["restore", str(archive), str(tmp_path / "again.tif")]) != 0
+        archive.write_bytes(whole)
+    assert len(capsys.readouterr().err.splitlines()) == 6

@@ -16,8 +16,10 @@ import numpy as np
 from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Size, halvings
 from slidewright.inspection.decode import Decode, decode_page
+from slidewright.inspection.original import check_original
 from slidewright.inspection.pyramid_file import PyramidFile, open_pyramid
 from slidewright.system.limits import usable_cpus
+from slidewright.tiff.archive import is_archive
 from slidewright.tiff.page import Page, TiledImage
 from slidewright.tiff.segments import MAX_SEGMENT_BYTES
 from slidewright.tiff.slide import TiffSlide
@@ -67,7 +69,7 @@ def verify_file(
     decode: Decode = "all",
     min_psnr: float | None = None,
 ) -> VerifyReport:
-    """Check a pyramidal TIFF or an OME-Zarr image.
+    """Check a pyramidal TIFF or an OME-Zarr image; of an archive also that its original comes out of it.
 
     Parameters
     ----------
@@ -103,6 +105,8 @@ def verify_file(
         decoded = {page.name: 0 for page in slide.levels}
         for page in slide.others if against is not None else slide.pages:
             decoded[page.name] = decode_page(slide, page, decode, threads)
+        if decode == "all" and isinstance(slide, TiffSlide) and is_archive(slide):
+            check_original(slide.path, threads)
         checks = {}
         if against is not None:
             from slidewright.inspection.compare import compare_levels
