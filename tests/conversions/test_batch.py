@@ -165,6 +165,26 @@ def test_file_that_somebody_else_wrote_is_not_replaced(tmp_path, slides):
     assert statuses(report) == ["done", "skipped", "skipped"]
 
 
+@pytest.mark.timeout(30)
+def test_many_folders_that_are_there_take_no_time(tmp_path):
+    """Each was looked for in each: of 400 stores that were done, 43 s before anything began."""
+    (tmp_path / "in").mkdir()
+    for number in range(800):
+        (tmp_path / "in" / f"{number}.tif").touch()
+        (tmp_path / "out" / f"{number}.ome.zarr").mkdir(parents=True)
+    report = slidewright.batch(
+        tmp_path / "in", tmp_path / "out", suffix=".ome.zarr", task=(799, 800), dry_run=True, **OPTIONS
+    )
+    assert len(report.items) == 1
+    (tmp_path / "out" / "7.ome.zarr" / "8.tif").touch()
+    with pytest.raises(OptionError, match="which would be replaced"):
+        slidewright.batch(
+            manifest_of(
+                tmp_path, "source,destination\nin/7.tif,out/7.ome.zarr\nout/7.ome.zarr/8.tif,out/8.ome.zarr\n"
+            )
+        )
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("suffix", [".tif", ".ome.zarr"])
 def test_file_that_comes_in_mid_run_is_not_replaced(tmp_path, slides, suffix, monkeypatch):

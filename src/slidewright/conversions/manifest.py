@@ -17,7 +17,7 @@ from slidewright.formats.registry import settle_format
 from slidewright.options import OPTIONS, SELECTION, ConvertOptions, split_options
 from slidewright.selection import Selection
 from slidewright.sources.dicom_files import first_dicom
-from slidewright.system.files import lies_in, local_path, regular, same_file, shared_places
+from slidewright.system.files import lying_in, regular, same_file, shared_places
 from slidewright.system.remote_file import is_url
 
 COLUMNS = {name: option for name, option in {**SELECTION, **OPTIONS}.items() if option.column}
@@ -141,14 +141,10 @@ def check_apart(entries: Sequence[Entry], manifests: Sequence[str], reports: Seq
             raise OptionError(f"{first!r} and {second!r} would both become {paths[other]!r}; rename or leave out one")
         if one < len(outputs) + len(reports):
             raise OptionError(f"{paths[one]!r} would be written, and is the same file as {paths[other]!r}; rename one")
-    for folder in filter(os.path.isdir, map(local_path, inputs)):
-        for path in reports:
-            if lies_in(path, folder):
-                raise OptionError(f"the report {path!r} would lie in the source {folder!r}; choose another name")
-    for folder in filter(os.path.isdir, outputs):
-        for path in paths:
-            if path != folder and lies_in(path, folder):
-                raise OptionError(f"{path!r} lies in {folder!r}, which would be replaced; choose another destination")
+    for path, folder in lying_in(reports, inputs):
+        raise OptionError(f"the report {path!r} would lie in the source {folder!r}; choose another name")
+    for path, folder in lying_in(paths, outputs):
+        raise OptionError(f"{path!r} lies in {folder!r}, which would be replaced; choose another destination")
 
 
 def _slides(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -173,16 +173,36 @@ def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> boo
 
 def lies_in(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
     """Whether a path, which need not exist, lies in a folder, however both are written."""
-    path, folder = local_path(path), local_path(folder)
-    if not os.path.isdir(folder):
-        return False
-    parent = os.path.dirname(os.path.realpath(path))
-    while True:
-        with contextlib.suppress(OSError):
-            if os.path.samefile(parent, folder):
-                return True
-        if parent == (parent := os.path.dirname(parent)):
-            return False
+    return any(lying_in([path], [folder]))
+
+
+def lying_in(
+    paths: Iterable[str | os.PathLike[str]], folders: Iterable[str | os.PathLike[str]]
+) -> Iterator[tuple[str, str]]:
+    """Pairs of a path, which need not exist, and one of the folders, that it lies in; quick for many of both. What of
+    `folders` is none is passed over.
+    """
+    known = {_number(local_path(folder)): os.fspath(folder) for folder in folders if os.path.isdir(local_path(folder))}
+    known.pop(None, None)  # of one that has just been removed
+    numbers: dict[str, tuple[int, int] | None] = {}
+    for path in paths if known else ():
+        parent = os.path.dirname(os.path.realpath(local_path(path)))
+        while True:
+            if parent not in numbers:
+                numbers[parent] = _number(parent)
+            if numbers[parent] in known:
+                yield os.fspath(path), known[numbers[parent]]
+            if parent == (parent := os.path.dirname(parent)):
+                break
+
+
+def _number(path: str) -> tuple[int, int] | None:
+    """What tells a file or a folder from all others; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def shared_places(paths: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -197,14 +217,11 @@ def shared_places(paths: Sequence[str]) -> Iterator[tuple[int, int]]:
 def _rough_place(path: str) -> Hashable:
     """The same for all paths that are one file, and seldom for others."""
     path = local_path(path)
-    with contextlib.suppress(OSError):
-        status = os.stat(path)
-        return status.st_dev, status.st_ino
+    number = _number(path)
+    if number is not None:
+        return number
     folder, name = os.path.split(os.path.realpath(path))
-    with contextlib.suppress(OSError):
-        status = os.stat(folder)
-        return status.st_dev, status.st_ino, _rough_name(name)
-    return _rough_name(folder), _rough_name(name)
+    return _number(folder) or _rough_name(folder), _rough_name(name)
 
 
 def _rough_name(name: str) -> str:
