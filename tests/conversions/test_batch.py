@@ -321,6 +321,15 @@ def test_slides_that_would_become_one_file_are_refused(tmp_path):
         slidewright.batch(tmp_path, tmp_path / "out")
 
 
+@pytest.mark.parametrize("recursive", [False, True])
+def test_what_is_hidden_in_a_folder_is_no_slide(tmp_path, slides, recursive):
+    for name in ("._slide0.tif", ".b.svs"):
+        (slides / name).write_bytes(b"\0\5\x16\7")  # as a Mac leaves them
+    (slides / ".trash.zarr").mkdir()
+    report = slidewright.batch(slides, tmp_path / "out", recursive=recursive, **OPTIONS)
+    assert statuses(report) == ["done"] * 3
+
+
 NOTHING = "does not exist"
 
 

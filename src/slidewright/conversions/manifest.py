@@ -166,10 +166,12 @@ def _slides(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> l
 
 def _in_folder(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> Iterator[tuple[str, str]]:
     """The slides in a folder by their names, a zarr or a folder of DICOM being one, and in those below it, but not in
-    that of the results.
+    that of the results, nor what is hidden: a Mac leaves a "._slide.svs" beside each slide that it copies.
     """
     for folder, folders, files in os.walk(path, onerror=_refuse_unreadable):
-        names = [name for name in (*folders, *files) if name.lower().endswith(SUFFIXES)]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        shown = [*folders, *(name for name in files if not name.startswith("."))]
+        names = [name for name in shown if name.lower().endswith(SUFFIXES)]
         names += [name for name in folders if name not in names and _holds_dicom(os.path.join(folder, name))]
         for name in sorted(names):
             source = os.path.join(folder, name)
@@ -179,7 +181,6 @@ def _in_folder(path: str, out: str | os.PathLike[str] | None, recursive: bool) -
             for name in folders
             if recursive
             and name not in names
-            and not name.startswith(".")
             and not (out is not None and same_file(os.path.join(folder, name), out))
         )
 

@@ -7,6 +7,7 @@ is done. What changes speed and not a byte of output (workers, memory, block siz
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -100,15 +101,17 @@ def _restored(value: Any) -> Any:
 
 def versions() -> dict[str, str]:
     """The versions that the bytes of an output may depend on."""
+    return {"slidewright": __version__, **{name: _version(name) for name in _LIBRARIES}}
+
+
+@functools.cache  # a batch asks for each slide, and each time takes as long as the rest of a slide that is skipped
+def _version(name: str) -> str:
     from importlib.metadata import PackageNotFoundError, version  # 0.02 s, which a run without shards need not take
 
-    found = {"slidewright": __version__}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "?"
-    return found
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "?"
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
