@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -444,4 +445,24 @@ def test_writer_that_got_no_tile_at_all_warns(tmp_path, overlap):
     assert caught[0].filename == __file__
     assert "no tile was ever written" in writer.report.warnings[-1]
     assert (tifffile.imread(tmp_path / "out.tif") == 7).all()
+    assert os.listdir(tmp_path) == ["out.tif"]
+
+
+@workers
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, SourceError])
+def test_part_of_an_iterable_is_not_closed_into_a_file(tmp_path, n_workers, error):
+    """Whoever closes in a `finally` must not replace a good file by a part of the image, whoever made the error."""
+
+    def tiles():
+        yield image(TILE, TILE)
+        if error is not SourceError:
+            raise error("in the middle")
+
+    out = tmp_path / "out.tif"
+    out.write_bytes(b"good")
+    writer = PyramidWriter(out, (100, 100, 3), n_workers=n_workers, overwrite=True, **OPTIONS)
+    with pytest.raises(error), contextlib.closing(writer.open()):
+        writer.write(tiles())
+    assert writer.report is None
+    assert out.read_bytes() == b"good"
     assert os.listdir(tmp_path) == ["out.tif"]

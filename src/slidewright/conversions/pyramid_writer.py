@@ -161,8 +161,16 @@ class PyramidWriter:
         Raises
         ------
         SourceError
-            For a tile of the wrong shape or dtype, and when there are fewer or more tiles than the image has.
+            For a tile of the wrong shape or dtype, and when there are fewer or more tiles than the image has. After any
+            error nothing is left of the file, as after `discard`.
         """
+        try:
+            self._write_all(tiles)
+        except BaseException:  # what closes the writer all the same must not make a file of a part of the image
+            self.discard()
+            raise
+
+    def _write_all(self, tiles: Iterable[Any]) -> None:
         tile = self._options.tile_side
         rows, columns = Size(*self._shape[:2]).grid(tile)
         written, due = 0, rows * columns * self._frames.frames
