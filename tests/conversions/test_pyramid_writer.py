@@ -21,7 +21,8 @@ from children import heed_ctrl_c, named
 from written import assert_levels_equal_oracle, digest, image
 
 import slidewright
-from slidewright import DestinationError, OptionError, PyramidWriter, SourceError
+from slidewright import DestinationError, OptionError, OutputError, PyramidWriter, SourceError
+from slidewright.pyramid.level_store import ScratchLevel
 
 TILE = 32
 OPTIONS = {"tile_size": TILE, "compression": "zstd"}
@@ -466,3 +467,26 @@ def test_part_of_an_iterable_is_not_closed_into_a_file(tmp_path, n_workers, erro
     assert writer.report is None
     assert out.read_bytes() == b"good"
     assert os.listdir(tmp_path) == ["out.tif"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OutputError])
+@pytest.mark.parametrize("overlap", ["refuse", "replace", "blend"])
+def test_region_of_which_a_part_was_put_is_not_tried_again(tmp_path, monkeypatch, error, overlap):
+    """Ctrl-C in a notebook, or a full disk: a blend would count that part twice, and what went to the disk is lost."""
+    monkeypatch.setattr("slidewright.conversions.canvas.CACHE_BYTES", 1)
+    write, left = ScratchLevel.write, [2]
+
+    def interrupted(self, *arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise error("now")
+        write(self, *arguments)
+
+    monkeypatch.setattr(ScratchLevel, "write", interrupted)
+    writer = PyramidWriter(tmp_path / "out.tif", (300, 410, 3), overlap=overlap, n_workers=0, **OPTIONS).open()
+    with pytest.raises(error):
+        writer.write_region(image(300, 410), 0, 0)
+    with pytest.raises(OptionError, match="is not open"):
+        writer.write_region(image(300, 410), 0, 0)
+    writer.close()
+    assert os.listdir(tmp_path) == []

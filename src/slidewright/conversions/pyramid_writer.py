@@ -265,7 +265,7 @@ class PyramidWriter:
                     "write_region after write_tile: those tiles are encoded already; open the PyramidWriter with "
                     "overlap='replace' or 'blend', or write regions only"
                 )
-            self._way.canvas.put(pixels[top:bottom, left:right], y + top, x + left, weights, frame)
+            self._way.put(pixels[top:bottom, left:right], y + top, x + left, weights, frame)
 
     def _finish(self) -> None:
         if self._stack is None:
@@ -430,7 +430,7 @@ class _Regions:
         from slidewright.conversions.conversion import decide
         from slidewright.pyramid.level_store import ScratchFolder
 
-        self._writer = writer
+        self._writer, self._discard = writer, writer.discard
         conversion = writer._conversion
         announce = {} if writer._launcher is None else {"announce": writer._launcher.own}
         folder = ScratchFolder(writer._options.scratch, **announce)
@@ -438,16 +438,25 @@ class _Regions:
         info, pixels = writer._given()
         info = replace(info, worker_bytes=0)
         source = CanvasSource(info, pixels, writer._options.tile_side, writer._overlap, folder.path)
-        self.canvas: Canvas = Canvas(source)
+        self._canvas: Canvas = Canvas(source)
         options = replace(writer._settled, block_tiles=writer._options.block_tiles)
         conversion.decided = decide(source, options, writer._started)
 
     def put_tile(self, pixels: NDArray[Any], row: int, column: int, frame: int) -> None:
         tile = self._writer._options.tile_side
-        self.canvas.put(pixels, row * tile, column * tile, frame=frame)
+        self.put(pixels, row * tile, column * tile, None, frame)
+
+    def put(self, pixels: NDArray[Any], y: int, x: int, weights: NDArray[np.float64] | None, frame: int) -> None:
+        try:
+            self._canvas.put(pixels, y, x, weights, frame)
+        except SourceError:  # refused, before anything of it was put
+            raise
+        except BaseException:  # a part of it was put, or what was put before is lost: to try again would not help
+            self._discard()
+            raise
 
     def finish(self) -> Report:
-        self.canvas.flush()
+        self._canvas.flush()
         writer = self._writer
         return writer._conversion.run(writer._launcher, writer._callback)
 
