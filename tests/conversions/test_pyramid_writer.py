@@ -490,3 +490,20 @@ def test_region_of_which_a_part_was_put_is_not_tried_again(tmp_path, monkeypatch
         writer.write_region(image(300, 410), 0, 0)
     writer.close()
     assert os.listdir(tmp_path) == []
+
+
+@workers
+@pytest.mark.parametrize("overlap", ["refuse", "replace"])
+@pytest.mark.parametrize("name", ["close", "discard", "write_tile"])
+def test_call_from_within_is_refused(tmp_path, monkeypatch, n_workers, overlap, name):
+    """As a signal handler makes one, at any moment: it waited for ever, or took away what was in use."""
+    monkeypatch.setattr("slidewright.conversions.canvas.CACHE_BYTES", 1)
+
+    def told(_):
+        getattr(writer, name)(*([image(TILE, TILE), 0, 1] if name == "write_tile" else []))
+
+    options = {"overlap": overlap, "n_workers": n_workers, "progress": told, **OPTIONS}
+    writer = PyramidWriter(tmp_path / "out.tif", (300, 410, 3), **options)
+    with pytest.raises(OptionError, match="from within"), writer:
+        writer.write_tile(image(TILE, TILE), 0, 0)
+    assert os.listdir(tmp_path) == []

@@ -107,6 +107,7 @@ class PyramidWriter:
         self._stack: contextlib.ExitStack | None = None
         self._open = False
         self._lock = threading.RLock()  # two threads that wait for the same answer would wait for ever
+        self._at_work = threading.Lock()
         self._way: _Tiles | _Regions | None = None
         self.report = None
 
@@ -143,10 +144,13 @@ class PyramidWriter:
 
     def discard(self) -> None:
         """Give up: nothing is left of the file. An exception in a with statement does so."""
-        with self._lock:
-            self._open = False
-            if self._stack is not None:
-                self._stack.close()
+        with self._lock, self._alone():
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._open = False
+        if self._stack is not None:
+            self._stack.close()
 
     def write(self, tiles: Iterable[Any]) -> None:
         """Write the whole image from an iterable of its tiles in row-major order; a stack plane by plane along z, time
@@ -220,7 +224,7 @@ class PyramidWriter:
         left = Size(min(tile, self._shape[0] - row * tile), min(tile, self._shape[1] - column * tile))
         pixels = self._pixels(array, f"the tile at row {row}, column {column}", left, tile)
         frame = self._frame(z, t)
-        with self._lock:
+        with self._lock, self._alone():
             self._begin(tiles=self._overlap == "refuse")
             assert self._way is not None
             self._way.put_tile(pixels, row, column, frame)
@@ -258,7 +262,7 @@ class PyramidWriter:
             )
         frame = self._frame(z, t)
         weights = weights if weights is None else weights[top:bottom, left:right]
-        with self._lock:
+        with self._lock, self._alone():
             self._begin(tiles=False)
             if not isinstance(self._way, _Regions):
                 raise SourceError(
@@ -267,10 +271,21 @@ class PyramidWriter:
                 )
             self._way.put(pixels[top:bottom, left:right], y + top, x + left, weights, frame)
 
+    def _alone(self) -> threading.Lock:
+        """What is held while this thread is at work here: a signal handler, or a callback of `progress`, that calls in
+        the middle of it would wait for ever, or pull away what is in use.
+        """
+        if self._at_work.locked():
+            raise OptionError(
+                "the PyramidWriter is at work, and this call comes from within, such as from a signal handler or from "
+                "progress; raise an exception there, or note what is wanted and do it afterwards"
+            )
+        return self._at_work
+
     def _finish(self) -> None:
         if self._stack is None:
             raise OptionError("the PyramidWriter was never opened; call open() first, or use it in a with statement")
-        with self._lock:
+        with self._lock, self._alone():
             self._finish_once(self._stack)
 
     def _finish_once(self, stack: contextlib.ExitStack) -> None:
@@ -380,7 +395,7 @@ class _Tiles:
         from slidewright.engine.inbox import Inbox, PushedSource
 
         self._conversion, self._callback = writer._conversion, writer._callback
-        self._discard = writer.discard
+        self._discard = writer._give_up
         decided = self._conversion.decided
         self._plan = decided.plan
         slots = SLOTS_PER_WORKER * decided.memory.n_workers + 1
@@ -430,7 +445,7 @@ class _Regions:
         from slidewright.conversions.conversion import decide
         from slidewright.pyramid.level_store import ScratchFolder
 
-        self._writer, self._discard = writer, writer.discard
+        self._writer, self._discard = writer, writer._give_up
         conversion = writer._conversion
         announce = {} if writer._launcher is None else {"announce": writer._launcher.own}
         folder = ScratchFolder(writer._options.scratch, **announce)
