@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import signal
@@ -507,3 +508,31 @@ def test_call_from_within_is_refused(tmp_path, monkeypatch, n_workers, overlap, 
     with pytest.raises(OptionError, match="from within"), writer:
         writer.write_tile(image(TILE, TILE), 0, 0)
     assert os.listdir(tmp_path) == []
+
+
+@workers
+@pytest.mark.parametrize("end", ["close", "discard"])
+def test_writer_that_is_kept_for_its_report_keeps_no_memory(tmp_path, n_workers, end):
+    gc.collect()
+    kept, before = [], psutil.Process().num_fds()
+    for number in range(5):
+        options = {"n_workers": n_workers, "overwrite": True, **OPTIONS}
+        kept.append(PyramidWriter(tmp_path / "out.tif", (100, 100, 3), **options).open())
+        kept[number].write_tile(image(TILE, TILE), 0, 0)
+        getattr(kept[number], end)()
+    assert psutil.Process().num_fds() == before  # a mapping has a descriptor of its own
+
+
+@workers
+@pytest.mark.parametrize("overlap", ["refuse", "replace"])
+def test_scratch_is_where_it_was_opened_wherever_the_caller_goes(tmp_path, n_workers, overlap, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name / ("scratch" if name == "here" else "")).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    out = tmp_path / "out.tif"
+    options = {"scratch": "scratch", "overlap": overlap, "n_workers": n_workers, "block_tiles": 1, **OPTIONS}
+    with PyramidWriter(out, (300, 410, 3), **options) as writer:
+        writer.write_tile(image(TILE, TILE), 0, 0)
+        monkeypatch.chdir(tmp_path / "there")
+        writer.write_tile(image(TILE, TILE), 0, 1)
+    assert os.listdir(tmp_path / "here" / "scratch") == os.listdir(tmp_path / "there") == []

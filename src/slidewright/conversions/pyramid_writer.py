@@ -127,6 +127,8 @@ class PyramidWriter:
 
         if self._stack is not None:
             raise OptionError("a PyramidWriter writes one file; make another for another")
+        if self._options.scratch is not None:  # wherever the caller goes meanwhile
+            self._options = replace(self._options, scratch=os.path.abspath(self._options.scratch))
         with contextlib.ExitStack() as stack:
             self._started = monotonic()
             self._launcher = stack.enter_context(make_launcher(self._options))
@@ -405,6 +407,7 @@ class _Tiles:
         writer._read_from(source)
         self._run = self._conversion.prepare(writer._launcher)
         self._inbox = Inbox(source)
+        stack.callback(self._inbox.close)
         self._feeder = Feeder(self._run, writer._launcher, self._callback, self._inbox)
         stack.callback(self._feeder.close)
         self._seen = np.zeros((info.stack.frames, *self._plan.levels[0].tiles), dtype=bool)
