@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -181,6 +182,25 @@ def test_from_pil(tmp_path):
     small = TifffileImageWriter(tmp_path / "small.tif", (30, 30, 3), 0.5, (64, 64))
     with pytest.raises(RuntimeError, match="PIL Image must be larger than set tile size"):
         small.from_pil(Image.new("RGB", (30, 30)))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
+def test_pil_image_whose_values_do_not_fit_is_refused(tmp_path, dtype):
+    """Cut to 8 bits, label 257 would be label 1."""
+
+    def write_pil(pixels):
+        size = (130, 200)
+        writer = TifffileImageWriter(tmp_path / "out.tif", size, 0.5, (64, 64), compression="lzw", n_workers=0)
+        writer.from_pil(Image.fromarray(pixels))
+
+    labels = np.arange(130 * 200, dtype=dtype).reshape(200, 130) % 7
+    with pytest.raises(SourceError, match="expected 64x64x1 of uint8"):
+        write_pil(labels + np.dtype(dtype).type(256))
+    assert os.listdir(tmp_path) == []
+    if dtype != "float32":
+        write_pil(labels)
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), labels)
 
 
 def test_integer_masks_are_taken_where_they_fit(tmp_path):

@@ -121,7 +121,7 @@ class TifffileImageWriter:
         self.report = None
 
     def from_pil(self, pil_image: Any) -> None:
-        """Write a PIL image.
+        """Write a PIL image, of values that fit in uint8; others are refused, where dlup takes what is left of them.
 
         Raises
         ------
@@ -135,8 +135,7 @@ class TifffileImageWriter:
             raise RuntimeError(
                 f"PIL Image must be larger than set tile size. Got {pil_image.size} and {(self._tile, self._tile)}."
             )
-        pixels = np.asarray(pil_image).astype("uint8")
-        self.from_tiles_iterator(_tiles(pixels, self._tile))
+        self.from_tiles_iterator(_tiles(np.asarray(pil_image), self._tile))
 
     def from_tiles_iterator(self, iterator: Iterable[NDArray[Any]]) -> None:
         """Write the tiles of an iterator in row-major order, pulled here while worker processes encode.

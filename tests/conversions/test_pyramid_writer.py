@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import random
 import signal
@@ -20,7 +22,8 @@ from children import heed_ctrl_c, named
 from written import assert_levels_equal_oracle, digest, image
 
 import slidewright
-from slidewright import DestinationError, OptionError, PyramidWriter, SourceError
+from slidewright import DestinationError, OptionError, OutputError, PyramidWriter, SourceError
+from slidewright.pyramid.level_store import ScratchLevel
 
 TILE = 32
 OPTIONS = {"tile_size": TILE, "compression": "zstd"}
@@ -445,3 +448,91 @@ def test_writer_that_got_no_tile_at_all_warns(tmp_path, overlap):
     assert "no tile was ever written" in writer.report.warnings[-1]
     assert (tifffile.imread(tmp_path / "out.tif") == 7).all()
     assert os.listdir(tmp_path) == ["out.tif"]
+
+
+@workers
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, SourceError])
+def test_part_of_an_iterable_is_not_closed_into_a_file(tmp_path, n_workers, error):
+    """Whoever closes in a `finally` must not replace a good file by a part of the image, whoever made the error."""
+
+    def tiles():
+        yield image(TILE, TILE)
+        if error is not SourceError:
+            raise error("in the middle")
+
+    out = tmp_path / "out.tif"
+    out.write_bytes(b"good")
+    writer = PyramidWriter(out, (100, 100, 3), n_workers=n_workers, overwrite=True, **OPTIONS)
+    with pytest.raises(error), contextlib.closing(writer.open()):
+        writer.write(tiles())
+    assert writer.report is None
+    assert out.read_bytes() == b"good"
+    assert os.listdir(tmp_path) == ["out.tif"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OutputError])
+@pytest.mark.parametrize("overlap", ["refuse", "replace", "blend"])
+def test_region_of_which_a_part_was_put_is_not_tried_again(tmp_path, monkeypatch, error, overlap):
+    """Ctrl-C in a notebook, or a full disk: a blend would count that part twice, and what went to the disk is lost."""
+    monkeypatch.setattr("slidewright.conversions.canvas.CACHE_BYTES", 1)
+    write, left = ScratchLevel.write, [2]
+
+    def interrupted(self, *arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise error("now")
+        write(self, *arguments)
+
+    monkeypatch.setattr(ScratchLevel, "write", interrupted)
+    writer = PyramidWriter(tmp_path / "out.tif", (300, 410, 3), overlap=overlap, n_workers=0, **OPTIONS).open()
+    with pytest.raises(error):
+        writer.write_region(image(300, 410), 0, 0)
+    with pytest.raises(OptionError, match="is not open"):
+        writer.write_region(image(300, 410), 0, 0)
+    writer.close()
+    assert os.listdir(tmp_path) == []
+
+
+@workers
+@pytest.mark.parametrize("overlap", ["refuse", "replace"])
+@pytest.mark.parametrize("name", ["close", "discard", "write_tile"])
+def test_call_from_within_is_refused(tmp_path, monkeypatch, n_workers, overlap, name):
+    """As a signal handler makes one, at any moment: it waited for ever, or took away what was in use."""
+    monkeypatch.setattr("slidewright.conversions.canvas.CACHE_BYTES", 1)
+
+    def told(_):
+        getattr(writer, name)(*([image(TILE, TILE), 0, 1] if name == "write_tile" else []))
+
+    options = {"overlap": overlap, "n_workers": n_workers, "progress": told, **OPTIONS}
+    writer = PyramidWriter(tmp_path / "out.tif", (300, 410, 3), **options)
+    with pytest.raises(OptionError, match="from within"), writer:
+        writer.write_tile(image(TILE, TILE), 0, 0)
+    assert os.listdir(tmp_path) == []
+
+
+@workers
+@pytest.mark.parametrize("end", ["close", "discard"])
+def test_writer_that_is_kept_for_its_report_keeps_no_memory(tmp_path, n_workers, end):
+    gc.collect()
+    kept, before = [], psutil.Process().num_fds()
+    for number in range(5):
+        options = {"n_workers": n_workers, "overwrite": True, **OPTIONS}
+        kept.append(PyramidWriter(tmp_path / "out.tif", (100, 100, 3), **options).open())
+        kept[number].write_tile(image(TILE, TILE), 0, 0)
+        getattr(kept[number], end)()
+    assert psutil.Process().num_fds() == before  # a mapping has a descriptor of its own
+
+
+@workers
+@pytest.mark.parametrize("overlap", ["refuse", "replace"])
+def test_scratch_is_where_it_was_opened_wherever_the_caller_goes(tmp_path, n_workers, overlap, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name / ("scratch" if name == "here" else "")).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    out = tmp_path / "out.tif"
+    options = {"scratch": "scratch", "overlap": overlap, "n_workers": n_workers, "block_tiles": 1, **OPTIONS}
+    with PyramidWriter(out, (300, 410, 3), **options) as writer:
+        writer.write_tile(image(TILE, TILE), 0, 0)
+        monkeypatch.chdir(tmp_path / "there")
+        writer.write_tile(image(TILE, TILE), 0, 1)
+    assert os.listdir(tmp_path / "here" / "scratch") == os.listdir(tmp_path / "there") == []

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from reading import assert_reads_like
 
+import slidewright
 from slidewright.errors import SourceError
 from slidewright.options import ConvertOptions
 from slidewright.sources.base import Source
@@ -110,6 +112,17 @@ def test_flags_become_zero_and_one_without_a_copy() -> None:
     assert (source.info.kind, source.info.dtype) == ("binary", "uint8")
     assert np.shares_memory(source.open().read(0, 0, 60, 70, np.empty((64, 70, 1), np.uint8)), mask)
     assert_reads_like(source, mask.astype(np.uint8), travels=False)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_flags_whose_bytes_are_others_become_zero_and_one(tmp_path: Path, workers: int) -> None:
+    """`mask.view(bool)` of a mask of 0 and 255 leaves its bytes as they are, and NumPy takes them for False and True.
+    """
+    mask = (RNG.random((100, 130)) > 0.5) * np.uint8(255)
+    assert_reads_like(adapt(mask.view(bool)), mask // 255, travels=False)
+    slidewright.convert(mask.view(bool), tmp_path / "out.tif", tile_size=32, compression="zstd", n_workers=workers)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), mask // 255)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "int8"])

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import slidewright
 from slidewright.errors import SourceError
 from slidewright.sources.array import ArraySource, NpySource, SharedArraySource
 from slidewright.sources.base import Source
@@ -159,6 +161,26 @@ def test_npy_file_cut_short_is_an_error(tmp_path: Path, cut: int) -> None:
     path.write_bytes(path.read_bytes()[:-cut] if cut > 5 else b"\x93NUMPY")
     with pytest.raises(SourceError, match=str(path)):
         open_source(path)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "then", [lambda a: a.T.copy(), np.asfortranarray, lambda a: a.astype(">u2"), lambda a: a.astype(np.float16)]
+)
+def test_npy_file_that_became_another_since_it_was_described_is_refused(
+    tmp_path: Path, then: Any, workers: int
+) -> None:
+    path, pixels = tmp_path / "a.npy", np.arange(50 * 70, dtype=np.uint16).reshape(50, 70)
+    np.save(path, pixels)
+    source = open_source(path)
+    np.save(path, then(pixels))
+    with pytest.raises(SourceError, match="is not the file it was"):
+        slidewright.convert(source, tmp_path / "out.tif", n_workers=workers)
+    assert list(tmp_path.iterdir()) == [path]
+    np.save(path, pixels[::-1])  # of the same kind: what it holds now
+    slidewright.convert(source, tmp_path / "out.tif", n_workers=workers)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), pixels[::-1])
 
 
 def test_npy_of_objects_is_refused_unread(tmp_path: Path) -> None:

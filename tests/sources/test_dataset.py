@@ -10,10 +10,12 @@ import pickle
 import subprocess
 import sys
 import threading
+import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 import tifffile
@@ -27,6 +29,7 @@ import slidewright
 from slidewright.errors import OptionError, SourceError
 from slidewright.sources.dataset import DatasetSource
 from slidewright.sources.open import open_source
+from slidewright.sources.wrappers import pickled
 from slidewright.system import shared_memory as sharing
 
 PIXELS = np.random.default_rng(14).integers(0, 256, (130, 170, 3), dtype=np.uint8)
@@ -299,6 +302,24 @@ def test_dataset_of_a_module_that_workers_can_not_import(tmp_path: Path) -> None
     finally:
         del sys.modules["plugin_of_the_caller"]
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif", key=0)[::32, ::32], [[0, 1], [2, 3]])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("by_caller", [False, True])
+def test_modules_are_taken_along_as_long_as_anybody_needs_it(by_caller: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads convert what the same module defines, and the caller may have told cloudpickle so for Dask."""
+    module = types.ModuleType("made_by_the_caller")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec("def function(): return 1", vars(module))
+    if by_caller:
+        cloudpickle.register_pickle_by_value(module)
+    with pickled._by_value(module.function):
+        with pickled._by_value(module.function):
+            pass
+        assert module.__name__ in cloudpickle.list_registry_pickle_by_value()
+    assert (module.__name__ in cloudpickle.list_registry_pickle_by_value()) == by_caller
+    if by_caller:
+        cloudpickle.unregister_pickle_by_value(module)
 
 
 class Unmakeable(Tiles):

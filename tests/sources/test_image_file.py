@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from reading import assert_reads_like
 from written import assert_levels_equal_oracle
 
@@ -163,3 +164,23 @@ def test_codec_that_nobody_has_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"compressed by sgilog \(TIFF's Compression 34676\)") as caught:
         open_source(path)
     assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_file_that_is_cut_short_is_an_error_whatever_the_caller_has_made_of_pillow(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs that train on image files let Pillow make what is missing grey, which it says nowhere."""
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(PIXELS).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(CorruptTileError, match="truncated"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(open_source, [path] * 200))
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+    assert Image.MAX_IMAGE_PIXELS == 100
+    assert list(tmp_path.iterdir()) == [path]

@@ -27,7 +27,7 @@ from slidewright.sources.base import BLANK, Source
 from slidewright.sources.open import open_source
 from slidewright.sources.wrappers.adapt import AdaptedSource
 from slidewright.sources.wrappers.fill import FillingSource, fill_corrupt
-from slidewright.sources.wrappers.pickled import own_source
+from slidewright.sources.wrappers.pickled import OwnSource, Portable, own_source
 
 
 def wrapped(source: Source, wrapper: str) -> Source:
@@ -211,6 +211,32 @@ def test_reader_that_answers_blank_without_saying_so_gives_background(tmp_path: 
     source.open = lambda: Forgetful(source)  # type: ignore[method-assign]
     slidewright.convert(source, tmp_path / "out.tif", tile_size=TILE, compression="deflate", block_tiles=1, n_workers=0)
     assert_levels_equal_oracle(tmp_path / "out.tif", PIXELS, TILE)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda pixels: pixels[: len(pixels) // 2], r"gave uint8 of shape \(16, 32, 1\) for 32 x 32 pixels"),
+        (lambda pixels: pixels.view(np.int8), "gave int8 .* expected uint8"),
+        (lambda pixels: pixels * 1.5, "gave float64 .* expected uint8"),
+        (lambda pixels: pixels[..., 0], r"gave uint8 of shape \(32, 32\)"),
+        (lambda pixels: None, "gave a NoneType"),
+        (lambda pixels: pixels.tolist(), "gave a list"),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reader_that_gives_something_else_is_refused(tmp_path: Path, change: Any, message: str, workers: int) -> None:
+    class Careless(AbleReader):
+        def read(self, *given: Any, **more: Any) -> Any:
+            return change(super().read(*given, **more))
+
+    source = AbleSource()
+    source.open = lambda: Careless(source)  # type: ignore[method-assign]
+    given = OwnSource(Portable(source, "able"), source.info, importable=False)
+    with pytest.raises(SourceError, match=message):
+        slidewright.convert(given, tmp_path / "out.tif", tile_size=TILE, compression="deflate", n_workers=workers)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_source_with_its_own_class_is_taken_as_it_is() -> None:

@@ -248,3 +248,14 @@ def test_array_replaced_by_another_is_an_error(tmp_path: Path, shape: Any, dtype
     zarr.create_array(tmp_path / "a.zarr", shape=shape, dtype=dtype, chunks=shape, overwrite=True)
     with pytest.raises(SourceError, match="start again"):
         source.open()
+
+
+@pytest.mark.timeout(60)
+def test_array_that_another_format_hides_is_refused(tmp_path: Path) -> None:
+    """Whoever opens the folder again gets the other array, of the same shape."""
+    options = {"shape": (60, 70), "chunks": (32, 32), "dtype": "uint8"}
+    old, new = (zarr.create_array(tmp_path / "a.zarr", zarr_format=form, **options) for form in (2, 3))
+    old[:], new[:] = 2, 3
+    with pytest.raises(SourceError, match="two formats"):
+        open_source(old)
+    assert_reads_like(open_source(new), np.full((60, 70), 3, np.uint8))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -137,6 +138,20 @@ def test_path_in_sys_path_is_passed_over_as_python_does(tmp_path: Path, monkeypa
     with contextlib.closing(ProcessLauncher()) as launcher:
         launcher.own(str(tmp_path / "nothing"))
         assert launcher.reason(launcher.spawn("slidewright.no_such_module", "nobody", None)).endswith("exit code 1")
+
+
+@pytest.mark.timeout(60)
+def test_time_limit_of_the_callers_sockets_is_not_that_of_its_answers(
+    large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(early, "PRELOAD", ("slidewright_is_still_importing", *early.PRELOAD))
+    (tmp_path / "slidewright_is_still_importing.py").write_text("import time; time.sleep(1)")
+    monkeypatch.syspath_prepend(tmp_path)
+    socket.setdefaulttimeout(0.2)
+    try:
+        assert slidewright.convert(large, tmp_path / "o.tif", n_workers=2).n_workers == 2
+    finally:
+        socket.setdefaulttimeout(None)
 
 
 @pytest.mark.parametrize(("name", "value"), [("frozen", True), ("executable", ""), ("executable", None)])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from slidewright.codecs.table import canonical
+from slidewright.codecs import canonical
 from slidewright.errors import OptionError
 from slidewright.options import MAX_TILE, ConvertOptions
 from slidewright.pyramid.kept import Kept

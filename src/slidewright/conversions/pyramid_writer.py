@@ -107,6 +107,7 @@ class PyramidWriter:
         self._stack: contextlib.ExitStack | None = None
         self._open = False
         self._lock = threading.RLock()  # two threads that wait for the same answer would wait for ever
+        self._at_work = threading.Lock()
         self._way: _Tiles | _Regions | None = None
         self.report = None
 
@@ -126,6 +127,8 @@ class PyramidWriter:
 
         if self._stack is not None:
             raise OptionError("a PyramidWriter writes one file; make another for another")
+        if self._options.scratch is not None:  # wherever the caller goes meanwhile
+            self._options = replace(self._options, scratch=os.path.abspath(self._options.scratch))
         with contextlib.ExitStack() as stack:
             self._started = monotonic()
             self._launcher = stack.enter_context(make_launcher(self._options))
@@ -143,10 +146,13 @@ class PyramidWriter:
 
     def discard(self) -> None:
         """Give up: nothing is left of the file. An exception in a with statement does so."""
-        with self._lock:
-            self._open = False
-            if self._stack is not None:
-                self._stack.close()
+        with self._lock, self._alone():
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._open = False
+        if self._stack is not None:
+            self._stack.close()
 
     def write(self, tiles: Iterable[Any]) -> None:
         """Write the whole image from an iterable of its tiles in row-major order; a stack plane by plane along z, time
@@ -161,8 +167,16 @@ class PyramidWriter:
         Raises
         ------
         SourceError
-            For a tile of the wrong shape or dtype, and when there are fewer or more tiles than the image has.
+            For a tile of the wrong shape or dtype, and when there are fewer or more tiles than the image has. After any
+            error nothing is left of the file, as after `discard`.
         """
+        try:
+            self._write_all(tiles)
+        except BaseException:  # what closes the writer all the same must not make a file of a part of the image
+            self.discard()
+            raise
+
+    def _write_all(self, tiles: Iterable[Any]) -> None:
         tile = self._options.tile_side
         rows, columns = Size(*self._shape[:2]).grid(tile)
         written, due = 0, rows * columns * self._frames.frames
@@ -212,7 +226,7 @@ class PyramidWriter:
         left = Size(min(tile, self._shape[0] - row * tile), min(tile, self._shape[1] - column * tile))
         pixels = self._pixels(array, f"the tile at row {row}, column {column}", left, tile)
         frame = self._frame(z, t)
-        with self._lock:
+        with self._lock, self._alone():
             self._begin(tiles=self._overlap == "refuse")
             assert self._way is not None
             self._way.put_tile(pixels, row, column, frame)
@@ -250,19 +264,30 @@ class PyramidWriter:
             )
         frame = self._frame(z, t)
         weights = weights if weights is None else weights[top:bottom, left:right]
-        with self._lock:
+        with self._lock, self._alone():
             self._begin(tiles=False)
             if not isinstance(self._way, _Regions):
                 raise SourceError(
                     "write_region after write_tile: those tiles are encoded already; open the PyramidWriter with "
                     "overlap='replace' or 'blend', or write regions only"
                 )
-            self._way.canvas.put(pixels[top:bottom, left:right], y + top, x + left, weights, frame)
+            self._way.put(pixels[top:bottom, left:right], y + top, x + left, weights, frame)
+
+    def _alone(self) -> threading.Lock:
+        """What is held while this thread is at work here: a signal handler, or a callback of `progress`, that calls in
+        the middle of it would wait for ever, or pull away what is in use.
+        """
+        if self._at_work.locked():
+            raise OptionError(
+                "the PyramidWriter is at work, and this call comes from within, such as from a signal handler or from "
+                "progress; raise an exception there, or note what is wanted and do it afterwards"
+            )
+        return self._at_work
 
     def _finish(self) -> None:
         if self._stack is None:
             raise OptionError("the PyramidWriter was never opened; call open() first, or use it in a with statement")
-        with self._lock:
+        with self._lock, self._alone():
             self._finish_once(self._stack)
 
     def _finish_once(self, stack: contextlib.ExitStack) -> None:
@@ -372,7 +397,7 @@ class _Tiles:
         from slidewright.engine.inbox import Inbox, PushedSource
 
         self._conversion, self._callback = writer._conversion, writer._callback
-        self._discard = writer.discard
+        self._discard = writer._give_up
         decided = self._conversion.decided
         self._plan = decided.plan
         slots = SLOTS_PER_WORKER * decided.memory.n_workers + 1
@@ -382,6 +407,7 @@ class _Tiles:
         writer._read_from(source)
         self._run = self._conversion.prepare(writer._launcher)
         self._inbox = Inbox(source)
+        stack.callback(self._inbox.close)
         self._feeder = Feeder(self._run, writer._launcher, self._callback, self._inbox)
         stack.callback(self._feeder.close)
         self._seen = np.zeros((info.stack.frames, *self._plan.levels[0].tiles), dtype=bool)
@@ -422,7 +448,7 @@ class _Regions:
         from slidewright.conversions.conversion import decide
         from slidewright.pyramid.level_store import ScratchFolder
 
-        self._writer = writer
+        self._writer, self._discard = writer, writer._give_up
         conversion = writer._conversion
         announce = {} if writer._launcher is None else {"announce": writer._launcher.own}
         folder = ScratchFolder(writer._options.scratch, **announce)
@@ -430,16 +456,25 @@ class _Regions:
         info, pixels = writer._given()
         info = replace(info, worker_bytes=0)
         source = CanvasSource(info, pixels, writer._options.tile_side, writer._overlap, folder.path)
-        self.canvas: Canvas = Canvas(source)
+        self._canvas: Canvas = Canvas(source)
         options = replace(writer._settled, block_tiles=writer._options.block_tiles)
         conversion.decided = decide(source, options, writer._started)
 
     def put_tile(self, pixels: NDArray[Any], row: int, column: int, frame: int) -> None:
         tile = self._writer._options.tile_side
-        self.canvas.put(pixels, row * tile, column * tile, frame=frame)
+        self.put(pixels, row * tile, column * tile, None, frame)
+
+    def put(self, pixels: NDArray[Any], y: int, x: int, weights: NDArray[np.float64] | None, frame: int) -> None:
+        try:
+            self._canvas.put(pixels, y, x, weights, frame)
+        except SourceError:  # refused, before anything of it was put
+            raise
+        except BaseException:  # a part of it was put, or what was put before is lost: to try again would not help
+            self._discard()
+            raise
 
     def finish(self) -> Report:
-        self.canvas.flush()
+        self._canvas.flush()
         writer = self._writer
         return writer._conversion.run(writer._launcher, writer._callback)
 

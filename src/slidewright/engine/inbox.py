@@ -126,3 +126,7 @@ class Inbox:
     def rest_is_background(self) -> None:
         """No tile comes any more."""
         self._places[-1] = 0
+
+    def close(self) -> None:
+        """Let go of the slots, whose memory can't be given back before."""
+        del self._places, self._tiles

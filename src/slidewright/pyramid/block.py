@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.codecs import Encoding
-from slidewright.errors import RunError
+from slidewright.errors import RunError, SourceError
 from slidewright.geometry import Region, Size
 from slidewright.pyramid.kept import Kept
 from slidewright.pyramid.plan import Block, Key, Pass, Plan
@@ -203,7 +203,19 @@ class BlockEncoder(BlockMaker):
         else:
             pixels = walk.reader.read(*region, self._tiles[0])
         self.seconds["read"] += perf_counter() - start
+        if pixels is not BLANK:
+            self._check_answer(pixels, region)
         return pixels
+
+    def _check_answer(self, pixels: Pixels, region: Region) -> None:
+        """Refuse what a reader of the caller's gives that is not what it was asked for: encoded, it would be another
+        image, or bytes that nobody can decode.
+        """
+        shape, dtype = (*region[2:], self._tiles[0].shape[2]), self._tiles[0].dtype
+        given = getattr(pixels, "shape", None), getattr(pixels, "dtype", None)
+        if given != (shape, dtype) and given != (shape, dtype.newbyteorder()):
+            what = f"{given[1]} of shape {given[0]}" if given[1] is not None else f"a {type(pixels).__name__}"
+            raise SourceError(f"the reader of the source gave {what} for {region}; expected {dtype} of shape {shape}")
 
     def _keep(self, walk: _Walk, row: int, column: int, answer: Pixels | Blank, region: Region) -> Pixels:
         """Hand on the source's own tile, whose pixels were read; one that is not to be had is made of them."""

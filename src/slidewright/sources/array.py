@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -123,16 +123,15 @@ class NpySource(Source):
     dtype: str
     strides: tuple[int, ...]
     info: SourceInfo
+    header: tuple[Any, ...] = ()
+    """What a `.npy` file says of its array: a file that took its name since may say something else."""
 
     @classmethod
     def at(cls, path: str, selection: Selection = Selection()) -> NpySource | ArraySource:  # noqa: B008 - frozen
         """Describe a `.npy` file (numpy.lib.format); raises SourceError when it is damaged or holds no image."""
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except Exception as error:  # NumPy's own kinds, and those of the tokenizer that reads the header
-            what = " ".join(str(error).split())  # some are paragraphs
-            raise SourceError(f"{path} can't be read as a .npy file ({what}); it is cut short or damaged") from error
-        return cls.of(array, "npy", selection) or ArraySource(array, path, selection)
+        array = _mapped(path)
+        source = cls.of(array, "npy", selection)
+        return ArraySource(array, path, selection) if source is None else replace(source, header=_header(array))
 
     @classmethod
     def of(
@@ -184,6 +183,8 @@ class NpySource(Source):
 
     def open(self) -> Reader:
         """Open the file in this process."""
+        if self.header and _header(_mapped(self.path)) != self.header:
+            raise SourceError(f"{self.path} is not the file it was when the run began; start again")
         info, (time, depth, row, _, channel) = self.info, self.strides
         samples = 1 if info.planar else info.samples
         offsets = [
@@ -222,6 +223,20 @@ class _ArrayReader(Reader):
     def close(self) -> None:
         """Let go of the array."""
         self._array = None
+
+
+def _mapped(path: str) -> NDArray[Any]:
+    """The array of a `.npy` file, none of whose pixels is read."""
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy's own kinds, and those of the tokenizer that reads the header
+        what = " ".join(str(error).split())  # some are paragraphs
+        raise SourceError(f"{path} can't be read as a .npy file ({what}); it is cut short or damaged") from error
+    return array
+
+
+def _header(array: Any) -> tuple[Any, ...]:
+    return array.dtype.str, array.shape, array.strides, getattr(array, "offset", 0)
 
 
 def _laid_out(buffer: SharedBuffer, info: SourceInfo) -> Pixels:

@@ -36,6 +36,8 @@ _SIZ, _TO_COMPONENTS = b"\xff\x4f\xff\x51", 40
 """How a codestream of JPEG 2000 begins, and how far from there the number of its components is (ISO 15444-1, A.5.1)."""
 _HEADER_BYTES = 1 << 16
 _STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"BM", b"GIF8")
+_LOCK = threading.Lock()
+_limits: list[tuple[int | None, bool]] = []  # of Pillow, the first as they were before anybody here needed others
 
 
 def is_image_file(start: bytes) -> bool:
@@ -128,17 +130,33 @@ def _orientation(image: Any) -> int:
     return value if value in range(1, 9) else 1
 
 
+@contextmanager
+def _our_limits() -> Iterator[None]:
+    """Pillow's own limits, which count for all threads, as they are needed here; the last to leave puts back what the
+    caller has made of them.
+    """
+    from PIL import Image, ImageFile
+
+    with _LOCK:
+        _limits.append((Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES))
+        Image.MAX_IMAGE_PIXELS = None  # MAX_BYTES is the bound here
+        ImageFile.LOAD_TRUNCATED_IMAGES = False  # which would make what is lost grey, and say nothing
+    try:
+        yield
+    finally:
+        with _LOCK:
+            before = _limits.pop()
+            if not _limits:
+                Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
 def _open(path: str) -> Any:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_BYTES is the bound here
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                return Image.open(path, formats=FORMATS)
-            finally:
-                Image.MAX_IMAGE_PIXELS = limit
+        with warnings.catch_warnings(), _our_limits():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(path, formats=FORMATS)
     except Exception as error:  # its plugins raise many kinds over a damaged header
         raise SourceError(f"{path} can't be read by Pillow ({error}); {_REMEDY}") from error
 
@@ -157,7 +175,8 @@ def _load(path: str) -> PilPixels:
         if plain is not None:
             return plain
         try:
-            image.load()
+            with _our_limits():
+                image.load()
             upright = image if turn is None else image.transpose(turn)
         except Exception as error:
             raise CorruptTileError(f"{path} does not decode ({error}); {_REMEDY}") from error

@@ -71,7 +71,14 @@ class ZarrSource(Source):
                 f"to a folder first "
                 "(zarr.save_array, or zarr.copy_store), or pass the array's pixels as a NumPy array"
             )
-        return cls._describe(node, os.path.abspath(store), node.path, selection)
+        store = os.path.abspath(store)
+        form = node.metadata.zarr_format
+        if _node(store, node.path).metadata.zarr_format != form:
+            raise SourceError(
+                f"{os.path.join(store, node.path)} is there in two formats, and other processes would not open that of "
+                f"zarr v{form}; remove one, or pass the array's pixels as a NumPy array"
+            )
+        return cls._describe(node, store, node.path, selection)
 
     @classmethod
     def _describe(cls, node: Any, store: str, inner: str, selection: Selection) -> ZarrSource:

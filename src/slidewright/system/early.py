@@ -61,6 +61,8 @@ _ahead: list[ForkServer] = []
 def start(preload: Sequence[str]) -> ForkServer:
     """Start a fork server, which imports the modules of `preload`; raises OSError where that can't be done."""
     ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.settimeout(None)  # whatever the caller has made the default of all its sockets
     process: subprocess.Popen[bytes] | None = None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:

@@ -126,7 +126,13 @@ class _Flags(_Checking):
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """The pixels of a region, see `Reader.read`."""
         flags = self._reader.read(y, x, height, width, out.view(np.bool_), plane)
-        return BLANK if flags is BLANK else self._checked(flags.view(np.uint8), y, x, plane)
+        if flags is BLANK:
+            return BLANK
+        values: Pixels = flags.view(np.uint8)
+        if int(values.max()) > 1:  # as of mask.view(bool), where a mask has 255
+            np.not_equal(values, 0, out=out[:height, :width].view(np.bool_))
+            values = out[:height, :width]
+        return self._checked(values, y, x, plane)
 
 
 class _Narrowing(_Checking):

@@ -13,11 +13,12 @@ import mmap
 import os
 import pickle
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from types import MethodType
+from types import MethodType, ModuleType
 from typing import Any, Protocol
 
 from slidewright.errors import SourceError
@@ -26,6 +27,8 @@ from slidewright.sources.on_disk import file_identity
 from slidewright.system.shared_memory import SharedBuffer
 
 _SHARED_BYTES = 1 << 20  # what is smaller travels with the rest
+_REGISTERING = threading.Lock()
+_registered: list[ModuleType] = []  # by threads of this process, once by each; not by the caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +169,21 @@ def _by_value(obj: Any) -> Iterator[None]:
 
     modules = {name: module for name in _module_names(obj) if (module := sys.modules.get(name)) is not None}
     strange = [module for name, module in modules.items() if name != "__main__" and not importable(name)]
-    for module in strange:
-        cloudpickle.register_pickle_by_value(module)
+    ours = []
+    with _REGISTERING:
+        for module in strange:
+            if module in _registered or module.__name__ not in cloudpickle.list_registry_pickle_by_value():
+                cloudpickle.register_pickle_by_value(module)
+                _registered.append(module)
+                ours.append(module)
     try:
         yield
     finally:
-        for module in strange:
-            cloudpickle.unregister_pickle_by_value(module)
+        with _REGISTERING:
+            for module in ours:
+                _registered.remove(module)
+                if module not in _registered:
+                    cloudpickle.unregister_pickle_by_value(module)
 
 
 def _module_names(obj: Any) -> set[str]:
