@@ -141,9 +141,11 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
     for each in image.pages:
         _check_segments(each, np.dtype(dtype), where, slide.bytes)
     base = slide.image(replace(chosen, level=0)).pages[0] if chosen.level else page
+    if number is not None:
+        series, base = slide.owner(page)
     mpp = slide.mpp(base, series)
     left_out = slide.left_out(page, mpp)
-    if mpp is not None and base is not page:
+    if mpp is not None and base.size != page.size:
         mpp = (mpp[0] * base.size.width / page.size.width, mpp[1] * base.size.height / page.size.height)
     stored, not_stored = stored_of(slide, image)
     return SourceInfo(

@@ -35,9 +35,12 @@ _RESOLUTION_UNITS = {2: 25_400.0, 3: 10_000.0}  # micrometres in an inch, in a c
 
 
 def mpp_of(tiff: Any, page: Any, series: int) -> tuple[float, float] | None:
-    """Micrometres a pixel along (x, y) of the full-size page of a series, or None where nothing states them."""
+    """Micrometres a pixel along (x, y) of the full-size page of a series, or None where nothing states them.
+
+    Aperio says those of the slide on every page, its label too.
+    """
     description = str(page.description or "")
-    if tiff.is_svs:
+    if tiff.is_svs and series == 0:
         found = _APERIO_MPP.search(description) or _APERIO_MPP.search(str(tiff.pages.first.description or ""))
         value = positive(found.group(1)) if found else None
         if value is not None:
@@ -98,7 +101,7 @@ def _ome_mpp(xml: str, series: int) -> tuple[float, float] | None:
     except ElementTree.ParseError:
         return None
     pixels = [element for element in root.iter() if element.tag.rpartition("}")[2] == "Pixels"]
-    if series >= len(pixels):
+    if not 0 <= series < len(pixels):
         return None
     found: list[float] = []
     for axis in "XY":

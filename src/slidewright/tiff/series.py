@@ -108,6 +108,38 @@ def default_series(tiff: Any) -> int:
     return areas.index(max(areas)) if areas else 0
 
 
+def owner_of(tiff: Any, page: Any) -> tuple[int, Any]:
+    """The series that a page is of, and the first page of its largest level, which says of all levels what they are;
+    -1 and the page itself where it is of none.
+    """
+    for number, series in enumerate(tiff.series):
+        if any(each is not None and each.offset == page.offset for level in series.levels for each in level.pages):
+            return number, series.keyframe
+    return -1, page
+
+
+def described_in(tiff: Any, series: int) -> int:
+    """The number of the Image in an OME-XML that describes a series; -1 where that is not to be told. tifffile leaves
+    out Images that have no pixels in the file.
+    """
+    from xml.etree import ElementTree
+
+    try:
+        root = ElementTree.fromstring(str(tiff.ome_metadata or ""))
+    except ElementTree.ParseError:
+        return series
+    images = [one for one in root if one.tag.rpartition("}")[2] == "Image"]
+    if len(images) == len(tiff.series):
+        return series
+    pixels = [next((each for each in one if each.tag.endswith("Pixels")), one) for one in images]
+    known = [(one.get("Name", ""), px.get("SizeY"), px.get("SizeX")) for one, px in zip(images, pixels, strict=True)]
+    shown = [(str(s.name or ""), str(s.keyframe.imagelength), str(s.keyframe.imagewidth)) for s in tiff.series]
+    if not 0 <= series < len(shown) or known.count(shown[series]) != shown.count(shown[series]):
+        return -1
+    places = [number for number, one in enumerate(known) if one == shown[series]]
+    return places[shown[:series].count(shown[series])]
+
+
 def image_of(tiff: Any, path: str, selection: Selection) -> Image:
     """The pages of a level; raises OptionError when there is none, SourceError when they are no single image."""
     from tifffile import TiffPage

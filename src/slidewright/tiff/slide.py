@@ -182,10 +182,16 @@ class TiffSlide:
                 return Image((read_page(layout.pick(self._tiff.pages, chosen.page, "page", self.path).aspage()),))
             return layout.image_of(self._tiff, self.path, chosen)
 
+    def owner(self, page: Page) -> tuple[int, Page]:
+        """The series that a page is of, and its full-size page; -1 and the page itself where it is of none."""
+        with damage_named(self.path, VerifyError):
+            series, first = layout.owner_of(self._tiff, page.page)
+            return (series, read_page(first)) if self.vendor else (0, page)
+
     def mpp(self, page: Page, series: int = 0) -> tuple[float, float] | None:
         """Micrometres a pixel along (x, y) of a full-size page of a series, or None where nothing states them."""
         with damage_named(self.path, VerifyError):
-            return mpp_of(self._tiff, page.page, series)
+            return mpp_of(self._tiff, page.page, self._described(series))
 
     def left_out(self, page: Page, mpp: tuple[float, float] | None) -> tuple[str, ...]:
         """What the file says of an image that a conversion does not pass on, as clauses."""
@@ -199,7 +205,11 @@ class TiffSlide:
     def metadata(self, page: Page, series: int = 0) -> Metadata:
         """What the file says of optics, instrument and channels of a series, and what of it may identify."""
         with damage_named(self.path, VerifyError):
-            return metadata_of(self._tiff, page.page, series, self.vendor)
+            return metadata_of(self._tiff, page.page, self._described(series), self.vendor)
+
+    def _described(self, series: int) -> int:
+        """The number by which the file's own description knows a series."""
+        return layout.described_in(self._tiff, series) if self._tiff.is_ome else series
 
     def pixels(self, page: Page, error: type[SlidewrightError] = VerifyError) -> NDArray[Any]:
         """All pixels of a small page, such as a label, as (height, width, samples)."""
