@@ -45,6 +45,10 @@ def mpp_of(tiff: Any, page: Any, series: int) -> tuple[float, float] | None:
         value = positive(found.group(1)) if found else None
         if value is not None:
             return (value, value)
+    if tiff.is_philips and series == 0:
+        spacing = _philips_mpp(str(tiff.philips_metadata or ""))
+        if spacing is not None:
+            return spacing
     if tiff.is_ome:
         value_xy = _ome_mpp(str(tiff.ome_metadata or ""), series)
         if value_xy is not None:
@@ -90,6 +94,18 @@ def positive(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) and number > 0 else None
+
+
+def _philips_mpp(xml: str) -> tuple[float, float] | None:
+    """DICOM_PIXEL_SPACING of the first level: two numbers in quotes, millimetres from row to row and column to column;
+    these files have no resolution tags.
+    """
+    level = re.search(r'ObjectType="PixelDataRepresentation".*', xml, re.DOTALL)
+    found = level and re.search(r'Name="DICOM_PIXEL_SPACING"[^>]*>([^<]*)<', level[0])
+    values = [positive(text) for text in re.split(r"&quot;|[\s\"]+", found[1]) if text] if found else []
+    if len(values) != 2 or values[0] is None or values[1] is None:
+        return None
+    return (values[1] * 1000, values[0] * 1000)
 
 
 def _ome_mpp(xml: str, series: int) -> tuple[float, float] | None:
