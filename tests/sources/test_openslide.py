@@ -10,8 +10,10 @@ import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
+from kept_matrix import KINDS
 
 from slidewright.errors import CorruptTileError, OptionError, SourceError
+from slidewright.sources.open import open_source
 from slidewright.sources.openslide import OpenSlideSource
 from slidewright.sources.wrappers.alpha import compose
 
@@ -87,3 +89,11 @@ def test_transparency_is_laid_on_the_background(colour: int, alpha: int, backgro
     compose(rgba, (background, background, background), out)
     exact = (colour * alpha + background * (255 - alpha)) / 255
     assert abs(int(out[0, 0, 0]) - exact) <= 0.5
+
+
+@pytest.mark.parametrize("chosen", [{"page": 0}, {"series": 0}])
+def test_aperio_ycbcr_is_not_read_past_openslide(chosen: dict[str, int], tmp_path: Path) -> None:
+    path = KINDS["Aperio, JPEG 2000 YCbCr (33003)"].make(tmp_path)
+    assert open_source(path).info.format == "aperio"
+    with pytest.raises(SourceError, match="leave out page and series"):
+        open_source(path, **chosen)

@@ -38,6 +38,7 @@ __all__ = ["TiffSource", "opened", "vendor_of"]
 
 MAX_SEGMENT_BYTES = 1 << 30
 _GREYS = ("miniswhite", "minisblack")
+_APERIO_YCBCR = "aperio_jp2000_ycbc"  # Compression 33003, whatever the page says of its colours
 _COLOR_DTYPES = ("uint8", "uint16")
 
 
@@ -201,6 +202,11 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
         raise SourceError(
             f"{where} is compressed by {page.compression} (TIFF's Compression {int(page.page.compression)}), which no "
             "library here decodes; have the program that wrote it write another, such as LZW or JPEG"
+        )
+    if page.compression == _APERIO_YCBCR:
+        raise SourceError(
+            f"{where} has JPEG 2000 of YCbCr (Aperio's Compression 33003), which only OpenSlide reads in its colours: "
+            "leave out page and series, and install slidewright[openslide]"
         )
     if page.depth > 1:
         raise SourceError(f"{where} is a volume of {page.depth} planes; save one plane of it first")
