@@ -153,6 +153,22 @@ def test_bioformats2raw_series_is_chosen(tmp_path: Path) -> None:
     assert open_source(tmp_path / "a.zarr", series=1).info.size == (21, 30)
 
 
+def test_series_is_one_of_the_images_that_a_group_lists(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    for name, side in (("a", 20), ("b", 25)):
+        group.create_array(name, shape=(side, 30), dtype="u1", chunks=(16, 16))
+    group.attrs["multiscales"] = [
+        {"version": "0.4", "axes": [{"name": "y"}, {"name": "x"}], "datasets": [{"path": name}]} for name in "ab"
+    ]
+    sizes = [open_source(tmp_path / "a.zarr", series=series).info.size for series in (None, 0, 1)]
+    assert sizes == [(20, 30), (20, 30), (25, 30)]
+    with pytest.raises(OptionError, match="has no series 2; "):
+        open_source(tmp_path / "a.zarr", series=2)
+    assert open_source(tmp_path / "a.zarr", axes="yx").info.size == (20, 30)
+    with pytest.raises(OptionError, match=r"axes xy has no meaning for .*, whose axes are yx"):
+        open_source(tmp_path / "a.zarr", axes="xy")
+
+
 def test_plain_group_uses_its_only_array_or_lists_them(tmp_path: Path) -> None:
     group = zarr.open_group(tmp_path / "a.zarr", mode="w")
     group.create_array("image", shape=(20, 30), dtype="u1", chunks=(16, 16))

@@ -78,6 +78,10 @@ class ZarrSource(Source):
         name = os.path.join(store, inner) if inner else store
         try:
             chosen = _choose(node, name, selection.series, selection.level)
+            if selection.axes not in (None, chosen.axes or selection.axes):
+                raise OptionError(
+                    f"axes {selection.axes} has no meaning for {name}, whose axes are {chosen.axes}; leave it out"
+                )
             axes = selection.axes or chosen.axes or _guess_axes(chosen.array, name)
             if len(axes) != chosen.array.ndim:
                 raise OptionError(f"{name} has shape {chosen.array.shape}, which does not fit axes {axes!r}")
@@ -235,8 +239,11 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
         if member not in node:
             raise OptionError(f"{name} has no series {member}; it has {_names(node)}")
         return _choose(node[member], f"{name}/{member}", None, level)
-    if attributes.get("multiscales"):
-        chosen = _dataset(node, attributes["multiscales"][0], name, level or 0)
+    images = attributes.get("multiscales")
+    if images:
+        if not 0 <= (series or 0) < len(images):
+            raise OptionError(f"{name} has no series {series}; {numbered(len(images))}")
+        chosen = _dataset(node, images[series or 0], name, level or 0)
         chosen = replace(chosen, channels=_channels(attributes.get("omero")), attributes=dict(node.attrs))
         return replace(chosen, kind="labels") if "image-label" in attributes else chosen
     arrays = [key for key, _ in node.arrays()]
