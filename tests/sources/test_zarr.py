@@ -153,6 +153,24 @@ def test_bioformats2raw_series_is_chosen(tmp_path: Path) -> None:
     assert open_source(tmp_path / "a.zarr", series=1).info.size == (21, 30)
 
 
+@pytest.mark.parametrize(
+    ("colors", "kind"),
+    [
+        (("0000FF", "00FF00", "FF0000"), "multichannel"),
+        (("0000FF", "00FF00", "FF0000", "FFFF00"), "multichannel"),
+        (("FF0000", "00FF00", "0000FF"), None),
+        (("FFFFFF",) * 3, None),
+    ],
+)
+def test_channels_in_colours_of_their_own_are_no_rgb(colors: tuple[str, ...], kind: str | None, tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    for name in "01":
+        group.create_array(name, shape=(len(colors), 40, 60), dtype="u1", chunks=(1, 20, 20))[...] = 7
+    multiscales(group, "0.4")
+    group.attrs["omero"] = {"channels": [{"label": f"stain {n}", "color": color} for n, color in enumerate(colors)]}
+    assert open_source(tmp_path / "a.zarr").info.kind == kind
+
+
 def test_series_is_one_of_the_images_that_a_group_lists(tmp_path: Path) -> None:
     group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
     for name, side in (("a", 20), ("b", 25)):

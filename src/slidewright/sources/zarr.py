@@ -34,6 +34,7 @@ from slidewright.tiff.metadata import MICROMETRES, SECONDS
 
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, and up to {MAX_CHANNELS} channels"
 _MAX_CHUNK_BYTES = 1 << 30
+_RED_GREEN_BLUE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 _WASTE = 2  # how many times its own pixels a region may decode before whole chunks are kept instead
 
 
@@ -301,6 +302,13 @@ def _channels(omero: Any) -> tuple[Channel, ...]:
     )
 
 
+def _kind_of(channels: tuple[Channel, ...], samples: int) -> str | None:
+    """What 3 or 4 channels are that are shown in other colours than red, green and blue; None where nothing says it."""
+    colors = tuple(channel.color for channel in channels[:3])
+    told = len(channels) == samples and samples in (3, 4) and None not in colors and len(set(colors)) > 1
+    return "multichannel" if told and colors != _RED_GREEN_BLUE else None
+
+
 def _rgb(digits: str) -> tuple[int, int, int]:
     red, green, blue = bytes.fromhex(digits)
     return red, green, blue
@@ -386,7 +394,7 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) ->
         samples=samples,
         dtype=dtype,
         stack=Stack(*(len(planes.get(axis, range(1))) for axis in "tz")),
-        kind=said.kind(samples, dtype) or chosen.kind,
+        kind=said.kind(samples, dtype) or chosen.kind or _kind_of(chosen.channels, samples),
         description=said.description,
         icc_profile=said.icc_profile,
         colormap=said.colormap if samples == 1 and dtype in ("uint8", "uint16") else None,
