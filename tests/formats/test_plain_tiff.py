@@ -101,6 +101,28 @@ def test_generic_file_has_its_images_last_and_in_strips(tmp_path, scanned, tissu
     assert slidewright.open_source(path).info.associated == ("label", "macro")
 
 
+@pytest.mark.parametrize("kind", ["palette", "white is zero", "planes", "bits"])
+def test_label_of_other_colours_is_what_openslide_shows(kind, tmp_path):
+    pixels = np.random.default_rng(4).integers(0, 256, (40, 60, 3), np.uint8)
+    colormap = np.tile(np.arange(65535, -1, -257), (3, 1))
+    stored, how = {
+        "palette": (pixels[..., 0], {"photometric": "palette", "colormap": colormap}),
+        "white is zero": (pixels[..., 0], {"photometric": "miniswhite"}),
+        "planes": (np.moveaxis(pixels, 2, 0), {"photometric": "rgb", "planarconfig": "separate"}),
+        "bits": (pixels[..., 0] > 99, {"photometric": "minisblack"}),
+    }[kind]
+    head, rgb = "Aperio Image Library v10\r\n", {"photometric": "rgb", "compression": "jpeg", "metadata": None}
+    label = {"subfiletype": 1, "rowsperstrip": 16, "compression": "lzw", "metadata": None, **how}
+    with tifffile.TiffWriter(tmp_path / "in.svs") as tiff:
+        tiff.write(np.zeros((256, 256, 3), np.uint8), tile=(128, 128), description=head + "256x256", **rgb)
+        tiff.write(pixels, rowsperstrip=40, description=head + "256x256 -> 60x40 - ", **rgb)
+        tiff.write(stored, description=head + "label 60x40", **label)
+    with openslide.OpenSlide(tmp_path / "in.svs") as slide:
+        shown = np.asarray(slide.associated_images["label"].convert("RGB"))
+    found = slidewright.open_source(tmp_path / "in.svs").associated_image("label")
+    np.testing.assert_array_equal(np.broadcast_to(found, shown.shape), shown)
+
+
 def test_label_that_is_given_takes_the_place_of_the_sources(tmp_path, scanned):
     given = np.full((20, 30, 3), (200, 10, 0), np.uint8)
     Image.fromarray(given).save(tmp_path / "study.png")

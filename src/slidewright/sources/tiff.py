@@ -112,7 +112,7 @@ class TiffSource(Source):
             page = next((page for page in slide.others if page.name == name), None)
             if page is None or name not in slide.associated:
                 raise no_associated(self.info, name)
-            return as_bytes(slide.pixels(page, SourceError))
+            return as_bytes(_shown(slide, page))
 
 
 @contextmanager
@@ -170,6 +170,20 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         stored=stored,
         not_stored=not_stored,
     )
+
+
+def _shown(slide: TiffSlide, page: Page) -> Pixels:
+    """All pixels of a small image, such as a label, in the colours that a viewer shows."""
+    image, where = Image((page,)), f"{slide.path} ({page.name})"
+    dtype, kind = _check_pixels(page, where)
+    _check_segments(page, np.dtype(dtype), where, slide.bytes)
+    info = SourceInfo(slide.path, "tiff", page.size, _samples(image), dtype, kind=kind)
+    with contextlib.closing(TiffReader(info, image)) as reader:
+        pixels = reader.read(0, 0, *page.size, np.empty(info.shape, dtype))
+    palette = _palette(page, where) if kind == "labels" else None
+    if palette is not None:
+        return (np.array(palette)[pixels[:, :, 0]] >> 8).astype(np.uint8)
+    return np.where(pixels, np.uint8(255), np.uint8(0)) if kind == "binary" else pixels
 
 
 def _palette(page: Page, where: str) -> tuple[tuple[int, int, int], ...] | None:

@@ -14,9 +14,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from slidewright.errors import SlidewrightError, SourceError, VerifyError
 from slidewright.metadata import Metadata
 from slidewright.selection import Selection
@@ -210,16 +207,6 @@ class TiffSlide:
     def _described(self, series: int) -> int:
         """The number by which the file's own description knows a series."""
         return layout.described_in(self._tiff, series) if self._tiff.is_ome else series
-
-    def pixels(self, page: Page, error: type[SlidewrightError] = VerifyError) -> NDArray[Any]:
-        """All pixels of a small page, such as a label, as (height, width, samples)."""
-        segments, out = self.segments(page, error), np.zeros((*page.size, page.samples), page.dtype)
-        for index in range(page.n_segments):
-            row, column = (n * side for n, side in zip(divmod(index, page.grid.width), page.cell, strict=True))
-            part, found = out[row : row + page.cell.height, column : column + page.cell.width], segments.decode(index)
-            if found is not None:
-                part[...] = found[: part.shape[0], : part.shape[1]]
-        return out
 
     def segments(self, page: TiledImage, error: type[SlidewrightError] = VerifyError) -> Segments:
         """The segments of a page, which raise `error` for a damaged one."""
