@@ -131,6 +131,22 @@ def test_label_that_is_given_takes_the_place_of_the_sources(tmp_path, scanned):
         np.testing.assert_array_equal(np.asarray(slide.associated_images["label"].convert("RGB")), given)
 
 
+@pytest.mark.parametrize("kind", ["transparent", "wide", "turned"])
+def test_label_that_is_given_is_what_a_viewer_shows(kind, tmp_path):
+    grey = np.linspace(0, 255, 600).round().astype(np.uint8).reshape(20, 30)
+    shown, path = np.dstack([grey] * 3), tmp_path / "study.png"
+    if kind == "transparent":
+        Image.fromarray(np.dstack([np.zeros_like(shown), 255 - grey])).save(path)  # black, the more opaque the darker
+    elif kind == "wide":
+        Image.fromarray(grey.astype(np.uint16) * 257).save(path)
+    else:
+        exif = Image.Exif()
+        exif[274] = 6
+        Image.fromarray(np.rot90(shown)).save(path, exif=exif)
+    slidewright.convert(np.zeros((64, 64, 3), np.uint8), tmp_path / "a.tif", label=path, n_workers=0)
+    np.testing.assert_array_equal(slidewright.open_source(tmp_path / "a.tif").associated_image("label"), shown)
+
+
 def test_label_that_is_no_image_is_an_error_before_anything_is_written(tmp_path, scanned):
     (tmp_path / "study.png").write_text("no image")
     with pytest.raises(OptionError, match="no image that Pillow reads"):

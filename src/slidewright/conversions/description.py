@@ -98,11 +98,18 @@ def _associated(source: Source, options: ConvertOptions, wanted: Any) -> tuple[A
 
 
 def _image_file(path: str | os.PathLike[str]) -> Any:
+    """The pixels as a viewer shows them: upright, what is transparent on white, 16 bits as 8."""
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
+                image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+            if image.has_transparency_data:
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image.convert("RGBA"))
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # each of its plugins has its own
         raise OptionError(f"label {os.fspath(path)!r} is no image that Pillow reads ({error}); give another") from error
