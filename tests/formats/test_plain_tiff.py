@@ -220,3 +220,10 @@ def test_pixels_that_a_flavour_can_not_hold_are_refused_at_once(tmp_path, pixels
 def assert_absent(path, *words):
     content = path.read_bytes()
     assert [word for word in words if word in content] == []
+
+
+@pytest.mark.parametrize("flavour", ["generic", "aperio"])
+@pytest.mark.parametrize("given", [{"channel_names": ["DAPI"]}, {"channel_colors": ["blue"]}])
+def test_names_and_colours_of_channels_have_no_place_here(given, flavour, tmp_path):
+    with pytest.raises(OptionError, match=f"{next(iter(given))} has no place in a plain TIFF"):
+        slidewright.convert(np.zeros((64, 64), np.uint8), tmp_path / "a.tif", flavour=flavour, n_workers=0, **given)
