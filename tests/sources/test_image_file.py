@@ -101,3 +101,17 @@ def test_codec_that_nobody_has_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"compressed by sgilog \(TIFF's Compression 34676\)") as caught:
         open_source(path)
     assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jp2"])
+@pytest.mark.parametrize("samples", [3, 4])
+def test_colours_of_16_bits_are_said_to_lose_the_lower_8(suffix: str, samples: int, tmp_path: Path) -> None:
+    import imagecodecs
+
+    wide = np.random.default_rng(9).integers(0, 65_536, (40, 60, samples), np.uint16)
+    for name, pixels in (("wide", wide), ("narrow", (wide >> 8).astype(np.uint8))):
+        encoded = imagecodecs.png_encode(pixels) if suffix == "png" else imagecodecs.jpeg2k_encode(pixels, level=0)
+        (tmp_path / f"{name}.{suffix}").write_bytes(encoded)
+        report = slidewright.convert(tmp_path / f"{name}.{suffix}", tmp_path / f"{name}.tif", n_workers=0)
+        said = [warning for warning in report.warnings if "more than the upper 8 bits of its colours" in warning]
+        assert len(said) == (name == "wide")

@@ -22,11 +22,14 @@ from slidewright.sources.array import ArraySource
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.pillow import PilPixels, has_transparent_colour, kind_of_mode, pil_pixels
+from slidewright.system.files import regular
+from slidewright.tiff.stream_headers import HEAD_BYTES
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "BMP", "GIF")
 MAX_BYTES = 2 << 30
 """Decoded bytes of an image that is taken; a larger one is a job for a program that reads it row by row."""
 _ROWS = 256
+_COLOURS = ("RGB", "RGBA", "LA")
 _REMEDY = "it is damaged, or of a sort that Pillow does not know: copy it again, or save it as a TIFF"
 _ORIENTATION, _TURNED = 274, (5, 6, 7, 8)  # as in TIFF
 _STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"BM", b"GIF8")
@@ -50,7 +53,7 @@ class ImageFileSource(Source):
         image = _open(path)
         with image:
             dtype, samples, kind = kind_of_mode("RGBA" if has_transparent_colour(image) else image.mode)
-            left_out = _left_out(image)
+            left_out = _left_out(image, path)
             size, form = Size(image.height, image.width), str(image.format).lower()
             if _orientation(image) in _TURNED:
                 size = Size(size.width, size.height)
@@ -97,9 +100,11 @@ class ImageFileSource(Source):
         return pixels
 
 
-def _left_out(image: Any) -> tuple[str, ...]:
+def _left_out(image: Any, path: str) -> tuple[str, ...]:
     """What a file holds that is not converted, as clauses."""
     found = []
+    if image.mode in _COLOURS and _is_wide(image, path):
+        found.append("more than the upper 8 bits of its colours, which Pillow leaves out (a TIFF can have 16)")
     if image.mode == "P" and "transparency" in image.info:
         found.append("which colours of its palette are transparent")
     try:
@@ -109,6 +114,19 @@ def _left_out(image: Any) -> tuple[str, ...]:
     if frames > 1:
         found.append(f"its frames after the first of {frames}")
     return tuple(found)
+
+
+def _is_wide(image: Any, path: str) -> bool:
+    """Whether samples have more than 8 bits, which Pillow does not tell: in a PNG by how it unpacks them, in JPEG 2000
+    by the first Ssiz (ITU T.800, A.5.1).
+    """
+    if image.format == "PNG":
+        return any(";16" in str(tile[3]) for tile in image.tile)
+    if image.format != "JPEG2000":
+        return False
+    with open(path, "rb", opener=regular) as file:
+        _, start, size = file.read(HEAD_BYTES).partition(b"\xff\x4f\xff\x51")
+    return bool(start) and len(size) > 38 and size[38] & 127 > 7
 
 
 def _orientation(image: Any) -> int:
