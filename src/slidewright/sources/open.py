@@ -32,7 +32,8 @@ OBJECTS = (
     "datasets of tiles and functions of (y, x, height, width)"
 )
 _OPENSLIDE_ONLY = {".mrxs", ".vms", ".vmu", ".svslide", ".dcm", ".czi"}
-_OPENSLIDE_BETTER = ("ndpi", "scn", "bif", "aperio-ycbcr")  # huge or overlapping tiles, several regions, colours
+_OPENSLIDE_BETTER = ("ndpi", "scn", "bif", "trestle", "aperio-ycbcr")
+"""Huge or overlapping tiles, several regions, colours."""
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 

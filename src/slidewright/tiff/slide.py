@@ -255,5 +255,7 @@ def damage_named(path: str, error: type[SlidewrightError]) -> Iterator[None]:
 
 
 def vendor_of(slide: TiffSlide) -> str:
-    """The kind of file, by its first page alone: one of `series.VENDORS`, "aperio-ycbcr" or ""."""
-    return "aperio-ycbcr" if slide.is_aperio_ycbcr else slide.vendor
+    """The kind of file, by its first page alone: one of `series.VENDORS`, "aperio-ycbcr", "trestle" or ""."""
+    if slide.is_aperio_ycbcr:
+        return "aperio-ycbcr"
+    return "trestle" if slide.software.startswith("MedScan") else slide.vendor
