@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -282,3 +283,18 @@ def test_array_replaced_by_another_is_an_error(tmp_path: Path, shape: Any, dtype
     zarr.create_array(tmp_path / "a.zarr", shape=shape, dtype=dtype, chunks=shape, overwrite=True)
     with pytest.raises(SourceError, match="start again"):
         source.open()
+
+
+@pytest.mark.parametrize("separator", [".", "/"])
+def test_chunks_that_are_named_otherwise_than_the_array_says_are_refused(separator: str, tmp_path: Path) -> None:
+    named = {"name": "v2", "separator": separator}
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=(40, 60), chunks=(20, 20), dtype="u1", zarr_format=2, chunk_key_encoding=named
+    )
+    array[...] = 7
+    assert open_source(tmp_path / "a.zarr").info.size == (40, 60)
+    said = json.loads((tmp_path / "a.zarr" / ".zarray").read_text())
+    said["dimension_separator"] = "/" if separator == "." else "."
+    (tmp_path / "a.zarr" / ".zarray").write_text(json.dumps(said))
+    with pytest.raises(SourceError, match=f'add "dimension_separator": "{separator}"'):
+        open_source(tmp_path / "a.zarr")

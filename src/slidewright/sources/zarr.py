@@ -86,6 +86,7 @@ class ZarrSource(Source):
             axes = selection.axes or chosen.axes or _guess_axes(chosen.array, name)
             if len(axes) != chosen.array.ndim:
                 raise OptionError(f"{name} has shape {chosen.array.shape}, which does not fit axes {axes!r}")
+            _check_names(chosen.array, os.path.join(store, chosen.array.path), name)
             planes = _places(dict(zip(axes, chosen.array.shape, strict=False)), selection, name)
             info = _info(chosen, axes, name if chosen.array is node else os.path.join(store, chosen.array.path), planes)
         except (SlidewrightError, MemoryError):
@@ -323,6 +324,22 @@ def _places(lengths: Mapping[str, int], selection: Selection, name: str) -> dict
     """The planes and times that were chosen."""
     found = {axis: selection.places(axis, lengths.get(axis, 1), name) for axis in "zt"}
     return {axis: places for axis, places in found.items() if places is not None and axis in lengths}
+
+
+def _check_names(array: Any, folder: str, name: str) -> None:
+    """Refuse an array of zarr v2 whose chunks are named otherwise than it says: none would be found, and all of it be
+    background. Writers of old put them into folders without saying so.
+    """
+    if array.metadata.zarr_format != 2 or array.ndim < 2 or not os.path.isdir(folder):
+        return
+    with os.scandir(folder) as entries:
+        first = next((entry.name for entry in entries if re.fullmatch(r"\d+(\.\d+)*", entry.name)), None)
+    there = None if first is None else "." if "." in first else "/"
+    if there not in (None, array.metadata.dimension_separator):
+        raise SourceError(
+            f'{name}: its chunks are named with "{there}", and its .zarray does not say so; add "dimension_separator": '
+            f'"{there}" to that file'
+        )
 
 
 def _guess_axes(array: Any, name: str) -> str:
