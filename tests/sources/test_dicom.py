@@ -169,6 +169,8 @@ def test_focal_planes_are_chosen(tmp_path):
     )  # fmt: skip
     np.testing.assert_array_equal(pixels(slidewright.open_source(folder, z=0)), picture())
     assert not pixels(slidewright.open_source(folder, z=1)).any()
+    said = [slidewright.open_source(folder, z=z).info.left_out for z in (None, 0)]
+    assert said == [("1 more focal planes (z chooses one)",), ()]
     with pytest.raises(OptionError, match=r"no focal plane 2; it has 2"):
         slidewright.open_source(folder, z=2)
 
