@@ -115,3 +115,19 @@ def test_colours_of_16_bits_are_said_to_lose_the_lower_8(suffix: str, samples: i
         report = slidewright.convert(tmp_path / f"{name}.{suffix}", tmp_path / f"{name}.tif", n_workers=0)
         said = [warning for warning in report.warnings if "more than the upper 8 bits of its colours" in warning]
         assert len(said) == (name == "wide")
+
+
+def test_inks_of_a_jpeg_are_shown_by_their_profile(tmp_path: Path) -> None:
+    pyvips = pytest.importorskip("pyvips")
+    profile = bytes(pyvips.Image.profile_load("cmyk"))
+    inks = np.dstack([PIXELS // 2, PIXELS[..., 0] // 3])
+    Image.fromarray(inks, "CMYK").save(tmp_path / "a.jpg", quality=100, subsampling=0, icc_profile=profile)
+    printed = pyvips.Image.new_from_file(str(tmp_path / "a.jpg"))
+    shown = printed.icc_transform("srgb", embedded=True, intent="perceptual")
+    slidewright.convert(tmp_path / "a.jpg", tmp_path / "out.tif", compression="deflate", n_workers=0)
+    found = tifffile.imread(tmp_path / "out.tif", key=0).astype(int)
+    assert np.abs(found - shown.numpy()).mean() < 2
+    Image.fromarray(inks, "CMYK").save(tmp_path / "b.jpg", quality=100, subsampling=0, icc_profile=b"no profile")
+    slidewright.convert(tmp_path / "b.jpg", tmp_path / "out.tif", compression="deflate", n_workers=0, overwrite=True)
+    plain = np.asarray(Image.open(tmp_path / "b.jpg").convert("RGB"))
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif", key=0), plain)

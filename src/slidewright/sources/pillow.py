@@ -1,6 +1,7 @@
 """Pillow images as arrays: which mode is which kind of image.
 
-Modes whose samples are not those of a slide (CMYK, YCbCr, LAB and others) become RGB, as Pillow converts them.
+Modes whose samples are not those of a slide (CMYK, YCbCr, LAB and others) become RGB, as Pillow converts them; CMYK by
+its ICC profile, where it has one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from slidewright.errors import SourceError
 from slidewright.pixels import Colormap
+from slidewright.sources.access.colours import by_profile
 from slidewright.sources.array import ArraySource
 
 if TYPE_CHECKING:
@@ -51,6 +53,11 @@ def pil_pixels(image: Image, name: str) -> PilPixels:
     """Load an image and tell its kind by its mode; `name` is what a SourceError calls it."""
     profile = image.info.get("icc_profile") if image.mode in _PROFILED else None
     try:
+        inks = by_profile("CMYK", image.info.get("icc_profile")) if image.mode == "CMYK" else None
+        if inks is not None:
+            pixels = np.empty((image.height, image.width, 3), np.uint8)
+            inks(np.asarray(image), pixels)
+            return PilPixels(pixels, "rgb", None, None)
         if has_transparent_colour(image):
             image = image.convert("RGBA")
         if image.mode not in _KINDS and image.mode not in _SIXTEEN:
