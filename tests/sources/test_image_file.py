@@ -131,3 +131,25 @@ def test_inks_of_a_jpeg_are_shown_by_their_profile(tmp_path: Path) -> None:
     slidewright.convert(tmp_path / "b.jpg", tmp_path / "out.tif", compression="deflate", n_workers=0, overwrite=True)
     plain = np.asarray(Image.open(tmp_path / "b.jpg").convert("RGB"))
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif", key=0), plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "space", "kept"),
+    [
+        ("a.jpg", "CMYK", b"CMYK", False),
+        ("a.jpg", "YCbCr", b"RGB ", True),
+        ("a.tif", "YCbCr", b"RGB ", True),
+        ("a.tif", "CMYK", b"CMYK", False),
+        ("a.png", "L", b"GRAY", True),
+        ("a.png", "LA", b"GRAY", False),
+        ("a.tif", "LA", b"GRAY", False),
+    ],
+)
+def test_icc_profile_is_of_the_pixels_that_are_written(
+    name: str, mode: str, space: bytes, kept: bool, tmp_path: Path
+) -> None:
+    profile = bytes(16) + space + bytes(108)
+    Image.fromarray(PIXELS).convert(mode).save(tmp_path / name, icc_profile=profile)
+    slidewright.convert(tmp_path / name, tmp_path / "out.tif", n_workers=0)
+    with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
+        assert tiff.pages.first.iccprofile == (profile if kept else None)

@@ -45,13 +45,19 @@ def describe_image(
         encoding,
         options.mpp_xy or (info.mpp if info.mpp is not None and can_be_mpp(info.mpp) else None),
         _description(info, options),
-        info.icc_profile,
+        _profile(info, encoding.pixels.kind),
         f"slidewright {__version__}{kept_mark(len(kept))}",
         kept,
         _metadata(info, options, encoding.pixels.frame_planes),
         _associated(source, options, wanted),
         "thumbnail" in wanted or options.flavour == "aperio",
     )
+
+
+def _profile(info: SourceInfo, kind: str) -> bytes | None:
+    """The ICC profile, unless it is of greys that became colours; a reader would take it for theirs."""
+    grey = (info.icc_profile or b"")[16:20] == b"GRAY"  # ICC.1, 7.2.6: the data colour space
+    return None if grey and kind in ("rgb", "rgba") else info.icc_profile
 
 
 def _description(info: SourceInfo, options: ConvertOptions) -> str | None:

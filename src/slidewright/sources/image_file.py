@@ -21,7 +21,7 @@ from slidewright.sources.access.unpack import UnpackedSource, unpacked
 from slidewright.sources.array import ArraySource
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
 from slidewright.sources.on_disk import file_identity
-from slidewright.sources.pillow import PilPixels, has_transparent_colour, kind_of_mode, pil_pixels
+from slidewright.sources.pillow import PROFILED, PilPixels, has_transparent_colour, kind_of_mode, pil_pixels
 from slidewright.system.files import regular
 from slidewright.tiff.stream_headers import HEAD_BYTES
 
@@ -57,7 +57,7 @@ class ImageFileSource(Source):
             size, form = Size(image.height, image.width), str(image.format).lower()
             if _orientation(image) in _TURNED:
                 size = Size(size.width, size.height)
-            profile = image.info.get("icc_profile") if samples > 2 else None
+            profile = image.info.get("icc_profile") if image.mode in PROFILED else None
         nbytes = size.height * size.width * samples * np.dtype(dtype).itemsize
         if nbytes > MAX_BYTES:
             raise SourceError(

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _KINDS = {"1": "binary", "L": "grey", "P": "labels", "RGB": "rgb", "RGBA": "rgba", "I": "grey", "F": "grey"}
 _SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
 _CONVERTED = {"LA": "RGBA", "La": "RGBA", "PA": "RGBA", "RGBa": "RGBA"}
-_PROFILED = ("RGB", "RGBA", "L", "LA")
+PROFILED = ("RGB", "RGBA", "L", "LA")
+"""Modes whose ICC profile is of the pixels that are given; that of CMYK is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def pil_source(image: Image) -> ArraySource:
 
 def pil_pixels(image: Image, name: str) -> PilPixels:
     """Load an image and tell its kind by its mode; `name` is what a SourceError calls it."""
-    profile = image.info.get("icc_profile") if image.mode in _PROFILED else None
+    profile = image.info.get("icc_profile") if image.mode in PROFILED else None
     try:
         inks = by_profile("CMYK", image.info.get("icc_profile")) if image.mode == "CMYK" else None
         if inks is not None:

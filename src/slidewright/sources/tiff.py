@@ -162,7 +162,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         mpp=mpp,
         tile=page.cell,
         worker_bytes=AHEAD_BYTES + LIBRARY_BYTES if is_url(slide.path) else 0,
-        icc_profile=None if given_as(page) == "rgb" else base.icc_profile,  # which was of what is stored
+        icc_profile=base.icc_profile if given_as(page) != "rgb" or page.photometric == "ycbcr" else None,  # of inks
         description=slide.description_of(base),
         metadata=slide.metadata(base, series),
         left_out=left_out,
