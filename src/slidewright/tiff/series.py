@@ -146,8 +146,8 @@ def image_of(tiff: Any, path: str, selection: Selection) -> Image:
 
     series, level = selection.series or 0, selection.level or 0
     pick(tiff.series, series, "series", path)
-    xml = tiff.ome_metadata or "" if tiff.is_ome else ""
-    if len(set(_FILE_NAME.findall(xml))) > 1 or "<BinaryOnly" in xml:  # which says that another file has the XML
+    xml = tiff.ome_metadata or "" if tiff.is_ome else ""  # of which <BinaryOnly> says that another file has it
+    if len(set(_FILE_NAME.findall(xml))) > 1 or _names_others(xml) or "<BinaryOnly" in xml:
         raise SourceError(
             f"{path} is one of several files of an OME-TIFF; choose an image of this file with page, or write all to "
             "one first, such as tifffile.imwrite(new, tifffile.imread(path), ome=True, metadata={'axes': 'CYX'})"
@@ -187,6 +187,19 @@ def image_of(tiff: Any, path: str, selection: Selection) -> Image:
     kept = kept.transpose([*rest, *order])
     stack = Stack(*(len(places[axis]) if axis in places else 1 for axis in "TZ"))
     return _pages_of(tiff, path, which, chosen, first, kept.ravel().tolist(), stack, bool(left))
+
+
+def _names_others(xml: str) -> bool:
+    """Whether some of the planes that an OME-XML speaks of are in this file and some in another, by their UUIDs."""
+    from xml.etree import ElementTree
+
+    try:
+        root = ElementTree.fromstring(xml if "UUID>" in xml else "")
+    except ElementTree.ParseError:
+        return False
+    planes = [element for element in root.iter() if element.tag.endswith("TiffData")]
+    inside = [next((one.text for one in element if one.tag.endswith("UUID")), None) for element in planes]
+    return len({str(uuid or root.get("UUID")).strip() for uuid in inside}) > 1
 
 
 def _named(axes: str) -> str:
