@@ -164,6 +164,13 @@ class TiffSlide:
         with damage_named(self.path, VerifyError):
             return layout.default_series(self._tiff)
 
+    @property
+    def focal_planes(self) -> int:
+        """How many planes the largest series has along z."""
+        with damage_named(self.path, VerifyError):
+            series = self._tiff.series[layout.default_series(self._tiff)]
+            return int(dict(zip(series.axes, series.shape, strict=True)).get("Z", 1))
+
     def image(self, chosen: Selection) -> Image:
         """One image: a page by its number, or a level of a series, or one plane of that.
 
