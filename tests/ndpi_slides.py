@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,11 @@ def slide(path: Path, chroma: str = "422", samples: int = 3, jpeg: bytes | None 
     return path
 
 
-def write(path: Path, images: list[tuple[bytes, float, bool]], samples: int = 3) -> None:
-    """(JPEG, magnification, whether McuStarts names its stripes) of each directory."""
+def write(path: Path, images: list[tuple[bytes, float, bool]], samples: int = 3, depths: Sequence[int] = ()) -> None:
+    """(JPEG, magnification, whether McuStarts names its stripes) of each directory, and its focal plane."""
     data = bytearray(struct.pack("<2sHQ", b"II", 42, 0))
     link = 4
-    for jpeg, magnification, striped in images:
+    for number, (jpeg, magnification, striped) in enumerate(images):
         samples_here = samples if magnification > 0 else 3
         height, width = Image.open(io.BytesIO(jpeg)).size[::-1]
         offset = len(data)
@@ -65,7 +66,8 @@ def write(path: Path, images: list[tuple[bytes, float, bool]], samples: int = 3)
             (282, RATIONAL, [(int(40_000 * abs(magnification) / 20), 1)]),
             (283, RATIONAL, [(int(40_000 * abs(magnification) / 20), 1)]),
             (296, SHORT, [3]), (305, ASCII, b"NDP.scan\0"), (306, ASCII, b"2024:01:02 03:04:05\0"), (65420, LONG, [1]),
-            (65421, FLOAT, [magnification]), (65422, SLONG, [0]), (65423, SLONG, [0]), (65424, SLONG, [0]),
+            (65421, FLOAT, [magnification]), (65422, SLONG, [0]), (65423, SLONG, [0]),
+            (65424, SLONG, [depths[number] if depths else 0]),
             *([(65426, LONG, starts)] if starts else []), (65427, ASCII, b"CASE 4711\0"),
         ]  # fmt: skip
         link = _directory(data, link, tags)

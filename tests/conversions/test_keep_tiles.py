@@ -4,6 +4,7 @@ that was asked for contradicts it.
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,19 @@ def test_left_out_tiles_stay_left_out(tmp_path):
     assert all(not offset for offset, count in zip(offsets, counts, strict=True) if not count)
     report = verify_file(tmp_path / "out.tif")
     assert report.warnings == ("level 0: 5 of 35 segments are left out",)
+
+
+def test_tiles_left_out_that_stand_for_another_value_than_0_are_not_kept(tmp_path):
+    tiles = [b"" if number % 3 else zlib.compress(bytes([number]) * 64 * 64) for number in range(12)]
+    how = {"tile": (64, 64), "compression": "zlib", "photometric": "minisblack", "metadata": None}
+    nodata = [(42113, 2, 4, "255", True)]  # GDAL_NODATA
+    tifffile.imwrite(tmp_path / "in.tif", iter(tiles), shape=(180, 250), dtype="uint8", extratags=nodata, **how)
+    report = slidewright.convert(tmp_path / "in.tif", tmp_path / "out.tif", compression="deflate", n_workers=0)
+    assert report.kept_tiles == 0
+    assert "stand for 255" in slidewright.open_source(tmp_path / "in.tif").info.not_stored
+    expected = tifffile.imread(tmp_path / "in.tif")
+    assert expected[0, 100] == 255
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif", key=0), expected)
 
 
 def test_a_changed_tile_is_found_by_verify(tmp_path):

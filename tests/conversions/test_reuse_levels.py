@@ -128,8 +128,8 @@ def test_where_level_0_is_not_kept_nothing_is_reused(tmp_path):
     assert "no level is reused, since level 0 is not kept" in report.keeping
 
 
-@pytest.mark.parametrize("options", [{"on_corrupt": "fill"}, {"scaled_decoding": True}])
-def test_what_needs_level_0_decoded_is_refused(options, tmp_path):
+@pytest.mark.parametrize("options", [{"on_corrupt": "fill"}, {"scaled_decoding": True}, {"resampling": "max"}])
+def test_what_needs_levels_decoded_or_made_is_refused(options, tmp_path):
     source = tmp_path / "in.tif"
     pyramid_of(source, 3, "jpeg")
     with pytest.raises(OptionError, match="reuse_levels"):

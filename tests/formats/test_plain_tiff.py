@@ -101,12 +101,50 @@ def test_generic_file_has_its_images_last_and_in_strips(tmp_path, scanned, tissu
     assert slidewright.open_source(path).info.associated == ("label", "macro")
 
 
+@pytest.mark.parametrize("kind", ["palette", "white is zero", "planes", "bits"])
+def test_label_of_other_colours_is_what_openslide_shows(kind, tmp_path):
+    pixels = np.random.default_rng(4).integers(0, 256, (40, 60, 3), np.uint8)
+    colormap = np.tile(np.arange(65535, -1, -257), (3, 1))
+    stored, how = {
+        "palette": (pixels[..., 0], {"photometric": "palette", "colormap": colormap}),
+        "white is zero": (pixels[..., 0], {"photometric": "miniswhite"}),
+        "planes": (np.moveaxis(pixels, 2, 0), {"photometric": "rgb", "planarconfig": "separate"}),
+        "bits": (pixels[..., 0] > 99, {"photometric": "minisblack"}),
+    }[kind]
+    head, rgb = "Aperio Image Library v10\r\n", {"photometric": "rgb", "compression": "jpeg", "metadata": None}
+    label = {"subfiletype": 1, "rowsperstrip": 16, "compression": "lzw", "metadata": None, **how}
+    with tifffile.TiffWriter(tmp_path / "in.svs") as tiff:
+        tiff.write(np.zeros((256, 256, 3), np.uint8), tile=(128, 128), description=head + "256x256", **rgb)
+        tiff.write(pixels, rowsperstrip=40, description=head + "256x256 -> 60x40 - ", **rgb)
+        tiff.write(stored, description=head + "label 60x40", **label)
+    with openslide.OpenSlide(tmp_path / "in.svs") as slide:
+        shown = np.asarray(slide.associated_images["label"].convert("RGB"))
+    found = slidewright.open_source(tmp_path / "in.svs").associated_image("label")
+    np.testing.assert_array_equal(np.broadcast_to(found, shown.shape), shown)
+
+
 def test_label_that_is_given_takes_the_place_of_the_sources(tmp_path, scanned):
     given = np.full((20, 30, 3), (200, 10, 0), np.uint8)
     Image.fromarray(given).save(tmp_path / "study.png")
     path = converted(tmp_path / "a.svs", scanned, flavour="aperio", associated=["label"], label=tmp_path / "study.png")
     with openslide.OpenSlide(path) as slide:
         np.testing.assert_array_equal(np.asarray(slide.associated_images["label"].convert("RGB")), given)
+
+
+@pytest.mark.parametrize("kind", ["transparent", "wide", "turned"])
+def test_label_that_is_given_is_what_a_viewer_shows(kind, tmp_path):
+    grey = np.linspace(0, 255, 600).round().astype(np.uint8).reshape(20, 30)
+    shown, path = np.dstack([grey] * 3), tmp_path / "study.png"
+    if kind == "transparent":
+        Image.fromarray(np.dstack([np.zeros_like(shown), 255 - grey])).save(path)  # black, the more opaque the darker
+    elif kind == "wide":
+        Image.fromarray(grey.astype(np.uint16) * 257).save(path)
+    else:
+        exif = Image.Exif()
+        exif[274] = 6
+        Image.fromarray(np.rot90(shown)).save(path, exif=exif)
+    slidewright.convert(np.zeros((64, 64, 3), np.uint8), tmp_path / "a.tif", label=path, n_workers=0)
+    np.testing.assert_array_equal(slidewright.open_source(tmp_path / "a.tif").associated_image("label"), shown)
 
 
 def test_label_that_is_no_image_is_an_error_before_anything_is_written(tmp_path, scanned):
@@ -182,3 +220,17 @@ def test_pixels_that_a_flavour_can_not_hold_are_refused_at_once(tmp_path, pixels
 def assert_absent(path, *words):
     content = path.read_bytes()
     assert [word for word in words if word in content] == []
+
+
+@pytest.mark.parametrize("flavour", ["generic", "aperio"])
+@pytest.mark.parametrize("given", [{"channel_names": ["DAPI"]}, {"channel_colors": ["blue"]}])
+def test_names_and_colours_of_channels_have_no_place_here(given, flavour, tmp_path):
+    with pytest.raises(OptionError, match=f"{next(iter(given))} has no place in a plain TIFF"):
+        slidewright.convert(np.zeros((64, 64), np.uint8), tmp_path / "a.tif", flavour=flavour, n_workers=0, **given)
+
+
+def test_flavour_of_one_resolution_refuses_two(tmp_path):
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    slidewright.convert(pixels, tmp_path / "a.svs", flavour="aperio", mpp=(0.227, 0.2269), n_workers=0)
+    with pytest.raises(OptionError, match=r"says one resolution, and this image has 0.25 x 0.5 um a pixel"):
+        slidewright.convert(pixels, tmp_path / "b.svs", flavour="aperio", mpp=(0.25, 0.5), n_workers=0)

@@ -12,6 +12,7 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from reading import assert_reads_like
 
 import slidewright
@@ -181,3 +182,15 @@ def test_adapted_source_travels_with_what_it_prepares(tmp_path: Path, how: Any) 
     saved: Any = adapt(tmp_path / "a.npy")
     with saved.shared(str(tmp_path)) as same:
         assert_reads_like(pickle.loads(pickle.dumps(same)), mask.astype(np.uint8))
+
+
+@pytest.mark.parametrize("how", ["image", "array", "file", "fax"])
+def test_booleans_that_are_255_in_memory_become_1(how: str, tmp_path: Path) -> None:
+    mask = np.zeros((70, 90), bool)
+    mask[20:50, 10:60] = True
+    image = Image.fromarray(mask)  # of which NumPy makes True with a byte of 255
+    source = {"image": image, "array": np.asarray(image), "file": tmp_path / "mask.png", "fax": tmp_path / "mask.tif"}
+    image.save(source["file"])
+    image.save(source["fax"], compression="group4")
+    slidewright.convert(source[how], tmp_path / "out.tif", compression="deflate", n_workers=0)
+    assert np.array_equal(tifffile.imread(tmp_path / "out.tif", key=0), mask.astype(np.uint8))

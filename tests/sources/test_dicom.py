@@ -169,6 +169,8 @@ def test_focal_planes_are_chosen(tmp_path):
     )  # fmt: skip
     np.testing.assert_array_equal(pixels(slidewright.open_source(folder, z=0)), picture())
     assert not pixels(slidewright.open_source(folder, z=1)).any()
+    said = [slidewright.open_source(folder, z=z).info.left_out for z in (None, 0)]
+    assert said == [("1 more focal planes (z chooses one)",), ()]
     with pytest.raises(OptionError, match=r"no focal plane 2; it has 2"):
         slidewright.open_source(folder, z=2)
 
@@ -204,6 +206,7 @@ def test_nothing_that_identifies_is_written_unless_it_is_asked_for(tmp_path):
     assert not any(text in data for text in (b"Doe", b"4711", b"20240102"))
     assert slidewright.info(tmp_path / "out.tif").associated == ()
     everything: dict[str, Any] = {"keep_metadata": "all", "associated": ("label", "macro"), "flavour": "aperio"}
+    everything["mpp"] = 0.25  # the flavour has one number for both sides
     slidewright.convert(folder, tmp_path / "all.tif", n_workers=0, **everything)
     assert b"Doe^Jane" in (tmp_path / "all.tif").read_bytes()
     assert {"label", "macro"} <= {image.name for image in slidewright.info(tmp_path / "all.tif").associated}

@@ -312,6 +312,21 @@ def test_channels_in_several_files_are_refused_with_the_remedy(tmp_path: Path) -
         open_source(tmp_path / "a.ome.tif")
 
 
+def test_file_that_names_another_for_some_planes_alone_is_refused(tmp_path: Path) -> None:
+    other = '<UUID FileName="b.ome.tif">urn:uuid:2</UUID>'
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:1"><Image ID="Image:0"><Pixels '
+        'ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="60" SizeY="40" SizeC="2" SizeZ="1" SizeT="1">'
+        '<TiffData FirstC="0" IFD="0" PlaneCount="1"/>'
+        f'<TiffData FirstC="1" IFD="0" PlaneCount="1">{other}</TiffData></Pixels></Image></OME>'
+    )
+    for name, said in (("a.ome.tif", xml), ("whole.ome.tif", xml.replace(other, "<UUID>urn:uuid:1</UUID>"))):
+        tifffile.imwrite(tmp_path / name, np.zeros((40, 60), np.uint8), description=said, metadata=None)
+    with pytest.raises(SourceError, match="one of several files"):
+        open_source(tmp_path / "a.ome.tif")
+    assert open_source(tmp_path / "whole.ome.tif").info.samples == 2
+
+
 def test_file_whose_ome_xml_is_in_another_is_refused(tmp_path: Path) -> None:
     space = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
     xml = f'<OME xmlns="{space}"><BinaryOnly MetadataFile="a.companion.ome"/></OME>'

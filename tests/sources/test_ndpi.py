@@ -214,3 +214,12 @@ def test_macro_that_openslide_can_not_decode_is_a_source_error(tmp_path):
         source.associated_image("macro")
     with pytest.raises(SourceError, match="has no associated image"):
         source.associated_image("label")
+
+
+def test_focal_planes_that_are_not_read_are_named(tmp_path):
+    pytest.importorskip("openslide")
+    planes = [picture(height=HEIGHT, width=WIDTH) // part for part in (1, 2, 3)]
+    images = [(made.restarted(plane, "422"), 20.0, True) for plane in planes]
+    made.write(tmp_path / "in.ndpi", images, depths=(-1000, 0, 1000))
+    assert slidewright.open_source(tmp_path / "in.ndpi").info.left_out == ("2 more focal planes (z chooses one)",)
+    assert slidewright.open_source(tmp_path / "in.ndpi", z=2).info.left_out == ()

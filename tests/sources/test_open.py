@@ -120,7 +120,7 @@ def test_importing_sources_is_light(root: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env=env, timeout=60)
 
 
-@pytest.mark.parametrize("vendor", ["ndpi", "scn", "bif", "aperio-ycbcr", ""])
+@pytest.mark.parametrize("vendor", ["ndpi", "scn", "bif", "trestle", "aperio-ycbcr", ""])
 @pytest.mark.parametrize("known", [True, False])
 def test_formats_that_openslide_reads_better_go_there_if_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str, known: bool

@@ -10,8 +10,11 @@ import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
+from kept_matrix import KINDS
+from reading import assert_reads_like
 
 from slidewright.errors import CorruptTileError, OptionError, SourceError
+from slidewright.sources.open import open_source
 from slidewright.sources.openslide import OpenSlideSource
 from slidewright.sources.wrappers.alpha import compose
 
@@ -87,3 +90,23 @@ def test_transparency_is_laid_on_the_background(colour: int, alpha: int, backgro
     compose(rgba, (background, background, background), out)
     exact = (colour * alpha + background * (255 - alpha)) / 255
     assert abs(int(out[0, 0, 0]) - exact) <= 0.5
+
+
+@pytest.mark.parametrize("chosen", [{"page": 0}, {"series": 0}])
+def test_aperio_ycbcr_is_not_read_past_openslide(chosen: dict[str, int], tmp_path: Path) -> None:
+    path = KINDS["Aperio, JPEG 2000 YCbCr (33003)"].make(tmp_path)
+    assert open_source(path).info.format == "aperio"
+    with pytest.raises(SourceError, match="leave out page and series"):
+        open_source(path, **chosen)
+
+
+def test_overlapping_tiles_of_trestle_are_joined(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(5).integers(0, 256, (224, 224, 3), np.uint8)
+    tiles = [pixels[y : y + 128, x : x + 128] for y in (0, 96) for x in (0, 96)]  # each 32 pixels into the next
+    said = "Background Color=e0e0e0;Objective Power=20;OverlapsXY= 32 32"
+    how = {"tile": (128, 128), "compression": "zlib", "photometric": "rgb", "metadata": None, "software": "MedScan"}
+    how |= {"shape": (256, 256, 3), "dtype": "uint8", "description": said, "resolution": (0.5, 0.5)}
+    tifffile.imwrite(tmp_path / "a.tif", iter(tiles), **how)
+    source = open_source(tmp_path / "a.tif")
+    assert (source.info.format, source.info.size, source.info.mpp) == ("trestle", (224, 224), (0.5, 0.5))
+    assert_reads_like(source, pixels)

@@ -149,3 +149,44 @@ def test_channels_that_bio_formats_counts_as_images_of_one_page_are_read(tmp_pat
     tifffile.imwrite(tmp_path / "cut.tif", planes[0], description=said, metadata=None)
     with pytest.raises(SourceError, match="put 3 images into it"):
         open_source(tmp_path / "cut.tif")
+
+
+def test_page_or_series_has_the_size_of_its_own_pixels(tmp_path: Path) -> None:
+    def said(words: str) -> dict[str, Any]:
+        head = f"Aperio Image Library v10\n203x150 {words}|AppMag = 20|MPP = 0.5"
+        return {"photometric": "rgb", "description": head, "metadata": None}
+
+    with tifffile.TiffWriter(tmp_path / "a.svs") as tiff:
+        tiff.write(PIXELS, tile=(64, 64), **said("(64x64)"))
+        tiff.write(PIXELS[::2, ::2], rowsperstrip=16, **said("-> 102x75 - "))
+        tiff.write(PIXELS[:37, :50], tile=(64, 64), **said("-> 50x37"))
+        tiff.write(PIXELS[:20, :30], rowsperstrip=16, subfiletype=1, **said("\nlabel 30x20"))
+    mpp = [open_source(tmp_path / "a.svs", page=page).info.mpp for page in range(4)]
+    assert mpp == [(0.5, 0.5), None, (0.5 * 203 / 50, 0.5 * 150 / 37), None]
+    assert [open_source(tmp_path / "a.svs", series=series).info.mpp for series in range(3)] == [(0.5, 0.5), None, None]
+
+
+def test_page_of_an_ome_tiff_is_described_by_its_own_image(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
+        for number, grey in enumerate((PIXELS[..., 0], PIXELS[:80, :70, 1])):
+            size = {f"PhysicalSize{axis}": 0.5 + number for axis in "XY"}
+            tiff.write(grey, metadata={"axes": "YX", **size, "Channel": {"Name": [f"stain {number}"]}})
+    for number in range(2):
+        for chosen in ({"page": number}, {"series": number}):
+            info = open_source(tmp_path / "a.ome.tif", **chosen).info
+            assert info.mpp == (0.5 + number, 0.5 + number)
+            assert [channel.name for channel in info.metadata.channels] == [f"stain {number}"]
+
+
+def test_images_without_pixels_are_not_counted_among_those_of_an_ome_tiff(tmp_path: Path) -> None:
+    images = "".join(
+        f'<Image ID="Image:{n}" Name="{name}"><Pixels ID="Pixels:{n}" DimensionOrder="XYCZT" Type="uint8" SizeX="203" '
+        f'SizeY="150" SizeC="1" SizeZ="1" SizeT="1" PhysicalSizeX="{mpp}" PhysicalSizeY="{mpp}">'
+        f'<Channel ID="Channel:{n}:0" Name="{name}" SamplesPerPixel="1"/>{data}</Pixels></Image>'
+        for n, name, mpp, data in ((0, "lost", 9, "<MetadataOnly/>"), (1, "kept", 0.5, '<TiffData PlaneCount="1"/>'))
+    )
+    xml = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{images}</OME>'
+    tifffile.imwrite(tmp_path / "a.ome.tif", PIXELS[..., 0], description=xml, metadata=None)
+    info = open_source(tmp_path / "a.ome.tif").info
+    assert info.mpp == (0.5, 0.5)
+    assert [channel.name for channel in info.metadata.channels] == ["kept"]

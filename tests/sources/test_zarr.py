@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -153,6 +154,40 @@ def test_bioformats2raw_series_is_chosen(tmp_path: Path) -> None:
     assert open_source(tmp_path / "a.zarr", series=1).info.size == (21, 30)
 
 
+@pytest.mark.parametrize(
+    ("colors", "kind"),
+    [
+        (("0000FF", "00FF00", "FF0000"), "multichannel"),
+        (("0000FF", "00FF00", "FF0000", "FFFF00"), "multichannel"),
+        (("FF0000", "00FF00", "0000FF"), None),
+        (("FFFFFF",) * 3, None),
+    ],
+)
+def test_channels_in_colours_of_their_own_are_no_rgb(colors: tuple[str, ...], kind: str | None, tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    for name in "01":
+        group.create_array(name, shape=(len(colors), 40, 60), dtype="u1", chunks=(1, 20, 20))[...] = 7
+    multiscales(group, "0.4")
+    group.attrs["omero"] = {"channels": [{"label": f"stain {n}", "color": color} for n, color in enumerate(colors)]}
+    assert open_source(tmp_path / "a.zarr").info.kind == kind
+
+
+def test_series_is_one_of_the_images_that_a_group_lists(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    for name, side in (("a", 20), ("b", 25)):
+        group.create_array(name, shape=(side, 30), dtype="u1", chunks=(16, 16))
+    group.attrs["multiscales"] = [
+        {"version": "0.4", "axes": [{"name": "y"}, {"name": "x"}], "datasets": [{"path": name}]} for name in "ab"
+    ]
+    sizes = [open_source(tmp_path / "a.zarr", series=series).info.size for series in (None, 0, 1)]
+    assert sizes == [(20, 30), (20, 30), (25, 30)]
+    with pytest.raises(OptionError, match="has no series 2; "):
+        open_source(tmp_path / "a.zarr", series=2)
+    assert open_source(tmp_path / "a.zarr", axes="yx").info.size == (20, 30)
+    with pytest.raises(OptionError, match=r"axes xy has no meaning for .*, whose axes are yx"):
+        open_source(tmp_path / "a.zarr", axes="xy")
+
+
 def test_plain_group_uses_its_only_array_or_lists_them(tmp_path: Path) -> None:
     group = zarr.open_group(tmp_path / "a.zarr", mode="w")
     group.create_array("image", shape=(20, 30), dtype="u1", chunks=(16, 16))
@@ -259,3 +294,18 @@ def test_array_that_another_format_hides_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="two formats"):
         open_source(old)
     assert_reads_like(open_source(new), np.full((60, 70), 3, np.uint8))
+
+
+@pytest.mark.parametrize("separator", [".", "/"])
+def test_chunks_that_are_named_otherwise_than_the_array_says_are_refused(separator: str, tmp_path: Path) -> None:
+    named = {"name": "v2", "separator": separator}
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=(40, 60), chunks=(20, 20), dtype="u1", zarr_format=2, chunk_key_encoding=named
+    )
+    array[...] = 7
+    assert open_source(tmp_path / "a.zarr").info.size == (40, 60)
+    said = json.loads((tmp_path / "a.zarr" / ".zarray").read_text())
+    said["dimension_separator"] = "/" if separator == "." else "."
+    (tmp_path / "a.zarr" / ".zarray").write_text(json.dumps(said))
+    with pytest.raises(SourceError, match=f'add "dimension_separator": "{separator}"'):
+        open_source(tmp_path / "a.zarr")

@@ -30,7 +30,11 @@ PHILIPS = """<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUf
 <Attribute Name="DICOM_MANUFACTURERS_MODEL_NAME" Group="0x0008" Element="0x1090" PMSVR="IString">UFS</Attribute>
 <Attribute Name="PIM_DP_UFS_BARCODE" Group="0x301D" Element="0x1002" PMSVR="IString">QkFSQ09ERQ==</Attribute>
 <Attribute Name="DICOM_DEVICE_SERIAL_NUMBER" Group="0x0018" Element="0x1000" PMSVR="IString">FMT0077</Attribute>
-</DataObject>"""
+<Array><DataObject ObjectType="PixelDataRepresentation">
+<Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028" Element="0x0030" PMSVR="IDoubleArray">&quot;0.00025&quot;
+ &quot;0.0005&quot;</Attribute></DataObject><DataObject ObjectType="PixelDataRepresentation">
+<Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028" Element="0x0030" PMSVR="IDoubleArray">"0.0005" "0.001"</Attribute>
+</DataObject></Array></DataObject>"""
 
 
 def test_aperio_fields_that_are_not_of_optics_identify():
@@ -53,6 +57,16 @@ def test_ome_xml_gives_the_objective_that_the_image_names_and_its_channels():
 @pytest.mark.parametrize("xml", ["", "<OME", "<OME/>", "<OME><Image/></OME>"])
 def test_ome_xml_that_says_nothing_is_nothing(xml):
     assert ome(xml, 0).known == {}
+
+
+def test_philips_has_its_resolution_in_the_xml(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "philips.tiff") as tiff:
+        for number, side in enumerate((64, 32)):
+            said = {"description": PHILIPS, "software": "Philips DP v1.0"} if not number else {}
+            tiff.write(PIXELS[:side, :side], tile=(32, 32), photometric="rgb", metadata=None, **said)
+    assert slidewright.info(tmp_path / "philips.tiff").mpp == pytest.approx((0.5, 0.25))
+    slidewright.convert(tmp_path / "philips.tiff", tmp_path / "out.tif", level=1, n_workers=0)
+    assert slidewright.info(tmp_path / "out.tif").mpp == pytest.approx((1, 0.5))
 
 
 def test_philips_barcode_and_serial_number_identify(tmp_path):

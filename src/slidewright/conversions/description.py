@@ -45,13 +45,19 @@ def describe_image(
         encoding,
         options.mpp_xy or (info.mpp if info.mpp is not None and can_be_mpp(info.mpp) else None),
         _description(info, options),
-        info.icc_profile,
+        _profile(info, encoding.pixels.kind),
         f"slidewright {__version__}{kept_mark(len(kept))}",
         kept,
         _metadata(info, options, encoding.pixels.frame_planes),
         _associated(source, options, wanted),
         "thumbnail" in wanted or options.flavour == "aperio",
     )
+
+
+def _profile(info: SourceInfo, kind: str) -> bytes | None:
+    """The ICC profile, unless it is of greys that became colours; a reader would take it for theirs."""
+    grey = (info.icc_profile or b"")[16:20] == b"GRAY"  # ICC.1, 7.2.6: the data colour space
+    return None if grey and kind in ("rgb", "rgba") else info.icc_profile
 
 
 def _description(info: SourceInfo, options: ConvertOptions) -> str | None:
@@ -98,11 +104,18 @@ def _associated(source: Source, options: ConvertOptions, wanted: Any) -> tuple[A
 
 
 def _image_file(path: str | os.PathLike[str]) -> Any:
+    """The pixels as a viewer shows them: upright, what is transparent on white, 16 bits as 8."""
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
+                image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+            if image.has_transparency_data:
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image.convert("RGBA"))
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # each of its plugins has its own
         raise OptionError(f"label {os.fspath(path)!r} is no image that Pillow reads ({error}); give another") from error

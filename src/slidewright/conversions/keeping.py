@@ -81,13 +81,15 @@ def decide_reuse(
     Raises
     ------
     OptionError
-        Where they are asked for beside what needs every tile of level 0 decoded.
+        Where they are asked for beside what needs every tile of level 0 decoded, or a way to make levels.
     """
     if not options.reuse_levels:
         return keeping, ()
     for name, given in (("on_corrupt", options.on_corrupt), ("scaled_decoding", options.scaled_decoding or None)):
         if given is not None:
             raise OptionError(f"{name} asks for level 0 to be decoded, which reuse_levels spares; leave one out")
+    if options.resampling is not None:
+        raise OptionError("resampling asks how levels are made, and reuse_levels for the source's own; leave one out")
     if keeping.kept is None:
         words = "no level is reused, since level 0 is not kept"
         return replace(keeping, words="; ".join(filter(None, (keeping.words, words)))), ()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _LABEL, _MACRO = 1, 9  # NewSubfileType, as Aperio has it
 _APERIO_LEVEL = 0  # Aperio leaves the levels unmarked
+_UNLIKE = 0.01
+"""How much wider than high a pixel may be, as a part of it, where one number stands for both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,11 @@ class AperioTiff(LaidTiff):
             raise OptionError(
                 "the Aperio flavour is for RGB or grey pixels of 8 bits, with levels down to 4096 pixels; leave "
                 "flavour or levels out, or write a .ome.tif"
+            )
+        if image.mpp is not None and abs(image.mpp[0] - image.mpp[1]) > _UNLIKE * image.mpp[0]:
+            raise OptionError(
+                f"the Aperio flavour says one resolution, and this image has {image.mpp[0]:.4g} x {image.mpp[1]:.4g} "
+                "um a pixel; give one with mpp, leave flavour out, or write a .ome.tif"
             )
 
     def directories(self, written: Written, encoding: Tags) -> Sequence[Directory]:

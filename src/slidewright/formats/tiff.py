@@ -49,6 +49,9 @@ class TiffFormat(Format):
     def from_options(cls, options: ConvertOptions) -> Format:
         """See `Format`; another layout where the flavour, or images beside the levels, ask for one."""
         refuse_zarr_options(options)
+        for name, given in (("channel_names", options.channel_names), ("channel_colors", options.channel_colors)):
+            if given is not None:
+                raise OptionError(f"{name} has no place in a plain TIFF: leave it out, or write to a name.ome.tif")
         if options.flavour == "aperio" or options.associated or options.label is not None:
             from slidewright.formats.plain_tiff import AperioTiff, GenericTiff
 

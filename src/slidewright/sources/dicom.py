@@ -139,6 +139,10 @@ class DicomSource(Source):
             header = headers[0].dataset
             coding = _coding(where, header)
             table = frame_table(parts, headers, z)
+            heights = {height for read in headers for _, _, height in read.places or ()}
+            planes = len(heights) or int(header.get("TotalPixelMatrixFocalPlanes") or 1)
+            if z is None and planes > 1:
+                left = (*left, f"{planes - 1} more focal planes (z chooses one)")
             stored, reason = _stored(table, coding)
             info = SourceInfo(
                 name=path,

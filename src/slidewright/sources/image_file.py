@@ -23,13 +23,14 @@ from slidewright.sources.access.unpack import UnpackedSource, unpacked
 from slidewright.sources.array import ArraySource
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
 from slidewright.sources.on_disk import file_identity
-from slidewright.sources.pillow import PilPixels, has_transparent_colour, kind_of_mode, pil_pixels
+from slidewright.sources.pillow import PROFILED, PilPixels, has_transparent_colour, kind_of_mode, pil_pixels
 from slidewright.system.files import regular
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "BMP", "GIF")
 MAX_BYTES = 2 << 30
 """Decoded bytes of an image that is taken; a larger one is a job for a program that reads it row by row."""
 _ROWS = 256
+_COLOURS = ("RGB", "RGBA", "LA")
 _REMEDY = "it is damaged, or of a sort that Pillow does not know: copy it again, or save it as a TIFF"
 _ORIENTATION, _TURNED = 274, (5, 6, 7, 8)  # as in TIFF
 _SIZ, _TO_COMPONENTS = b"\xff\x4f\xff\x51", 40
@@ -62,7 +63,7 @@ class ImageFileSource(Source):
             size, form = Size(image.height, image.width), str(image.format).lower()
             if _orientation(image) in _TURNED:
                 size = Size(size.width, size.height)
-            profile = image.info.get("icc_profile") if samples > 2 else None
+            profile = image.info.get("icc_profile") if image.mode in PROFILED else None
         nbytes = size.height * size.width * samples * np.dtype(dtype).itemsize
         if nbytes > MAX_BYTES:
             raise SourceError(
@@ -108,9 +109,8 @@ class ImageFileSource(Source):
 def _left_out(image: Any, path: str) -> tuple[str, ...]:
     """What a file holds that is not converted, as clauses."""
     found = []
-    bits = max((depth & 0x7F for depth, *_ in _components(image, path)), default=0) + 1
-    if bits > 8 and image.mode in ("RGB", "RGBA"):
-        found.append(f"{bits - 8} of the {bits} bits of its samples, as Pillow reads 8")
+    if image.mode in _COLOURS and _is_wide(image, path):
+        found.append("more than the upper 8 bits of its colours, which Pillow leaves out (a TIFF can have 16)")
     if image.mode == "P" and "transparency" in image.info:
         found.append("which colours of its palette are transparent")
     try:
@@ -120,6 +120,13 @@ def _left_out(image: Any, path: str) -> tuple[str, ...]:
     if frames > 1:
         found.append(f"its frames after the first of {frames}")
     return tuple(found)
+
+
+def _is_wide(image: Any, path: str) -> bool:
+    """Whether samples have more than 8 bits, which Pillow does not tell: in a PNG by how it unpacks them."""
+    if image.format == "PNG":
+        return any(";16" in str(tile[3]) for tile in image.tile)
+    return any(depth & 127 > 7 for depth, *_ in _components(image, path))
 
 
 def _orientation(image: Any) -> int:
@@ -211,8 +218,7 @@ def _plain_jpeg2000(image: Any, path: str) -> PilPixels | None:
     (pixels,) = found
     if isinstance(pixels, Exception):
         raise CorruptTileError(f"{path} does not decode ({pixels}); {_REMEDY}") from pixels
-    profile = image.info.get("icc_profile") if samples > 2 else None
-    return PilPixels(pixels, kind, None, profile)
+    return PilPixels(pixels, kind, None, image.info.get("icc_profile") if image.mode in PROFILED else None)
 
 
 def _components(image: Any, path: str) -> list[tuple[int, int, int]]:

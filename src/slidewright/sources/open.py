@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slidewright.errors import OptionError, SourceError
+from slidewright.errors import OptionError, SlidewrightError, SourceError
 from slidewright.selection import Selection
 from slidewright.sources.base import Source, SourceInfo
 from slidewright.system.files import regular
@@ -32,7 +32,8 @@ OBJECTS = (
     "datasets of tiles and functions of (y, x, height, width)"
 )
 _OPENSLIDE_ONLY = {".mrxs", ".vms", ".vmu", ".svslide", ".dcm", ".czi"}
-_OPENSLIDE_BETTER = ("ndpi", "scn", "bif", "aperio-ycbcr")  # huge or overlapping tiles, several regions, colours
+_OPENSLIDE_BETTER = ("ndpi", "scn", "bif", "trestle", "aperio-ycbcr")
+"""Huge or overlapping tiles, several regions, colours."""
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
@@ -232,7 +233,11 @@ def _from_tiff(path: str, selection: Selection) -> Source:
         if vendor == "ndpi" and (striped := _from_ndpi(slide, selection)) is not None:
             return striped
         if vendor in _OPENSLIDE_BETTER and _openslide_knows(path):
-            return _from_openslide(path, selection)
+            left_out = ""
+            with contextlib.suppress(SlidewrightError):  # what is damaged for us need not be for OpenSlide
+                if vendor == "ndpi" and slide.focal_planes > 1:
+                    left_out = f"{slide.focal_planes - 1} more focal planes (z chooses one)"
+            return _from_openslide(path, selection, left_out)
         source = TiffSource.of(slide, selection)
         page = slide.image(source.selection).pages[0]
     given: Source = source
@@ -271,14 +276,15 @@ def _refuse_index(path: str) -> None:
         )
 
 
-def _from_openslide(path: str, selection: Selection) -> Source:
+def _from_openslide(path: str, selection: Selection, left_out: str = "") -> Source:
     if not _has_openslide():
         raise SourceError(f"{path} needs OpenSlide to be read; install it with: pip install 'slidewright[openslide]'")
     from slidewright.sources.openslide import OpenSlideSource
 
     level = selection.level or 0
     _refuse("a slide that OpenSlide reads", **{**selection.place, "level": None})
-    return OpenSlideSource.at(path, level=level)
+    source = OpenSlideSource.at(path, level=level)
+    return replace(source, info=replace(source.info, left_out=(left_out,))) if left_out else source
 
 
 def _other(selection: Selection) -> dict[str, int | str]:

@@ -1,6 +1,7 @@
 """Pillow images as arrays: which mode is which kind of image.
 
-Modes whose samples are not those of a slide (CMYK, YCbCr, LAB and others) become RGB, as Pillow converts them.
+Modes whose samples are not those of a slide (CMYK, YCbCr, LAB and others) become RGB, as Pillow converts them; CMYK by
+its ICC profile, where it has one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from slidewright.errors import SourceError
 from slidewright.pixels import Colormap
+from slidewright.sources.access.colours import by_profile
 from slidewright.sources.array import ArraySource
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 _KINDS = {"1": "binary", "L": "grey", "P": "labels", "RGB": "rgb", "RGBA": "rgba", "I": "grey", "F": "grey"}
 _SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
 _CONVERTED = {"LA": "RGBA", "La": "RGBA", "PA": "RGBA", "RGBa": "RGBA"}
-_PROFILED = ("RGB", "RGBA", "L", "LA")
+PROFILED = ("RGB", "RGBA", "L", "LA")
+"""Modes whose ICC profile is of the pixels that are given; that of CMYK is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,13 @@ def pil_source(image: Image) -> ArraySource:
 
 def pil_pixels(image: Image, name: str) -> PilPixels:
     """Load an image and tell its kind by its mode; `name` is what a SourceError calls it."""
-    profile = image.info.get("icc_profile") if image.mode in _PROFILED else None
+    profile = image.info.get("icc_profile") if image.mode in PROFILED else None
     try:
+        inks = by_profile("CMYK", image.info.get("icc_profile")) if image.mode == "CMYK" else None
+        if inks is not None:
+            pixels = np.empty((image.height, image.width, 3), np.uint8)
+            inks(np.asarray(image), pixels)
+            return PilPixels(pixels, "rgb", None, None)
         if has_transparent_colour(image):
             image = image.convert("RGBA")
         if image.mode not in _KINDS and image.mode not in _SIXTEEN:

@@ -38,6 +38,7 @@ __all__ = ["TiffSource", "opened", "vendor_of"]
 
 MAX_SEGMENT_BYTES = 1 << 30
 _GREYS = ("miniswhite", "minisblack")
+_APERIO_YCBCR = "aperio_jp2000_ycbc"  # Compression 33003, whatever the page says of its colours
 _COLOR_DTYPES = ("uint8", "uint16")
 
 
@@ -111,7 +112,7 @@ class TiffSource(Source):
             page = next((page for page in slide.others if page.name == name), None)
             if page is None or name not in slide.associated:
                 raise no_associated(self.info, name)
-            return as_bytes(slide.pixels(page, SourceError))
+            return as_bytes(_shown(slide, page))
 
 
 @contextmanager
@@ -141,9 +142,11 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
     for each in image.pages:
         _check_segments(each, np.dtype(dtype), where, slide.bytes)
     base = slide.image(replace(chosen, level=0)).pages[0] if chosen.level else page
+    if number is not None:
+        series, base = slide.owner(page)
     mpp = slide.mpp(base, series)
     left_out = slide.left_out(page, mpp)
-    if mpp is not None and base is not page:
+    if mpp is not None and base.size != page.size:
         mpp = (mpp[0] * base.size.width / page.size.width, mpp[1] * base.size.height / page.size.height)
     stored, not_stored = stored_of(slide, image)
     return SourceInfo(
@@ -159,7 +162,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         mpp=mpp,
         tile=page.cell,
         worker_bytes=AHEAD_BYTES + LIBRARY_BYTES if is_url(slide.path) else 0,
-        icc_profile=None if given_as(page) == "rgb" else base.icc_profile,  # which was of what is stored
+        icc_profile=base.icc_profile if given_as(page) != "rgb" or page.photometric == "ycbcr" else None,  # of inks
         description=slide.description_of(base),
         metadata=slide.metadata(base, series),
         left_out=left_out,
@@ -167,6 +170,20 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         stored=stored,
         not_stored=not_stored,
     )
+
+
+def _shown(slide: TiffSlide, page: Page) -> Pixels:
+    """All pixels of a small image, such as a label, in the colours that a viewer shows."""
+    image, where = Image((page,)), f"{slide.path} ({page.name})"
+    dtype, kind = _check_pixels(page, where)
+    _check_segments(page, np.dtype(dtype), where, slide.bytes)
+    info = SourceInfo(slide.path, "tiff", page.size, _samples(image), dtype, kind=kind)
+    with contextlib.closing(TiffReader(info, image)) as reader:
+        pixels = reader.read(0, 0, *page.size, np.empty(info.shape, dtype))
+    palette = _palette(page, where) if kind == "labels" else None
+    if palette is not None:
+        return (np.array(palette)[pixels[:, :, 0]] >> 8).astype(np.uint8)
+    return np.where(pixels, np.uint8(255), np.uint8(0)) if kind == "binary" else pixels
 
 
 def _palette(page: Page, where: str) -> tuple[tuple[int, int, int], ...] | None:
@@ -199,6 +216,11 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
         raise SourceError(
             f"{where} is compressed by {page.compression} (TIFF's Compression {int(page.page.compression)}), which no "
             "library here decodes; have the program that wrote it write another, such as LZW or JPEG"
+        )
+    if page.compression == _APERIO_YCBCR:
+        raise SourceError(
+            f"{where} has JPEG 2000 of YCbCr (Aperio's Compression 33003), which only OpenSlide reads in its colours: "
+            "leave out page and series, and install slidewright[openslide]"
         )
     if page.depth > 1:
         raise SourceError(f"{where} is a volume of {page.depth} planes; save one plane of it first")

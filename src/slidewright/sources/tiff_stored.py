@@ -34,6 +34,8 @@ def stored_of(slide: TiffSlide, image: Image) -> tuple[Stored | None, str]:
         return None, reason
     if image.offsets is not None:
         return None, "it has no tiles of its own"
+    if page.nodata and slide.vendor != "philips" and not all(each.counts.all() for each in image.pages):
+        return None, f"the tiles that it leaves out stand for {page.nodata:g} (GDAL_NODATA), and would for 0"
     stored = Stored(
         compression=page.compression,
         photometric=PHOTOMETRIC[page.photometric],

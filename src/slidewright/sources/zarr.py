@@ -34,6 +34,7 @@ from slidewright.tiff.metadata import MICROMETRES, SECONDS
 
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, and up to {MAX_CHANNELS} channels"
 _MAX_CHUNK_BYTES = 1 << 30
+_RED_GREEN_BLUE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 _WASTE = 2  # how many times its own pixels a region may decode before whole chunks are kept instead
 
 
@@ -85,9 +86,14 @@ class ZarrSource(Source):
         name = os.path.join(store, inner) if inner else store
         try:
             chosen = _choose(node, name, selection.series, selection.level)
+            if selection.axes not in (None, chosen.axes or selection.axes):
+                raise OptionError(
+                    f"axes {selection.axes} has no meaning for {name}, whose axes are {chosen.axes}; leave it out"
+                )
             axes = selection.axes or chosen.axes or _guess_axes(chosen.array, name)
             if len(axes) != chosen.array.ndim:
                 raise OptionError(f"{name} has shape {chosen.array.shape}, which does not fit axes {axes!r}")
+            _check_names(chosen.array, os.path.join(store, chosen.array.path), name)
             planes = _places(dict(zip(axes, chosen.array.shape, strict=False)), selection, name)
             info = _info(chosen, axes, name if chosen.array is node else os.path.join(store, chosen.array.path), planes)
         except (SlidewrightError, MemoryError):
@@ -242,8 +248,11 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
         if member not in node:
             raise OptionError(f"{name} has no series {member}; it has {_names(node)}")
         return _choose(node[member], f"{name}/{member}", None, level)
-    if attributes.get("multiscales"):
-        chosen = _dataset(node, attributes["multiscales"][0], name, level or 0)
+    images = attributes.get("multiscales")
+    if images:
+        if not 0 <= (series or 0) < len(images):
+            raise OptionError(f"{name} has no series {series}; {numbered(len(images))}")
+        chosen = _dataset(node, images[series or 0], name, level or 0)
         chosen = replace(chosen, channels=_channels(attributes.get("omero")), attributes=dict(node.attrs))
         return replace(chosen, kind="labels") if "image-label" in attributes else chosen
     arrays = [key for key, _ in node.arrays()]
@@ -301,6 +310,13 @@ def _channels(omero: Any) -> tuple[Channel, ...]:
     )
 
 
+def _kind_of(channels: tuple[Channel, ...], samples: int) -> str | None:
+    """What 3 or 4 channels are that are shown in other colours than red, green and blue; None where nothing says it."""
+    colors = tuple(channel.color for channel in channels[:3])
+    told = len(channels) == samples and samples in (3, 4) and None not in colors and len(set(colors)) > 1
+    return "multichannel" if told and colors != _RED_GREEN_BLUE else None
+
+
 def _rgb(digits: str) -> tuple[int, int, int]:
     red, green, blue = bytes.fromhex(digits)
     return red, green, blue
@@ -315,6 +331,22 @@ def _places(lengths: Mapping[str, int], selection: Selection, name: str) -> dict
     """The planes and times that were chosen."""
     found = {axis: selection.places(axis, lengths.get(axis, 1), name) for axis in "zt"}
     return {axis: places for axis, places in found.items() if places is not None and axis in lengths}
+
+
+def _check_names(array: Any, folder: str, name: str) -> None:
+    """Refuse an array of zarr v2 whose chunks are named otherwise than it says: none would be found, and all of it be
+    background. Writers of old put them into folders without saying so.
+    """
+    if array.metadata.zarr_format != 2 or array.ndim < 2 or not os.path.isdir(folder):
+        return
+    with os.scandir(folder) as entries:
+        first = next((entry.name for entry in entries if re.fullmatch(r"\d+(\.\d+)*", entry.name)), None)
+    there = None if first is None else "." if "." in first else "/"
+    if there not in (None, array.metadata.dimension_separator):
+        raise SourceError(
+            f'{name}: its chunks are named with "{there}", and its .zarray does not say so; add "dimension_separator": '
+            f'"{there}" to that file'
+        )
 
 
 def _guess_axes(array: Any, name: str) -> str:
@@ -386,7 +418,7 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) ->
         samples=samples,
         dtype=dtype,
         stack=Stack(*(len(planes.get(axis, range(1))) for axis in "tz")),
-        kind=said.kind(samples, dtype) or chosen.kind,
+        kind=said.kind(samples, dtype) or chosen.kind or _kind_of(chosen.channels, samples),
         description=said.description,
         icc_profile=said.icc_profile,
         colormap=said.colormap if samples == 1 and dtype in ("uint8", "uint16") else None,

@@ -35,13 +35,20 @@ _RESOLUTION_UNITS = {2: 25_400.0, 3: 10_000.0}  # micrometres in an inch, in a c
 
 
 def mpp_of(tiff: Any, page: Any, series: int) -> tuple[float, float] | None:
-    """Micrometres a pixel along (x, y) of the full-size page of a series, or None where nothing states them."""
+    """Micrometres a pixel along (x, y) of the full-size page of a series, or None where nothing states them.
+
+    Aperio says those of the slide on every page, its label too.
+    """
     description = str(page.description or "")
-    if tiff.is_svs:
+    if tiff.is_svs and series == 0:
         found = _APERIO_MPP.search(description) or _APERIO_MPP.search(str(tiff.pages.first.description or ""))
         value = positive(found.group(1)) if found else None
         if value is not None:
             return (value, value)
+    if tiff.is_philips and series == 0:
+        spacing = _philips_mpp(str(tiff.philips_metadata or ""))
+        if spacing is not None:
+            return spacing
     if tiff.is_ome:
         value_xy = _ome_mpp(str(tiff.ome_metadata or ""), series)
         if value_xy is not None:
@@ -89,6 +96,18 @@ def positive(value: Any) -> float | None:
     return number if math.isfinite(number) and number > 0 else None
 
 
+def _philips_mpp(xml: str) -> tuple[float, float] | None:
+    """DICOM_PIXEL_SPACING of the first level: two numbers in quotes, millimetres from row to row and column to column;
+    these files have no resolution tags.
+    """
+    level = re.search(r'ObjectType="PixelDataRepresentation".*', xml, re.DOTALL)
+    found = level and re.search(r'Name="DICOM_PIXEL_SPACING"[^>]*>([^<]*)<', level[0])
+    values = [positive(text) for text in re.split(r"&quot;|[\s\"]+", found[1]) if text] if found else []
+    if len(values) != 2 or values[0] is None or values[1] is None:
+        return None
+    return (values[1] * 1000, values[0] * 1000)
+
+
 def _ome_mpp(xml: str, series: int) -> tuple[float, float] | None:
     """PhysicalSizeX and Y of the `series`-th Image; the schema's default unit is the micrometre."""
     from xml.etree import ElementTree
@@ -98,7 +117,7 @@ def _ome_mpp(xml: str, series: int) -> tuple[float, float] | None:
     except ElementTree.ParseError:
         return None
     pixels = [element for element in root.iter() if element.tag.rpartition("}")[2] == "Pixels"]
-    if series >= len(pixels):
+    if not 0 <= series < len(pixels):
         return None
     found: list[float] = []
     for axis in "XY":

@@ -108,14 +108,46 @@ def default_series(tiff: Any) -> int:
     return areas.index(max(areas)) if areas else 0
 
 
+def owner_of(tiff: Any, page: Any) -> tuple[int, Any]:
+    """The series that a page is of, and the first page of its largest level, which says of all levels what they are;
+    -1 and the page itself where it is of none.
+    """
+    for number, series in enumerate(tiff.series):
+        if any(each is not None and each.offset == page.offset for level in series.levels for each in level.pages):
+            return number, series.keyframe
+    return -1, page
+
+
+def described_in(tiff: Any, series: int) -> int:
+    """The number of the Image in an OME-XML that describes a series; -1 where that is not to be told. tifffile leaves
+    out Images that have no pixels in the file.
+    """
+    from xml.etree import ElementTree
+
+    try:
+        root = ElementTree.fromstring(str(tiff.ome_metadata or ""))
+    except ElementTree.ParseError:
+        return series
+    images = [one for one in root if one.tag.rpartition("}")[2] == "Image"]
+    if len(images) == len(tiff.series):
+        return series
+    pixels = [next((each for each in one if each.tag.endswith("Pixels")), one) for one in images]
+    known = [(one.get("Name", ""), px.get("SizeY"), px.get("SizeX")) for one, px in zip(images, pixels, strict=True)]
+    shown = [(str(s.name or ""), str(s.keyframe.imagelength), str(s.keyframe.imagewidth)) for s in tiff.series]
+    if not 0 <= series < len(shown) or known.count(shown[series]) != shown.count(shown[series]):
+        return -1
+    places = [number for number, one in enumerate(known) if one == shown[series]]
+    return places[shown[:series].count(shown[series])]
+
+
 def image_of(tiff: Any, path: str, selection: Selection) -> Image:
     """The pages of a level; raises OptionError when there is none, SourceError when they are no single image."""
     from tifffile import TiffPage
 
     series, level = selection.series or 0, selection.level or 0
     pick(tiff.series, series, "series", path)
-    xml = tiff.ome_metadata or "" if tiff.is_ome else ""
-    if len(set(_FILE_NAME.findall(xml))) > 1 or "<BinaryOnly" in xml:  # which says that another file has the XML
+    xml = tiff.ome_metadata or "" if tiff.is_ome else ""  # of which <BinaryOnly> says that another file has it
+    if len(set(_FILE_NAME.findall(xml))) > 1 or _names_others(xml) or "<BinaryOnly" in xml:
         raise SourceError(
             f"{path} is one of several files of an OME-TIFF; choose an image of this file with page, or write all to "
             "one first, such as tifffile.imwrite(new, tifffile.imread(path), ome=True, metadata={'axes': 'CYX'})"
@@ -155,6 +187,19 @@ def image_of(tiff: Any, path: str, selection: Selection) -> Image:
     kept = kept.transpose([*rest, *order])
     stack = Stack(*(len(places[axis]) if axis in places else 1 for axis in "TZ"))
     return _pages_of(tiff, path, which, chosen, first, kept.ravel().tolist(), stack, bool(left))
+
+
+def _names_others(xml: str) -> bool:
+    """Whether some of the planes that an OME-XML speaks of are in this file and some in another, by their UUIDs."""
+    from xml.etree import ElementTree
+
+    try:
+        root = ElementTree.fromstring(xml if "UUID>" in xml else "")
+    except ElementTree.ParseError:
+        return False
+    planes = [element for element in root.iter() if element.tag.endswith("TiffData")]
+    inside = [next((one.text for one in element if one.tag.endswith("UUID")), None) for element in planes]
+    return len({str(uuid or root.get("UUID")).strip() for uuid in inside}) > 1
 
 
 def _named(axes: str) -> str:

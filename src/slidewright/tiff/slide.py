@@ -14,9 +14,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from slidewright.errors import SlidewrightError, SourceError, VerifyError
 from slidewright.metadata import Metadata
 from slidewright.selection import Selection
@@ -167,6 +164,13 @@ class TiffSlide:
         with damage_named(self.path, VerifyError):
             return layout.default_series(self._tiff)
 
+    @property
+    def focal_planes(self) -> int:
+        """How many planes the largest series has along z."""
+        with damage_named(self.path, VerifyError):
+            series = self._tiff.series[layout.default_series(self._tiff)]
+            return int(dict(zip(series.axes, series.shape, strict=True)).get("Z", 1))
+
     def image(self, chosen: Selection) -> Image:
         """One image: a page by its number, or a level of a series, or one plane of that.
 
@@ -182,10 +186,16 @@ class TiffSlide:
                 return Image((read_page(layout.pick(self._tiff.pages, chosen.page, "page", self.path).aspage()),))
             return layout.image_of(self._tiff, self.path, chosen)
 
+    def owner(self, page: Page) -> tuple[int, Page]:
+        """The series that a page is of, and its full-size page; -1 and the page itself where it is of none."""
+        with damage_named(self.path, VerifyError):
+            series, first = layout.owner_of(self._tiff, page.page)
+            return (series, read_page(first)) if self.vendor else (0, page)
+
     def mpp(self, page: Page, series: int = 0) -> tuple[float, float] | None:
         """Micrometres a pixel along (x, y) of a full-size page of a series, or None where nothing states them."""
         with damage_named(self.path, VerifyError):
-            return mpp_of(self._tiff, page.page, series)
+            return mpp_of(self._tiff, page.page, self._described(series))
 
     def left_out(self, page: Page, mpp: tuple[float, float] | None) -> tuple[str, ...]:
         """What the file says of an image that a conversion does not pass on, as clauses."""
@@ -199,17 +209,11 @@ class TiffSlide:
     def metadata(self, page: Page, series: int = 0) -> Metadata:
         """What the file says of optics, instrument and channels of a series, and what of it may identify."""
         with damage_named(self.path, VerifyError):
-            return metadata_of(self._tiff, page.page, series, self.vendor)
+            return metadata_of(self._tiff, page.page, self._described(series), self.vendor)
 
-    def pixels(self, page: Page, error: type[SlidewrightError] = VerifyError) -> NDArray[Any]:
-        """All pixels of a small page, such as a label, as (height, width, samples)."""
-        segments, out = self.segments(page, error), np.zeros((*page.size, page.samples), page.dtype)
-        for index in range(page.n_segments):
-            row, column = (n * side for n, side in zip(divmod(index, page.grid.width), page.cell, strict=True))
-            part, found = out[row : row + page.cell.height, column : column + page.cell.width], segments.decode(index)
-            if found is not None:
-                part[...] = found[: part.shape[0], : part.shape[1]]
-        return out
+    def _described(self, series: int) -> int:
+        """The number by which the file's own description knows a series."""
+        return layout.described_in(self._tiff, series) if self._tiff.is_ome else series
 
     def segments(self, page: TiledImage, error: type[SlidewrightError] = VerifyError) -> Segments:
         """The segments of a page, which raise `error` for a damaged one."""
@@ -258,5 +262,7 @@ def damage_named(path: str, error: type[SlidewrightError]) -> Iterator[None]:
 
 
 def vendor_of(slide: TiffSlide) -> str:
-    """The kind of file, by its first page alone: one of `series.VENDORS`, "aperio-ycbcr" or ""."""
-    return "aperio-ycbcr" if slide.is_aperio_ycbcr else slide.vendor
+    """The kind of file, by its first page alone: one of `series.VENDORS`, "aperio-ycbcr", "trestle" or ""."""
+    if slide.is_aperio_ycbcr:
+        return "aperio-ycbcr"
+    return "trestle" if slide.software.startswith("MedScan") else slide.vendor

@@ -76,7 +76,7 @@ def ome(xml: str, series: int) -> Metadata:
     except ElementTree.ParseError:
         return Metadata()
     images = _all(root, "Image")
-    if series >= len(images):
+    if not 0 <= series < len(images):
         return Metadata()
     image = images[series]
     pixels, reference = _first(image, "Pixels"), _first(image, "ObjectiveSettings")

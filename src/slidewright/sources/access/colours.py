@@ -44,10 +44,10 @@ def converter_of(page: Page) -> Convert | None:
     if page.photometric == "ycbcr":
         return _ycbcr(page)
     if page.photometric == "separated":
-        convert = _by_profile("CMYK", page.icc_profile) or _inks
+        convert = by_profile("CMYK", page.icc_profile) or _inks
         return convert if page.bits == 8 else lambda stored, out: convert((stored // 257).astype(np.uint8), out)
     if page.photometric == "cielab":
-        return _by_profile("LAB", None)
+        return by_profile("LAB", None)
     return _grey_alpha(page)
 
 
@@ -80,7 +80,7 @@ def _inks(stored: NDArray[Any], out: NDArray[Any]) -> None:
         out[..., sample] = left - (((product >> 8) + product) >> 8)
 
 
-def _by_profile(mode: str, profile: bytes | None) -> Convert | None:
+def by_profile(mode: str, profile: bytes | None) -> Convert | None:
     """Into sRGB by littleCMS: from an ICC profile, or from L*a*b* of D50; None where there is no usable profile."""
     from PIL import Image, ImageCms
 
@@ -89,7 +89,7 @@ def _by_profile(mode: str, profile: bytes | None) -> Convert | None:
             return None
         source = ImageCms.createProfile("LAB") if profile is None else ImageCms.ImageCmsProfile(io.BytesIO(profile))
         transform: Any = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
-    except ImageCms.PyCMSError:
+    except (ImageCms.PyCMSError, OSError):
         return None
 
     def convert(stored: NDArray[Any], out: NDArray[Any]) -> None:

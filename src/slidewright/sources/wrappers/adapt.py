@@ -121,18 +121,19 @@ class _Composing(_Checking):
 
 
 class _Flags(_Checking):
-    """Gives booleans as the bytes 0 and 1 that they are in memory."""
+    """Gives booleans as the bytes 0 and 1; in memory a true one may be any other, such as Pillow's 255."""
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """The pixels of a region, see `Reader.read`."""
         flags = self._reader.read(y, x, height, width, out.view(np.bool_), plane)
         if flags is BLANK:
             return BLANK
-        values: Pixels = flags.view(np.uint8)
-        if int(values.max()) > 1:  # as of mask.view(bool), where a mask has 255
-            np.not_equal(values, 0, out=out[:height, :width].view(np.bool_))
-            values = out[:height, :width]
-        return self._checked(values, y, x, plane)
+        found = flags.view(np.uint8)
+        if int(found.max()) > 1:
+            answer = out[:height, :width]
+            np.not_equal(found, 0, out=answer.view(np.bool_))
+            found = answer
+        return self._checked(found, y, x, plane)
 
 
 class _Narrowing(_Checking):
