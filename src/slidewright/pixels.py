@@ -52,6 +52,14 @@ class PixelFormat:
         return self.channels // self.frame_planes
 
     @property
+    def reduction(self) -> str:
+        """The method of `pyramid.reduce`: colours vote for the mode together, channels that are no colours each for
+        their own, however they are stored.
+        """
+        each = self.resampling == "mode" and self.kind not in ("rgb", "rgba")
+        return "mode-of-each" if each else self.resampling
+
+    @property
     def all_channels(self) -> int:
         """Channels of all frames, one after the other."""
         return self.channels * self.stack.frames

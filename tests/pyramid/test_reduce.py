@@ -59,3 +59,9 @@ def test_values_whose_sum_is_too_large_have_their_mean(method: str) -> None:
     out = halve(method, pixels)
     expected = [[2e38 if method == "mean" else 2.5e38, least], [least, least]]
     np.testing.assert_allclose(out[:, :, 0], np.array(expected, np.float32), rtol=1e-6)
+
+
+def test_channels_that_are_no_colours_vote_each_for_their_own_mode():
+    pixels = np.array([[[1, 5], [2, 6]], [[1, 6], [3, 7]]], np.uint8)
+    assert halve("mode", pixels)[0, 0].tolist() == [1, 5]
+    assert halve("mode-of-each", pixels)[0, 0].tolist() == [1, 6]

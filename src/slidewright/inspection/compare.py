@@ -63,6 +63,8 @@ def compare_levels(slide: PyramidFile, against: Any, resampling: str | None, thr
         raise VerifyError(f"{slide.path} says that levels are {info.name}'s own, which has no such levels")
     masks = first.masks or info.kind in ("labels", "binary")
     resampling, tallies = resampling or ("nearest" if masks else "mean"), dict[int, _Tally]()
+    if resampling == "mode" and first.photometric == "minisblack":
+        resampling = "mode-of-each"  # see `PixelFormat.reduction`
     for number, own in enumerate((source, *reused[:-1]) if reused else ()):
         _compare_copies(slide, number, own)
     compared, base = (_Upper(slide, len(reused)), reused[-1]) if reused else (slide, source)

@@ -96,7 +96,7 @@ class BlockEncoder(BlockMaker):
         self._background = np.array(encoding.pixels.background * encoding.pixels.stack.frames)
         self._samples = encoding.samples
         self._lossy = encoding.codec.lossy
-        self._method = encoding.pixels.resampling
+        self._method = encoding.pixels.reduction
         depth = max(pas.last - pas.first for pas in plan.passes) + 1
         channels = plan.band * encoding.samples
         shape = (plan.tile, plan.tile, channels)

@@ -20,7 +20,8 @@ Pixels = NDArray[Any]
 def reduce_into(method: str, source: Pixels, out: Pixels) -> None:
     """Halve `source`, (height, width, samples), into `out`, whose shape says how much of it is wanted.
 
-    `out` has half the height and width, rounded down but at least 1. `method` is one of `options.RESAMPLINGS`.
+    `out` has half the height and width, rounded down but at least 1. `method` is one of `options.RESAMPLINGS`, or
+    "mode-of-each".
     """
     height, width = out.shape[:2]
     if source.shape[0] == 1:
@@ -130,11 +131,18 @@ def _mode(source: Pixels, out: Pixels) -> None:
     out[...] = np.where(b_beats_a, b, np.where(c_wins, c, a))
 
 
+def _mode_of_each(source: Pixels, out: Pixels) -> None:
+    """The mode of each sample by itself."""
+    for sample in range(source.shape[2]):
+        _mode(source[:, :, sample : sample + 1], out[:, :, sample : sample + 1])
+
+
 METHODS: dict[str, Callable[[Pixels, Pixels], None]] = {
     "mean": _mean,
     "median": _median,
     "nearest": _nearest,
     "mode": _mode,
+    "mode-of-each": _mode_of_each,
     "max": _max,
     "min": _min,
 }
