@@ -173,7 +173,7 @@ def convert(kind: str, destination: str, folder: Path) -> tuple[Source, Path, in
     """(source, output, tiles kept) of a cell."""
     name, flavour = DESTINATIONS[destination]
     path, out = KINDS[kind].make(folder), folder / name
-    options: dict[str, Any] = {"flavour": flavour} if flavour else {}
+    options: dict[str, Any] = {"flavour": flavour, "mpp": 0.25} if flavour else {}  # it has one number for both sides
     asked = KINDS[kind].asked
     report = slidewright.convert(path, out, n_workers=0, compression=asked, **options)
     return slidewright.open_source(path), out, report.kept_tiles
