@@ -92,6 +92,21 @@ def test_imagej_channels_have_names_and_colours(tmp_path):
     assert dict(found.identifying)["Info"].strip() == "patient Smith"
 
 
+@pytest.mark.parametrize(("unit", "seconds"), [(None, 5), ("sec", 5), ("min", 300), ("msec", 0.005), ("lunch", None)])
+def test_imagej_has_a_unit_of_time(tmp_path, unit, seconds):
+    said = {"axes": "TYX", "finterval": 5, **({} if unit is None else {"tunit": unit})}
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 64, 64), np.uint8), imagej=True, metadata=said)
+    found = slidewright.open_source(tmp_path / "a.tif", t="all").info.metadata
+    assert found.time_increment == (seconds if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize("unit", ["pixel", "reference frame"])
+def test_ome_spacing_of_no_length_is_none(unit):
+    said = OME.replace('PhysicalSizeZUnit="nm"', f'PhysicalSizeZUnit="{unit}"')
+    assert said != OME
+    assert ome(said, 0).z_spacing is None
+
+
 def test_plain_tags_of_who_and_when_identify(tmp_path):
     tifffile.imwrite(
         tmp_path / "a.tif", PIXELS, photometric="rgb", datetime="2020:01:02 03:04:05", description="Smith",

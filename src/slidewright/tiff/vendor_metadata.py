@@ -113,7 +113,8 @@ def as_description(metadata: Metadata) -> str | None:
 def _measure(pixels: Element | None, name: str, unit: str, units: Mapping[str, float]) -> float | None:
     """A length or time of the pixels; `unit` is the schema's default."""
     value = None if pixels is None else positive(pixels.get(name))
-    return None if pixels is None or value is None else value * units.get(pixels.get(f"{name}Unit", unit).lower(), 1.0)
+    scale = None if pixels is None else units.get(pixels.get(f"{name}Unit", unit).lower())
+    return None if value is None or scale is None else value * scale  # "pixel" and "reference frame" are no lengths
 
 
 def _channels(pixels: Element) -> tuple[Channel, ...]:
@@ -174,6 +175,7 @@ def _hamamatsu(page: Any) -> Metadata:
 def _imagej(found: Mapping[str, Any]) -> Metadata:
     spacing = positive(found.get("spacing"))
     scale = MICROMETRES.get(str(found.get("unit", "")).replace("\\u00B5", "µ").lower())
+    interval, clock = positive(found.get("finterval")), SECONDS.get(str(found.get("tunit", "sec")).strip().lower())
     labels, tables = found.get("Labels") or (), found.get("LUTs") or ()
     count = int(found.get("channels", 1))
     colors = [tuple(int(value) for value in table[:, -1]) for table in tables[:count]]
@@ -186,7 +188,7 @@ def _imagej(found: Mapping[str, Any]) -> Metadata:
     return Metadata(
         channels=tuple(channels) if known and count > 1 else (),
         z_spacing=spacing * scale if spacing and scale and int(found.get("slices", 1)) > 1 else None,
-        time_increment=positive(found.get("finterval")) if int(found.get("frames", 1)) > 1 else None,
+        time_increment=interval * clock if interval and clock and int(found.get("frames", 1)) > 1 else None,
         identifying=fields_of({"Info": str(found.get("Info", ""))}),
     )
 
