@@ -92,6 +92,17 @@ def test_imagej_channels_have_names_and_colours(tmp_path):
     assert dict(found.identifying)["Info"].strip() == "patient Smith"
 
 
+@pytest.mark.parametrize("labels", [["c:1/2 - Smith.czi #1", "c:2/2 - Smith.czi #1"], ["Smith-1.tif", "Smith-2.tif"]])
+def test_imagej_labels_that_are_names_of_files_identify(tmp_path, labels):
+    metadata = {"axes": "CYX", "Labels": labels}
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((2, 64, 64), np.uint8), imagej=True, metadata=metadata)
+    found = slidewright.open_source(tmp_path / "a.tif").info.metadata
+    assert found.channels == ()
+    assert "Smith" in dict(found.identifying)["Labels"]
+    slidewright.convert(tmp_path / "a.tif", tmp_path / "b.ome.tif", n_workers=0)
+    assert b"Smith" not in (tmp_path / "b.ome.tif").read_bytes()
+
+
 @pytest.mark.parametrize(("unit", "seconds"), [(None, 5), ("sec", 5), ("min", 300), ("msec", 0.005), ("lunch", None)])
 def test_imagej_has_a_unit_of_time(tmp_path, unit, seconds):
     said = {"axes": "TYX", "finterval": 5, **({} if unit is None else {"tunit": unit})}

@@ -28,6 +28,8 @@ _HARMLESS = {
     *("Focus Offset", "Exposure Time", "Exposure Scale", "ICC Profile"),
 }
 """Aperio's fields of optics and geometry, which identify nobody."""
+_FILE_LABEL = re.compile(r"^[czt]:\d+/\d+|\.[a-z]\w{1,4}\b", re.IGNORECASE)
+"""In the label of a slice that ImageJ made of the name of its file, by Bio-Formats or of images that became a stack."""
 _PHILIPS = {
     "DICOM_MANUFACTURER": "scanner_vendor",
     "DICOM_MANUFACTURERS_MODEL_NAME": "scanner_model",
@@ -179,7 +181,8 @@ def _imagej(found: Mapping[str, Any]) -> Metadata:
     labels, tables = found.get("Labels") or (), found.get("LUTs") or ()
     count = int(found.get("channels", 1))
     colors = [tuple(int(value) for value in table[:, -1]) for table in tables[:count]]
-    names = [str(label) for label in labels[:count]] if len(labels) == count else []
+    named = len(labels) == count and not any(_FILE_LABEL.search(str(label)) for label in labels)
+    names = [str(label) for label in labels] if named else []
     channels = [
         Channel(names[n] if names else None, colors[n][:3] if len(colors) == count else None)  # type: ignore[arg-type]
         for n in range(count)
@@ -189,7 +192,7 @@ def _imagej(found: Mapping[str, Any]) -> Metadata:
         channels=tuple(channels) if known and count > 1 else (),
         z_spacing=spacing * scale if spacing and scale and int(found.get("slices", 1)) > 1 else None,
         time_increment=interval * clock if interval and clock and int(found.get("frames", 1)) > 1 else None,
-        identifying=fields_of({"Info": str(found.get("Info", ""))}),
+        identifying=fields_of({"Info": str(found.get("Info", "")), "Labels": "" if named else "\n".join(map(str, labels))}),
     )
 
 
