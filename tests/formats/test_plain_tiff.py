@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import openslide
 import pytest
@@ -234,3 +236,18 @@ def test_flavour_of_one_resolution_refuses_two(tmp_path):
     slidewright.convert(pixels, tmp_path / "a.svs", flavour="aperio", mpp=(0.227, 0.2269), n_workers=0)
     with pytest.raises(OptionError, match=r"says one resolution, and this image has 0.25 x 0.5 um a pixel"):
         slidewright.convert(pixels, tmp_path / "b.svs", flavour="aperio", mpp=(0.25, 0.5), n_workers=0)
+
+
+def test_what_may_be_kept_comes_through_a_chain_of_formats(tmp_path, tissue):
+    said = "Aperio Image Library v12.0\r\n1x1|AppMag = 20|MPP = 0.5|User = jane"
+    rgb = {"photometric": "rgb", "metadata": None, "tile": (256, 256)}
+    tifffile.imwrite(tmp_path / "0.svs", tissue, description=said, software=False, **rgb)
+    first = slidewright.open_source(tmp_path / "0.svs").info.metadata
+    assert first.scanner_software == "Aperio Image Library v12.0"
+    chain = ["1.ome.tif", "2.ome.zarr", "3.svs", "4.tif", "5.svs", "6.ome.tif"]
+    for before, name in zip(["0.svs", *chain], chain, strict=False):
+        options = {"flavour": "aperio"} if name.endswith(".svs") else {}
+        spacing = 0.123456789 if name == "1.ome.tif" else None
+        slidewright.convert(tmp_path / before, tmp_path / name, n_workers=0, z_spacing=spacing, **options)
+        found = slidewright.open_source(tmp_path / name).info.metadata
+        assert replace(found, channels=()) == replace(first, z_spacing=0.123456789, identifying=()), name

@@ -21,6 +21,8 @@ _OWN_FIELDS = (
     *("objective_power", "scanner_vendor", "scanner_model", "scanner_software"),
     *("z_spacing", "time_increment", "background"),
 )
+OWN_NAMESPACE = "slidewright/kept"
+"""Of the annotation of an OME-XML in which slidewright keeps what the schema has no place for."""
 _OWN_NUMBERS = ("objective_power", "z_spacing", "time_increment")
 _HARMLESS = {
     *("AppMag", "MPP", "StripeWidth", "Parmset", "Left", "Top", "LineCameraSkew", "LineAreaXOffset", "LineAreaYOffset"),
@@ -61,10 +63,14 @@ def aperio(description: str) -> Metadata:
     head, *parts = description.split("|")
     pairs = (part.split("=", 1) for part in parts if "=" in part)
     found = {name.strip(): value.strip() for name, value in pairs}
-    return Metadata(
+    if head.startswith("Aperio Image Library (slidewright"):
+        kept = _own_values({name: found.pop(name) for name in _OWN_FIELDS if name in found})
+    else:
+        first = next(iter(head.splitlines()), "").strip()
+        kept = Metadata(scanner_vendor="Aperio", scanner_software=first or None)
+    return replace(
+        kept,
         objective_power=positive(found.get("AppMag")),
-        scanner_vendor="Aperio" if not head.startswith("Aperio Image Library (slidewright") else None,
-        scanner_software=head.splitlines()[0].strip() if head.strip() else None,
         identifying=fields_of({name: value for name, value in found.items() if name not in _HARMLESS}),
     )
 
@@ -88,6 +94,7 @@ def ome(xml: str, series: int) -> Metadata:
         objective_power=None if objective is None else positive(objective.get("NominalMagnification")),
         scanner_vendor=None if microscope is None else microscope.get("Manufacturer"),
         scanner_model=None if microscope is None else microscope.get("Model"),
+        scanner_software=_own_annotations(root).get("scanner_software"),
         channels=() if pixels is None else _channels(pixels),
         z_spacing=_measure(pixels, "PhysicalSizeZ", "µm", MICROMETRES),
         time_increment=_measure(pixels, "TimeIncrement", "s", SECONDS),
@@ -98,7 +105,11 @@ def ome(xml: str, series: int) -> Metadata:
 def own(description: str) -> Metadata:
     """What slidewright kept in a description of its own, see `as_description`."""
     pairs = (part.split(" = ", 1) for part in description.splitlines()[0].split("|")[1:] if " = " in part)
-    found = {name: value for name, value in pairs if name in _OWN_FIELDS}
+    return _own_values({name: value for name, value in pairs if name in _OWN_FIELDS})
+
+
+def _own_values(found: dict[str, str]) -> Metadata:
+    """Metadata of what `own_fields` gave."""
     background = found.pop("background", "")
     numbers = {name: positive(found.pop(name, None)) for name in _OWN_NUMBERS}
     color = tuple(bytes.fromhex(background[1:])) if re.fullmatch("#[0-9a-f]{6}", background) else None
@@ -108,8 +119,16 @@ def own(description: str) -> Metadata:
 
 def as_description(metadata: Metadata) -> str | None:
     """What may be kept, as a line for a generic TIFF, which has no tags for it; None where nothing is known."""
-    known = [f"{name} = {value.replace('|', '/')}" for name, value in metadata.known.items() if name in _OWN_FIELDS]
-    return OWN + "|".join(" ".join(field.split()) for field in known) if known else None
+    known = [f"{name} = {value}" for name, value in own_fields(metadata).items()]
+    return OWN + "|".join(known) if known else None
+
+
+def own_fields(metadata: Metadata) -> dict[str, str]:
+    """What may be kept, but for channels, each on one line and without what divides fields."""
+    exact = {name: f"{getattr(metadata, name):.12g}" for name in _OWN_NUMBERS if getattr(metadata, name) is not None}
+    values = {**metadata.known, **exact}.items()
+    known = {name: value.replace("|", "/") for name, value in values if name in _OWN_FIELDS}
+    return {name: " ".join(value.split()) for name, value in known.items()}
 
 
 def _measure(pixels: Element | None, name: str, unit: str, units: Mapping[str, float]) -> float | None:
@@ -142,9 +161,17 @@ def _ome_identifying(root: Element, image: Element) -> tuple[tuple[str, str], ..
         del values["Name"]
     for number, person in enumerate(_all(root, "Experimenter")):
         values[f"Experimenter {number}"] = " ".join(person.attrib.values())
+    own = _own_annotations(root)
     for annotation in _all(root, "M"):
-        values[annotation.get("K", "M")] = annotation.text or ""
+        if own.get(annotation.get("K", "M")) != annotation.text:
+            values[annotation.get("K", "M")] = annotation.text or ""
     return fields_of(values)
+
+
+def _own_annotations(root: Element) -> dict[str, str | None]:
+    """What slidewright kept in an annotation of its own."""
+    found = [one for one in _all(root, "MapAnnotation") if one.get("Namespace") == OWN_NAMESPACE]
+    return {pair.get("K", ""): pair.text for one in found for pair in _all(one, "M")}
 
 
 def _philips(xml: str) -> Metadata:
@@ -192,7 +219,9 @@ def _imagej(found: Mapping[str, Any]) -> Metadata:
         channels=tuple(channels) if known and count > 1 else (),
         z_spacing=spacing * scale if spacing and scale and int(found.get("slices", 1)) > 1 else None,
         time_increment=interval * clock if interval and clock and int(found.get("frames", 1)) > 1 else None,
-        identifying=fields_of({"Info": str(found.get("Info", "")), "Labels": "" if named else "\n".join(map(str, labels))}),
+        identifying=fields_of(
+            {"Info": str(found.get("Info", "")), "Labels": "" if named else "\n".join(map(str, labels))}
+        ),
     )
 
 
