@@ -5,6 +5,7 @@ meant and what its pixels are.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -147,7 +148,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
     mpp = slide.mpp(base, series)
     left_out = slide.left_out(page, mpp)
     if mpp is not None and base.size != page.size:
-        mpp = (mpp[0] * base.size.width / page.size.width, mpp[1] * base.size.height / page.size.height)
+        mpp = (mpp[0] * _times(base.size.width, page.size.width), mpp[1] * _times(base.size.height, page.size.height))
     stored, not_stored = stored_of(slide, image)
     return SourceInfo(
         name=slide.path,
@@ -170,6 +171,17 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         stored=stored,
         not_stored=not_stored,
     )
+
+
+def _times(whole: int, part: int) -> float:
+    """How many pixels of a side one of a level's stands for: a power of two, or another whole number, where the level
+    is as long as that makes it, rounded down or up.
+    """
+    ratio = whole / part
+    for times in (1 << int(math.log2(ratio)), round(ratio)) if ratio > 1 else ():
+        if part in (whole // times, -(-whole // times)):
+            return times
+    return ratio
 
 
 def _shown(slide: TiffSlide, page: Page) -> Pixels:

@@ -10,6 +10,8 @@ import math
 import re
 from typing import Any
 
+from slidewright.tiff.series import is_ours
+
 OWN = "slidewright|"
 """How a description begins in which slidewright itself kept metadata."""
 MICROMETRES = {
@@ -55,7 +57,7 @@ def mpp_of(tiff: Any, page: Any, series: int) -> tuple[float, float] | None:
         if value_xy is not None:
             return value_xy
     found_xy = resolution_of(tiff, page)
-    return None if found_xy is None or max(found_xy) > MAX_MPP else found_xy
+    return None if found_xy is None or (max(found_xy) > MAX_MPP and not is_ours(tiff)) else found_xy
 
 
 def description_of(tiff: Any, page: Any) -> str | None:
