@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import tiffslide
 from oracle import next_level, pyramid
-from PIL import Image
+from PIL import Image, ImageOps
 
 import slidewright
 from slidewright.errors import OptionError
@@ -123,6 +123,22 @@ def test_label_of_other_colours_is_what_openslide_shows(kind, tmp_path):
         shown = np.asarray(slide.associated_images["label"].convert("RGB"))
     found = slidewright.open_source(tmp_path / "in.svs").associated_image("label")
     np.testing.assert_array_equal(np.broadcast_to(found, shown.shape), shown)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_label_is_upright(orientation, tmp_path):
+    label, turned = np.zeros((40, 60, 3), np.uint8), (274, 3, 1, orientation, True)
+    label[:5, :9] = 200
+    with tifffile.TiffWriter(tmp_path / "in.tif") as tiff:
+        rgb = {"photometric": "rgb", "metadata": None}
+        tiff.write(np.zeros((256, 256, 3), np.uint8), tile=(128, 128), **rgb)
+        tiff.write(label, description="label", extratags=[turned], **rgb)
+    Image.fromarray(label).save(tmp_path / "label.tif", tiffinfo={274: orientation})
+    with Image.open(tmp_path / "label.tif") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    slidewright.convert(tmp_path / "in.tif", tmp_path / "out.tif", associated=["label"], n_workers=0)
+    found = slidewright.open_source(tmp_path / "out.tif").associated_image("label")
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_label_that_is_given_takes_the_place_of_the_sources(tmp_path, scanned):

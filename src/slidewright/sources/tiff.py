@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from slidewright.errors import OptionError, SlidewrightError, SourceError, VerifyError
+from slidewright.geometry import Size
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.selection import Selection
 from slidewright.sources.access.colours import given_as
@@ -24,12 +25,14 @@ from slidewright.sources.base import (
     Source,
     SourceInfo,
     as_bytes,
+    known,
     no_associated,
     pickled_identity,
 )
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.tiff_reader import TiffReader
 from slidewright.sources.tiff_stored import stored_of
+from slidewright.sources.wrappers.orient import TRANSPOSED, OrientedReader
 from slidewright.system.remote_file import AHEAD_BYTES, is_url
 from slidewright.tiff.page import Page
 from slidewright.tiff.series import Image
@@ -185,13 +188,15 @@ def _times(whole: int, part: int) -> float:
 
 
 def _shown(slide: TiffSlide, page: Page) -> Pixels:
-    """All pixels of a small image, such as a label, in the colours that a viewer shows."""
+    """All pixels of a small image, such as a label, upright and in the colours that a viewer shows."""
     image, where = Image((page,)), f"{slide.path} ({page.name})"
     dtype, kind = _check_pixels(page, where)
     _check_segments(page, np.dtype(dtype), where, slide.bytes)
     info = SourceInfo(slide.path, "tiff", page.size, _samples(image), dtype, kind=kind)
-    with contextlib.closing(TiffReader(info, image)) as reader:
-        pixels = reader.read(0, 0, *page.size, np.empty(info.shape, dtype))
+    turned = page.orientation in TRANSPOSED
+    size = Size(page.size.width, page.size.height) if turned else page.size
+    with contextlib.closing(OrientedReader(TiffReader(info, image), size, page.orientation)) as reader:
+        pixels = known(reader.read(0, 0, *size, np.empty((*size, info.samples), dtype)))
     palette = _palette(page, where) if kind == "labels" else None
     if palette is not None:
         return (np.array(palette)[pixels[:, :, 0]] >> 8).astype(np.uint8)
