@@ -1,0 +1,48 @@
+"""What a source says, or the options, and an output has no place for, is told in a warning."""
+
+from __future__ import annotations
+
+import numpy as np
+import tifffile
+
+import slidewright
+
+PIXELS = np.full((200, 300, 3), 200, np.uint8)
+
+
+def test_channels_of_a_source_have_no_place_in_a_plain_tiff(tmp_path):
+    given = {"channel_names": ["a", "b"], "kind": "multichannel", "n_workers": 0}
+    slidewright.convert(PIXELS[:, :, :2].astype(np.uint16), tmp_path / "a.ome.tif", **given)
+    report = slidewright.convert(tmp_path / "a.ome.tif", tmp_path / "b.tif", n_workers=0)
+    assert ["names and colours of its channels" in warning for warning in report.warnings] == [True]
+
+
+def test_description_that_is_given_takes_the_place_of_what_is_known(tmp_path):
+    said = {"description": "mine", "n_workers": 0, "overwrite": True}
+    report = slidewright.convert(PIXELS, tmp_path / "a.tif", objective_power=20, **said)
+    assert ["objective power, in whose place" in warning for warning in report.warnings] == [True]
+    assert slidewright.info(tmp_path / "a.tif").description == "mine"
+    assert slidewright.convert(PIXELS, tmp_path / "a.tif", **said).warnings == ()
+    assert slidewright.convert(PIXELS, tmp_path / "a.ome.tif", objective_power=20, **said).warnings == ()
+
+
+def test_image_beside_the_levels_that_is_not_there_is_told(tmp_path):
+    wanted = {"associated": ["label", "macro", "thumbnail"], "n_workers": 0}
+    report = slidewright.convert(PIXELS, tmp_path / "a.tif", **wanted)
+    assert report.warnings == ("NumPy array has no label and no macro to write beside the levels",)
+    report = slidewright.convert(PIXELS.astype(np.uint16), tmp_path / "b.ome.tif", **wanted)
+    assert report.warnings == ("NumPy array has no label and no macro and no thumbnail to write beside the levels",)
+
+
+def test_all_that_an_ome_tiff_says_is_in_a_plain_tiff_when_it_is_asked_for(tmp_path):
+    said = "Aperio Image Library v12\r\n1x1|AppMag = 20|User = jane|Filename = case 7"
+    rgb = {"photometric": "rgb", "metadata": None, "tile": (64, 64)}
+    tifffile.imwrite(tmp_path / "0.svs", PIXELS, description=said, software=False, **rgb)
+    for before, name in (("0.svs", "1.ome.tif"), ("1.ome.tif", "2.tif"), ("2.tif", "3.tif"), ("3.tif", "4.ome.zarr")):
+        slidewright.convert(tmp_path / before, tmp_path / name, keep_metadata="all", n_workers=0)
+        found = slidewright.info(tmp_path / name).metadata
+        assert found.objective_power == 20
+        assert "jane" in str(found.identifying), name
+        assert "case 7" in str(found.identifying), name
+    assert "jane" not in str(slidewright.convert(tmp_path / "3.tif", tmp_path / "5.tif", n_workers=0))
+    assert b"jane" not in (tmp_path / "5.tif").read_bytes()
