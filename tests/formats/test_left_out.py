@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import tifffile
+import zarr
 
 import slidewright
 
@@ -46,3 +48,26 @@ def test_all_that_an_ome_tiff_says_is_in_a_plain_tiff_when_it_is_asked_for(tmp_p
         assert "case 7" in str(found.identifying), name
     assert "jane" not in str(slidewright.convert(tmp_path / "3.tif", tmp_path / "5.tif", n_workers=0))
     assert b"jane" not in (tmp_path / "5.tif").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["whole", "no unit", "moved", "colours"])
+def test_what_an_ome_zarr_says_of_place_scale_and_colours_is_told(tmp_path, kind):
+    pixels = PIXELS[:, :, 0].astype(np.uint32) if kind == "colours" else PIXELS
+    options = {"kind": "labels"} if kind == "colours" else {}
+    slidewright.convert(pixels, tmp_path / "a.ome.zarr", mpp=0.25, tile_size=64, n_workers=0, **options)
+    group = zarr.open_group(tmp_path / "a.ome.zarr", mode="r+")
+    ome = dict(group.attrs)["ome"]
+    (image,) = ome["multiscales"]
+    if kind == "no unit":
+        for axis in image["axes"]:
+            axis.pop("unit", None)
+    elif kind == "moved":
+        for dataset in image["datasets"]:
+            dataset["coordinateTransformations"][1]["translation"][-1] += 1000
+    elif kind == "colours":
+        ome["image-label"] = {"colors": [{"label-value": 200, "rgba": [255, 0, 0, 255]}]}
+    group.attrs["ome"] = ome
+    words = {"no unit": "0.25 x 0.25, of which it names no unit", "moved": "1000 and 0", "colours": "of uint32"}
+    for level in (0, 1):
+        report = slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / f"{level}.ome.zarr", level=level, n_workers=0)
+        assert [words[kind] in warning for warning in report.warnings] == ([] if kind == "whole" else [True])
