@@ -25,6 +25,8 @@ def test_description_that_is_given_takes_the_place_of_what_is_known(tmp_path):
     assert ["objective power, in whose place" in warning for warning in report.warnings] == [True]
     assert slidewright.info(tmp_path / "a.tif").description == "mine"
     assert slidewright.convert(PIXELS, tmp_path / "a.tif", **said).warnings == ()
+    report = slidewright.convert(PIXELS[:, :, 0], tmp_path / "a.tif", kind="labels", **said)
+    assert ["that its pixels are labels" in warning for warning in report.warnings] == [True]
     assert slidewright.convert(PIXELS, tmp_path / "a.ome.tif", objective_power=20, **said).warnings == ()
 
 
@@ -71,3 +73,17 @@ def test_what_an_ome_zarr_says_of_place_scale_and_colours_is_told(tmp_path, kind
     for level in (0, 1):
         report = slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / f"{level}.ome.zarr", level=level, n_workers=0)
         assert [words[kind] in warning for warning in report.warnings] == ([] if kind == "whole" else [True])
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif"])
+@pytest.mark.parametrize("kind", ["labels", "binary"])
+def test_masks_without_a_palette_stay_masks(tmp_path, kind, name):
+    dtype, top = ("uint32", 70_000) if kind == "labels" else ("uint8", 1)
+    pixels = np.random.default_rng(3).integers(0, 2, (200, 300)).astype(dtype) * np.dtype(dtype).type(top)
+    slidewright.convert(pixels, tmp_path / name, kind=kind, tile_size=64, n_workers=0)
+    source = slidewright.open_source(tmp_path / name)
+    assert (source.info.kind, source.info.metadata.identifying) == (kind, ())
+    slidewright.convert(tmp_path / name, tmp_path / "b.ome.zarr", tile_size=64, n_workers=0)
+    group = zarr.open_group(tmp_path / "b.ome.zarr", mode="r")
+    np.testing.assert_array_equal(group["0"][...], pixels)
+    np.testing.assert_array_equal(group["1"][...], pixels[::2, ::2])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from slidewright.formats.tiff_tags import noted_kind
 from slidewright.geometry import SINGLE, Stack
 from slidewright.tiff.vendor_metadata import OWN_NAMESPACE
 
@@ -140,7 +141,9 @@ def _color(color: tuple[int, int, int]) -> int:
 def _annotations(root: Element, image: ImageDescription) -> None:
     """What the schema has no place for, and what the source says beside, where all of it was asked for."""
     said = image.metadata
-    own = {"scanner_software": said.scanner_software} if said.scanner_software is not None else {}
+    own = noted_kind(image)
+    if said.scanner_software is not None:
+        own["scanner_software"] = said.scanner_software
     kinds = (("slidewright/source", said.identifying), (OWN_NAMESPACE, tuple(own.items())))
     given = [(namespace, fields) for namespace, fields in kinds if fields]
     container = SubElement(root, "StructuredAnnotations") if given else root

@@ -117,10 +117,24 @@ def _own_values(found: dict[str, str]) -> Metadata:
     return Metadata(**values)
 
 
-def as_description(metadata: Metadata) -> str | None:
+def as_description(metadata: Metadata, **more: str) -> str | None:
     """What may be kept, as a line for a generic TIFF, which has no tags for it; None where nothing is known."""
-    known = [f"{name} = {value}" for name, value in own_fields(metadata).items()]
+    known = [f"{name} = {value}" for name, value in {**own_fields(metadata), **more}.items()]
     return OWN + "|".join(known) if known else None
+
+
+def own_kind(tiff: Any, description: str) -> str | None:
+    """What slidewright noted of pixels that a TIFF takes for greys: "labels", "binary", or None."""
+    from xml.etree import ElementTree
+
+    if description.startswith(OWN):
+        found = re.search(r"\|kind = (\w+)", description.splitlines()[0])
+        kind = found and found[1]
+    elif OWN_NAMESPACE in description:
+        kind = _own_annotations(ElementTree.fromstring(str(tiff.ome_metadata))).get("kind")
+    else:
+        return None
+    return kind if kind in ("labels", "binary") else None
 
 
 def own_fields(metadata: Metadata) -> dict[str, str]:
