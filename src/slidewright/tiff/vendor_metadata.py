@@ -175,6 +175,14 @@ def _ome_identifying(root: Element, image: Element) -> tuple[tuple[str, str], ..
         del values["Name"]
     for number, person in enumerate(_all(root, "Experimenter")):
         values[f"Experimenter {number}"] = " ".join(person.attrib.values())
+    for name in ("Project", "Dataset", "Plate"):
+        values[name] = ", ".join(one.get("Name", "") for one in _all(root, name))
+    for element in root.iter():
+        name = element.tag.rpartition("}")[2]
+        if "SerialNumber" in element.attrib:
+            values[f"{name} {element.get('ID', '')} SerialNumber"] = element.attrib["SerialNumber"]
+        if name.endswith("Annotation") and name != "MapAnnotation":
+            values[f"{name} {element.get('ID', '')}"] = " ".join(" ".join(element.itertext()).split())
     own = _own_annotations(root)
     for annotation in _all(root, "M"):
         if own.get(annotation.get("K", "M")) != annotation.text:
@@ -242,8 +250,14 @@ def _imagej(found: Mapping[str, Any]) -> Metadata:
 def _plain_tags(page: Any, description: str) -> tuple[tuple[str, str], ...]:
     """TIFF 6.0's tags of who, when and where, and its free text."""
     codes = {"DocumentName": 269, "PageName": 285, "DateTime": 306, "Artist": 315, "HostComputer": 316}
-    found = {name: str(page.tags.valueof(code) or "") for name, code in codes.items()}
+    codes |= {"XMP": 700, "Copyright": 33432, "EXIF": 34665, "GPS": 34853, "ImageUniqueID": 42016}
+    values = {name: page.tags.valueof(code) or "" for name, code in codes.items()}
+    found = {name: _text(value) for name, value in values.items()}
     return fields_of({**found, "ImageDescription": description})
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _all(root: Element, name: str) -> list[Element]:
