@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import openslide
 import pytest
 import tifffile
 import tiffslide
 from oracle import next_level, pyramid
-from PIL import Image
+from PIL import Image, ImageOps
 
 import slidewright
 from slidewright.errors import OptionError
@@ -123,6 +125,22 @@ def test_label_of_other_colours_is_what_openslide_shows(kind, tmp_path):
     np.testing.assert_array_equal(np.broadcast_to(found, shown.shape), shown)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_label_is_upright(orientation, tmp_path):
+    label, turned = np.zeros((40, 60, 3), np.uint8), (274, 3, 1, orientation, True)
+    label[:5, :9] = 200
+    with tifffile.TiffWriter(tmp_path / "in.tif") as tiff:
+        rgb = {"photometric": "rgb", "metadata": None}
+        tiff.write(np.zeros((256, 256, 3), np.uint8), tile=(128, 128), **rgb)
+        tiff.write(label, description="label", extratags=[turned], **rgb)
+    Image.fromarray(label).save(tmp_path / "label.tif", tiffinfo={274: orientation})
+    with Image.open(tmp_path / "label.tif") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    slidewright.convert(tmp_path / "in.tif", tmp_path / "out.tif", associated=["label"], n_workers=0)
+    found = slidewright.open_source(tmp_path / "out.tif").associated_image("label")
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_label_that_is_given_takes_the_place_of_the_sources(tmp_path, scanned):
     given = np.full((20, 30, 3), (200, 10, 0), np.uint8)
     Image.fromarray(given).save(tmp_path / "study.png")
@@ -234,3 +252,18 @@ def test_flavour_of_one_resolution_refuses_two(tmp_path):
     slidewright.convert(pixels, tmp_path / "a.svs", flavour="aperio", mpp=(0.227, 0.2269), n_workers=0)
     with pytest.raises(OptionError, match=r"says one resolution, and this image has 0.25 x 0.5 um a pixel"):
         slidewright.convert(pixels, tmp_path / "b.svs", flavour="aperio", mpp=(0.25, 0.5), n_workers=0)
+
+
+def test_what_may_be_kept_comes_through_a_chain_of_formats(tmp_path, tissue):
+    said = "Aperio Image Library v12.0\r\n1x1|AppMag = 20|MPP = 0.5|User = jane"
+    rgb = {"photometric": "rgb", "metadata": None, "tile": (256, 256)}
+    tifffile.imwrite(tmp_path / "0.svs", tissue, description=said, software=False, **rgb)
+    first = slidewright.open_source(tmp_path / "0.svs").info.metadata
+    assert first.scanner_software == "Aperio Image Library v12.0"
+    chain = ["1.ome.tif", "2.ome.zarr", "3.svs", "4.tif", "5.svs", "6.ome.tif"]
+    for before, name in zip(["0.svs", *chain], chain, strict=False):
+        options = {"flavour": "aperio"} if name.endswith(".svs") else {}
+        spacing = 0.123456789 if name == "1.ome.tif" else None
+        slidewright.convert(tmp_path / before, tmp_path / name, n_workers=0, z_spacing=spacing, **options)
+        found = slidewright.open_source(tmp_path / name).info.metadata
+        assert replace(found, channels=()) == replace(first, z_spacing=0.123456789, identifying=()), name

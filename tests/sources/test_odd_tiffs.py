@@ -120,6 +120,16 @@ def test_what_can_not_be_read_is_called_by_its_name(tmp_path: Path) -> None:
     assert "damaged" not in str(caught.value)
 
 
+def test_palette_of_8_bits_has_the_colours_that_libvips_shows(tmp_path: Path) -> None:
+    labels = (np.arange(64 * 64).reshape(64, 64) % 4).astype(np.uint8)
+    palette = np.zeros((3, 256), np.uint16)
+    palette[:, :4] = np.array([(255, 0, 0), (0, 255, 0), (10, 20, 30), (1, 2, 3)]).T
+    tifffile.imwrite(tmp_path / "s.tif", labels, photometric="palette", colormap=palette)
+    shown = pyvips.Image.new_from_file(tmp_path / "s.tif").numpy()
+    colours = np.array(open_source(tmp_path / "s.tif").info.colormap) >> 8
+    np.testing.assert_array_equal(colours[labels], shown[:, :, :3])
+
+
 def test_palette_of_numbers_that_are_no_colours_is_damage(tmp_path: Path) -> None:
     palette = np.zeros((3, 256), np.uint16)
     tifffile.imwrite(tmp_path / "s.tif", np.zeros((20, 30), np.uint8), photometric="palette", colormap=palette)

@@ -263,6 +263,14 @@ def test_resolution_of_a_screen_is_no_microscopes(
         assert tiff.pages.first.resolution == (50, 50)
 
 
+def test_coarse_resolution_is_kept_where_slidewright_wrote_it(tmp_path: Path) -> None:
+    slidewright.convert(picture(), tmp_path / "a.tif", tile_size=64, n_workers=0, mpp=(150, 300))
+    assert slidewright.info(tmp_path / "a.tif").mpp == pytest.approx((150, 300))
+    report = slidewright.convert(tmp_path / "a.tif", tmp_path / "b.ome.tif", n_workers=0)
+    assert slidewright.info(tmp_path / "b.ome.tif").mpp == pytest.approx((150, 300))
+    assert report.warnings == ()
+
+
 def test_coarse_resolution_is_kept_where_ome_says_it(tmp_path: Path) -> None:
     size = {f"PhysicalSize{axis}": 200.0 for axis in "XY"}
     tifffile.imwrite(tmp_path / "a.ome.tif", picture(), photometric="rgb", metadata=size)

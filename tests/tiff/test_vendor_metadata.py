@@ -92,13 +92,53 @@ def test_imagej_channels_have_names_and_colours(tmp_path):
     assert dict(found.identifying)["Info"].strip() == "patient Smith"
 
 
+def test_serial_numbers_projects_and_annotations_of_ome_identify():
+    said = OME.replace('Model="Axioscan 7"', 'Model="Axioscan 7" SerialNumber="S77"').replace(
+        "</OME>",
+        '<Project ID="Project:0" Name="Ward 9"/><StructuredAnnotations><XMLAnnotation ID="Annotation:0"><Value>'
+        "<Key>patient</Key><Text>Smith</Text></Value></XMLAnnotation><CommentAnnotation ID='Annotation:1'><Value>"
+        "seen by Jones</Value></CommentAnnotation></StructuredAnnotations></OME>",
+    )
+    found = ome(said, 0)
+    values = " ".join(value for _, value in found.identifying)
+    assert all(word in values for word in ("S77", "Ward 9", "patient Smith", "seen by Jones"))
+    assert found.scanner_model == "Axioscan 7"
+
+
+@pytest.mark.parametrize("labels", [["c:1/2 - Smith.czi #1", "c:2/2 - Smith.czi #1"], ["Smith-1.tif", "Smith-2.tif"]])
+def test_imagej_labels_that_are_names_of_files_identify(tmp_path, labels):
+    metadata = {"axes": "CYX", "Labels": labels}
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((2, 64, 64), np.uint8), imagej=True, metadata=metadata)
+    found = slidewright.open_source(tmp_path / "a.tif").info.metadata
+    assert found.channels == ()
+    assert "Smith" in dict(found.identifying)["Labels"]
+    slidewright.convert(tmp_path / "a.tif", tmp_path / "b.ome.tif", n_workers=0)
+    assert b"Smith" not in (tmp_path / "b.ome.tif").read_bytes()
+
+
+@pytest.mark.parametrize(("unit", "seconds"), [(None, 5), ("sec", 5), ("min", 300), ("msec", 0.005), ("lunch", None)])
+def test_imagej_has_a_unit_of_time(tmp_path, unit, seconds):
+    said = {"axes": "TYX", "finterval": 5, **({} if unit is None else {"tunit": unit})}
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 64, 64), np.uint8), imagej=True, metadata=said)
+    found = slidewright.open_source(tmp_path / "a.tif", t="all").info.metadata
+    assert found.time_increment == (seconds if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize("unit", ["pixel", "reference frame"])
+def test_ome_spacing_of_no_length_is_none(unit):
+    said = OME.replace('PhysicalSizeZUnit="nm"', f'PhysicalSizeZUnit="{unit}"')
+    assert said != OME
+    assert ome(said, 0).z_spacing is None
+
+
 def test_plain_tags_of_who_and_when_identify(tmp_path):
     tifffile.imwrite(
         tmp_path / "a.tif", PIXELS, photometric="rgb", datetime="2020:01:02 03:04:05", description="Smith",
-        metadata=None, extratags=[(315, 2, 0, "jane", True)],
+        metadata=None, extratags=[(315, 2, 0, "jane", True), (33432, 2, 0, "clinic", True), (700, 1, 3, b"xmp", True)],
     )  # fmt: skip
     found = slidewright.open_source(tmp_path / "a.tif").info.metadata
-    assert dict(found.identifying) == {"Artist": "jane", "DateTime": "2020:01:02 03:04:05", "ImageDescription": "Smith"}
+    said = {"Artist": "jane", "DateTime": "2020:01:02 03:04:05", "ImageDescription": "Smith"}
+    assert dict(found.identifying) == {**said, "Copyright": "clinic", "XMP": "xmp"}
 
 
 def test_ngff_channels_have_names_and_colours(tmp_path):

@@ -187,12 +187,22 @@ def _small_block(tile_bytes: int) -> int | None:
     return None if tile_bytes <= _LARGE_TILE else 1 if tile_bytes > 4 * _LARGE_TILE else 2
 
 
-def _left_out(info: SourceInfo) -> list[str]:
+def _left_out(run: Run) -> list[str]:
     """One warning about all that the source says and the file will not."""
-    clauses = [*info.left_out]
+    info = run.source.info
+    clauses = [*info.left_out, *run.format.no_place(run.image)]
     if info.mpp is not None and not can_be_mpp(info.mpp):
         clauses.append(f"its resolution of {info.mpp[0]:.4g} um a pixel")
     return [f"not passed on of {info.name}: {'; '.join(clauses)}"] if clauses else []
+
+
+def _not_beside(run: Run, options: ConvertOptions) -> list[str]:
+    """What was to be beside the levels, and can't be."""
+    from slidewright.formats.associated import has_thumbnail
+
+    there = {one.name for one in run.image.associated} | ({"thumbnail"} if has_thumbnail(run.encoding) else set())
+    missing = [name for name in options.associated or () if name not in there]
+    return [f"{run.source.info.name} has no {' and no '.join(missing)} to write beside the levels"] if missing else []
 
 
 def _of_format(run: Run) -> list[str]:
@@ -240,7 +250,8 @@ class Conversion:
         self._announce = announce or _ignore
         self._stack = contextlib.ExitStack()
         self._committed = False
-        self._warnings = [*decided.memory.warnings, *_left_out(decided.source.info), *_of_format(decided)]
+        self._warnings = [*decided.memory.warnings, *_left_out(decided), *_of_format(decided)]
+        self._warnings += _not_beside(decided, options)
         self._source_seen = {path: _seen(path) for path in _files_of(decided.source, source_path)}
         self._destination = make_destination(dest, options, decided.format, decided.source, source_path, compare)
         self._stack.callback(self._destination.close)

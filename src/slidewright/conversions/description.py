@@ -37,7 +37,7 @@ def describe_image(
     from slidewright.options import can_be_mpp
     from slidewright.tiff.slide import kept_mark
 
-    info = source.info
+    info, pixels = source.info, encoding.pixels
     kept = () if keeping is None or keeping.kept is None else (keeping.kept, *keeping.reused)
     wanted = options.associated or ()
     return ImageDescription(
@@ -45,10 +45,10 @@ def describe_image(
         encoding,
         options.mpp_xy or (info.mpp if info.mpp is not None and can_be_mpp(info.mpp) else None),
         _description(info, options),
-        _profile(info, encoding.pixels.kind),
+        _profile(info, pixels.kind),
         f"slidewright {__version__}{kept_mark(len(kept))}",
         kept,
-        _metadata(info, options, encoding.pixels.frame_planes),
+        _metadata(info, options, pixels.channels if pixels.interleaved else pixels.frame_planes),
         _associated(source, options, wanted),
         "thumbnail" in wanted or options.flavour == "aperio",
     )

@@ -99,6 +99,10 @@ class Format(ABC):
         """What whoever asked for an encoding should know of it; None for nothing."""
         return None
 
+    def no_place(self, image: ImageDescription) -> tuple[str, ...]:
+        """What is known of an image and a file of this format does not say, as clauses of a warning."""
+        return ()
+
     def by_blocks(self, shared: SharedFolder | None = None) -> Format:
         """The same format, whose files that a block fills by itself are written by whoever encodes that block; those of
         the first pass belong to shards, where there is a folder for them, and `write` gives them a name in the output.

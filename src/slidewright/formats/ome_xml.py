@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from slidewright.formats.tiff_tags import noted_kind
 from slidewright.geometry import SINGLE, Stack
+from slidewright.tiff.vendor_metadata import OWN_NAMESPACE
 
 if TYPE_CHECKING:
     from slidewright.formats.associated import Associated
@@ -43,7 +45,7 @@ def ome_xml(image: ImageDescription, associated: Sequence[tuple[Associated, int]
         pixels = _pixels(element, number, (height, width), "uint8", samples, samples > 1)
         SubElement(pixels, "Channel", ID=f"Channel:{number}:0", SamplesPerPixel=str(samples))
         SubElement(pixels, "TiffData", FirstC="0", FirstT="0", FirstZ="0", IFD=str(directory), PlaneCount="1")
-    _identifying(root, image)
+    _annotations(root, image)
     document = _NO_XML.sub("\ufffd", ElementTree.tostring(root, encoding="unicode"))
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{document}'
 
@@ -136,12 +138,17 @@ def _color(color: tuple[int, int, int]) -> int:
     return value - (1 << 32) if value >= 1 << 31 else value
 
 
-def _identifying(root: Element, image: ImageDescription) -> None:
-    """What the source says beside, where all of it was asked for."""
-    if not image.metadata.identifying:
-        return
-    container = SubElement(root, "StructuredAnnotations")
-    annotation = SubElement(container, "MapAnnotation", ID="Annotation:0", Namespace="slidewright/source")
-    value = SubElement(annotation, "Value")
-    for name, content in image.metadata.identifying:
-        SubElement(value, "M", K=name).text = content
+def _annotations(root: Element, image: ImageDescription) -> None:
+    """What the schema has no place for, and what the source says beside, where all of it was asked for."""
+    said = image.metadata
+    own = noted_kind(image)
+    if said.scanner_software is not None:
+        own["scanner_software"] = said.scanner_software
+    kinds = (("slidewright/source", said.identifying), (OWN_NAMESPACE, tuple(own.items())))
+    given = [(namespace, fields) for namespace, fields in kinds if fields]
+    container = SubElement(root, "StructuredAnnotations") if given else root
+    for number, (namespace, fields) in enumerate(given):
+        annotation = SubElement(container, "MapAnnotation", ID=f"Annotation:{number}", Namespace=namespace)
+        value = SubElement(annotation, "Value")
+        for name, content in fields:
+            SubElement(value, "M", K=name).text = content

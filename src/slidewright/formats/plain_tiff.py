@@ -15,7 +15,8 @@ from slidewright.errors import OptionError
 from slidewright.formats.associated import THUMBNAIL_SIDE, has_thumbnail
 from slidewright.formats.laid import LaidTiff, Written, first_tags
 from slidewright.formats.tiff_directories import IMAGE_DESCRIPTION, NEW_SUBFILE_TYPE, Directory, Tags, long, text
-from slidewright.formats.tiff_tags import generic_description, is_kept
+from slidewright.formats.tiff_tags import generic_description, is_kept, no_place
+from slidewright.tiff.vendor_metadata import own_fields
 
 if TYPE_CHECKING:
     from slidewright.formats.base import ImageDescription
@@ -42,6 +43,10 @@ class GenericTiff(LaidTiff):
         """Channels are planes of one page in a generic TIFF, which is laid elsewhere (see `Format`)."""
         if image.plan.planes > 1:
             raise OptionError("a generic TIFF of several channels has no images beside its levels; write a .ome.tif")
+
+    def no_place(self, image: ImageDescription) -> tuple[str, ...]:
+        """See `Format`."""
+        return no_place(image)
 
     def directories(self, written: Written, encoding: Tags) -> Sequence[Directory]:
         """See `LaidTiff`."""
@@ -127,6 +132,7 @@ def aperio_description(image: ImageDescription) -> str:
         fields["AppMag"] = f"{said.objective_power:g}"
     if image.mpp is not None:
         fields["MPP"] = f"{image.mpp[0]:.6g}"
+    fields |= {name: value for name, value in own_fields(said).items() if name != "objective_power"}
     fields |= {name: value for name, value in said.identifying if name not in fields}
     lines = f"{aperio_head(image)}\n{size.width}x{size.height} ({tile}x{tile}) {image.encoding.compression}"
     given = image.description if image.description is not None and not is_kept(image.description) else ""

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from slidewright.codecs import Encoding
 from slidewright.formats.base import ImageDescription, PackSegment
-from slidewright.pixels import Colormap
+from slidewright.pixels import MASKS, Colormap
 from slidewright.pyramid.kept import Kept
 from slidewright.pyramid.plan import Level
 from slidewright.sources.base import Stored
-from slidewright.tiff.vendor_metadata import as_description
+from slidewright.tiff.metadata import OWN
+from slidewright.tiff.vendor_metadata import as_description, own_fields
 
 COMPRESSION = {
     "none": 1,
@@ -67,12 +68,34 @@ def page_arguments(image: ImageDescription, level: Level) -> dict[str, Any]:
 
 def generic_description(image: ImageDescription) -> str | None:
     """ImageDescription where no tag and no schema has a place for metadata: what was given, or what is known, as a line
-    that slidewright reads back.
+    that slidewright reads back, and below it what may identify, where that was asked for.
     """
-    known = as_description(image.metadata)
-    if known is None or (image.description is not None and not is_kept(image.description)):
-        return image.description
-    return known if image.description is None else f"{known}\n{image.description}"
+    given, said = image.description, image.metadata
+    if given is not None and not is_kept(given):
+        return given
+    fields = {name: value for name, value in said.identifying if given is None or value not in given}
+    lines = [value if name == "ImageDescription" else f"{name} = {value}" for name, value in fields.items()]
+    known = as_description(said, **noted_kind(image)) or (OWN if lines else None)
+    return "\n".join(line for line in (known, given, *lines) if line is not None) or None
+
+
+def noted_kind(image: ImageDescription) -> dict[str, str]:
+    """The kind of pixels of masks that nothing else in a TIFF tells from greys, by the name that it is noted under."""
+    pixels = image.encoding.pixels
+    noted = pixels.kind in MASKS and pixels.colormap is None and image.encoding.bits > 1
+    return {"kind": pixels.kind} if noted else {}
+
+
+def no_place(image: ImageDescription) -> tuple[str, ...]:
+    """What a generic TIFF does not say of an image, as clauses of a warning."""
+    said, found = image.metadata, []
+    if said.channels:
+        found.append("names and colours of its channels, for which a plain TIFF has no place")
+    fields = [name.replace("_", " ") for name in own_fields(said)] + ["what may identify"] * bool(said.identifying)
+    fields += [f"that its pixels are {kind}" for kind in noted_kind(image).values()]
+    if fields and image.description is not None and not is_kept(image.description):
+        found.append(f"{', '.join(fields)}, in whose place in a plain TIFF is the description that was given")
+    return tuple(found)
 
 
 def is_kept(description: str) -> bool:

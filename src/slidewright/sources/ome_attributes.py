@@ -109,11 +109,31 @@ def step_of(
     """
     index = letters.find(letter)
     unit = units.get(str(axes[index].get("unit", "")).lower()) if index >= 0 else None
-    scales = [
-        float(transform["scale"][index])
-        for holder in holders
-        for transform in holder.get("coordinateTransformations") or []
-        if transform.get("type") == "scale" and len(transform.get("scale", ())) == len(letters)
-    ]
+    scales = _numbers("scale", index, letters, holders) if index >= 0 else []
     value = math.prod(scales) * unit if unit and scales else 0.0
     return value if 0 < value < 1e9 else None
+
+
+def left_out_of(
+    letters: str, mpp: tuple[float, float] | None, holders: tuple[Mapping[str, Any], ...]
+) -> tuple[str, ...]:
+    """What the transformations of the largest level say that is not passed on, as clauses of a warning."""
+    places = [letters.index(letter) for letter in "xy" if letter in letters]
+    scales = [f"{math.prod(_numbers('scale', index, letters, holders)):.4g}" for index in places]
+    moved = [f"{sum(_numbers('translation', index, letters, holders)):.4g}" for index in places]
+    found = []
+    if mpp is None and any(scale != "1" for scale in scales):
+        found.append(f"its scale of {' x '.join(scales)}, of which it names no unit of length (give mpp)")
+    if any(float(number) for number in moved):
+        found.append(f"where it lies (a translation of {' and '.join(moved)} along x and y)")
+    return tuple(found)
+
+
+def _numbers(kind: str, index: int, letters: str, holders: tuple[Mapping[str, Any], ...]) -> list[float]:
+    """What each transformation of a kind says of an axis."""
+    return [
+        float(transform[kind][index])
+        for holder in holders
+        for transform in holder.get("coordinateTransformations") or []
+        if transform.get("type") == kind and len(transform.get(kind) or ()) == len(letters)
+    ]

@@ -5,6 +5,7 @@ meant and what its pixels are.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from slidewright.errors import OptionError, SlidewrightError, SourceError, VerifyError
+from slidewright.geometry import Size
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.selection import Selection
 from slidewright.sources.access.colours import given_as
@@ -23,12 +25,14 @@ from slidewright.sources.base import (
     Source,
     SourceInfo,
     as_bytes,
+    known,
     no_associated,
     pickled_identity,
 )
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.tiff_reader import TiffReader
 from slidewright.sources.tiff_stored import stored_of
+from slidewright.sources.wrappers.orient import TRANSPOSED, OrientedReader
 from slidewright.system.remote_file import AHEAD_BYTES, is_url
 from slidewright.tiff.page import Page
 from slidewright.tiff.series import Image
@@ -134,6 +138,8 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         if page.samples > 1 or kind == "binary":  # a palette is how a microscope's software shows a channel
             raise SourceError(f"{where} has channels that are {kind} images; choose one with page")
         kind = "multichannel"
+    elif kind == "grey" and number in (None, 0) and not series and np.dtype(dtype).kind in "iu":
+        kind = slide.noted_kind or kind
     if page.is_old_jpeg and not slide.head(page).startswith(b"\xff\xd8"):
         raise SourceError(
             f"{where} is compressed by old-style JPEG (TIFF's Compression 6), of which segments are no JPEGs; save it "
@@ -147,7 +153,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
     mpp = slide.mpp(base, series)
     left_out = slide.left_out(page, mpp)
     if mpp is not None and base.size != page.size:
-        mpp = (mpp[0] * base.size.width / page.size.width, mpp[1] * base.size.height / page.size.height)
+        mpp = (mpp[0] * _times(base.size.width, page.size.width), mpp[1] * _times(base.size.height, page.size.height))
     stored, not_stored = stored_of(slide, image)
     return SourceInfo(
         name=slide.path,
@@ -172,14 +178,27 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
     )
 
 
+def _times(whole: int, part: int) -> float:
+    """How many pixels of a side one of a level's stands for: a power of two, or another whole number, where the level
+    is as long as that makes it, rounded down or up.
+    """
+    ratio = whole / part
+    for times in (1 << int(math.log2(ratio)), round(ratio)) if ratio > 1 else ():
+        if part in (whole // times, -(-whole // times)):
+            return times
+    return ratio
+
+
 def _shown(slide: TiffSlide, page: Page) -> Pixels:
-    """All pixels of a small image, such as a label, in the colours that a viewer shows."""
+    """All pixels of a small image, such as a label, upright and in the colours that a viewer shows."""
     image, where = Image((page,)), f"{slide.path} ({page.name})"
     dtype, kind = _check_pixels(page, where)
     _check_segments(page, np.dtype(dtype), where, slide.bytes)
     info = SourceInfo(slide.path, "tiff", page.size, _samples(image), dtype, kind=kind)
-    with contextlib.closing(TiffReader(info, image)) as reader:
-        pixels = reader.read(0, 0, *page.size, np.empty(info.shape, dtype))
+    turned = page.orientation in TRANSPOSED
+    size = Size(page.size.width, page.size.height) if turned else page.size
+    with contextlib.closing(OrientedReader(TiffReader(info, image), size, page.orientation)) as reader:
+        pixels = known(reader.read(0, 0, *size, np.empty((*size, info.samples), dtype)))
     palette = _palette(page, where) if kind == "labels" else None
     if palette is not None:
         return (np.array(palette)[pixels[:, :, 0]] >> 8).astype(np.uint8)

@@ -26,7 +26,7 @@ from slidewright.selection import Selection
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import LIBRARY_BYTES, Pixels, Reader, Source, SourceInfo, pickled_identity
-from slidewright.sources.ome_attributes import OmeAttributes, step_of
+from slidewright.sources.ome_attributes import OmeAttributes, left_out_of, step_of
 from slidewright.sources.on_disk import file_identity
 from slidewright.system.files import fill_from, regular
 from slidewright.system.remote_file import absolute, is_url, patience
@@ -208,6 +208,7 @@ class _Chosen:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Of the group that the array is a level of."""
     channels: tuple[Channel, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def _node(store: str, inner: str) -> Any:
@@ -296,7 +297,9 @@ def _dataset(node: Any, multiscale: Mapping[str, Any], name: str, level: int) ->
     holders = (multiscale, datasets[level])
     x, y, z = (step_of(axes, letters, letter, MICROMETRES, holders) for letter in "xyz")
     seconds = step_of(axes, letters, "t", SECONDS, holders)
-    return _Chosen(array, letters, (x, y) if x is not None and y is not None else None, z, seconds)
+    mpp = (x, y) if x is not None and y is not None else None
+    left_out = left_out_of(letters, mpp, (multiscale, datasets[0]))
+    return _Chosen(array, letters, mpp, z, seconds, left_out=left_out)
 
 
 def _channels(omero: Any) -> tuple[Channel, ...]:
@@ -411,6 +414,7 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) ->
             f"{name} has chunks of {grid} pixels, too large to decode in memory; save it again with smaller chunks"
         )
     said = OmeAttributes(chosen.attributes)
+    wide_labels = samples == 1 and dtype not in ("uint8", "uint16") and said.colormap is not None
     return SourceInfo(
         name=name,
         format="zarr",
@@ -422,6 +426,7 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) ->
         description=said.description,
         icc_profile=said.icc_profile,
         colormap=said.colormap if samples == 1 and dtype in ("uint8", "uint16") else None,
+        left_out=(*chosen.left_out, *([f"the colours of its labels, which are of {dtype}"] if wide_labels else [])),
         planar=samples > 1 and depth == 1,
         mpp=chosen.mpp,
         tile=grid,

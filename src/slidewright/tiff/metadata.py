@@ -10,19 +10,22 @@ import math
 import re
 from typing import Any
 
+from slidewright.tiff.series import is_ours
+
 OWN = "slidewright|"
 """How a description begins in which slidewright itself kept metadata."""
 MICROMETRES = {
     "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "in": 25_400.0,
     "meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3,
-    "angstrom": 1e-4, "inch": 25_400.0,
+    "angstrom": 1e-4, "inch": 25_400.0, "microns": 1.0, "micrometers": 1.0,
 }  # fmt: skip
 """Micrometres in a unit, by its OME symbol or its UDUNITS name."""
 
 SECONDS = {
     "s": 1.0, "ms": 1e-3, "µs": 1e-6, "μs": 1e-6, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0, "d": 86400.0,
     "second": 1.0, "sec": 1.0, "millisecond": 1e-3, "microsecond": 1e-6, "nanosecond": 1e-9, "minute": 60.0,
-    "hour": 3600.0, "day": 86400.0,
+    "hour": 3600.0, "day": 86400.0, "seconds": 1.0, "milliseconds": 1e-3, "minutes": 60.0, "hours": 3600.0,
+    "msec": 1e-3, "hr": 3600.0,
 }  # fmt: skip
 """Seconds in a unit of time, by its OME symbol or its UDUNITS name."""
 
@@ -54,7 +57,7 @@ def mpp_of(tiff: Any, page: Any, series: int) -> tuple[float, float] | None:
         if value_xy is not None:
             return value_xy
     found_xy = resolution_of(tiff, page)
-    return None if found_xy is None or max(found_xy) > MAX_MPP else found_xy
+    return None if found_xy is None or (max(found_xy) > MAX_MPP and not is_ours(tiff)) else found_xy
 
 
 def description_of(tiff: Any, page: Any) -> str | None:

@@ -284,9 +284,16 @@ class Page(TiledImage):
 
     @property
     def colormap(self) -> tuple[tuple[int, int, int], ...] | None:
-        """The palette as (red, green, blue) by index; its tag has all reds, then all greens, then all blues."""
+        """The palette as (red, green, blue) by index; its tag has all reds, then all greens, then all blues.
+
+        Where none is above 255, they are of 8 bits and not of 16, as libtiff takes them.
+        """
         table = self.page.colormap
-        return None if table is None else tuple((int(r), int(g), int(b)) for r, g, b in np.asarray(table).T)
+        if table is None:
+            return None
+        colors = np.asarray(table).astype(np.int64).T
+        wide = 257 if colors.size and 0 <= colors.min() <= colors.max() <= 255 else 1
+        return tuple((int(r), int(g), int(b)) for r, g, b in colors * wide)
 
 
 def bytes_of(value: Any) -> bytes | None:

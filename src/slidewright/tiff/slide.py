@@ -28,7 +28,7 @@ from slidewright.tiff.raw import RawDirectory, raw_directory
 from slidewright.tiff.segments import Segments
 from slidewright.tiff.series import Image
 from slidewright.tiff.stream_headers import HEAD_BYTES, look
-from slidewright.tiff.vendor_metadata import metadata_of
+from slidewright.tiff.vendor_metadata import metadata_of, own_kind
 
 _EITHER = frozenset({"jpeg2000", "webp", "jpegxl"})  # the tag does not say whether it is lossless; the stream does
 _KEPT_MARK = re.compile(r", levels? 0(?: to (\d{1,3}))? as in its source$")
@@ -210,6 +210,12 @@ class TiffSlide:
         """What the file says of optics, instrument and channels of a series, and what of it may identify."""
         with damage_named(self.path, VerifyError):
             return metadata_of(self._tiff, page.page, self._described(series), self.vendor)
+
+    @property
+    def noted_kind(self) -> str | None:
+        """What slidewright noted of pixels that a TIFF takes for greys: "labels", "binary", or None."""
+        with damage_named(self.path, VerifyError):
+            return own_kind(self._tiff, self.description) if self.ours else None
 
     def _described(self, series: int) -> int:
         """The number by which the file's own description knows a series."""

@@ -21,6 +21,8 @@ _OWN_FIELDS = (
     *("objective_power", "scanner_vendor", "scanner_model", "scanner_software"),
     *("z_spacing", "time_increment", "background"),
 )
+OWN_NAMESPACE = "slidewright/kept"
+"""Of the annotation of an OME-XML in which slidewright keeps what the schema has no place for."""
 _OWN_NUMBERS = ("objective_power", "z_spacing", "time_increment")
 _HARMLESS = {
     *("AppMag", "MPP", "StripeWidth", "Parmset", "Left", "Top", "LineCameraSkew", "LineAreaXOffset", "LineAreaYOffset"),
@@ -28,6 +30,8 @@ _HARMLESS = {
     *("Focus Offset", "Exposure Time", "Exposure Scale", "ICC Profile"),
 }
 """Aperio's fields of optics and geometry, which identify nobody."""
+_FILE_LABEL = re.compile(r"^[czt]:\d+/\d+|\.[a-z]\w{1,4}\b", re.IGNORECASE)
+"""In the label of a slice that ImageJ made of the name of its file, by Bio-Formats or of images that became a stack."""
 _PHILIPS = {
     "DICOM_MANUFACTURER": "scanner_vendor",
     "DICOM_MANUFACTURERS_MODEL_NAME": "scanner_model",
@@ -59,10 +63,14 @@ def aperio(description: str) -> Metadata:
     head, *parts = description.split("|")
     pairs = (part.split("=", 1) for part in parts if "=" in part)
     found = {name.strip(): value.strip() for name, value in pairs}
-    return Metadata(
+    if head.startswith("Aperio Image Library (slidewright"):
+        kept = _own_values({name: found.pop(name) for name in _OWN_FIELDS if name in found})
+    else:
+        first = next(iter(head.splitlines()), "").strip()
+        kept = Metadata(scanner_vendor="Aperio", scanner_software=first or None)
+    return replace(
+        kept,
         objective_power=positive(found.get("AppMag")),
-        scanner_vendor="Aperio" if not head.startswith("Aperio Image Library (slidewright") else None,
-        scanner_software=head.splitlines()[0].strip() if head.strip() else None,
         identifying=fields_of({name: value for name, value in found.items() if name not in _HARMLESS}),
     )
 
@@ -86,6 +94,7 @@ def ome(xml: str, series: int) -> Metadata:
         objective_power=None if objective is None else positive(objective.get("NominalMagnification")),
         scanner_vendor=None if microscope is None else microscope.get("Manufacturer"),
         scanner_model=None if microscope is None else microscope.get("Model"),
+        scanner_software=_own_annotations(root).get("scanner_software"),
         channels=() if pixels is None else _channels(pixels),
         z_spacing=_measure(pixels, "PhysicalSizeZ", "µm", MICROMETRES),
         time_increment=_measure(pixels, "TimeIncrement", "s", SECONDS),
@@ -96,7 +105,11 @@ def ome(xml: str, series: int) -> Metadata:
 def own(description: str) -> Metadata:
     """What slidewright kept in a description of its own, see `as_description`."""
     pairs = (part.split(" = ", 1) for part in description.splitlines()[0].split("|")[1:] if " = " in part)
-    found = {name: value for name, value in pairs if name in _OWN_FIELDS}
+    return _own_values({name: value for name, value in pairs if name in _OWN_FIELDS})
+
+
+def _own_values(found: dict[str, str]) -> Metadata:
+    """Metadata of what `own_fields` gave."""
     background = found.pop("background", "")
     numbers = {name: positive(found.pop(name, None)) for name in _OWN_NUMBERS}
     color = tuple(bytes.fromhex(background[1:])) if re.fullmatch("#[0-9a-f]{6}", background) else None
@@ -104,16 +117,39 @@ def own(description: str) -> Metadata:
     return Metadata(**values)
 
 
-def as_description(metadata: Metadata) -> str | None:
+def as_description(metadata: Metadata, **more: str) -> str | None:
     """What may be kept, as a line for a generic TIFF, which has no tags for it; None where nothing is known."""
-    known = [f"{name} = {value.replace('|', '/')}" for name, value in metadata.known.items() if name in _OWN_FIELDS]
-    return OWN + "|".join(" ".join(field.split()) for field in known) if known else None
+    known = [f"{name} = {value}" for name, value in {**own_fields(metadata), **more}.items()]
+    return OWN + "|".join(known) if known else None
+
+
+def own_kind(tiff: Any, description: str) -> str | None:
+    """What slidewright noted of pixels that a TIFF takes for greys: "labels", "binary", or None."""
+    from xml.etree import ElementTree
+
+    if description.startswith(OWN):
+        found = re.search(r"\|kind = (\w+)", description.splitlines()[0])
+        kind = found and found[1]
+    elif OWN_NAMESPACE in description:
+        kind = _own_annotations(ElementTree.fromstring(str(tiff.ome_metadata))).get("kind")
+    else:
+        return None
+    return kind if kind in ("labels", "binary") else None
+
+
+def own_fields(metadata: Metadata) -> dict[str, str]:
+    """What may be kept, but for channels, each on one line and without what divides fields."""
+    exact = {name: f"{getattr(metadata, name):.12g}" for name in _OWN_NUMBERS if getattr(metadata, name) is not None}
+    values = {**metadata.known, **exact}.items()
+    known = {name: value.replace("|", "/") for name, value in values if name in _OWN_FIELDS}
+    return {name: " ".join(value.split()) for name, value in known.items()}
 
 
 def _measure(pixels: Element | None, name: str, unit: str, units: Mapping[str, float]) -> float | None:
     """A length or time of the pixels; `unit` is the schema's default."""
     value = None if pixels is None else positive(pixels.get(name))
-    return None if pixels is None or value is None else value * units.get(pixels.get(f"{name}Unit", unit).lower(), 1.0)
+    scale = None if pixels is None else units.get(pixels.get(f"{name}Unit", unit).lower())
+    return None if value is None or scale is None else value * scale  # "pixel" and "reference frame" are no lengths
 
 
 def _channels(pixels: Element) -> tuple[Channel, ...]:
@@ -139,9 +175,25 @@ def _ome_identifying(root: Element, image: Element) -> tuple[tuple[str, str], ..
         del values["Name"]
     for number, person in enumerate(_all(root, "Experimenter")):
         values[f"Experimenter {number}"] = " ".join(person.attrib.values())
+    for name in ("Project", "Dataset", "Plate"):
+        values[name] = ", ".join(one.get("Name", "") for one in _all(root, name))
+    for element in root.iter():
+        name = element.tag.rpartition("}")[2]
+        if "SerialNumber" in element.attrib:
+            values[f"{name} {element.get('ID', '')} SerialNumber"] = element.attrib["SerialNumber"]
+        if name.endswith("Annotation") and name != "MapAnnotation":
+            values[f"{name} {element.get('ID', '')}"] = " ".join(" ".join(element.itertext()).split())
+    own = _own_annotations(root)
     for annotation in _all(root, "M"):
-        values[annotation.get("K", "M")] = annotation.text or ""
+        if own.get(annotation.get("K", "M")) != annotation.text:
+            values[annotation.get("K", "M")] = annotation.text or ""
     return fields_of(values)
+
+
+def _own_annotations(root: Element) -> dict[str, str | None]:
+    """What slidewright kept in an annotation of its own."""
+    found = [one for one in _all(root, "MapAnnotation") if one.get("Namespace") == OWN_NAMESPACE]
+    return {pair.get("K", ""): pair.text for one in found for pair in _all(one, "M")}
 
 
 def _philips(xml: str) -> Metadata:
@@ -174,10 +226,12 @@ def _hamamatsu(page: Any) -> Metadata:
 def _imagej(found: Mapping[str, Any]) -> Metadata:
     spacing = positive(found.get("spacing"))
     scale = MICROMETRES.get(str(found.get("unit", "")).replace("\\u00B5", "µ").lower())
+    interval, clock = positive(found.get("finterval")), SECONDS.get(str(found.get("tunit", "sec")).strip().lower())
     labels, tables = found.get("Labels") or (), found.get("LUTs") or ()
     count = int(found.get("channels", 1))
     colors = [tuple(int(value) for value in table[:, -1]) for table in tables[:count]]
-    names = [str(label) for label in labels[:count]] if len(labels) == count else []
+    named = len(labels) == count and not any(_FILE_LABEL.search(str(label)) for label in labels)
+    names = [str(label) for label in labels] if named else []
     channels = [
         Channel(names[n] if names else None, colors[n][:3] if len(colors) == count else None)  # type: ignore[arg-type]
         for n in range(count)
@@ -186,16 +240,24 @@ def _imagej(found: Mapping[str, Any]) -> Metadata:
     return Metadata(
         channels=tuple(channels) if known and count > 1 else (),
         z_spacing=spacing * scale if spacing and scale and int(found.get("slices", 1)) > 1 else None,
-        time_increment=positive(found.get("finterval")) if int(found.get("frames", 1)) > 1 else None,
-        identifying=fields_of({"Info": str(found.get("Info", ""))}),
+        time_increment=interval * clock if interval and clock and int(found.get("frames", 1)) > 1 else None,
+        identifying=fields_of(
+            {"Info": str(found.get("Info", "")), "Labels": "" if named else "\n".join(map(str, labels))}
+        ),
     )
 
 
 def _plain_tags(page: Any, description: str) -> tuple[tuple[str, str], ...]:
     """TIFF 6.0's tags of who, when and where, and its free text."""
     codes = {"DocumentName": 269, "PageName": 285, "DateTime": 306, "Artist": 315, "HostComputer": 316}
-    found = {name: str(page.tags.valueof(code) or "") for name, code in codes.items()}
+    codes |= {"XMP": 700, "Copyright": 33432, "EXIF": 34665, "GPS": 34853, "ImageUniqueID": 42016}
+    values = {name: page.tags.valueof(code) or "" for name, code in codes.items()}
+    found = {name: _text(value) for name, value in values.items()}
     return fields_of({**found, "ImageDescription": description})
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _all(root: Element, name: str) -> list[Element]:

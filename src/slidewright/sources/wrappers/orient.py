@@ -17,7 +17,7 @@ from slidewright.sources.wrappers.view import ViewSource
 from slidewright.sources.wrappers.wrapped import WrappedReader
 
 ORIENTATIONS = range(1, 9)
-_TRANSPOSED = (5, 6, 7, 8)  # the first stored row is the left or the right side of the image
+TRANSPOSED = (5, 6, 7, 8)  # the first stored row is the left or the right side of the image
 _FROM_BELOW, _FROM_RIGHT = (3, 4, 7, 8), (2, 3, 6, 7)  # once transposed
 
 
@@ -37,7 +37,7 @@ class OrientedSource(ViewSource):
     def info(self) -> SourceInfo:
         """Height and width, those of tiles and mpp are swapped where rows are stored as columns."""
         info = replace(self.source.info, stored=None, not_stored="its rows or columns are turned (Orientation)")
-        if self.orientation not in _TRANSPOSED:
+        if self.orientation not in TRANSPOSED:
             return info
         return replace(
             info,
@@ -62,7 +62,7 @@ class OrientedReader(WrappedReader):
     def __init__(self, reader: Reader, size: Size, orientation: int) -> None:
         super().__init__(reader)
         self._size = size
-        self._transposed = orientation in _TRANSPOSED
+        self._transposed = orientation in TRANSPOSED
         self._from_below, self._from_right = orientation in _FROM_BELOW, orientation in _FROM_RIGHT
         self._buffer: Pixels | None = None
 

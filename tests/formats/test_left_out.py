@@ -1,0 +1,89 @@
+"""What a source says, or the options, and an output has no place for, is told in a warning."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+import slidewright
+
+PIXELS = np.full((200, 300, 3), 200, np.uint8)
+
+
+def test_channels_of_a_source_have_no_place_in_a_plain_tiff(tmp_path):
+    given = {"channel_names": ["a", "b"], "kind": "multichannel", "n_workers": 0}
+    slidewright.convert(PIXELS[:, :, :2].astype(np.uint16), tmp_path / "a.ome.tif", **given)
+    report = slidewright.convert(tmp_path / "a.ome.tif", tmp_path / "b.tif", n_workers=0)
+    assert ["names and colours of its channels" in warning for warning in report.warnings] == [True]
+
+
+def test_description_that_is_given_takes_the_place_of_what_is_known(tmp_path):
+    said = {"description": "mine", "n_workers": 0, "overwrite": True}
+    report = slidewright.convert(PIXELS, tmp_path / "a.tif", objective_power=20, **said)
+    assert ["objective power, in whose place" in warning for warning in report.warnings] == [True]
+    assert slidewright.info(tmp_path / "a.tif").description == "mine"
+    assert slidewright.convert(PIXELS, tmp_path / "a.tif", **said).warnings == ()
+    report = slidewright.convert(PIXELS[:, :, 0], tmp_path / "a.tif", kind="labels", **said)
+    assert ["that its pixels are labels" in warning for warning in report.warnings] == [True]
+    assert slidewright.convert(PIXELS, tmp_path / "a.ome.tif", objective_power=20, **said).warnings == ()
+
+
+def test_image_beside_the_levels_that_is_not_there_is_told(tmp_path):
+    wanted = {"associated": ["label", "macro", "thumbnail"], "n_workers": 0}
+    report = slidewright.convert(PIXELS, tmp_path / "a.tif", **wanted)
+    assert report.warnings == ("NumPy array has no label and no macro to write beside the levels",)
+    report = slidewright.convert(PIXELS.astype(np.uint16), tmp_path / "b.ome.tif", **wanted)
+    assert report.warnings == ("NumPy array has no label and no macro and no thumbnail to write beside the levels",)
+
+
+def test_all_that_an_ome_tiff_says_is_in_a_plain_tiff_when_it_is_asked_for(tmp_path):
+    said = "Aperio Image Library v12\r\n1x1|AppMag = 20|User = jane|Filename = case 7"
+    rgb = {"photometric": "rgb", "metadata": None, "tile": (64, 64)}
+    tifffile.imwrite(tmp_path / "0.svs", PIXELS, description=said, software=False, **rgb)
+    for before, name in (("0.svs", "1.ome.tif"), ("1.ome.tif", "2.tif"), ("2.tif", "3.tif"), ("3.tif", "4.ome.zarr")):
+        slidewright.convert(tmp_path / before, tmp_path / name, keep_metadata="all", n_workers=0)
+        found = slidewright.info(tmp_path / name).metadata
+        assert found.objective_power == 20
+        assert "jane" in str(found.identifying), name
+        assert "case 7" in str(found.identifying), name
+    assert "jane" not in str(slidewright.convert(tmp_path / "3.tif", tmp_path / "5.tif", n_workers=0))
+    assert b"jane" not in (tmp_path / "5.tif").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["whole", "no unit", "moved", "colours"])
+def test_what_an_ome_zarr_says_of_place_scale_and_colours_is_told(tmp_path, kind):
+    pixels = PIXELS[:, :, 0].astype(np.uint32) if kind == "colours" else PIXELS
+    options = {"kind": "labels"} if kind == "colours" else {}
+    slidewright.convert(pixels, tmp_path / "a.ome.zarr", mpp=0.25, tile_size=64, n_workers=0, **options)
+    group = zarr.open_group(tmp_path / "a.ome.zarr", mode="r+")
+    ome = dict(group.attrs)["ome"]
+    (image,) = ome["multiscales"]
+    if kind == "no unit":
+        for axis in image["axes"]:
+            axis.pop("unit", None)
+    elif kind == "moved":
+        for dataset in image["datasets"]:
+            dataset["coordinateTransformations"][1]["translation"][-1] += 1000
+    elif kind == "colours":
+        ome["image-label"] = {"colors": [{"label-value": 200, "rgba": [255, 0, 0, 255]}]}
+    group.attrs["ome"] = ome
+    words = {"no unit": "0.25 x 0.25, of which it names no unit", "moved": "1000 and 0", "colours": "of uint32"}
+    for level in (0, 1):
+        report = slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / f"{level}.ome.zarr", level=level, n_workers=0)
+        assert [words[kind] in warning for warning in report.warnings] == ([] if kind == "whole" else [True])
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif"])
+@pytest.mark.parametrize("kind", ["labels", "binary"])
+def test_masks_without_a_palette_stay_masks(tmp_path, kind, name):
+    dtype, top = ("uint32", 70_000) if kind == "labels" else ("uint8", 1)
+    pixels = np.random.default_rng(3).integers(0, 2, (200, 300)).astype(dtype) * np.dtype(dtype).type(top)
+    slidewright.convert(pixels, tmp_path / name, kind=kind, tile_size=64, n_workers=0)
+    source = slidewright.open_source(tmp_path / name)
+    assert (source.info.kind, source.info.metadata.identifying) == (kind, ())
+    slidewright.convert(tmp_path / name, tmp_path / "b.ome.zarr", tile_size=64, n_workers=0)
+    group = zarr.open_group(tmp_path / "b.ome.zarr", mode="r")
+    np.testing.assert_array_equal(group["0"][...], pixels)
+    np.testing.assert_array_equal(group["1"][...], pixels[::2, ::2])
