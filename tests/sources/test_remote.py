@@ -291,6 +291,16 @@ def test_zarr_group_behind_a_url(served: tuple[Path, str], tmp_path: Path) -> No
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "r.tif", key=0), pixels)
 
 
+def test_the_page_about_a_run_has_no_key_to_its_source(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, url = served
+    slide(folder / "s.tif")
+    signed = url.replace("://", "://user:pass-word@") + "/s.tif?X-Amz-Signature=5ecret&more='x'"
+    slidewright.convert(signed, tmp_path / "o.tif", n_workers=0, report=tmp_path / "o.html")
+    page = (tmp_path / "o.html").read_text(encoding="utf-8")
+    assert f"{url}/s.tif" in page
+    assert not [word for word in ("user:", "pass-word", "Signature", "5ecret") if word in page]
+
+
 def test_a_changed_chunk_of_a_store_behind_a_url_is_noticed(tmp_path: Path) -> None:
     """The store's own folder is as before: of two shards one had the old pixels and one the new."""
     zarr.create_array(tmp_path / "s.zarr", data=np.zeros((300, 260), np.uint8), chunks=(64, 64), compressors=None)
