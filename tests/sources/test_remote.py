@@ -342,6 +342,13 @@ def test_s3_is_read_as_http_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         slidewright.convert("s3://slides/s.tif", tmp_path / "afar.tif", n_workers=2)
         slidewright.convert(tmp_path / "s.tif", tmp_path / "here.tif", n_workers=2)
         assert (tmp_path / "afar.tif").read_bytes() == (tmp_path / "here.tif").read_bytes()
+        mine, there = s3fs.S3FileSystem(), "s3://slides/s.tif"
+        mine.ls("slides")  # of which fsspec keeps the answer, for all of this process
+        before = fingerprint(slidewright.open_source(there), there)
+        slide(tmp_path / "s.tif", 900)
+        files.put(str(tmp_path / "s.tif"), "slides/s.tif")
+        assert RemoteFile(there).nbytes == (tmp_path / "s.tif").stat().st_size
+        assert fingerprint(slidewright.open_source(there), there) != before
     finally:
         server.stop()
 

@@ -206,6 +206,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
         ) from error
     except ValueError as error:
         raise SourceError(f"{url} can't be opened: {error}") from error
+    system.invalidate_cache()  # of what this process has listed before: it may be otherwise by now
     return system, name
 
 
@@ -224,7 +225,6 @@ def files_below(url: str) -> list[str]:
         )
     system, name = _filesystem(url)
     try:
-        system.invalidate_cache()  # of what this process has listed before
         found = system.find(name, detail=True)
     except Exception as error:  # each kind of server has its own
         raise SourceError(f"{url} can't be listed: {_said(_cause(error))}") from error
