@@ -21,7 +21,7 @@ from written import image
 
 import slidewright
 from slidewright.cli.main import main
-from slidewright.errors import SourceError
+from slidewright.errors import ShardError, SourceError
 from slidewright.geometry import Region
 from slidewright.shards.fingerprint import fingerprint
 from slidewright.system.remote_file import AHEAD_BYTES, RemoteFile, is_url
@@ -291,6 +291,39 @@ def test_zarr_group_behind_a_url(served: tuple[Path, str], tmp_path: Path) -> No
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "r.tif", key=0), pixels)
 
 
+def test_the_page_about_a_run_has_no_key_to_its_source(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, url = served
+    slide(folder / "s.tif")
+    signed = url.replace("://", "://user:pass-word@") + "/s.tif?X-Amz-Signature=5ecret&more='x'"
+    slidewright.convert(signed, tmp_path / "o.tif", n_workers=0, report=tmp_path / "o.html")
+    page = (tmp_path / "o.html").read_text(encoding="utf-8")
+    assert f"{url}/s.tif" in page
+    assert not [word for word in ("user:", "pass-word", "Signature", "5ecret") if word in page]
+
+
+def test_a_changed_chunk_of_a_store_behind_a_url_is_noticed(tmp_path: Path) -> None:
+    """The store's own folder is as before: of two shards one had the old pixels and one the new."""
+    zarr.create_array(tmp_path / "s.zarr", data=np.zeros((300, 260), np.uint8), chunks=(64, 64), compressors=None)
+    url = f"file://{tmp_path}/s.zarr"
+    before = fingerprint(slidewright.open_source(url), url)
+    assert fingerprint(slidewright.open_source(url), url) == before
+    slidewright.shard(url, tmp_path / "shards", index=0, count=2, tile_size=64)
+    zarr.open_array(tmp_path / "s.zarr", mode="r+")[:] = 200
+    assert fingerprint(slidewright.open_source(url), url) != before
+    with pytest.raises(ShardError, match=r"source\.files"):
+        slidewright.shard(url, tmp_path / "shards", index=1, count=2, tile_size=64)
+
+
+def test_a_store_behind_http_is_refused_where_a_change_must_be_noticed(
+    served: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, url = served
+    zarr.create_array(folder / "s.zarr", data=np.zeros((300, 260), np.uint8), chunks=(64, 64))
+    with pytest.raises(SourceError, match="does not list the files"):
+        slidewright.convert(f"{url}/s.zarr", tmp_path / "o.tif", resume=True)
+    assert not list(tmp_path.glob("o.tif*"))
+
+
 def test_s3_is_read_as_http_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0)
     pytest.importorskip("s3fs")
@@ -309,6 +342,13 @@ def test_s3_is_read_as_http_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         slidewright.convert("s3://slides/s.tif", tmp_path / "afar.tif", n_workers=2)
         slidewright.convert(tmp_path / "s.tif", tmp_path / "here.tif", n_workers=2)
         assert (tmp_path / "afar.tif").read_bytes() == (tmp_path / "here.tif").read_bytes()
+        mine, there = s3fs.S3FileSystem(), "s3://slides/s.tif"
+        mine.ls("slides")  # of which fsspec keeps the answer, for all of this process
+        before = fingerprint(slidewright.open_source(there), there)
+        slide(tmp_path / "s.tif", 900)
+        files.put(str(tmp_path / "s.tif"), "slides/s.tif")
+        assert RemoteFile(there).nbytes == (tmp_path / "s.tif").stat().st_size
+        assert fingerprint(slidewright.open_source(there), there) != before
     finally:
         server.stop()
 

@@ -24,6 +24,7 @@ from slidewright.report import UNUSED, Recorder, Report
 from slidewright.reporting import html_charts as htmlcharts
 from slidewright.reporting.again import changed, how_to_make_again
 from slidewright.system.files import write_whole
+from slidewright.system.remote_file import without_keys
 from slidewright.tiff.page import TiledImage
 
 _PACKAGES = ("slidewright", "numpy", "tifffile", "imagecodecs", "opencv-python-headless", "zarr", "openslide-bin")
@@ -88,6 +89,8 @@ def make_page(subject: Subject) -> str:
             1, f"<section><h2>Warnings</h2><ul>{''.join(f'<li>{escape(text)}' for text in said)}</ul></section>"
         )
     body = "\n".join(sections)
+    if subject.source_path is not None:  # a page is passed on, and a URL may be signed
+        body = body.replace(escape(subject.source_path), escape(without_keys(subject.source_path)))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}: how it was made</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -196,7 +199,8 @@ def _stages(report: Report) -> str:
 
 
 def _again(subject: Subject) -> str:
-    return escape(how_to_make_again(subject.source_path, subject.report.destination, subject.given))
+    path = None if subject.source_path is None else without_keys(subject.source_path)
+    return escape(how_to_make_again(path, subject.report.destination, subject.given))
 
 
 def _settings(subject: Subject) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
-from slidewright.system.remote_file import RemoteFile, is_url
+from slidewright.system.remote_file import RemoteFile, files_below, is_store, is_url
 
 _MAX_FILES = 20_000
 
@@ -16,6 +17,8 @@ def file_identity(path: str) -> dict[str, Any]:
     """A file is known by its size and time of change (behind a URL by what its server says of that), a folder by those
     of the first 20,000 files in it.
     """
+    if is_url(path) and is_store(path):
+        return {"files": _word(files_below(path))}
     if is_url(path):
         with contextlib.closing(RemoteFile(path)) as file:
             return {"bytes": file.nbytes, "changed": file.version}
@@ -42,13 +45,15 @@ def _stat(path: str) -> dict[str, int]:
 
 def _folder(path: str) -> str:
     """Names, sizes and times of the files in a folder, in one word."""
+    return _word(f"{os.path.relpath(file, path)}\0{sorted(_stat(file).items())}" for file in _files(path))
+
+
+def _word(files: Iterable[str]) -> str:
     import hashlib
 
     seen = hashlib.sha256()
-    for number, file in enumerate(_files(path)):
-        if number == _MAX_FILES:
-            break
-        seen.update(f"{os.path.relpath(file, path)}\0{sorted(_stat(file).items())}\n".encode(errors="surrogateescape"))
+    for file in islice(files, _MAX_FILES):
+        seen.update(f"{file}\n".encode(errors="surrogateescape"))
     return seen.hexdigest()[:16]
 
 

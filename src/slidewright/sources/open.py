@@ -15,7 +15,7 @@ from slidewright.errors import OptionError, SlidewrightError, SourceError
 from slidewright.selection import Selection
 from slidewright.sources.base import Source, SourceInfo
 from slidewright.system.files import regular
-from slidewright.system.remote_file import absolute, is_url, open_pixels
+from slidewright.system.remote_file import absolute, is_store, is_url, open_pixels
 from slidewright.tiff.directories import starts_as_tiff
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _from_dicom(path: str, selection: Selection) -> Source:
 
 
 def _from_url(url: str, selection: Selection) -> Source:
-    if ".zarr" in url.lower():
+    if is_store(url):
         from slidewright.sources.zarr import ZarrSource
 
         _refuse("a zarr store", page=selection.page)

@@ -11,7 +11,7 @@ import os
 import re
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
@@ -38,6 +38,16 @@ _Got = TypeVar("_Got")
 def is_url(path: str | os.PathLike[str]) -> bool:
     """Whether a path has a scheme, such as https:// or s3://."""
     return isinstance(path, str) and _SCHEME.match(path) is not None
+
+
+def is_store(url: str) -> bool:
+    """Whether a URL is taken for a zarr store, which is many files: by its name, as nothing else tells it from afar."""
+    return ".zarr" in url.lower()
+
+
+def without_keys(path: str) -> str:
+    """A URL without user, password and query, any of which may open what others must not see; a path as it is."""
+    return re.sub(r"(?<=://)[^/?#]*@|[?#].*", "", path) if is_url(path) else path
 
 
 def absolute(path: str) -> str:
@@ -78,7 +88,7 @@ class RemoteFile(PixelFile):
         if found.get("size") is None or found.get("partial") is False:
             raise SourceError(f"{url}: its server does not send parts of a file; download it first")
         self.nbytes = int(found["size"])
-        self.version = str(next((found[name] for name in _VERSIONS if name in found), ""))
+        self.version = _version(found)
         self._threads: ThreadPoolExecutor | None = None
         self._starts: list[int] = []
         self._pieces: list[Future[bytes]] = []
@@ -196,7 +206,33 @@ def _filesystem(url: str) -> tuple[Any, str]:
         ) from error
     except ValueError as error:
         raise SourceError(f"{url} can't be opened: {error}") from error
+    system.invalidate_cache()  # of what this process has listed before: it may be otherwise by now
     return system, name
+
+
+def files_below(url: str) -> list[str]:
+    """What tells the files below a URL from those that may be there later: of each its name, size and version.
+
+    Raises
+    ------
+    SourceError
+        Where nothing lists them, as with HTTP.
+    """
+    if url.lower().startswith("http"):
+        raise SourceError(
+            f"{url}: HTTP does not list the files of a store, so whether it is the same as before can't be known; "
+            "download it first, or convert it in one go"
+        )
+    system, name = _filesystem(url)
+    try:
+        found = system.find(name, detail=True)
+    except Exception as error:  # each kind of server has its own
+        raise SourceError(f"{url} can't be listed: {_said(_cause(error))}") from error
+    return [f"{file.removeprefix(name)}\0{told.get('size')}\0{_version(told)}" for file, told in sorted(found.items())]
+
+
+def _version(told: Mapping[str, Any]) -> str:
+    return str(next((told[name] for name in _VERSIONS if name in told), ""))
 
 
 def patience(url: str) -> dict[str, Any]:
