@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import slidewright
 from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.sources.base import Source
 from slidewright.sources.open import open_source
@@ -309,3 +310,12 @@ def test_chunks_that_are_named_otherwise_than_the_array_says_are_refused(separat
     (tmp_path / "a.zarr" / ".zarray").write_text(json.dumps(said))
     with pytest.raises(SourceError, match=f'add "dimension_separator": "{separator}"'):
         open_source(tmp_path / "a.zarr")
+
+
+def test_labels_beside_an_image_are_told_to_be_left_out(tmp_path):
+    store = tmp_path / "a.ome.zarr"
+    slidewright.convert(np.zeros((64, 64, 3), np.uint8), store, n_workers=0)
+    (store / "labels").mkdir()
+    slidewright.convert(np.zeros((64, 64), np.uint8), store / "labels" / "cells.zarr", kind="labels", n_workers=0)
+    (warning,) = slidewright.convert(store, tmp_path / "out.tif", n_workers=0).warnings
+    assert "the labels beside it (cells.zarr)" in warning

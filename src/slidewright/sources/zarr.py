@@ -255,6 +255,7 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
             raise OptionError(f"{name} has no series {series}; {numbered(len(images))}")
         chosen = _dataset(node, images[series or 0], name, level or 0)
         chosen = replace(chosen, channels=_channels(attributes.get("omero")), attributes=dict(node.attrs))
+        chosen = replace(chosen, left_out=(*chosen.left_out, *_labels(node)))
         return replace(chosen, kind="labels") if "image-label" in attributes else chosen
     arrays = [key for key, _ in node.arrays()]
     if len(arrays) != 1:
@@ -265,6 +266,16 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
     if level:
         raise OptionError(f"{name} has a single array; leave out level")
     return _Chosen(node[arrays[0]])
+
+
+def _labels(node: Any) -> tuple[str, ...]:
+    """The labels that NGFF puts into a group beside the levels of their image, as a clause of a warning."""
+    try:
+        names = _ome(node["labels"]).get("labels")
+    except Exception:  # there are none, or they are damaged, which the image need not be
+        return ()
+    listed = ", ".join(map(str, names)) if isinstance(names, list) else ""
+    return (f"the labels beside it ({listed}), each an image of its own under labels/",) if listed else ()
 
 
 def _ome(node: Any) -> Mapping[str, Any]:
