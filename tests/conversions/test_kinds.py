@@ -201,3 +201,11 @@ def test_kind_follows_dtype_samples_and_source():
 def test_colormap_is_a_palette_up_to_its_highest_index():
     assert parse_colormap({2: "red", 0: (1, 2, 3)}) == ((257, 514, 771), (0, 0, 0), (65535, 0, 0))
     assert parse_colormap(["white", "#102030"]) == ((65535, 65535, 65535), (0x1010, 0x2020, 0x3030))
+
+
+def test_page_of_labels_is_of_labels(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 9, (2, 128, 128), np.uint16)
+    slidewright.convert(labels, tmp_path / "a.ome.tif", kind="labels", axes="ZYX", z="all", n_workers=0, tile_size=64)
+    slidewright.convert(tmp_path / "a.ome.tif", tmp_path / "b.tif", page=1, n_workers=0, tile_size=64)
+    with tifffile.TiffFile(tmp_path / "b.tif") as tiff:
+        assert np.array_equal(tiff.series[0].levels[1].asarray(), labels[1, ::2, ::2])

@@ -138,8 +138,8 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         if page.samples > 1 or kind == "binary":  # a palette is how a microscope's software shows a channel
             raise SourceError(f"{where} has channels that are {kind} images; choose one with page")
         kind = "multichannel"
-    elif kind == "grey" and number in (None, 0) and not series and np.dtype(dtype).kind in "iu":
-        kind = slide.noted_kind or kind
+    elif kind == "grey" and not series and np.dtype(dtype).kind in "iu":
+        kind = (slide.noted_kind if not number or _is_of_levels(slide, page) else None) or kind
     if page.is_old_jpeg and not slide.head(page).startswith(b"\xff\xd8"):
         raise SourceError(
             f"{where} is compressed by old-style JPEG (TIFF's Compression 6), of which segments are no JPEGs; save it "
@@ -176,6 +176,11 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         stored=stored,
         not_stored=not_stored,
     )
+
+
+def _is_of_levels(slide: TiffSlide, page: Page) -> bool:
+    """Whether a page is one of the levels' own, and no image beside them."""
+    return all(other.page.offset != page.page.offset for other in slide.others)
 
 
 def _times(whole: int, part: int) -> float:
