@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import tifffile
@@ -182,3 +184,22 @@ def test_own_line_is_read_back():
 def test_options_that_make_no_sense_are_refused(tmp_path, options, match):
     with pytest.raises(OptionError, match=match):
         slidewright.convert(PIXELS, tmp_path / "a.tif", n_workers=0, **options)
+
+
+def test_ome_xml_gives_an_image_neither_scanner_nor_objective_of_another():
+    camera = '<Instrument ID="Instrument:9"><Microscope Manufacturer="Camera"/></Instrument><Instrument '
+    label = '<Image ID="Image:1" Name="label"><Pixels ID="Pixels:1"/></Image></OME>'
+    xml = OME.replace("<Instrument ", camera, 1).replace("<ObjectiveS", '<InstrumentRef ID="Instrument:0"/><ObjectiveS')
+    assert ome(xml, 0).scanner_vendor == "Zeiss"
+    one = re.sub("<Objective ID=.*NominalMagnification=.10.*\n", "", OME).replace("</OME>", label)
+    assert ome(one, 0).objective_power == 20
+    assert ome(one, 1).objective_power is None
+
+
+def test_info_has_the_metadata_of_the_image_that_a_conversion_takes(tmp_path):
+    path = tmp_path / "two.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        for name, side in (("DAPI of a small one", 32), ("DAPI", 64)):
+            said = {"axes": "YX", "Channel": {"Name": [name]}}
+            tiff.write(PIXELS[:side, :side, 0], photometric="minisblack", metadata=said)
+    assert slidewright.info(path).metadata.channels[0].name == "DAPI"

@@ -101,14 +101,14 @@ def _describe_tiff(path: str | os.PathLike[str]) -> FileInfo:
             samples=source.samples if source is not None and len(slide.planes[0]) > 1 else first.samples,
             dtype="bool" if first.bits == 1 else first.dtype.name,
             stack=SINGLE if source is None else source.stack,
-            mpp=(source.mpp if source is not None else None) or slide.mpp(first),
+            mpp=(source.mpp if source is not None else None) or slide.mpp(first, slide.default_series),
             levels=levels,
             associated=tuple(AssociatedInfo(page.name, page.size) for page in slide.others),
             icc_bytes=len(slide.icc_profile or b""),
             description=slide.description or None,
             software=slide.software or None,
             keeping=_keeping(slide, source),
-            metadata=slide.metadata(first),
+            metadata=slide.metadata(first, slide.default_series),
         )
 
 

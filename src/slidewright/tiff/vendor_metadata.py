@@ -88,8 +88,11 @@ def ome(xml: str, series: int) -> Metadata:
         return Metadata()
     image = images[series]
     pixels, reference = _first(image, "Pixels"), _first(image, "ObjectiveSettings")
-    objective = _by_id(root, "Objective", None if reference is None else reference.get("ID"))
-    microscope = _first(root, "Microscope")
+    other = reference is None and _first(root, "ObjectiveSettings") is not None  # which is another image's
+    objective = None if other else _by_id(root, "Objective", None if reference is None else reference.get("ID"))
+    used = _first(image, "InstrumentRef")
+    instrument = _by_id(root, "Instrument", None if used is None else used.get("ID"))
+    microscope = None if instrument is None else _first(instrument, "Microscope")
     return Metadata(
         objective_power=None if objective is None else positive(objective.get("NominalMagnification")),
         scanner_vendor=None if microscope is None else microscope.get("Manufacturer"),
