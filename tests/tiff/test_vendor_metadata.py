@@ -203,3 +203,19 @@ def test_info_has_the_metadata_of_the_image_that_a_conversion_takes(tmp_path):
             said = {"axes": "YX", "Channel": {"Name": [name]}}
             tiff.write(PIXELS[:side, :side, 0], photometric="minisblack", metadata=said)
     assert slidewright.info(path).metadata.channels[0].name == "DAPI"
+
+
+def test_akoya_names_and_colours_each_channel_on_its_page(tmp_path):
+    path, out = tmp_path / "a.qptiff", tmp_path / "out.ome.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        for name, color in (("DAPI", "0,0,255"), ("CD3", "255,0,0")):
+            told = f"<Name>{name}</Name><Color>{color}</Color><Objective>20x</Objective>"
+            said = f'<?xml version="1.0" encoding="utf-16"?><PerkinElmer-QPI-ImageDescription>{told}'
+            said += "<ImageType>FullResolution</ImageType></PerkinElmer-QPI-ImageDescription>"
+            options = {"software": "PerkinElmer-QPI", "metadata": None, "photometric": "minisblack", "tile": (32, 32)}
+            tiff.write(PIXELS[:, :, 0], description=said, **options)
+    slidewright.convert(path, out, n_workers=0)
+    found = slidewright.info(out).metadata
+    assert found.channels == (Channel("DAPI", (0, 0, 255)), Channel("CD3", (255, 0, 0)))
+    assert found.objective_power == 20
+    assert "ImageDescription" in dict(slidewright.info(path).metadata.identifying)

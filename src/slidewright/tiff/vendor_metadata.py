@@ -51,6 +51,8 @@ def metadata_of(tiff: Any, page: Any, series: int, vendor: str) -> Metadata:
         return _philips(description)
     if vendor == "ndpi":
         return _hamamatsu(page)
+    if vendor == "qpi" and series == 0:
+        return replace(_akoya(tiff), identifying=_plain_tags(page, description))
     if tiff.is_imagej:
         return _imagej(tiff.imagej_metadata or {})
     if description.startswith(OWN):
@@ -224,6 +226,25 @@ def _hamamatsu(page: Any) -> Metadata:
     named = {name: value for name, value in named.items() if name not in ("Make", "Model", "Software")}
     date = {"DateTime": str(page.tags.valueof(306) or "")}
     return Metadata(**values, identifying=fields_of({**named, **date}))
+
+
+def _akoya(tiff: Any) -> Metadata:
+    """The XML that each page of an Akoya (PerkinElmer) slide has: a page is a channel."""
+    from xml.etree import ElementTree
+
+    told: list[dict[str, str]] = []
+    for page in tiff.series[0].levels[0].pages:
+        try:
+            root = ElementTree.fromstring(str(page.aspage().description or ""))
+        except ElementTree.ParseError:
+            return Metadata()
+        told.append({one.tag: one.text.strip() for one in root if one.text and one.text.strip()})
+    colors = [re.fullmatch(r"(\d{1,3}), ?(\d{1,3}), ?(\d{1,3})", one.get("Color", "")) for one in told]
+    rgbs = [None if color is None else tuple(min(int(part), 255) for part in color.groups()) for color in colors]
+    channels = [Channel(one.get("Name"), rgb) for one, rgb in zip(told, rgbs, strict=True)]  # type: ignore[arg-type]
+    known = len(channels) > 1 and any(channel != Channel() for channel in channels)
+    power = positive(told[0].get("Objective", "").lower().removesuffix("x")) if told else None
+    return Metadata(objective_power=power, channels=tuple(channels) if known else ())
 
 
 def _imagej(found: Mapping[str, Any]) -> Metadata:
