@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from oracle import pyramid
+from PIL import Image
 from written import digest, image
 
 import slidewright
@@ -209,3 +210,19 @@ def test_page_of_labels_is_of_labels(tmp_path):
     slidewright.convert(tmp_path / "a.ome.tif", tmp_path / "b.tif", page=1, n_workers=0, tile_size=64)
     with tifffile.TiffFile(tmp_path / "b.tif") as tiff:
         assert np.array_equal(tiff.series[0].levels[1].asarray(), labels[1, ::2, ::2])
+
+
+@pytest.mark.parametrize("beside", [None, "label.png"])
+def test_labels_with_a_description_of_their_own_stay_labels(tmp_path, beside):
+    labels = np.random.default_rng(0).integers(0, 9, (200, 300), np.uint8)
+    Image.fromarray(labels[:20, :30]).save(tmp_path / "label.png")
+    said = {"kind": "labels", "description": "of cells", "n_workers": 0, "tile_size": 64, "compression": "deflate"}
+    said["label"] = tmp_path / beside if beside else None
+    assert slidewright.convert(labels, tmp_path / "a.tif", **said).warnings == ()
+    for source, out in (("a", "b"), ("b", "c")):  # the second has tiles of the first
+        description = {"description": "of the same"} if out == "b" else {}
+        slidewright.convert(tmp_path / f"{source}.tif", tmp_path / f"{out}.tif", n_workers=0, **description)
+        with tifffile.TiffFile(tmp_path / f"{out}.tif") as tiff:
+            assert np.array_equal(tiff.series[0].asarray(), labels)
+            assert np.array_equal(tiff.series[0].levels[1].asarray(), labels[::2, ::2])
+    assert slidewright.info(tmp_path / "b.tif").keeping.startswith("kept from its source")

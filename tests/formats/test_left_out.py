@@ -25,8 +25,6 @@ def test_description_that_is_given_takes_the_place_of_what_is_known(tmp_path):
     assert ["objective power, in whose place" in warning for warning in report.warnings] == [True]
     assert slidewright.info(tmp_path / "a.tif").description == "mine"
     assert slidewright.convert(PIXELS, tmp_path / "a.tif", **said).warnings == ()
-    report = slidewright.convert(PIXELS[:, :, 0], tmp_path / "a.tif", kind="labels", **said)
-    assert ["that its pixels are labels" in warning for warning in report.warnings] == [True]
     assert slidewright.convert(PIXELS, tmp_path / "a.ome.tif", objective_power=20, **said).warnings == ()
 
 

@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, ClassVar
 from slidewright.errors import OptionError
 from slidewright.formats.associated import THUMBNAIL_SIDE, has_thumbnail
 from slidewright.formats.laid import LaidTiff, Written, first_tags
-from slidewright.formats.tiff_directories import IMAGE_DESCRIPTION, NEW_SUBFILE_TYPE, Directory, Tags, long, text
-from slidewright.formats.tiff_tags import generic_description, is_kept, no_place
+from slidewright.formats.tiff_directories import (
+    IMAGE_DESCRIPTION,
+    NEW_SUBFILE_TYPE,
+    SOFTWARE,
+    Directory,
+    Tags,
+    long,
+    text,
+)
+from slidewright.formats.tiff_tags import generic_description, generic_software, is_kept, no_place
 from slidewright.tiff.vendor_metadata import own_fields
 
 if TYPE_CHECKING:
@@ -53,7 +61,7 @@ class GenericTiff(LaidTiff):
         image = written.image
         chain = [Directory(written.tags(level, 0, encoding)) for level in image.plan.levels]
         chain += [Directory(extra.tags(place, size, 0, extra.name)) for extra, place, size in written.associated]
-        chain[0].tags |= first_tags(image, generic_description(image))
+        chain[0].tags |= first_tags(image, generic_description(image)) | {SOFTWARE: text(generic_software(image))}
         return chain
 
 

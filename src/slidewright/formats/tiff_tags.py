@@ -13,7 +13,7 @@ from slidewright.pixels import MASKS, Colormap
 from slidewright.pyramid.kept import Kept
 from slidewright.pyramid.plan import Level
 from slidewright.sources.base import Stored
-from slidewright.tiff.metadata import OWN
+from slidewright.tiff.metadata import KIND_MARK, OWN
 from slidewright.tiff.vendor_metadata import as_description, own_fields
 
 COMPRESSION = {
@@ -52,7 +52,7 @@ def page_arguments(image: ImageDescription, level: Level) -> dict[str, Any]:
         "tile": (encoding.tile, encoding.tile),
         "subfiletype": 1 if level.index else 0,
         "metadata": None,
-        "software": image.software if not level.index else False,
+        "software": generic_software(image) if not level.index else False,
         **(encoding_arguments(encoding) if kept is None else kept_arguments(kept)),
     }
     if image.mpp is not None:
@@ -79,6 +79,13 @@ def generic_description(image: ImageDescription) -> str | None:
     return "\n".join(line for line in (known, given, *lines) if line is not None) or None
 
 
+def generic_software(image: ImageDescription) -> str:
+    """Software, with the kind of pixels where a description that was given is in the place of what notes it."""
+    noted = noted_kind(image) if image.description is not None and not is_kept(image.description) else {}
+    head, comma, kept = image.software.partition(",")
+    return "".join((head, *(f"{KIND_MARK}{kind}" for kind in noted.values()), comma, kept))
+
+
 def noted_kind(image: ImageDescription) -> dict[str, str]:
     """The kind of pixels of masks that nothing else in a TIFF tells from greys, by the name that it is noted under."""
     pixels = image.encoding.pixels
@@ -92,7 +99,6 @@ def no_place(image: ImageDescription) -> tuple[str, ...]:
     if said.channels:
         found.append("names and colours of its channels, for which a plain TIFF has no place")
     fields = [name.replace("_", " ") for name in own_fields(said)] + ["what may identify"] * bool(said.identifying)
-    fields += [f"that its pixels are {kind}" for kind in noted_kind(image).values()]
     if fields and image.description is not None and not is_kept(image.description):
         found.append(f"{', '.join(fields)}, in whose place in a plain TIFF is the description that was given")
     return tuple(found)

@@ -14,6 +14,8 @@ from slidewright.tiff.series import is_ours
 
 OWN = "slidewright|"
 """How a description begins in which slidewright itself kept metadata."""
+KIND_MARK = ", pixels are "
+"""What Software says of the kind of pixels where the description is another's."""
 MICROMETRES = {
     "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "in": 25_400.0,
     "meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3,

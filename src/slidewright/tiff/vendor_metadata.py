@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from slidewright.metadata import Channel, Metadata, fields_of
-from slidewright.tiff.metadata import MICROMETRES, OWN, SECONDS, positive
+from slidewright.tiff.metadata import KIND_MARK, MICROMETRES, OWN, SECONDS, positive
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -138,7 +138,7 @@ def own_kind(tiff: Any, description: str) -> str | None:
     elif OWN_NAMESPACE in description:
         kind = _own_annotations(ElementTree.fromstring(str(tiff.ome_metadata))).get("kind")
     else:
-        return None
+        kind = str(tiff.pages.first.software).partition(KIND_MARK)[2].partition(",")[0]
     return kind if kind in ("labels", "binary") else None
 
 
