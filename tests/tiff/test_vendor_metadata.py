@@ -219,3 +219,15 @@ def test_akoya_names_and_colours_each_channel_on_its_page(tmp_path):
     assert found.channels == (Channel("DAPI", (0, 0, 255)), Channel("CD3", (255, 0, 0)))
     assert found.objective_power == 20
     assert "ImageDescription" in dict(slidewright.info(path).metadata.identifying)
+
+
+def test_fields_of_a_source_are_not_taken_for_optics_in_the_aperio_flavour(tmp_path):
+    told = {"MPP": "9", "AppMag": "99", "scanner_vendor": "x", "case|no": "7"}
+    options = {"photometric": "rgb", "ome": True, "metadata": {"axes": "YXS", "MapAnnotation": told}}
+    tifffile.imwrite(tmp_path / "a.ome.tif", PIXELS, **options)
+    said = {"flavour": "aperio", "keep_metadata": "all", "n_workers": 0}
+    slidewright.convert(tmp_path / "a.ome.tif", tmp_path / "b.svs", **said)
+    found = slidewright.info(tmp_path / "b.svs")
+    assert (found.mpp, found.metadata.known) == (None, {})
+    assert dict(found.metadata.identifying)["source MPP"] == "9"
+    assert dict(found.metadata.identifying)["case no"] == "7"

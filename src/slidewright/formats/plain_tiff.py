@@ -24,7 +24,7 @@ from slidewright.formats.tiff_directories import (
     text,
 )
 from slidewright.formats.tiff_tags import generic_description, generic_software, is_kept, no_place
-from slidewright.tiff.vendor_metadata import own_fields
+from slidewright.tiff.vendor_metadata import foreign_name, own_fields
 
 if TYPE_CHECKING:
     from slidewright.formats.base import ImageDescription
@@ -141,7 +141,7 @@ def aperio_description(image: ImageDescription) -> str:
     if image.mpp is not None:
         fields["MPP"] = f"{image.mpp[0]:.6g}"
     fields |= {name: value for name, value in own_fields(said).items() if name != "objective_power"}
-    fields |= {name: value for name, value in said.identifying if name not in fields}
+    fields |= {foreign_name(name): value for name, value in said.identifying}
     lines = f"{aperio_head(image)}\n{size.width}x{size.height} ({tile}x{tile}) {image.encoding.compression}"
     given = image.description if image.description is not None and not is_kept(image.description) else ""
     extra = ";" + given.replace("|", "/") if given else ""

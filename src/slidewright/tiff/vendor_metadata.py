@@ -142,6 +142,12 @@ def own_kind(tiff: Any, description: str) -> str | None:
     return kind if kind in ("labels", "binary") else None
 
 
+def foreign_name(name: str) -> str:
+    """The name of a field that may identify, in Aperio's description: in one piece, and none of optics or of ours."""
+    whole = " ".join(re.split(r"[|=\s]+", name))
+    return f"source {whole}" if whole in {*_HARMLESS, *_OWN_FIELDS} else whole
+
+
 def own_fields(metadata: Metadata) -> dict[str, str]:
     """What may be kept, but for channels, each on one line and without what divides fields."""
     exact = {name: f"{getattr(metadata, name):.12g}" for name in _OWN_NUMBERS if getattr(metadata, name) is not None}
