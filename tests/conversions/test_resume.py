@@ -17,6 +17,7 @@ import psutil
 import pytest
 from fake_sources import SlowSource
 from faults.campaign import wait_until
+from PIL import Image
 from written import digest
 
 import slidewright
@@ -209,6 +210,21 @@ def test_killed_between_the_final_name_and_tidying_up_it_is_done(tmp_path, whole
     assert digest(tmp_path / "out.tif") == whole
     assert report.bytes == (tmp_path / "out.tif").stat().st_size
     assert report.levels[0].tiles == 32 * 35
+
+
+def test_finished_file_with_another_label_image_is_not_taken_for_the_one_that_is_asked_for(tmp_path, monkeypatch):
+    def die(*_):
+        raise StopError
+
+    options = {**OPTIONS, "label": tmp_path / "label.png", "overwrite": True, "resume": True, "n_workers": 0}
+    for side in (20, 30):
+        Image.new("RGB", (side, 10)).save(tmp_path / "label.png")
+        monkeypatch.setattr("slidewright.conversions.resume.remove_folder", die)
+        with contextlib.suppress(StopError):
+            slidewright.convert(SlowSource(200, 200), tmp_path / "out.tif", **options)
+        monkeypatch.undo()
+    (label,) = slidewright.info(tmp_path / "out.tif").associated
+    assert label.size.width == 30
 
 
 def test_another_file_with_the_number_of_the_finished_one_is_not_taken_for_it(tmp_path, monkeypatch):
