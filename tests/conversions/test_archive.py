@@ -19,6 +19,8 @@ from kept_sources import SOURCES, TILE, picture
 
 import slidewright
 from slidewright.cli.main import main
+from slidewright.conversions.batch_slide import convert_slide
+from slidewright.conversions.manifest import Entry
 from slidewright.errors import (
     CorruptTileError,
     DestinationError,
@@ -28,6 +30,8 @@ from slidewright.errors import (
     SourceError,
     VerifyError,
 )
+from slidewright.options import make_options
+from slidewright.selection import Selection
 from slidewright.tiff.archive import RECIPE, read_recipe
 from slidewright.tiff.slide import TiffSlide
 
@@ -309,3 +313,18 @@ def test_verify_sees_what_would_not_come_back(tmp_path, capsys):
         assert main(["restore", str(archive), str(tmp_path / "again.tif")]) != 0
         archive.write_bytes(whole)
     assert len(capsys.readouterr().err.splitlines()) == 6
+
+
+def test_process_of_a_batch_tells_of_its_files_before_it_makes_them(tmp_path):
+    """Else they stay when the batch is killed."""
+    slide(tmp_path / "slide.tif")
+    options = make_options({"archive": "jpegxl", "n_workers": 0}, "batch")
+    entry = Entry(str(tmp_path / "slide.tif"), str(tmp_path / "a.tif"), options, Selection())
+    told = []
+
+    def announce(path: str) -> None:
+        assert not os.path.exists(path)
+        told.append(path)
+
+    assert convert_slide(entry, None, lambda: None, None, announce).item.status == "done"
+    assert [path.rpartition(".")[2] for path in told[:2]] == ["partial", "lock"]

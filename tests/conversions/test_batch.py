@@ -296,6 +296,7 @@ def test_one_helper_process_serves_all_slides(tmp_path, slides):
         ("source\na.tif\n", "no column 'destination'"),
         ("source,destination\n", "no row"),
         ("source,destination,colour\na,b,c\n", "column 'colour' is not known"),
+        ("source,destination,quality,quality\na,b,50,90\n", "has the column 'quality' twice"),
         ("source,destination,qualty\na,b,80\n", "column 'qualty' is not known; .*did you mean 'quality'"),
         ("source,destination,tile_size\na,b,big\n", "row 2: tile_size 'big' must be a whole number"),
         ("source,destination,n_workers\na,b,2\n", "'n_workers' is for the whole batch; give it as --workers"),
@@ -328,6 +329,19 @@ def test_what_is_hidden_in_a_folder_is_no_slide(tmp_path, slides, recursive):
     (slides / ".trash.zarr").mkdir()
     report = slidewright.batch(slides, tmp_path / "out", recursive=recursive, **OPTIONS)
     assert statuses(report) == ["done"] * 3
+
+
+def test_parts_of_an_unfinished_image_are_no_slides(tmp_path, slides):
+    """As a resumable conversion that was killed, or is at work, leaves them beside its destination."""
+    (slides / "level-2.zarr").mkdir()  # a folder of that name is a part where shards are, and only there
+    zarr.save_array(slides / "level-2.zarr", np.zeros((100, 90), np.uint8))
+    source, options = slides / "slide0.tif", {"tile_size": 16, "block_tiles": 1, "n_workers": 0}
+    slidewright.shard(source, slides / "a.tif.shards", index=0, count=3, **options)
+    assert list((slides / "a.tif.shards").glob("level-*.zarr"))
+    report = slidewright.batch(slides, tmp_path / "out", recursive=True, **OPTIONS)
+    assert sorted(os.path.basename(item.source) for item in report.items) == [
+        "level-2.zarr", "slide0.tif", "slide1.tif", "slide2.tif"
+    ]
 
 
 NOTHING = "does not exist"

@@ -17,6 +17,7 @@ import folder_format  # registers the format whose destination is a folder
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from written import digest
 
 import slidewright
@@ -281,6 +282,22 @@ def test_source_that_changes_while_it_is_read_makes_no_file(tmp_path, archive, c
     with pytest.raises(slidewright.SourceError, match="has changed while it was read"):
         slidewright.convert(slide, tmp_path / "o.tif", archive=archive, n_workers=0)
     assert os.listdir(tmp_path) == ["s.tif"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_store_that_changes_while_it_is_read_makes_no_file(tmp_path, resume):
+    array = zarr.create_array(tmp_path / "s.zarr", shape=(256, 256), chunks=(64, 64), dtype="uint8")
+    array[...] = 50
+
+    def change(progress):
+        if progress.stage != "done":
+            array[...] = 200
+
+    with pytest.raises(slidewright.SourceError, match="has changed while it was read"):
+        slidewright.convert(
+            *(tmp_path / "s.zarr", tmp_path / "o.tif"), progress=change, resume=resume, tile_size=64, n_workers=0
+        )
+    assert not (tmp_path / "o.tif").exists()
 
 
 # ---- URLs

@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import tifffile
 from fake_sources import SlowSource
 from faults.campaign import wait_until
+from PIL import Image
 from written import digest
 
 import slidewright
@@ -209,6 +211,40 @@ def test_killed_between_the_final_name_and_tidying_up_it_is_done(tmp_path, whole
     assert digest(tmp_path / "out.tif") == whole
     assert report.bytes == (tmp_path / "out.tif").stat().st_size
     assert report.levels[0].tiles == 32 * 35
+
+
+def test_killed_after_the_final_name_it_still_tells_of_tiles_that_were_filled(tmp_path, monkeypatch):
+    def die(*_):
+        raise StopError
+
+    pixels = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "s.tif", pixels, tile=(64, 64), photometric="rgb", compression="jpeg")
+    with tifffile.TiffFile(tmp_path / "s.tif") as tiff, (tmp_path / "s.tif").open("r+b") as file:
+        file.seek(tiff.pages[0].dataoffsets[5])
+        file.write(bytes(40))
+    options = {"keep_tiles": "never", "on_corrupt": "fill", "resume": True, "n_workers": 0}
+    monkeypatch.setattr("slidewright.conversions.resume.remove_folder", die)
+    with pytest.raises(StopError):
+        slidewright.convert(tmp_path / "s.tif", tmp_path / "out.tif", **options)
+    monkeypatch.undo()
+    report = slidewright.convert(tmp_path / "s.tif", tmp_path / "out.tif", **options)
+    assert report.corrupt_tiles == 1
+    assert ["1 tile of the source did not decode" in warning for warning in report.warnings] == [True]
+
+
+def test_finished_file_with_another_label_image_is_not_taken_for_the_one_that_is_asked_for(tmp_path, monkeypatch):
+    def die(*_):
+        raise StopError
+
+    options = {**OPTIONS, "label": tmp_path / "label.png", "overwrite": True, "resume": True, "n_workers": 0}
+    for side in (20, 30):
+        Image.new("RGB", (side, 10)).save(tmp_path / "label.png")
+        monkeypatch.setattr("slidewright.conversions.resume.remove_folder", die)
+        with contextlib.suppress(StopError):
+            slidewright.convert(SlowSource(200, 200), tmp_path / "out.tif", **options)
+        monkeypatch.undo()
+    (label,) = slidewright.info(tmp_path / "out.tif").associated
+    assert label.size.width == 30
 
 
 def test_another_file_with_the_number_of_the_finished_one_is_not_taken_for_it(tmp_path, monkeypatch):

@@ -85,3 +85,12 @@ def test_masks_without_a_palette_stay_masks(tmp_path, kind, name):
     group = zarr.open_group(tmp_path / "b.ome.zarr", mode="r")
     np.testing.assert_array_equal(group["0"][...], pixels)
     np.testing.assert_array_equal(group["1"][...], pixels[::2, ::2])
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif"])
+@pytest.mark.parametrize("kind", ["labels", "binary"])
+def test_labels_and_masks_are_verified_as_such_against_an_array(tmp_path, kind, name):
+    pixels = np.random.default_rng(5).integers(0, 2, (130, 140), np.uint8)
+    options = {"kind": kind, "tile_size": 32, "compression": "deflate", "n_workers": 0}
+    slidewright.convert(pixels, tmp_path / name, **options)
+    assert all(level.exact for level in slidewright.verify_file(tmp_path / name, against=pixels).levels)

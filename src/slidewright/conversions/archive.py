@@ -43,8 +43,9 @@ def archive_opened(
     started: float,
     recorder: Recorder | None = None,
     compare: bool = False,
+    announce: Callable[[str], None] | None = None,
 ) -> Report:
-    """Archive a TIFF with a launcher that is there already.
+    """Archive a TIFF with a launcher that is there already; `compare` and `announce` as for `Conversion`.
 
     Raises
     ------
@@ -77,7 +78,7 @@ def archive_opened(
         proof = _run(ArchivedSegments(partial, recipe), back, options, started)
         execute(replace(proof, output=partial), launcher, None)
 
-    with Conversion(run, dest, options, path, compare) as conversion:
+    with Conversion(run, dest, options, path, compare, announce) as conversion:
         report = conversion.run(launcher, callback, before_commit=prove)
     recipe = read_recipe(report.destination)
     kept = int((~recipe.recompressed).sum())

@@ -442,7 +442,7 @@ def _seen(path: str) -> dict[str, Any] | None:
     """What tells a file from what it was before; None where it is none of this machine, or has been removed."""
     local = local_path(path)
     try:
-        return file_identity(local) if os.path.isfile(local) else None
+        return file_identity(local) if os.path.isfile(local) or os.path.isdir(local) else None
     except OSError:
         return None
 

@@ -117,7 +117,9 @@ def convert_opened(
     if options.archive is not None:
         from slidewright.conversions.archive import archive_opened
 
-        return archive_opened(launcher, source_path, dest, selection, options, callback, started, recorder, compare)
+        return archive_opened(
+            launcher, source_path, dest, selection, options, callback, started, recorder, compare, announce
+        )
     options = settle_format(options, dest)
     if options.resume or options.engine == "dask":
         from slidewright.conversions.resume import convert_resumably

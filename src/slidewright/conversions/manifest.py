@@ -166,9 +166,14 @@ def _slides(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> l
 
 def _in_folder(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> Iterator[tuple[str, str]]:
     """The slides in a folder by their names, a zarr or a folder of DICOM being one, and in those below it, but not in
-    that of the results, nor what is hidden: a Mac leaves a "._slide.svs" beside each slide that it copies.
+    that of the results, nor the zarrs of a folder of shards, which are no image yet, nor what is hidden: a Mac leaves
+    a "._slide.svs" beside each slide that it copies.
     """
     for folder, folders, files in os.walk(path, onerror=_refuse_unreadable):
+        if "job.json" in files:
+            from slidewright.shards.folder import is_own  # NumPy comes with it
+
+            folders[:] = [name for name in folders if not (name.endswith(".zarr") and is_own(name))]
         folders[:] = [name for name in folders if not name.startswith(".")]
         shown = [*folders, *(name for name in files if not name.startswith("."))]
         names = [name for name in shown if name.lower().endswith(SUFFIXES)]
@@ -231,6 +236,8 @@ def _check_columns(path: str, names: Any) -> None:
         if needed not in names:
             raise OptionError(f"{path!r} has no column {needed!r}; its first line must name the columns")
     for name in names:
+        if names.count(name) > 1:
+            raise OptionError(f"{path!r} has the column {name!r} twice; leave one out")
         option = OPTIONS.get(name)
         if option is not None and not option.column:
             flag = (option.flags or OPTIONS["dask"].flags)[0]

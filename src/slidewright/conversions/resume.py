@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from slidewright.conversions.conversion import Conversion, make_destination
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan, trash_name
-from slidewright.errors import DestinationError, OptionError, OutputError
+from slidewright.errors import DestinationError, OptionError, OutputError, ShardError
 from slidewright.formats.registry import make_format
 from slidewright.options import ConvertOptions
 from slidewright.report import Progress, Report
 from slidewright.selection import Selection
 from slidewright.shards.folder import JOB_FILE, ShardFolder, sweep_partials
 from slidewright.shards.plan import ShardPlan
+from slidewright.sources.on_disk import file_identity
+from slidewright.sources.wrappers.fill import describe_corrupt
 from slidewright.system.file_lock import FileLock
 from slidewright.system.files import TOKEN_PATTERN, regular, short_name, total_bytes, write_whole
 from slidewright.system.files import remove as remove_tree
@@ -37,7 +39,7 @@ _LOCK, _FINISHED = "lock", "finished.json"
 if TYPE_CHECKING:
     from slidewright.engine.run import Run
     from slidewright.report import Recorder
-    from slidewright.sources.base import Source
+    from slidewright.sources.base import CorruptPlace, Source
     from slidewright.system.launcher import Launcher
 
 Callback = Callable[[Progress], None] | None
@@ -72,7 +74,7 @@ def convert_resumably(
         )
         lock = _lock(path)
         stack.callback(lock.release)
-        finished = None if fresh else _finished_before(path, dest, decided)
+        finished = None if fresh else _finished_before(folder, dest, options, decided)
         if finished is None:
             sweep_partials(path)
             with Conversion(decided, dest, options, source_path, compare) as conversion:
@@ -84,7 +86,7 @@ def convert_resumably(
                     launcher,
                     counting_from(plan, callback),
                     plan,
-                    lambda partial: _note_finished(path, partial),
+                    lambda partial: _note_finished(path, partial, options),
                 )
         remove_folder(path, dest, launcher, lock.release)
     return finished
@@ -129,32 +131,43 @@ def _lock(path: str) -> FileLock:
         ) from error
 
 
-def _note_finished(path: str, partial: str) -> None:
+def _note_finished(path: str, partial: str, options: ConvertOptions) -> None:
     """Record which file is about to get the final name, for a run that is killed right after."""
     try:
-        write_whole(os.path.join(path, _FINISHED), json.dumps(_seen(partial)).encode(), sync=True)
+        write_whole(os.path.join(path, _FINISHED), json.dumps(_seen(partial, options)).encode(), sync=True)
     except OSError as error:
         raise OutputError(f"can't write into {path!r}: {error.strerror or error}; check that disk") from error
 
 
-def _seen(path: str | os.PathLike[str]) -> list[int]:
-    """What tells a file from others, under whatever name: its number alone may be that of one which was removed."""
+def _seen(path: str | os.PathLike[str], options: ConvertOptions) -> list[Any]:
+    """What tells a file from others, under whatever name: its number alone may be that of one which was removed. With
+    what tells the label image in it, which is no part of the shards.
+    """
     status = os.stat(path)
-    return [status.st_ino, status.st_size, status.st_mtime_ns]
+    label = [] if options.label is None else [file_identity(os.fspath(options.label))]
+    return [status.st_ino, status.st_size, status.st_mtime_ns, *label]
 
 
-def _finished_before(path: str, dest: str | os.PathLike[str], decided: Run) -> Report | None:
+def _finished_before(
+    folder: ShardFolder, dest: str | os.PathLike[str], options: ConvertOptions, decided: Run
+) -> Report | None:
     """The report of a file that was complete when its run was killed; None when it was not."""
     try:
-        with open(os.path.join(path, _FINISHED), encoding="ascii", opener=regular) as file:
+        with open(os.path.join(folder.path, _FINISHED), encoding="ascii", opener=regular) as file:
             noted = parse_json(file.read(4096))
-        if noted != _seen(dest):
+        if noted != _seen(dest, options):
             return None
     except (OSError, ValueError):
         return None
     decided.format.named(os.path.realpath(dest))  # before which the run may have been killed
     levels = decided.format.levels(os.fspath(dest))
-    return Report(str(Path(dest)), levels, total_bytes(dest), monotonic() - decided.started, 0, 0, 0, None)
+    corrupt: dict[CorruptPlace, str] = {}
+    with contextlib.suppress(ShardError):  # killed while the shards were removed
+        corrupt = shard_plan(folder, decided, tuple(range(folder.job.count)), ()).found_corrupt()
+    kept = decided.image.kept
+    said = (describe_corrupt(corrupt, kept=kept is not None and kept.corrupt),) if corrupt else ()
+    report = Report(str(Path(dest)), levels, total_bytes(dest), monotonic() - decided.started, 0, 0, 0, None)
+    return replace(report, warnings=said, corrupt_tiles=len(corrupt))
 
 
 def _sweep_trash(dest: str | os.PathLike[str]) -> None:

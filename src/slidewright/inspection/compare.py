@@ -27,6 +27,7 @@ from slidewright.pyramid.plan import Block, Pass, make_plan
 from slidewright.pyramid.reduce import halve
 from slidewright.tiff.page import TiledImage
 from slidewright.tiff.shown import change_of
+from slidewright.tiff.slide import TiffSlide
 
 _KEEP_BYTES = 1 << 26  # a larger reduced level goes to a temporary file
 Match = tuple[bool, float, float]
@@ -61,7 +62,8 @@ def compare_levels(slide: PyramidFile, against: Any, resampling: str | None, thr
     reused = source.reduced()[: slide.kept - 1] if slide.kept > 1 else ()
     if len(reused) < slide.kept - 1:
         raise VerifyError(f"{slide.path} says that levels are {info.name}'s own, which has no such levels")
-    masks = first.masks or info.kind in ("labels", "binary")
+    noted = isinstance(slide, TiffSlide) and slide.noted_kind is not None
+    masks = first.masks or noted or info.kind in ("labels", "binary")
     resampling, tallies = resampling or ("nearest" if masks else "mean"), dict[int, _Tally]()
     if resampling == "mode" and first.photometric == "minisblack":
         resampling = "mode-of-each"  # see `PixelFormat.reduction`

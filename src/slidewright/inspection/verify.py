@@ -80,7 +80,7 @@ def verify_file(
         each further level must equal the one below it, reduced, unencoded.
     resampling
         How the levels were reduced, one of `options.RESAMPLINGS`; default "mean", and "nearest" for files with a
-        palette or of single bits and for sources of labels or masks.
+        palette, of single bits or noted as labels or masks, and for such sources.
     n_workers
         Threads that decode; default as many as this process may use.
     decode
