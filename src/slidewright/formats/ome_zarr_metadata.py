@@ -165,7 +165,7 @@ def _multiscale(image: ImageDescription, ngff: str) -> dict[str, Any]:
             for level in image.plan.levels
         ],
         "type": pixels.resampling,
-        "metadata": {"method": "slidewright.convert", "version": image.software.split()[-1]},
+        "metadata": {"method": "slidewright.convert", "version": image.software.split()[1].rstrip(",")},
     }
     return multiscale
 
