@@ -170,7 +170,8 @@ class Made:
         levels = read_zarr(path) if self.suffix == ".ome.zarr" else read_tiff(path)
         expected = self._expected()
         assert [level.shape for level in levels] == [level.shape for level in expected]
-        assert levels[0].dtype.newbyteorder("=") in (expected[0].dtype, np.dtype(bool))
+        if self.options.get("kind") not in ("labels", "binary"):  # whose values may fit in a smaller dtype
+            assert levels[0].dtype.newbyteorder("=") in (expected[0].dtype, np.dtype(bool))
         for number, (level, wanted) in enumerate(zip(levels, expected, strict=True)):
             np.testing.assert_array_equal(level.astype(wanted.dtype), wanted, err_msg=f"level {number}")
         return "converted"
