@@ -16,10 +16,8 @@ import numpy as np
 from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Size, halvings
 from slidewright.inspection.decode import Decode, decode_page
-from slidewright.inspection.original import check_original
 from slidewright.inspection.pyramid_file import PyramidFile, open_pyramid
 from slidewright.system.limits import usable_cpus
-from slidewright.tiff.archive import is_archive
 from slidewright.tiff.page import Page, TiledImage
 from slidewright.tiff.segments import MAX_SEGMENT_BYTES
 from slidewright.tiff.slide import TiffSlide
@@ -105,8 +103,8 @@ def verify_file(
         decoded = {page.name: 0 for page in slide.levels}
         for page in slide.others if against is not None else slide.pages:
             decoded[page.name] = decode_page(slide, page, decode, threads)
-        if decode == "all" and isinstance(slide, TiffSlide) and is_archive(slide):
-            check_original(slide.path, threads)
+        if decode == "all" and isinstance(slide, TiffSlide):
+            _check_archive(slide, threads)
         checks = {}
         if against is not None:
             from slidewright.inspection.compare import compare_levels
@@ -136,6 +134,15 @@ def verify_file(
             seconds=time.perf_counter() - started,
             warnings=tuple(warnings),
         )
+
+
+def _check_archive(slide: TiffSlide, threads: int) -> None:
+    """Raise a VerifyError for an archive whose original does not come out of it."""
+    from slidewright.inspection.original import check_original  # only here: no conversion needs either
+    from slidewright.tiff.archive import is_archive
+
+    if is_archive(slide):
+        check_original(slide.path, threads)
 
 
 def check_structure(

@@ -191,10 +191,12 @@ def image_of(tiff: Any, path: str, selection: Selection) -> Image:
 
 def _names_others(xml: str) -> bool:
     """Whether some of the planes that an OME-XML speaks of are in this file and some in another, by their UUIDs."""
+    if "UUID>" not in xml:
+        return False
     from xml.etree import ElementTree
 
     try:
-        root = ElementTree.fromstring(xml if "UUID>" in xml else "")
+        root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:
         return False
     planes = [element for element in root.iter() if element.tag.endswith("TiffData")]

@@ -130,12 +130,12 @@ def as_description(metadata: Metadata, **more: str) -> str | None:
 
 def own_kind(tiff: Any, description: str) -> str | None:
     """What slidewright noted of pixels that a TIFF takes for greys: "labels", "binary", or None."""
-    from xml.etree import ElementTree
-
     if description.startswith(OWN):
         found = re.search(r"\|kind = (\w+)", description.splitlines()[0])
         kind = found and found[1]
     elif OWN_NAMESPACE in description:
+        from xml.etree import ElementTree
+
         kind = _own_annotations(ElementTree.fromstring(str(tiff.ome_metadata))).get("kind")
     else:
         kind = str(tiff.pages.first.software).partition(KIND_MARK)[2].partition(",")[0]
