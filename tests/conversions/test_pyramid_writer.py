@@ -400,7 +400,7 @@ def test_several_threads_may_write(tmp_path, n_workers, regions, monkeypatch):
     def begin_slowly(self, *, tiles):
         if self._way is None:
             time.sleep(0.05)  # the others come meanwhile
-        begin(self, tiles=tiles)
+        return begin(self, tiles=tiles)
 
     monkeypatch.setattr(PyramidWriter, "_begin", begin_slowly)
     with (

@@ -1,7 +1,7 @@
 """PyramidWriter: a pyramid of pixels that the caller produces, tile by tile, while worker processes encode them.
 
-Two ways in: whole tiles go straight to the workers; regions that are no tiles, and overlaps, wait on a canvas on disk
-(canvas.py) and are converted at the end. Which way is settled by the first call and by `overlap`.
+Two ways in (written_pixels.py): whole tiles go straight to the workers; regions that are no tiles, and overlaps, wait
+on a canvas on disk and are converted at the end. Which way is settled by the first call and by `overlap`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from slidewright.conversions.canvas import Canvas
-    from slidewright.conversions.conversion import Conversion
-    from slidewright.pixels import PixelFormat
+    from slidewright.conversions.written_pixels import Expected, Regions, Tiles
     from slidewright.report import ProgressOption
-    from slidewright.sources.base import Source, SourceInfo
 
 OVERLAPS = ("refuse", "replace", "blend")
 
@@ -108,7 +105,8 @@ class PyramidWriter:
         self._open = False
         self._lock = threading.RLock()  # two threads that wait for the same answer would wait for ever
         self._at_work = threading.Lock()
-        self._way: _Tiles | _Regions | None = None
+        self._expected: Expected | None = None
+        self._way: Tiles | Regions | None = None
         self.report = None
 
     def __enter__(self) -> PyramidWriter:
@@ -130,10 +128,23 @@ class PyramidWriter:
         if self._options.scratch is not None:  # wherever the caller goes meanwhile
             self._options = replace(self._options, scratch=os.path.abspath(self._options.scratch))
         with contextlib.ExitStack() as stack:
-            self._started = monotonic()
-            self._launcher = stack.enter_context(make_launcher(self._options))
-            self._callback = stack.enter_context(make_callback(self._progress))
-            self._conversion = stack.enter_context(self._make_conversion())
+            started = monotonic()
+            launcher = stack.enter_context(make_launcher(self._options))
+            callback = stack.enter_context(make_callback(self._progress))
+            from slidewright.conversions.written_pixels import Expected  # while the launcher starts
+
+            self._expected = Expected(
+                self._shape,
+                self._frames,
+                self._dtype,
+                self._dest,
+                self._options,
+                self._overlap,
+                launcher=launcher,
+                callback=callback,
+                started=started,
+            )
+            stack.enter_context(self._expected.conversion)
             self._stack = stack.pop_all()
         self._open = True
         return self
@@ -227,9 +238,7 @@ class PyramidWriter:
         pixels = self._pixels(array, f"the tile at row {row}, column {column}", left, tile)
         frame = self._frame(z, t)
         with self._lock, self._alone():
-            self._begin(tiles=self._overlap == "refuse")
-            assert self._way is not None
-            self._way.put_tile(pixels, row, column, frame)
+            self._begin(tiles=self._overlap == "refuse").put_tile(pixels, row, column, frame)
 
     def write_region(
         self, array: Any, y: int, x: int, *, weights: NDArray[np.float64] | None = None, z: int = 0, t: int = 0
@@ -253,6 +262,8 @@ class PyramidWriter:
         SourceError
             As for `write_tile`; and after `write_tile` under overlap "refuse", whose tiles are encoded already.
         """
+        from slidewright.conversions.written_pixels import Tiles
+
         pixels = self._pixels(array, f"the region at x={x}, y={y}", None, 0)
         weights = _check_weights(weights, pixels.shape[:2], self._overlap)
         y, x = _check_place(y, x)
@@ -265,13 +276,13 @@ class PyramidWriter:
         frame = self._frame(z, t)
         weights = weights if weights is None else weights[top:bottom, left:right]
         with self._lock, self._alone():
-            self._begin(tiles=False)
-            if not isinstance(self._way, _Regions):
+            way = self._begin(tiles=False)
+            if isinstance(way, Tiles):
                 raise SourceError(
                     "write_region after write_tile: those tiles are encoded already; open the PyramidWriter with "
                     "overlap='replace' or 'blend', or write regions only"
                 )
-            self._way.put(pixels[top:bottom, left:right], y + top, x + left, weights, frame)
+            way.put(pixels[top:bottom, left:right], y + top, x + left, weights, frame)
 
     def _alone(self) -> threading.Lock:
         """What is held while this thread is at work here: a signal handler, or a callback of `progress`, that calls in
@@ -295,59 +306,14 @@ class PyramidWriter:
             return
         with stack:
             nothing = self._way is None
-            self._begin(tiles=self._overlap == "refuse")
+            way = self._begin(tiles=self._overlap == "refuse")
             self._open = False
-            assert self._way is not None
-            report = self._way.finish()
+            report = way.finish()
         if nothing:
             text = f"no tile was ever written to {report.destination}, which is all background"
             report = replace(report, warnings=(*report.warnings, text))
             warnings.warn(text, stacklevel=4)
         self.report = report
-
-    def _make_conversion(self) -> Conversion:
-        """Everything decided as for tiles, which may still become regions."""
-        import numpy as np
-
-        from slidewright.conversions.conversion import Conversion, decide
-        from slidewright.engine.feeding import SLOTS_PER_WORKER
-        from slidewright.engine.inbox import Undecided
-        from slidewright.formats.registry import settle_format
-        from slidewright.sources.base import SourceInfo
-
-        height, width, samples = self._shape
-        options = settle_format(replace(self._options, block_tiles=1), self._dest)
-        tile_bytes = options.tile_side**2 * samples * np.dtype(self._dtype).itemsize
-        info = SourceInfo(
-            name="PyramidWriter",
-            format="array",
-            size=Size(height, width),
-            samples=samples,
-            dtype=self._dtype,
-            stack=self._frames,
-            sparse=True,
-            worker_bytes=SLOTS_PER_WORKER * tile_bytes,
-        )
-        self._info, self._settled = info, options
-        decided = decide(Undecided(info), options, self._started)
-        kind = decided.encoding.pixels.kind
-        if self._overlap == "blend" and kind in ("labels", "binary"):
-            raise OptionError(f"overlap 'blend' would mix {kind}; choose 'replace' or 'refuse'")
-        return Conversion(decided, self._dest, options)
-
-    def _given(self) -> tuple[SourceInfo, PixelFormat]:
-        """The pixels as the caller gives them: alpha is not composed yet."""
-        from slidewright.sources.pixel_format import resolve_pixels
-
-        pixels = resolve_pixels(replace(self._settled, alpha="keep"), self._info)
-        return replace(self._info, dtype=pixels.dtype, kind=pixels.kind), pixels
-
-    def _read_from(self, source: Source) -> None:
-        """Have the conversion read what was written, once it is known how."""
-        from slidewright.sources.wrappers.adapt import adapted
-
-        decided = self._conversion.decided
-        self._conversion.decided = replace(decided, source=adapted(source, decided.encoding.pixels, self._settled))
 
     def _frame(self, z: int, t: int) -> int:
         """The number of the frame at a plane and a time."""
@@ -356,15 +322,19 @@ class PyramidWriter:
                 raise SourceError(f"there is no {name} {value!r}; the PyramidWriter was made for {name}={count}")
         return int(t) * self._frames.z + int(z)
 
-    def _begin(self, *, tiles: bool) -> None:
-        if self._stack is None or not self._open:
+    def _begin(self, *, tiles: bool) -> Tiles | Regions:
+        """The way in that the first call settles."""
+        from slidewright.conversions.written_pixels import Regions, Tiles
+
+        if self._stack is None or self._expected is None or not self._open:
             raise OptionError(
                 "the PyramidWriter is not open: use it inside its with statement (with PyramidWriter(...) as writer), "
                 "or between open() and close()"
             )
         if self._way is None:
-            make = _Tiles if tiles else _Regions
-            self._way = make(self, self._stack)
+            make = Tiles if tiles else Regions
+            self._way = make(self._expected, self._stack, self._give_up)
+        return self._way
 
     def _pixels(self, array: Any, what: str, exact: Size | None, tile: int) -> NDArray[Any]:
         """The array as (height, width, samples), checked and cut."""
@@ -385,98 +355,6 @@ class PyramidWriter:
                 f"{what} is {got} of {pixels.dtype.name}; expected {wanted} of {self._dtype} (height x width x samples)"
             )
         return pixels if exact is None else pixels[: exact.height, : exact.width]
-
-
-class _Tiles:
-    """Whole tiles, straight to the workers."""
-
-    def __init__(self, writer: PyramidWriter, stack: contextlib.ExitStack) -> None:
-        import numpy as np
-
-        from slidewright.engine.feeding import SLOTS_PER_WORKER, Feeder
-        from slidewright.engine.inbox import Inbox, PushedSource
-
-        self._conversion, self._callback = writer._conversion, writer._callback
-        self._discard = writer._give_up
-        decided = self._conversion.decided
-        self._plan = decided.plan
-        slots = SLOTS_PER_WORKER * decided.memory.n_workers + 1
-        info, _ = writer._given()
-        source = PushedSource.allocate(info, self._plan.tile, slots, writer._options.scratch)
-        stack.callback(source.close)
-        writer._read_from(source)
-        self._run = self._conversion.prepare(writer._launcher)
-        self._inbox = Inbox(source)
-        stack.callback(self._inbox.close)
-        self._feeder = Feeder(self._run, writer._launcher, self._callback, self._inbox)
-        stack.callback(self._feeder.close)
-        self._seen = np.zeros((info.stack.frames, *self._plan.levels[0].tiles), dtype=bool)
-
-    def put_tile(self, pixels: NDArray[Any], row: int, column: int, frame: int) -> None:
-        if self._seen[frame, row, column]:
-            raise SourceError(
-                f"the tile at row {row}, column {column} was written before; write each tile once, "
-                "or choose overlap 'replace' or 'blend'"
-            )
-        from slidewright.pyramid.plan import Block
-
-        try:
-            self._seen[frame, row, column] = True
-            self._feeder.make_room()
-            self._inbox.put(row * self._plan.tile, column * self._plan.tile, pixels, frame)
-            self._feeder.feed(Block(0, row, column, frame))
-        except BaseException:  # the run is over, whatever the caller does about it
-            self._discard()
-            raise
-
-    def finish(self) -> Report:
-        import numpy as np
-
-        from slidewright.pyramid.plan import Block
-
-        self._inbox.rest_is_background()
-        missing = (Block(0, int(row), int(column), int(frame)) for frame, row, column in np.argwhere(~self._seen))
-        outcome = self._feeder.finish(missing)
-        return self._conversion.finish(outcome, self._run, self._callback)
-
-
-class _Regions:
-    """Regions on a canvas, converted at the end."""
-
-    def __init__(self, writer: PyramidWriter, stack: contextlib.ExitStack) -> None:
-        from slidewright.conversions.canvas import Canvas, CanvasSource
-        from slidewright.conversions.conversion import decide
-        from slidewright.pyramid.level_store import ScratchFolder
-
-        self._writer, self._discard = writer, writer._give_up
-        conversion = writer._conversion
-        announce = {} if writer._launcher is None else {"announce": writer._launcher.own}
-        folder = ScratchFolder(writer._options.scratch, **announce)
-        stack.callback(folder.remove)
-        info, pixels = writer._given()
-        info = replace(info, worker_bytes=0)
-        source = CanvasSource(info, pixels, writer._options.tile_side, writer._overlap, folder.path)
-        self._canvas: Canvas = Canvas(source)
-        options = replace(writer._settled, block_tiles=writer._options.block_tiles)
-        conversion.decided = decide(source, options, writer._started)
-
-    def put_tile(self, pixels: NDArray[Any], row: int, column: int, frame: int) -> None:
-        tile = self._writer._options.tile_side
-        self.put(pixels, row * tile, column * tile, None, frame)
-
-    def put(self, pixels: NDArray[Any], y: int, x: int, weights: NDArray[np.float64] | None, frame: int) -> None:
-        try:
-            self._canvas.put(pixels, y, x, weights, frame)
-        except SourceError:  # refused, before anything of it was put
-            raise
-        except BaseException:  # a part of it was put, or what was put before is lost: to try again would not help
-            self._discard()
-            raise
-
-    def finish(self) -> Report:
-        self._canvas.flush()
-        writer = self._writer
-        return writer._conversion.run(writer._launcher, writer._callback)
 
 
 def _closable(tiles: Iterable[Any]) -> Any:
