@@ -252,7 +252,9 @@ class Conversion:
         self._committed = False
         self._warnings = [*decided.memory.warnings, *_left_out(decided), *_of_format(decided)]
         self._warnings += _not_beside(decided, options)
-        self._source_seen = {path: _seen(path) for path in _files_of(decided.source, source_path)}
+        self._source_seen = {
+            path: _seen(path) for path in decided.source.read_from or _files_of(decided.source, source_path)
+        }
         self._destination = make_destination(dest, options, decided.format, decided.source, source_path, compare)
         self._stack.callback(self._destination.close)
 

@@ -27,7 +27,7 @@ from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import LIBRARY_BYTES, Pixels, Reader, Source, SourceInfo, pickled_identity
 from slidewright.sources.ome_attributes import OmeAttributes, left_out_of, step_of
-from slidewright.sources.on_disk import file_identity
+from slidewright.sources.on_disk import file_identity, zarr_files
 from slidewright.system.files import fill_from, regular
 from slidewright.system.remote_file import absolute, is_url
 from slidewright.tiff.metadata import MICROMETRES, SECONDS
@@ -104,7 +104,14 @@ class ZarrSource(Source):
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
-        return {**pickled_identity(self), **file_identity(self.store)}
+        described = pickled_identity(replace(self, info=replace(self.info, left_out=())))  # labels, that others may add
+        files = [file_identity(path) for path in self.read_from]
+        return {**described, **({"files": files} if files else file_identity(self.store))}
+
+    @property
+    def read_from(self) -> tuple[str, ...]:
+        """See `Source`."""
+        return zarr_files(self.store, self.array)
 
     def open(self) -> ZarrReader:
         """Open the array in this process."""
