@@ -23,6 +23,8 @@ from slidewright.conversions.opening import make_launcher
 from slidewright.errors import CorruptTileError, OptionError
 from slidewright.options import make_options
 from slidewright.sources.open import open_source
+from slidewright.system import early
+from slidewright.system.launcher import ProcessLauncher
 
 OPTIONS = {"n_workers": 0, "tile_size": 64}
 
@@ -288,6 +290,38 @@ def test_one_helper_process_serves_all_slides(tmp_path, slides):
     assert statuses(report) == ["done"] * 3
     assert len(helpers) == 1
     assert not any(p.name() == "slidewright-for" for p in psutil.Process().children())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no helper process without fork")
+@pytest.mark.parametrize("large", [False, True])
+def test_only_a_failure_at_work_ends_the_processes_that_serve_the_slides(tmp_path, slides, monkeypatch, large):
+    started = []
+    where, name = (early, "start") if large else (ProcessLauncher, "spawn")
+    real = getattr(where, name)
+
+    def counting(*arguments, **how):
+        started.append(name)
+        return real(*arguments, **how)
+
+    monkeypatch.setattr(where, name, counting)
+    (slides / "slide1.tif").write_bytes(b"II*\0 no slide")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "slide2.tif").touch()
+    for number in (3, 4):
+        ones = np.ones((300, 300), np.uint8)
+        tifffile.imwrite(slides / f"slide{number}.tif", ones, tile=(64, 64), compression="zlib")
+    with tifffile.TiffFile(slides / "slide3.tif") as tiff:
+        at = tiff.pages[0].dataoffsets[4]
+    with (slides / "slide3.tif").open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xff" * 20)
+    options = {"n_workers": 1, "on_corrupt": "error", "tile_size": 64} | ({"timeout": 50} if large else {})
+    report = slidewright.batch(slides, tmp_path / "out", **options)
+    assert statuses(report) == ["done", "failed", "failed", "failed", "done"]
+    errors = [item.error.split(":")[0] for item in report.failed]
+    assert errors == ["SourceError", "DestinationError", "CorruptTileError"]
+    assert len(started) == 2  # the first, and another after the tile that does not decode
 
 
 @pytest.mark.parametrize(

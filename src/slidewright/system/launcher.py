@@ -48,6 +48,10 @@ class Launcher(Protocol):
     def helpers(self) -> list[int]:
         """The process ids of what it runs besides the children."""
 
+    @property
+    def usable(self) -> bool:
+        """Whether it can still start children: it has not been closed, and its helpers live."""
+
     def spawn(
         self, module: str, name: str, job: object, *, expendable: bool = False, memory_guard: int | None = None
     ) -> Child:
@@ -107,6 +111,10 @@ class ProcessLauncher:
     @property
     def waitable(self) -> list[Any]:
         return [self._socket]
+
+    @property
+    def usable(self) -> bool:
+        return self._socket.fileno() >= 0 and self._forkserver.poll() is None
 
     def spawn(
         self, module: str, name: str, job: object, *, expendable: bool = False, memory_guard: int | None = None
@@ -239,6 +247,10 @@ class ThreadLauncher:
     @property
     def waitable(self) -> list[Any]:
         return []
+
+    @property
+    def usable(self) -> bool:
+        return True
 
     @property
     def helpers(self) -> list[int]:
