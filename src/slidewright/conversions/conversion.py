@@ -249,6 +249,7 @@ class Conversion:
         self._options = options
         self._announce = announce or _ignore
         self._stack = contextlib.ExitStack()
+        self._pid = os.getpid()
         self._committed = False
         self._warnings = [*decided.memory.warnings, *_left_out(decided), *_of_format(decided)]
         self._warnings += _not_beside(decided, options)
@@ -262,7 +263,8 @@ class Conversion:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        if os.getpid() == self._pid:  # not in a fork, as of a callback of the caller's
+            self._stack.close()
 
     def run(
         self,

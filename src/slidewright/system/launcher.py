@@ -89,6 +89,7 @@ class ProcessLauncher:
 
     def __init__(self, preload: Sequence[str] = ()) -> None:
         hold_standard_streams()
+        self._pid = os.getpid()
         try:
             self._start(preload)
         except OSError as error:
@@ -175,6 +176,9 @@ class ProcessLauncher:
         self._request({"restore": [aside, os.path.abspath(path)]})
 
     def close(self) -> None:
+        if os.getpid() != self._pid:  # in a fork of the caller, whose children they are
+            self._socket.close()
+            return
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # its end is seen even if a fork of this process has a copy
         self._socket.close()
