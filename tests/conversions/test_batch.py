@@ -293,6 +293,29 @@ def test_one_helper_process_serves_all_slides(tmp_path, slides):
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("suffix", [".tif", ".ome.zarr"])
+@pytest.mark.parametrize("same", [True, False])
+def test_task_that_runs_twice_at_once_does_no_harm(tmp_path, slides, suffix, same, monkeypatch):
+    """As when a scheduler takes it for lost: the second makes the first slide while the first is at it."""
+    more = {"suffix": suffix, "task": (0, 3), **OPTIONS}
+    second = []
+    real = Conversion.finish
+
+    def meanwhile(*arguments):
+        if not second:
+            second.append(None)
+            second[0] = slidewright.batch(slides, tmp_path / "out", levels=None if same else 1, **more)
+        return real(*arguments)
+
+    monkeypatch.setattr(Conversion, "finish", meanwhile)
+    first = slidewright.batch(slides, tmp_path / "out", **more)
+    assert statuses(second[0]) == ["done"]
+    assert statuses(first) == ["done" if same else "failed"]
+    assert sorted(os.listdir(tmp_path / "out")) == [f"slide0{suffix}", "slidewright-batch.task-00000.jsonl"]
+    assert statuses(slidewright.batch(slides, tmp_path / "out", levels=None if same else 1, **more)) == ["skipped"]
+
+
+@pytest.mark.timeout(60)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no helper process without fork")
 @pytest.mark.parametrize("large", [False, True])
 def test_only_a_failure_at_work_ends_the_processes_that_serve_the_slides(tmp_path, slides, monkeypatch, large):
