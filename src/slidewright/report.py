@@ -37,7 +37,7 @@ class Progress:
     workers: int
     retries: int
     stage: str
-    """"encoding", "writing" or "done"."""
+    """"encoding", "writing" or "done"; on a Dask cluster without workers, "waiting for Dask workers"."""
 
 
 UNUSED = "not used"

@@ -280,3 +280,18 @@ sys.exit(main.main([], last=True))
     assert done.returncode == code, done.stderr
     assert done.stderr.count("\n") == 1
     assert time.monotonic() - begin < 15
+
+
+@pytest.mark.parametrize("verb", ["demo", "bench"])
+def test_the_folder_of_what_was_killed_goes_with_the_next_run(tmp_path, slide, verb, monkeypatch):
+    home = tmp_path / "tmp"
+    home.mkdir()
+    monkeypatch.setenv("TMPDIR", str(home))
+    line = ["demo", tmp_path / "d.tif"] if verb == "demo" else ["bench", "convert", slide, "--workers", "1"]
+    process = start(*line)
+    left = wait_until(lambda: [path for path in home.iterdir() if path.is_dir()], 60)
+    process.kill()
+    process.communicate(timeout=30)
+    assert left
+    code, errors = end(start("demo", tmp_path / "next.tif", "--side", "1024"))
+    assert (code, [path.name for path in home.iterdir() if path.name.startswith("slidewright")]) == (0, []), errors

@@ -23,6 +23,8 @@ from slidewright.conversions.opening import make_launcher
 from slidewright.errors import CorruptTileError, OptionError
 from slidewright.options import make_options
 from slidewright.sources.open import open_source
+from slidewright.system import early
+from slidewright.system.launcher import ProcessLauncher
 
 OPTIONS = {"n_workers": 0, "tile_size": 64}
 
@@ -288,6 +290,61 @@ def test_one_helper_process_serves_all_slides(tmp_path, slides):
     assert statuses(report) == ["done"] * 3
     assert len(helpers) == 1
     assert not any(p.name() == "slidewright-for" for p in psutil.Process().children())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("suffix", [".tif", ".ome.zarr"])
+@pytest.mark.parametrize("same", [True, False])
+def test_task_that_runs_twice_at_once_does_no_harm(tmp_path, slides, suffix, same, monkeypatch):
+    """As when a scheduler takes it for lost: the second makes the first slide while the first is at it."""
+    more = {"suffix": suffix, "task": (0, 3), **OPTIONS}
+    second = []
+    real = Conversion.finish
+
+    def meanwhile(*arguments):
+        if not second:
+            second.append(None)
+            second[0] = slidewright.batch(slides, tmp_path / "out", levels=None if same else 1, **more)
+        return real(*arguments)
+
+    monkeypatch.setattr(Conversion, "finish", meanwhile)
+    first = slidewright.batch(slides, tmp_path / "out", **more)
+    assert statuses(second[0]) == ["done"]
+    assert statuses(first) == ["done" if same else "failed"]
+    assert sorted(os.listdir(tmp_path / "out")) == [f"slide0{suffix}", "slidewright-batch.task-00000.jsonl"]
+    assert statuses(slidewright.batch(slides, tmp_path / "out", levels=None if same else 1, **more)) == ["skipped"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no helper process without fork")
+@pytest.mark.parametrize("large", [False, True])
+def test_only_a_failure_at_work_ends_the_processes_that_serve_the_slides(tmp_path, slides, monkeypatch, large):
+    started = []
+    where, name = (early, "start") if large else (ProcessLauncher, "spawn")
+    real = getattr(where, name)
+
+    def counting(*arguments, **how):
+        started.append(name)
+        return real(*arguments, **how)
+
+    monkeypatch.setattr(where, name, counting)
+    (slides / "slide1.tif").write_bytes(b"II*\0 no slide")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "slide2.tif").touch()
+    for number in (3, 4):
+        ones = np.ones((300, 300), np.uint8)
+        tifffile.imwrite(slides / f"slide{number}.tif", ones, tile=(64, 64), compression="zlib")
+    with tifffile.TiffFile(slides / "slide3.tif") as tiff:
+        at = tiff.pages[0].dataoffsets[4]
+    with (slides / "slide3.tif").open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xff" * 20)
+    options = {"n_workers": 1, "on_corrupt": "error", "tile_size": 64} | ({"timeout": 50} if large else {})
+    report = slidewright.batch(slides, tmp_path / "out", **options)
+    assert statuses(report) == ["done", "failed", "failed", "failed", "done"]
+    errors = [item.error.split(":")[0] for item in report.failed]
+    assert errors == ["SourceError", "DestinationError", "CorruptTileError"]
+    assert len(started) == 2  # the first, and another after the tile that does not decode
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -159,6 +160,41 @@ def test_worker_that_does_not_see_the_files_is_named(tmp_path, npy, cluster):
         RunError, match=r"1 of 1 Dask workers can't take part: tcp://.* does not see the source .*every"
     ):
         slidewright.convert(npy, tmp_path / "out.tif", engine="dask", dask=cluster.address, n_workers=0, **OPTIONS)
+
+
+@pytest.mark.timeout(60)
+def test_a_cluster_without_workers_is_waited_for_only_so_long(tmp_path, npy, whole, cluster):
+    import dask
+
+    seen = []
+    options = {"engine": "dask", "dask": cluster.address, "n_workers": 0, "progress": seen.append, **OPTIONS}
+    with (
+        dask.config.set({"distributed.scheduler.no-workers-timeout": "2s"}),
+        pytest.raises(RunError, match=r"cluster at tcp://.* has had no worker for 2 s; start some"),
+    ):
+        slidewright.convert(npy, tmp_path / "out.tif", **options)
+    assert {snapshot.stage for snapshot in seen} == {"waiting for Dask workers"}
+    later = threading.Timer(2, cluster.add_worker)
+    later.start()
+    slidewright.convert(npy, tmp_path / "out.tif", **options)
+    later.join()
+    assert digest(tmp_path / "out.tif") == whole
+
+
+@pytest.mark.timeout(60)
+def test_an_asynchronous_client_is_refused_but_in_another_thread(tmp_path, npy, whole, cluster):
+    cluster.add_worker()
+
+    async def run():
+        async with distributed.Client(cluster.address, asynchronous=True, set_as_default=False) as client:
+            options = {"engine": "dask", "dask": client, "n_workers": 0, **OPTIONS}
+            with pytest.raises(OptionError, match="Dask client is asynchronous"):
+                slidewright.convert(npy, tmp_path / "out.tif", **options)
+            assert os.listdir(tmp_path) == ["in.npy"]
+            await asyncio.to_thread(slidewright.convert, npy, tmp_path / "out.tif", **options)
+
+    asyncio.run(run())
+    assert digest(tmp_path / "out.tif") == whole
 
 
 def test_what_is_missing_is_said(tmp_path, npy, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -24,6 +25,20 @@ def test_destination_taken_meanwhile_is_not_overwritten(tmp_path):
     destination.close()
     assert path.read_bytes() == b"theirs"
     assert [p.name for p in tmp_path.iterdir()] == ["out.tif"]
+
+
+@pytest.mark.parametrize("content", [b"ours", b"theirs"])
+def test_destination_that_was_taken_by_the_same_is_kept_where_it_may_be(tmp_path, content):
+    path = tmp_path / "out.tif"
+    destination = Destination(path, overwrite=False, compare=True)
+    Path(destination.partial).write_bytes(b"ours")
+    path.write_bytes(content)
+    before = path.stat().st_ino
+    with contextlib.nullcontext() if content == b"ours" else pytest.raises(DestinationError, match="exists"):
+        destination.commit()
+    destination.close()
+    assert (path.read_bytes(), path.stat().st_ino) == (content, before)
+    assert os.listdir(tmp_path) == ["out.tif"]
 
 
 def test_source_is_never_its_own_destination(tmp_path):

@@ -300,6 +300,66 @@ def test_store_that_changes_while_it_is_read_makes_no_file(tmp_path, resume):
     assert not (tmp_path / "o.tif").exists()
 
 
+@pytest.fixture
+def store(tmp_path):
+    """An OME-Zarr of two levels."""
+    path = tmp_path / "s.zarr"
+    slidewright.convert(np.full((256, 256), 50, np.uint8), path, tile_size=64, levels=2, n_workers=0)
+    return path
+
+
+def add_labels(store, name):
+    labels = zarr.open_group(store, mode="r+").require_group("labels")
+    labels.attrs["ome"] = {"labels": [name]}
+    labels.create_array(name, shape=(256, 256), chunks=(64, 64), dtype="uint8")[...] = 1
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_labels_beside_the_array_that_is_read_are_no_change(tmp_path, store, resume, n_workers):
+    names = iter(["one", "two"])
+
+    def change(progress):
+        if name := next(names, None):
+            add_labels(store, name)
+
+    slidewright.convert(store, tmp_path / "o.tif", progress=change, resume=resume, n_workers=n_workers)
+    assert not next(names, None)
+    assert (tifffile.imread(tmp_path / "o.tif") == 50).all()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("changed", ["0", "zarr.json"])
+def test_level_or_metadata_that_change_while_they_are_read_make_no_file(tmp_path, store, changed):
+    def change(progress):
+        if changed == "0":
+            zarr.open_group(store, mode="r+")["0"][...] = 200
+        else:
+            os.utime(store / changed)
+
+    with pytest.raises(slidewright.SourceError, match=rf"s\.zarr/{changed} has changed while it was read"):
+        slidewright.convert(store, tmp_path / "o.tif", progress=change, n_workers=0)
+    slidewright.convert(store, tmp_path / "o.tif", level=1, progress=lambda _: os.utime(store / "0"), n_workers=0)
+
+
+@pytest.mark.timeout(60)
+def test_labels_are_no_other_source_for_shards_and_batches(tmp_path, store):
+    group = zarr.open_group(store, mode="r")
+    for number, source in enumerate((store, group)):
+        folder = tmp_path / f"shards{number}"
+        slidewright.shard(source, folder, index=0, count=2, n_workers=0)
+        add_labels(store, f"label{number}")
+        slidewright.shard(source, folder, index=1, count=2, n_workers=0)
+        slidewright.assemble(folder, tmp_path / f"{number}.tif", source=source, n_workers=0)
+    slidewright.batch(store, tmp_path / "out", n_workers=0)
+    add_labels(store, "more")
+    assert [item.status for item in slidewright.batch(store, tmp_path / "out", n_workers=0).items] == ["skipped"]
+    group = zarr.open_group(store, mode="r+")
+    group["0"][...] = 200
+    assert [item.status for item in slidewright.batch(store, tmp_path / "out", n_workers=0).items] == ["done"]
+
+
 # ---- URLs
 
 

@@ -536,3 +536,69 @@ def test_scratch_is_where_it_was_opened_wherever_the_caller_goes(tmp_path, n_wor
         monkeypatch.chdir(tmp_path / "there")
         writer.write_tile(image(TILE, TILE), 0, 1)
     assert os.listdir(tmp_path / "here" / "scratch") == os.listdir(tmp_path / "there") == []
+
+
+FORK = """
+import os, sys
+import numpy as np
+import slidewright
+
+tile = np.arange(64 * 64, dtype="u2").reshape(64, 64)
+options = {"tile_size": 64, "overlap": sys.argv[1], "n_workers": int(sys.argv[2])}
+with slidewright.PyramidWriter("out.tif", (128, 128), dtype="uint16", **options) as writer:
+    writer.write_tile(tile, 0, 0)
+    child = os.fork()
+    if child == 0:
+        exec(sys.argv[3])
+    else:
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        for row, column in ((0, 1), (1, 0), (1, 1)):
+            writer.write_tile(tile, row, column)
+"""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.parametrize("n_workers", [0, 1])
+@pytest.mark.parametrize(
+    ("overlap", "act", "code", "said"),
+    [
+        ("refuse", "raise ValueError", 1, "ValueError"),
+        ("replace", "sys.exit(3)", 3, ""),
+        ("replace", "writer.discard(); os._exit(4)", 4, ""),
+        ("refuse", "writer.write_tile(tile, 0, 1)", 1, "of which this one is a fork"),
+        ("refuse", "pass", 1, "of which this one is a fork"),
+    ],
+)
+def test_fork_of_the_process_that_leaves_the_block_takes_nothing_along(tmp_path, overlap, n_workers, act, code, said):
+    line = [sys.executable, "-c", FORK, overlap, str(n_workers), act]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{code}\n"), done.stderr
+    assert said in done.stderr
+    tile = np.arange(64 * 64, dtype="u2").reshape(64, 64)
+    assert np.array_equal(tifffile.imread(tmp_path / "out.tif"), np.tile(tile, (2, 2)))
+    assert os.listdir(tmp_path) == ["out.tif"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_fork_in_a_callback_that_fails_takes_nothing_along(tmp_path):
+    code = """
+import os, sys
+import numpy as np
+import slidewright
+
+children = []
+
+def fork(progress):
+    if not children:
+        children.append(os.fork())
+        if children == [0]:
+            raise ValueError
+        os.waitpid(children[0], 0)
+
+slidewright.convert(np.zeros((500, 500), "u1"), "out.tif", tile_size=64, n_workers=1, progress=fork)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr.count("ValueError")) == (0, 1), done.stderr
+    assert os.listdir(tmp_path) == ["out.tif"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from slidewright.bench.measure import machine, run_tree
 from slidewright.bench.peers import Peer, find_peers
 from slidewright.bench.tissue import Samples, make_samples
 from slidewright.errors import OptionError, RunError, SourceError
+from slidewright.pyramid.level_store import ScratchFolder
 
 TABLES = ("lossless", "lossy", "annotations", "mask")
 DLUP_NAMES = {  # ours to dlup's, where dlup has it
@@ -154,7 +154,7 @@ def compare_codecs(settings: CodecSettings, tell: Callable[[str], None] = lambda
     if (source.info.dtype, source.info.samples) != ("uint8", 3):
         raise SourceError(f"{source.info.name} is not uint8 RGB, which these tables need; choose another slide")
     dlup = _find_dlup(settings)
-    with tempfile.TemporaryDirectory(prefix="slidewright-bench-", dir=settings.folder) as folder:
+    with ScratchFolder(settings.folder) as folder:
         samples = make_samples(source, settings.side)
         tables = _Tables(settings, Path(folder), samples, dlup, tell)
         for turn in range(settings.repeat):

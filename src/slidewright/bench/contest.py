@@ -11,7 +11,6 @@ import os
 import shutil
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from slidewright.bench.measure import Extent, Ran, machine, run_tree, warm
 from slidewright.bench.outputs import Output, describe, differences
 from slidewright.bench.peers import Peer, Task, find_peers
 from slidewright.errors import OptionError, RunError, SourceError
+from slidewright.pyramid.level_store import ScratchFolder
 
 OURS = "slidewright"
 EFFORTS = {"deflate": 6, "zstd": 3}
@@ -190,7 +190,7 @@ def compare(settings: Settings, tell: Callable[[str], None] = lambda _: None) ->
     """
     peers, skipped = find_peers(settings.peers, settings.environments, settings.compression, settings.format)
     extent = warm(settings.source)
-    with tempfile.TemporaryDirectory(prefix="slidewright-bench-", dir=settings.folder) as folder:
+    with ScratchFolder(settings.folder) as folder:
         bench = _Bench(settings, _contestants(settings, peers, folder), tell)
         bench.skipped |= skipped
         bench.weigh()

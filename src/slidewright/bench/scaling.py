@@ -7,7 +7,6 @@ busy machine too, and tells of more workers than this machine has cores for.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Pipe, wait
@@ -23,6 +22,7 @@ from slidewright.engine.ring import SLOT_BYTES, SlotWriter
 from slidewright.engine.writer import WriterJob
 from slidewright.geometry import Size
 from slidewright.options import ConvertOptions
+from slidewright.pyramid.level_store import ScratchFolder
 from slidewright.pyramid.plan import Key, Plan
 from slidewright.report import Report
 from slidewright.sources.base import SourceInfo
@@ -81,7 +81,7 @@ def _time_writer(side: int, segment_bytes: int, folder: str | None, tile: int) -
     info = SourceInfo("nothing", "array", Size(side, side), samples=3, dtype="uint8", worker_bytes=0)
     run = decide(Undecided(info), options, perf_counter())
     plan = run.plan
-    with tempfile.TemporaryDirectory(prefix="slidewright-bench-", dir=folder) as place:
+    with ScratchFolder(folder) as place:
         ring = SharedBuffer.allocate(_SLOTS * SLOT_BYTES, place)
         try:
             feeder = _Feeder(ring, plan, os.urandom(segment_bytes))
@@ -179,7 +179,7 @@ def measure_costs(
     tell = tell or (lambda _: None)
     options = {"keep_tiles": "never", **options}  # the model is of encoding
     given = {**options, "n_workers": 0, "overwrite": True}
-    with tempfile.TemporaryDirectory(prefix="slidewright-bench-", dir=folder) as place:
+    with ScratchFolder(folder) as place:
         out = os.path.join(place, "out.tif")
         tell("stages: converting without processes")
         report, stages = _best(lambda: slidewright.convert(source, out, **given), repeat)

@@ -10,7 +10,6 @@ import resource
 import shutil
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Any
 
 from slidewright.bench.measure import machine, run_tree, warm
 from slidewright.bench.peers import Peer, Task, find_peers
+from slidewright.pyramid.level_store import ScratchFolder
 from slidewright.system.limits import usable_cpus
 
 Command = tuple[tuple[str, ...], dict[str, str]]
@@ -61,7 +61,7 @@ def measure_small(
     """Time everything in turns; the timings and the machine. Raises OptionError where libvips is not installed."""
     (vips,), _ = find_peers(("libvips",), environments, "jpeg")
     target = 1.8 if warm(source).megapixels < _SMALL else 1.2
-    with tempfile.TemporaryDirectory(prefix="slidewright-bench-", dir=folder) as name:
+    with ScratchFolder(folder) as name:
         place = Path(name)
         slides = [str(shutil.copy(source, place / f"{number}{Path(source).suffix}")) for number in range(copies)]
         contest = [

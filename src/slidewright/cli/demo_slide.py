@@ -7,7 +7,6 @@ Everything is a function of the seed, made band by band into a file: neither mem
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import DestinationError, OutputError
+from slidewright.pyramid.level_store import ScratchFolder
 from slidewright.system.files import new_file
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def run_demo(
     if not target.parent.is_dir():
         raise DestinationError(f"the folder {target.parent} does not exist; make it or choose another")
     tell = tell or (lambda _: None)
-    with tempfile.TemporaryDirectory(prefix="slidewright-demo-") as folder:
+    with ScratchFolder() as folder:
         started = time.perf_counter()
         tissue = Path(folder) / "tissue.npy"
         tell(f"Making a slide of {side} x {side} pixels that looks like stained tissue ...")

@@ -161,8 +161,6 @@ def _converted(
             if number not in finished:
                 with make_callback(progress) as callback:
                     outcome = convert_slide(entry, before[number], helpers.get, callback)
-                if outcome.item.status == "failed":
-                    helpers.drop()
                 yield number, outcome
 
 
@@ -224,7 +222,7 @@ def read_done(paths: Iterable[str]) -> dict[str, Line]:
 
 
 class _Helpers:
-    """A launcher that is kept from slide to slide; one that saw a failure is replaced, with whatever it still runs."""
+    """A launcher that is kept from slide to slide; one is replaced that a failed run has closed, with all it ran."""
 
     def __init__(self, options: ConvertOptions) -> None:
         self._options = options
@@ -240,7 +238,7 @@ class _Helpers:
 
     def get(self) -> Any:
         """A launcher; None for a run in this process."""
-        if self._served >= FRESH_EVERY:
+        if self._served >= FRESH_EVERY or (self._launcher is not None and not self._launcher.usable):
             self.drop()
         if not self._served:
             self._launcher = self._stack.enter_context(make_launcher(self._options))

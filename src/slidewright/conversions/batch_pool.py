@@ -54,6 +54,8 @@ class Slide:
     entry: Entry
     before: Line | None
     deaths: int = 0
+    begun: bool = False
+    """Whether a process has got as far as to make files."""
     started: float = field(default_factory=monotonic)
 
 
@@ -161,6 +163,8 @@ class SlidePool:
         except (EOFError, OSError):
             return self._replace(worker, waiting)
         if isinstance(message, Announced):
+            if worker.slide is not None:
+                worker.slide.begun = True
             self._launcher.own(message.path)
             with contextlib.suppress(OSError):
                 worker.child.connection.send(Noted())
@@ -168,9 +172,10 @@ class SlidePool:
         slide, worker.slide = worker.slide, None
         worker.served += 1
         outcome, progress = message
-        if worker.served >= FRESH_EVERY or outcome is None or outcome.item.status == "failed":
-            self._dismiss(worker)
         assert slide is not None
+        failed_at_work = slide.begun and outcome is not None and outcome.item.status == "failed"
+        if worker.served >= FRESH_EVERY or outcome is None or failed_at_work:
+            self._dismiss(worker)
         return _with_retries(outcome, slide.deaths), progress
 
     def _replace(self, worker: _Worker, waiting: deque[Slide]) -> tuple[Outcome, None] | None:

@@ -249,10 +249,13 @@ class Conversion:
         self._options = options
         self._announce = announce or _ignore
         self._stack = contextlib.ExitStack()
+        self._pid = os.getpid()
         self._committed = False
         self._warnings = [*decided.memory.warnings, *_left_out(decided), *_of_format(decided)]
         self._warnings += _not_beside(decided, options)
-        self._source_seen = {path: _seen(path) for path in _files_of(decided.source, source_path)}
+        self._source_seen = {
+            path: _seen(path) for path in decided.source.read_from or _files_of(decided.source, source_path)
+        }
         self._destination = make_destination(dest, options, decided.format, decided.source, source_path, compare)
         self._stack.callback(self._destination.close)
 
@@ -260,7 +263,8 @@ class Conversion:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        if os.getpid() == self._pid:  # not in a fork, as of a callback of the caller's
+            self._stack.close()
 
     def run(
         self,

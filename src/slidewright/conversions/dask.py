@@ -10,9 +10,9 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from slidewright.errors import OptionError, RunError, SlidewrightError, SourceError
@@ -25,6 +25,10 @@ from slidewright.shards.plan import ShardPlan
 from slidewright.system.remote_file import absolute, is_url
 
 _CONNECT_SECONDS = 15
+_LOOK_SECONDS = 1.0  # between looks at whether there are workers, while no shard is done
+_WORKERLESS_SECONDS = 3600.0  # a batch system, or a cloud, may take its time until it starts any
+WAITING = "waiting for Dask workers"
+"""The stage of a run on a cluster that has none."""
 _SHARED = "source and destination must lie on a filesystem that every Dask worker sees under the same path"
 
 
@@ -54,7 +58,7 @@ class Cluster:
         Raises
         ------
         RunError
-            When workers don't see source or shards, or die over and over on one shard.
+            When workers don't see source or shards, die over and over on one shard, or none has been there for long.
         SlidewrightError
             What failed in a task.
         """
@@ -80,10 +84,17 @@ class Cluster:
         callback: Callable[[Progress], None] | None,
         started: float,
     ) -> None:
-        from distributed import KilledWorker, as_completed
+        from distributed import KilledWorker
 
+        total, pixels = plan.plan.n_tiles, plan.plan.n_pixels
         tiles, nbytes = plan.n_tiles(plan.found), 0
-        for future in as_completed(futures, loop=self.client.loop):
+
+        def tell(stage: str, workers: int) -> None:
+            if callback is not None:
+                share, seconds = round(pixels * tiles / total), monotonic() - started
+                callback(Progress(tiles, total, share, pixels, nbytes, seconds, workers, 0, stage))
+
+        for future in self._completed(futures, lambda: tell(WAITING, 0)):
             try:
                 done = future.result()
             except KilledWorker as error:
@@ -98,12 +109,41 @@ class Cluster:
                     f"shard {futures[future]} failed on the cluster: {type(error).__name__}: {error}"
                 ) from error
             tiles, nbytes = tiles + done[0], nbytes + done[1]
-            if callback is not None:
-                total = plan.plan.n_tiles
-                pixels = plan.plan.n_pixels
-                share = round(pixels * tiles / total)
-                seconds, workers = monotonic() - started, self.n_threads
-                callback(Progress(tiles, total, share, pixels, nbytes, seconds, workers, 0, "encoding"))
+            tell("encoding", 0 if callback is None else self.n_threads)
+
+    def _completed(self, futures: Iterable[Any], waiting: Callable[[], None]) -> Iterator[Any]:
+        """Futures as they are done; `waiting` is called now and then while the cluster has no worker at all.
+
+        Raises
+        ------
+        RunError
+            When it has had none for as long as Dask's `distributed.scheduler.no-workers-timeout` says, or an hour.
+        """
+        import dask
+        from distributed import as_completed
+
+        given = dask.config.get("distributed.scheduler.no-workers-timeout", None)
+        patience = _WORKERLESS_SECONDS if given is None else dask.utils.parse_timedelta(given)
+        completed = as_completed(futures, loop=self.client.loop)
+        seen = looked = monotonic()
+        while not completed.is_empty():
+            if completed.has_ready():
+                yield next(completed)
+                seen = monotonic()
+            elif monotonic() - looked < _LOOK_SECONDS:
+                sleep(0.02)
+            else:
+                looked = monotonic()
+                with contextlib.suppress(OSError):  # the scheduler is gone, which the futures will tell
+                    seen = looked if self.client.nthreads() else seen
+                if seen < looked:
+                    waiting()
+                if looked - seen > patience:
+                    raise RunError(
+                        f"the Dask cluster at {self.client.scheduler.address} has had no worker for {patience:g} s; "
+                        "start some and run again, or have it wait longer: set "
+                        "distributed.scheduler.no-workers-timeout in Dask's configuration"
+                    )
 
     def _probe(self, source: str, folder: str) -> None:
         """Ask the workers there are now whether they see what they need; those that come later find out themselves."""
@@ -134,7 +174,7 @@ def connect(where: object) -> Iterator[Cluster]:
     Raises
     ------
     OptionError
-        When Dask is not installed, or nothing says where the scheduler is.
+        When Dask is not installed, nothing says where the scheduler is, or the client is asynchronous.
     RunError
         When the scheduler does not answer.
     """
@@ -144,6 +184,11 @@ def connect(where: object) -> Iterator[Cluster]:
     except ImportError as error:
         raise OptionError('engine="dask" needs Dask; install it with: pip install "slidewright[dask]"') from error
     if isinstance(where, distributed.Client):
+        if where.asynchronous:
+            raise OptionError(
+                "the Dask client is asynchronous, and a conversion waits for its answers: give the scheduler's address "
+                "(client.scheduler.address), or call this in another thread (await asyncio.to_thread(...))"
+            )
         yield Cluster(where)
         return
     address = where or dask.config.get("scheduler-address", None)

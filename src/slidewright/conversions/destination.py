@@ -42,10 +42,10 @@ def has_named(path: str) -> bool:
 class Destination:
     """The place of one output file; made before anything else is started, so that a bad one costs nothing.
 
-    With `compare`, what is there already may be the very file that is to be made, of a run that was killed before it
-    could say so: where `recognises(path)` holds, `commit` compares, and keeps it if it is. With `overwrite` as well,
-    nothing is replaced but what is there now. A folder is only ever replaced where `recognises(path)` holds. A link is
-    followed: what it leads to is replaced, and the link stays.
+    With `compare`, what has the name already may be the very file that is to be made, of a run that was killed before
+    it could say so, or of the same run a second time: where `recognises(path)` holds, `commit` compares, and keeps it
+    if it is. With `overwrite` as well, nothing is replaced but what is there now. A folder is only ever replaced where
+    `recognises(path)` holds. A link is followed: what it leads to is replaced, and the link stays.
 
     Raises
     ------
@@ -67,7 +67,7 @@ class Destination:
         self._given = os.fspath(path)
         self.path = Path(os.path.realpath(path) if os.path.islink(Path(path)) else path)  # whose name may end with /
         self._overwrite, self._is_folder = overwrite, is_folder
-        self._recognises, self._compare = recognises, False
+        self._recognises, self._compare = recognises, compare
         self._only_seen = compare and overwrite
         folder = self.path.parent
         try:
@@ -84,10 +84,8 @@ class Destination:
         self._replaced = self._refuse_what_is_no_file()
         for source in sources:
             self._refuse_source(source)
-        if os.path.lexists(path) and not overwrite:
-            self._compare = compare and recognises(str(self.path))
-            if not self._compare:
-                raise self._exists()
+        if os.path.lexists(path) and not overwrite and not (compare and recognises(str(self.path))):
+            raise self._exists()
         if not os.access(folder, os.W_OK):
             raise DestinationError(f"the folder {str(folder)!r} is not writable")
         stem = os.path.join(os.path.dirname(self.place), f".{short_name(self.path.name)}.{token()}")
@@ -123,8 +121,6 @@ class Destination:
             If another file has taken the name meanwhile and `overwrite` is not set.
         """
         try:
-            if self._compare and same_content(self.partial, self.place):
-                return
             mine = os.stat(self.partial)
             _last_named[:] = [mine]
             try:
@@ -134,9 +130,17 @@ class Destination:
                     raise
             sync_folder(os.path.dirname(self.place))
         except FileExistsError:
-            raise self._exists() from None
+            if not self._is_there_already():
+                raise self._exists() from None
         except OSError as error:
             raise OutputError(f"can't rename the finished file to {self.place!r}: {error.strerror}") from error
+
+    def _is_there_already(self) -> bool:
+        """Whether what has the name is the same, where that may be."""
+        try:
+            return self._compare and self._recognises(self.place) and same_content(self.partial, self.place)
+        except OSError:  # it can't be read, or is gone again
+            return False
 
     def close(self) -> None:
         """Remove what is left beside the destination."""

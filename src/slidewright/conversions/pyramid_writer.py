@@ -16,8 +16,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
 from slidewright.conversions.signatures import WriterOptions, with_options
+from slidewright.conversions.writer_arguments import check_dtype, check_place, check_shape, check_stack, check_weights
 from slidewright.errors import OptionError, SourceError
-from slidewright.geometry import Size, Stack
+from slidewright.geometry import Size
 from slidewright.options import make_options
 from slidewright.report import Report
 
@@ -99,9 +100,10 @@ class PyramidWriter:
                 f"{given} needs pixels that can be read again; a PyramidWriter has them once: leave it out, or save "
                 "them to a file and use convert"
             )
-        self._shape, self._frames = _check_shape(shape), _check_stack(z, t)
-        self._dtype = _check_dtype(dtype)
+        self._shape, self._frames = check_shape(shape), check_stack(z, t)
+        self._dtype = check_dtype(dtype)
         self._stack: contextlib.ExitStack | None = None
+        self._pid = os.getpid()
         self._open = False
         self._lock = threading.RLock()  # two threads that wait for the same answer would wait for ever
         self._at_work = threading.Lock()
@@ -128,7 +130,7 @@ class PyramidWriter:
         if self._options.scratch is not None:  # wherever the caller goes meanwhile
             self._options = replace(self._options, scratch=os.path.abspath(self._options.scratch))
         with contextlib.ExitStack() as stack:
-            started = monotonic()
+            started, self._pid = monotonic(), os.getpid()
             launcher = stack.enter_context(make_launcher(self._options))
             callback = stack.enter_context(make_callback(self._progress))
             from slidewright.conversions.written_pixels import Expected  # while the launcher starts
@@ -156,13 +158,16 @@ class PyramidWriter:
         self._finish()
 
     def discard(self) -> None:
-        """Give up: nothing is left of the file. An exception in a with statement does so."""
-        with self._lock, self._alone():
-            self._give_up()
+        """Give up: nothing is left of the file. An exception in a with statement does so; but in a fork of the process
+        that opened the writer it does nothing.
+        """
+        if not self._forked:
+            with self._alone():
+                self._give_up()
 
     def _give_up(self) -> None:
         self._open = False
-        if self._stack is not None:
+        if self._stack is not None and not self._forked:
             self._stack.close()
 
     def write(self, tiles: Iterable[Any]) -> None:
@@ -237,7 +242,7 @@ class PyramidWriter:
         left = Size(min(tile, self._shape[0] - row * tile), min(tile, self._shape[1] - column * tile))
         pixels = self._pixels(array, f"the tile at row {row}, column {column}", left, tile)
         frame = self._frame(z, t)
-        with self._lock, self._alone():
+        with self._alone():
             self._begin(tiles=self._overlap == "refuse").put_tile(pixels, row, column, frame)
 
     def write_region(
@@ -265,8 +270,8 @@ class PyramidWriter:
         from slidewright.conversions.written_pixels import Tiles
 
         pixels = self._pixels(array, f"the region at x={x}, y={y}", None, 0)
-        weights = _check_weights(weights, pixels.shape[:2], self._overlap)
-        y, x = _check_place(y, x)
+        weights = check_weights(weights, pixels.shape[:2], self._overlap)
+        y, x = check_place(y, x)
         top, left = max(0, -y), max(0, -x)
         bottom, right = min(pixels.shape[0], self._shape[0] - y), min(pixels.shape[1], self._shape[1] - x)
         if top >= bottom or left >= right:
@@ -275,7 +280,7 @@ class PyramidWriter:
             )
         frame = self._frame(z, t)
         weights = weights if weights is None else weights[top:bottom, left:right]
-        with self._lock, self._alone():
+        with self._alone():
             way = self._begin(tiles=False)
             if isinstance(way, Tiles):
                 raise SourceError(
@@ -284,21 +289,33 @@ class PyramidWriter:
                 )
             way.put(pixels[top:bottom, left:right], y + top, x + left, weights, frame)
 
-    def _alone(self) -> threading.Lock:
-        """What is held while this thread is at work here: a signal handler, or a callback of `progress`, that calls in
-        the middle of it would wait for ever, or pull away what is in use.
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While this thread is at work here: a signal handler, or a callback of `progress`, that calls in the middle of
+        it would wait for ever, or pull away what is in use; and so would a fork of the process.
         """
-        if self._at_work.locked():
+        if self._forked:
             raise OptionError(
-                "the PyramidWriter is at work, and this call comes from within, such as from a signal handler or from "
-                "progress; raise an exception there, or note what is wanted and do it afterwards"
+                "the PyramidWriter is that of another process, of which this one is a fork; write from there, or open "
+                "another PyramidWriter here"
             )
-        return self._at_work
+        with self._lock:
+            if self._at_work.locked():
+                raise OptionError(
+                    "the PyramidWriter is at work, and this call comes from within, such as from a signal handler or "
+                    "from progress; raise an exception there, or note what is wanted and do it afterwards"
+                )
+            with self._at_work:
+                yield
+
+    @property
+    def _forked(self) -> bool:
+        return os.getpid() != self._pid
 
     def _finish(self) -> None:
         if self._stack is None:
             raise OptionError("the PyramidWriter was never opened; call open() first, or use it in a with statement")
-        with self._lock, self._alone():
+        with self._alone():
             self._finish_once(self._stack)
 
     def _finish_once(self, stack: contextlib.ExitStack) -> None:
@@ -362,48 +379,3 @@ def _closable(tiles: Iterable[Any]) -> Any:
         yield from tiles
 
     return pull()
-
-
-def _check_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    values = tuple(shape)
-    if len(values) not in (2, 3) or not all(hasattr(value, "__index__") and value > 0 for value in values):
-        raise OptionError(f"shape {shape!r} must be (height, width) or (height, width, samples), all above 0")
-    height, width, samples = (*values, 1)[:3]
-    return int(height), int(width), int(samples)
-
-
-def _check_stack(z: int, t: int) -> Stack:
-    for name, value in (("z", z), ("t", t)):
-        if not hasattr(value, "__index__") or value < 1:
-            raise OptionError(f"{name} {value!r} must be a number of planes, 1 or more")
-    return Stack(int(t), int(z))
-
-
-def _check_place(y: Any, x: Any) -> tuple[int, int]:
-    """The place as Python's integers, since NumPy's wrap around: -y of an unsigned one is a large number."""
-    for name, value in (("y", y), ("x", x)):
-        if not hasattr(value, "__index__"):
-            raise SourceError(f"{name} {value!r} of a region must be a whole number of pixels")
-    return int(y), int(x)
-
-
-def _check_dtype(dtype: Any) -> str:
-    import numpy as np
-
-    try:
-        return str(np.dtype(dtype).name)
-    except TypeError:
-        raise OptionError(f"dtype {dtype!r} is none that NumPy knows") from None
-
-
-def _check_weights(weights: Any, shape: tuple[int, ...], overlap: str) -> NDArray[np.float64] | None:
-    if weights is None:
-        return None
-    import numpy as np
-
-    if overlap != "blend":
-        raise OptionError("weights are for overlap 'blend'; leave them out, or choose it")
-    values = np.asarray(weights, np.float64)
-    if values.shape != shape or not (values > 0).all() or not np.isfinite(values).all():
-        raise SourceError(f"weights must be {shape} finite numbers above 0, one a pixel; got shape {values.shape}")
-    return values

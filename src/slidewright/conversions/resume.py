@@ -11,7 +11,6 @@ import glob
 import json
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -33,6 +32,7 @@ from slidewright.system.files import TOKEN_PATTERN, regular, short_name, total_b
 from slidewright.system.files import remove as remove_tree
 from slidewright.system.json_file import parse_json
 from slidewright.system.limits import usable_cpus
+from slidewright.system.thread_pool import ThreadPool
 
 _LOCK, _FINISHED = "lock", "finished.json"
 
@@ -112,7 +112,7 @@ def _survey(folder: ShardFolder, decided: Run, *, fresh: bool) -> ShardPlan:
     if fresh:
         return plan
     files = decided.format.by_blocks(plan.files).block_files(None, decided.image)
-    with ThreadPoolExecutor(min(8, usable_cpus())) as pool:
+    with ThreadPool(min(8, usable_cpus()), "slidewright-check") as pool:
         check = pool.map(lambda index: folder.problem(index, decided.plan, plan.levels, files, deep=True), indices)
         whole = [problem is None for problem in check]
     found = tuple(index for index in indices if whole[index])

@@ -5,7 +5,7 @@ turns, or with a few threads that encode blocks (codecs let go of the interprete
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from time import perf_counter
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from slidewright.errors import RunError
 from slidewright.pyramid.plan import Block, Key
 from slidewright.report import Going, Progress
 from slidewright.sources.base import CorruptPlace
+from slidewright.system.thread_pool import ThreadPool
 
 
 class _Encoded(NamedTuple):
@@ -47,7 +48,7 @@ class Inline:
         tell = self._tell if run.threads == 1 else _ignore  # a caller is told in its own thread
         self._runners = [BlockRunner(run, tell) for _ in range(run.threads)]
         self._idle = list(self._runners)
-        self._pool = ThreadPoolExecutor(run.threads, "slidewright-inline") if run.threads > 1 else None
+        self._pool = ThreadPool(run.threads, "slidewright-inline") if run.threads > 1 else None
         self._running: dict[Future[_Encoded], BlockRunner] = {}
         self._encoding = 0.0
         if run.levels is not None:
@@ -76,7 +77,7 @@ class Inline:
         block = self._schedule.next()
         return [] if block is None else [_encode(self._runners[0], block)]
 
-    def _await_one(self, pool: ThreadPoolExecutor) -> list[_Encoded]:
+    def _await_one(self, pool: ThreadPool) -> list[_Encoded]:
         """Wait for a thread to be done with its block."""
         self._give_out(pool)
         finished, _ = wait(self._running, return_when=FIRST_COMPLETED)
@@ -84,7 +85,7 @@ class Inline:
             self._idle.append(self._running.pop(future))
         return [future.result() for future in finished]
 
-    def _give_out(self, pool: ThreadPoolExecutor) -> None:
+    def _give_out(self, pool: ThreadPool) -> None:
         """Have each idle runner encode a block, as long as there are any."""
         while self._idle:
             block = self._schedule.next()

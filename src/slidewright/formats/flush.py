@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+
+from slidewright.system.thread_pool import ThreadPool
 
 
 class Flusher:
@@ -15,7 +17,7 @@ class Flusher:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._pool = ThreadPoolExecutor(1, "slidewright-flush")
+        self._pool = ThreadPool(1, "slidewright-flush")
         self._since = 0
         self._flush: Future[None] | None = None
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict, deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import IO, Any
 
 import numpy as np
 
 from slidewright.geometry import Size
 from slidewright.system.files import make_below, new_file, regular
+from slidewright.system.thread_pool import ThreadPool
 
 MAX_OPEN = 128
 """Files that are open at a time: a row of shards of a very wide level has more, which are opened again."""
@@ -29,7 +30,7 @@ class Syncer:
     """Has finished files written to the disk by a thread, while the next are being made. A context manager."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "slidewright-sync")
+        self._pool = ThreadPool(1, "slidewright-sync")
         self._waiting: deque[Future[None]] = deque()
 
     def __enter__(self) -> Syncer:

@@ -5,13 +5,13 @@ the comparison of compare.py have in common.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
 from numpy.typing import NDArray
 
 from slidewright.errors import VerifyError
 from slidewright.inspection.pyramid_file import PyramidFile, SegmentReader
+from slidewright.system.thread_pool import ThreadPool
 from slidewright.tiff.page import TiledImage
 
 Decode = Literal["all", "sample", "none"]
@@ -56,7 +56,7 @@ def in_parallel(function: Callable[[_T], _R], tasks: Sequence[_T], threads: int)
     if threads <= 1 or len(tasks) <= 1:
         yield from map(function, tasks)
         return
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPool(threads, "slidewright-decode") as pool:
         futures = [pool.submit(function, task) for task in tasks]
         try:
             for future in futures:

@@ -189,13 +189,16 @@ def _scratch_error(where: str, error: OSError, verb: str = "write") -> OutputErr
 
 
 class ScratchFolder:
-    """The folder of one run: made, locked and removed here; also removes what killed runs left behind.
+    """The folder of one run: made, locked and removed here; also removes what killed runs left behind. As a context
+    manager it gives its path.
 
     Its lock lies beside it, is made first and removed last, so that whenever a run is killed, the next can tell.
     `announce` is told each path before it is made, so that somebody can remove it if this process is killed.
     """
 
-    def __init__(self, parent: str | os.PathLike[str] | None, announce: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, parent: str | os.PathLike[str] | None = None, announce: Callable[[str], None] = lambda _: None
+    ) -> None:
         root = os.path.abspath(os.fspath(parent) if parent is not None else tempfile.gettempdir())
         _sweep(root)
         self.path = os.path.join(root, _PREFIX + token())
@@ -207,6 +210,12 @@ class ScratchFolder:
         except OSError as error:
             remove(self.path + _LOCK)
             raise _scratch_error(root, error) from error
+
+    def __enter__(self) -> str:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
 
     def remove(self) -> None:
         """Remove the folder with all in it."""

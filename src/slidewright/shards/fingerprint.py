@@ -38,6 +38,8 @@ def fingerprint(source: Source, path: str | None) -> dict[str, Any]:
     seen: dict[str, Any] = {"size": str(info.size), "samples": info.samples, "dtype": info.dtype}
     if path is None:
         return {**seen, **source.identity()}
+    if source.read_from:
+        return {**seen, "files": [file_identity(file) for file in source.read_from]}
     beside = [file_identity(other) for other in source.beside if os.path.isfile(other)]
     return {**seen, **file_identity(path), **({"beside": beside} if beside else {})}
 

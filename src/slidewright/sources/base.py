@@ -222,6 +222,11 @@ class Source(ABC):
         return ()
 
     @property
+    def read_from(self) -> tuple[str, ...]:
+        """The files and folders that it is read from, where these are not all that was given; else nothing."""
+        return ()
+
+    @property
     def filled(self) -> Mapping[CorruptPlace, str]:
         """What was filled while the source was made shareable, because it did not decode: place to message."""
         return {}

@@ -32,6 +32,18 @@ def file_identity(path: str) -> dict[str, Any]:
     return seen
 
 
+def zarr_files(store: str, array: str) -> tuple[str, ...]:
+    """What of a zarr store in a folder is read for one array of it: the array, and the metadata of the groups that have
+    it. Not the rest, such as labels, which others may write meanwhile. Nothing is known of a .zip file or a URL.
+    """
+    if is_url(store) or not os.path.isdir(store):
+        return ()
+    names = array.split("/") if array else []
+    groups = [os.path.join(store, *names[:depth]) for depth in range(len(names))]
+    documents = [os.path.join(group, name) for group in groups for name in (".zgroup", ".zattrs", "zarr.json")]
+    return (*filter(os.path.isfile, documents), os.path.join(store, *names))
+
+
 def companion(path: str) -> str | None:
     """The folder in which MIRAX keeps the pixels of a slide."""
     folder, suffix = os.path.splitext(path)

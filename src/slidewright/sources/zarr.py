@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import os
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import main_thread
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,9 @@ from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import LIBRARY_BYTES, Pixels, Reader, Source, SourceInfo, pickled_identity
 from slidewright.sources.ome_attributes import OmeAttributes, left_out_of, step_of
-from slidewright.sources.on_disk import file_identity
+from slidewright.sources.on_disk import file_identity, zarr_files
 from slidewright.system.files import fill_from, regular
-from slidewright.system.remote_file import absolute, is_url, patience
+from slidewright.system.remote_file import absolute, is_url
 from slidewright.tiff.metadata import MICROMETRES, SECONDS
 
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, and up to {MAX_CHANNELS} channels"
@@ -104,7 +104,14 @@ class ZarrSource(Source):
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
-        return {**pickled_identity(self), **file_identity(self.store)}
+        described = pickled_identity(replace(self, info=replace(self.info, left_out=())))  # labels, that others may add
+        files = [file_identity(path) for path in self.read_from]
+        return {**described, **({"files": files} if files else file_identity(self.store))}
+
+    @property
+    def read_from(self) -> tuple[str, ...]:
+        """See `Source`."""
+        return zarr_files(self.store, self.array)
 
     def open(self) -> ZarrReader:
         """Open the array in this process."""
@@ -188,6 +195,11 @@ class ZarrReader(Reader):
             )
             if is_url(self._name):  # which of the two it is, the server does not say
                 raise SourceError(f"{what}; try again, or download the store first") from error
+            if not main_thread().is_alive():  # zarr's own threads take no work any more
+                raise SourceError(
+                    f"{what}; the program's main thread has ended: have it wait for this thread (thread.join()), or "
+                    "give a number of workers"
+                ) from error
             raise CorruptTileError(f"{what}; the store is damaged") from error
         left = [axis for axis in self._axes if axis in spans]
         if "c" in left:
@@ -212,27 +224,9 @@ class _Chosen:
 
 
 def _node(store: str, inner: str) -> Any:
-    import zarr
+    from slidewright.sources.access.zarr_store import open_store
 
-    from slidewright.sources.access.zarr_codecs import know_images, open_node
-    from slidewright.sources.access.zarr_store import FolderStore
-
-    know_images()
-    try:
-        is_zip = store.lower().endswith(".zip")
-        if is_url(store):
-            target: Any = zarr.storage.FsspecStore.from_url(store, patience(store), read_only=True)
-        else:
-            target = zarr.storage.ZipStore(store, mode="r") if is_zip else FolderStore(store, read_only=True)
-        with warnings.catch_warnings():  # about codecs beyond the specification, which are read all the same
-            warnings.simplefilter("ignore", UserWarning)
-            return open_node(target, inner)
-    except Exception as error:
-        where = os.path.join(store, inner) if inner else store
-        remedy = "check that the store is whole"
-        if type(error).__name__ == "UnknownCodecError":  # zarr and numcodecs each have one
-            remedy = "save it again with another; the codecs of imagecodecs for zarr v3 came with its release 2026.5.10"
-        raise SourceError(f"{where} can't be opened by zarr ({type(error).__name__}: {error}); {remedy}") from error
+    return open_store(store, inner)
 
 
 def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Chosen:

@@ -48,6 +48,10 @@ class Launcher(Protocol):
     def helpers(self) -> list[int]:
         """The process ids of what it runs besides the children."""
 
+    @property
+    def usable(self) -> bool:
+        """Whether it can still start children: it has not been closed, and its helpers live."""
+
     def spawn(
         self, module: str, name: str, job: object, *, expendable: bool = False, memory_guard: int | None = None
     ) -> Child:
@@ -85,6 +89,7 @@ class ProcessLauncher:
 
     def __init__(self, preload: Sequence[str] = ()) -> None:
         hold_standard_streams()
+        self._pid = os.getpid()
         try:
             self._start(preload)
         except OSError as error:
@@ -107,6 +112,10 @@ class ProcessLauncher:
     @property
     def waitable(self) -> list[Any]:
         return [self._socket]
+
+    @property
+    def usable(self) -> bool:
+        return self._socket.fileno() >= 0 and self._forkserver.poll() is None
 
     def spawn(
         self, module: str, name: str, job: object, *, expendable: bool = False, memory_guard: int | None = None
@@ -167,6 +176,9 @@ class ProcessLauncher:
         self._request({"restore": [aside, os.path.abspath(path)]})
 
     def close(self) -> None:
+        if os.getpid() != self._pid:  # in a fork of the caller, whose children they are
+            self._socket.close()
+            return
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # its end is seen even if a fork of this process has a copy
         self._socket.close()
@@ -239,6 +251,10 @@ class ThreadLauncher:
     @property
     def waitable(self) -> list[Any]:
         return []
+
+    @property
+    def usable(self) -> bool:
+        return True
 
     @property
     def helpers(self) -> list[int]:

@@ -12,12 +12,13 @@ import re
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
 from slidewright.errors import SourceError
 from slidewright.system.files import regular
 from slidewright.system.pixel_file import PixelFile
+from slidewright.system.thread_pool import ThreadPool
 
 CONNECTIONS: Final = 8
 _GAP = 64 << 10  # bytes between two ranges that are cheaper to fetch than another request
@@ -89,7 +90,7 @@ class RemoteFile(PixelFile):
             raise SourceError(f"{url}: its server does not send parts of a file; download it first")
         self.nbytes = int(found["size"])
         self.version = _version(found)
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: ThreadPool | None = None
         self._starts: list[int] = []
         self._pieces: list[Future[bytes]] = []
 
@@ -98,7 +99,7 @@ class RemoteFile(PixelFile):
         for piece in self._pieces:
             piece.cancel()
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(CONNECTIONS)
+            self._threads = ThreadPool(CONNECTIONS, "slidewright-fetch")
         wanted = _affordable(_joined(ranges))
         self._starts = [start for start, _ in wanted]
         self._pieces = [self._threads.submit(self._fetch, start, stop) for start, stop in wanted]

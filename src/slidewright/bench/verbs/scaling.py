@@ -156,13 +156,13 @@ def checks(
 ) -> str:
     """Predictions next to runs with the numbers of workers that could be had."""
     import os
-    import tempfile
 
     import slidewright
     from slidewright.bench.cost_model import one_machine
+    from slidewright.pyramid.level_store import ScratchFolder
 
     rows = []
-    with tempfile.TemporaryDirectory(prefix="slidewright-bench-", dir=folder) as place:
+    with ScratchFolder(folder) as place:
         for workers in numbers:
             out = os.path.join(place, "out.tif")
             runs = [

@@ -1,4 +1,4 @@
-"""A folder as a zarr store, read with distrust: every file is a regular one, and metadata are not endless.
+"""Stores of zarr's, opened; a folder is read with distrust: every file is a regular one, and metadata are not endless.
 
 Imported only where zarr is needed, since it imports the zarr library.
 """
@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import warnings
 from typing import Any
 
+import zarr
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore
 
+from slidewright.errors import SourceError
+from slidewright.sources.access.zarr_codecs import know_images, open_node
 from slidewright.system.files import regular
+from slidewright.system.remote_file import is_url, patience
 
 _MAX_METADATA_BYTES = 64 << 20
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
@@ -24,7 +29,10 @@ class FolderStore(LocalStore):
 
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
         """What lies under a key; None where there is nothing."""
-        return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
+        try:  # several at a time, which a slow file system needs
+            return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
+        except RuntimeError:  # the program's main thread has ended, and with it the threads that would do it
+            return self.get_sync(key, prototype=prototype, byte_range=byte_range)
 
     def get_sync(self, key: str, *, prototype: Any = None, byte_range: Any = None) -> Any:
         """See `get`."""
@@ -63,3 +71,23 @@ def _span(byte_range: Any, size: int) -> tuple[int, int]:
         case SuffixByteRequest():
             return max(0, size - byte_range.suffix), size
     raise TypeError(f"a range of bytes of kind {type(byte_range).__name__}")
+
+
+def open_store(store: str, inner: str) -> Any:
+    """The array or group in a folder, a .zip file or behind a URL; raises SourceError."""
+    know_images()
+    try:
+        is_zip = store.lower().endswith(".zip")
+        if is_url(store):
+            target: Any = zarr.storage.FsspecStore.from_url(store, patience(store), read_only=True)
+        else:
+            target = zarr.storage.ZipStore(store, mode="r") if is_zip else FolderStore(store, read_only=True)
+        with warnings.catch_warnings():  # about codecs beyond the specification, which are read all the same
+            warnings.simplefilter("ignore", UserWarning)
+            return open_node(target, inner)
+    except Exception as error:
+        where = os.path.join(store, inner) if inner else store
+        remedy = "check that the store is whole"
+        if type(error).__name__ == "UnknownCodecError":  # zarr and numcodecs each have one
+            remedy = "save it again with another; the codecs of imagecodecs for zarr v3 came with its release 2026.5.10"
+        raise SourceError(f"{where} can't be opened by zarr ({type(error).__name__}: {error}); {remedy}") from error

@@ -255,6 +255,12 @@ class OwnSource(Source):
         given = self.portable.get()
         return given.beside if isinstance(given, Source) else ()
 
+    @property
+    def read_from(self) -> tuple[str, ...]:
+        """See `Source`."""
+        given = self.portable.get()
+        return given.read_from if isinstance(given, Source) else ()
+
     def identity(self) -> dict[str, Any]:
         """Its own, where its class is a `Source`; else a hash of its pickle, and the file that its `path` names."""
         given = self.portable.get()

@@ -34,6 +34,11 @@ class WrappedSource(Source):
         return self.source.beside
 
     @property
+    def read_from(self) -> tuple[str, ...]:
+        """See `Source`."""
+        return self.source.read_from
+
+    @property
     def filled(self) -> Mapping[CorruptPlace, str]:
         """See `Source`."""
         return self.source.filled
