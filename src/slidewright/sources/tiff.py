@@ -26,6 +26,7 @@ from slidewright.sources.base import (
     SourceInfo,
     as_bytes,
     known,
+    more_images,
     no_associated,
     pickled_identity,
 )
@@ -79,7 +80,10 @@ class TiffSource(Source):
         series = slide.default_series if selection.series is None else selection.series
         chosen = replace(selection, series=series, level=selection.level or 0, region=None)
         chosen = chosen if selection.page is None else Selection(page=selection.page)
-        return cls(slide.path, chosen, _info(slide, chosen))
+        info = _info(slide, chosen)
+        if selection.page is None and selection.series is None:
+            info = replace(info, left_out=(*info.left_out, *more_images(slide.other_images)))
+        return cls(slide.path, chosen, info)
 
     def page(self) -> Page:
         """The first page of the image; the file is closed again."""

@@ -25,6 +25,7 @@ _OURS = {"ome": "<?xml", "svs": "Aperio Image Library (slidewright"}
 """How the description begins where slidewright itself wrote a vendor's kind of file."""
 ASSOCIATED = frozenset(("thumbnail", "label", "macro"))
 """Names by which images beside the levels are known, where no vendor's layout names them."""
+_NO_IMAGE = 1 | 4  # NewSubfileType: a reduced copy, a mask of what is transparent
 _MAX_PLANES = 1 << 22
 """That an OME-XML may speak of in all: tifffile makes a list of those of each image, whatever is in the file."""
 _FILE_NAME = re.compile(r'FileName="([^"]*)"')
@@ -106,6 +107,24 @@ def default_series(tiff: Any) -> int:
         return 0
     areas = [one.keyframe.imagelength * one.keyframe.imagewidth for one in tiff.series]
     return areas.index(max(areas)) if areas else 0
+
+
+def other_images(tiff: Any) -> list[int]:
+    """The series that are images as the default one is: no level or copy of it, no mask, nothing named as what lies
+    beside a slide.
+    """
+    if vendor(tiff) not in ("", "ome", "scn") or len(tiff.series) < 2:
+        return []
+    default = default_series(tiff)
+    levels = [level.keyframe for level in levels_of(tiff, default)]
+    taken = {page.offset for page in levels} | {tuple(page.dataoffsets[:1]) for page in levels}
+    found = []
+    for number, page in enumerate(one.keyframe for one in tiff.series):
+        copy = {page.offset, tuple(page.dataoffsets[:1])} & taken or page.subfiletype & _NO_IMAGE
+        name = _other_name(page, number, {page.offset: str(tiff.series[number].name)} if vendor(tiff) else {})
+        if number != default and not copy and name not in ASSOCIATED:
+            found.append(number)
+    return found
 
 
 def owner_of(tiff: Any, page: Any) -> tuple[int, Any]:

@@ -165,6 +165,12 @@ class TiffSlide:
             return layout.default_series(self._tiff)
 
     @property
+    def other_images(self) -> list[int]:
+        """The numbers of the other series that are images as the default one is."""
+        with damage_named(self.path, VerifyError):
+            return layout.other_images(self._tiff)
+
+    @property
     def focal_planes(self) -> int:
         """How many planes the largest series has along z."""
         with damage_named(self.path, VerifyError):
