@@ -28,6 +28,10 @@ class Metadata:
 
     objective_power: float | None = None
     """The nominal magnification of the objective, such as 20."""
+    reduction: float = 1.0
+    """How many pixels of the whole slide, along a side, one of the image stands for: above 1 for a level of it, of
+    which the objective does not say the magnification.
+    """
     scanner_vendor: str | None = None
     scanner_model: str | None = None
     scanner_software: str | None = None

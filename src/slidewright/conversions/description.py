@@ -86,6 +86,8 @@ def _metadata(info: SourceInfo, options: ConvertOptions, planes: int) -> Metadat
         "time_increment": options.time_increment,
     }
     numbers: dict[str, Any] = {name: float(value) for name, value in given.items() if value is not None}
+    if options.objective_power is not None:
+        numbers["reduction"] = 1.0  # it is that of the image
     return replace(kept, **numbers)
 
 

@@ -5,7 +5,6 @@ meant and what its pixels are.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from slidewright.errors import OptionError, SlidewrightError, SourceError, VerifyError
-from slidewright.geometry import Size
+from slidewright.geometry import Size, reduction
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.selection import Selection
 from slidewright.sources.access.colours import given_as
@@ -156,8 +155,8 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         series, base = slide.owner(page)
     mpp = slide.mpp(base, series)
     left_out = slide.left_out(page, mpp)
-    if mpp is not None and base.size != page.size:
-        mpp = (mpp[0] * _times(base.size.width, page.size.width), mpp[1] * _times(base.size.height, page.size.height))
+    across, down = reduction(base.size.width, page.size.width), reduction(base.size.height, page.size.height)
+    mpp = None if mpp is None else (mpp[0] * across, mpp[1] * down)
     stored, not_stored = stored_of(slide, image)
     return SourceInfo(
         name=slide.path,
@@ -174,7 +173,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         worker_bytes=AHEAD_BYTES + LIBRARY_BYTES if is_url(slide.path) else 0,
         icc_profile=base.icc_profile if given_as(page) != "rgb" or page.photometric == "ycbcr" else None,  # of inks
         description=slide.description_of(base),
-        metadata=slide.metadata(base, series),
+        metadata=replace(slide.metadata(base, series), reduction=across),
         left_out=left_out,
         associated=slide.associated,
         stored=stored,
@@ -185,17 +184,6 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
 def _is_of_levels(slide: TiffSlide, page: Page) -> bool:
     """Whether a page is one of the levels' own, and no image beside them."""
     return all(other.page.offset != page.page.offset for other in slide.others)
-
-
-def _times(whole: int, part: int) -> float:
-    """How many pixels of a side one of a level's stands for: a power of two, or another whole number, where the level
-    is as long as that makes it, rounded down or up.
-    """
-    ratio = whole / part
-    for times in (1 << int(math.log2(ratio)), round(ratio)) if ratio > 1 else ():
-        if part in (whole // times, -(-whole // times)):
-            return times
-    return ratio
 
 
 def _shown(slide: TiffSlide, page: Page) -> Pixels:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError, numbered
-from slidewright.geometry import Size, Stack
+from slidewright.geometry import Size, Stack, reduction
 from slidewright.metadata import Channel, Metadata
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.selection import Selection
@@ -204,6 +204,7 @@ class _Chosen:
     mpp: tuple[float, float] | None = None
     z_spacing: float | None = None
     time_increment: float | None = None
+    reduction: float = 1.0
     kind: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Of the group that the array is a level of."""
@@ -295,7 +296,9 @@ def _dataset(node: Any, multiscale: Mapping[str, Any], name: str, level: int) ->
     seconds = step_of(axes, letters, "t", SECONDS, holders)
     mpp = (x, y) if x is not None and y is not None else None
     left_out = left_out_of(letters, mpp, (multiscale, datasets[0]))
-    return _Chosen(array, letters, mpp, z, seconds, left_out=left_out)
+    whole = getattr(node.get(str(datasets[0].get("path"))), "shape", array.shape) if level else array.shape
+    times = reduction(int(whole[letters.find("x")]), max(1, int(array.shape[letters.find("x")])))
+    return _Chosen(array, letters, mpp, z, seconds, times, left_out=left_out)
 
 
 def _channels(omero: Any) -> tuple[Channel, ...]:
@@ -434,6 +437,7 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) ->
 def _metadata(said: Metadata, chosen: _Chosen, samples: int) -> Metadata:
     return replace(
         said,
+        reduction=chosen.reduction,
         channels=chosen.channels if len(chosen.channels) == samples else (),
         z_spacing=chosen.z_spacing or said.z_spacing,
         time_increment=chosen.time_increment or said.time_increment,
