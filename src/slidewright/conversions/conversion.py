@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
+from slidewright.conversions.opening import option_files
 from slidewright.conversions.settled import settled
 from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, SourceError
 from slidewright.options import ConvertOptions, can_be_mpp
@@ -425,9 +426,9 @@ def make_destination(
         compare=compare,
     )
     form.accept_place(destination.place)
-    label = options.label
-    if label is not None and (same_file(destination.place, label) or lies_in(label, destination.place)):
-        raise DestinationError(f"the destination {os.fspath(dest)!r} has the label image; choose another name")
+    for what, path in option_files(options).items():
+        if same_file(destination.place, path) or lies_in(path, destination.place):
+            raise DestinationError(f"the destination {os.fspath(dest)!r} has the {what}; choose another name")
     return destination
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slidewright.conversions.opening import option_files
 from slidewright.errors import DestinationError, OptionError, SourceError, did_you_mean
 from slidewright.formats.registry import settle_format
 from slidewright.options import OPTIONS, SELECTION, ConvertOptions, split_options
@@ -135,8 +136,8 @@ def check_apart(entries: Sequence[Entry], manifests: Sequence[str], reports: Seq
         Naming both.
     """
     outputs = [entry.destination for entry in entries]
-    labels = [os.fspath(entry.options.label) for entry in entries if entry.options.label is not None]
-    inputs = [*dict.fromkeys([*(entry.source for entry in entries), *labels]), *manifests]
+    read = [path for entry in entries for path in option_files(entry.options).values()]
+    inputs = [*dict.fromkeys([*(entry.source for entry in entries), *read]), *manifests]
     paths = [*outputs, *reports, *inputs]
     for one, other in shared_places(paths):
         if other < len(outputs):
