@@ -18,7 +18,7 @@ from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
 from slidewright.conversions.opening import option_files
 from slidewright.conversions.settled import settled
-from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, SourceError
+from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, SourceError, without_keys
 from slidewright.options import ConvertOptions, can_be_mpp
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.sources.on_disk import file_identity
@@ -399,7 +399,7 @@ class Conversion:
             retries=outcome.retries,
             peak_memory=outcome.peak_memory,
             stages=dict(outcome.seconds),
-            warnings=(*self._warnings, *outcome.warnings, *said),
+            warnings=tuple(map(without_keys, (*self._warnings, *outcome.warnings, *said))),
             corrupt_tiles=len(corrupt),
             kept_tiles=plan.planes * plan.levels[0].n_tiles if kept is not None else 0,
             reused_levels=plan.reused,
