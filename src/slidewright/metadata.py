@@ -42,6 +42,8 @@ class Metadata:
     """Micrometres from one plane of a stack to the next."""
     time_increment: float | None = None
     """Seconds from one time of a stack to the next."""
+    significant_bits: int | None = None
+    """How many of the bits of a sample its values use, where a source says that they are not all."""
     background: tuple[int, int, int] | None = None
     """The colour, of 0 to 255, that stands for "no tissue"."""
     identifying: tuple[tuple[str, str], ...] = ()

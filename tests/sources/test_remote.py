@@ -347,7 +347,7 @@ def files_mask() -> int:
 @pytest.mark.parametrize(
     ("said", "shown"),
     [
-        ("https://u:p@h/a b.tif?s=1%3D: it has 2, see https://u@h?y, or", "https://h/a b.tif: it has 2, see https://h, or"),
+        ("https://u:p@h/a b.tif?s=1%3D: it has 2, see https://u@h?y.", "https://h/a b.tif: it has 2, see https://h."),
         ("URL('https://h/a?s=1') and (s3://b/k.zarr/0?v=3).", "URL('https://h/a') and (s3://b/k.zarr/0)."),
         ("https://h/a is not https://u:p@h/b", "https://h/a is not https://h/b"),
         ("https://h/a.tif can't be opened; is it there? no", "https://h/a.tif can't be opened; is it there? no"),

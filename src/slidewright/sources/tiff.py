@@ -14,6 +14,7 @@ import numpy as np
 
 from slidewright.errors import OptionError, SlidewrightError, SourceError, VerifyError
 from slidewright.geometry import Size, reduction
+from slidewright.metadata import Metadata
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.selection import Selection
 from slidewright.sources.access.colours import given_as
@@ -36,6 +37,7 @@ from slidewright.sources.wrappers.orient import TRANSPOSED, OrientedReader
 from slidewright.system.remote_file import AHEAD_BYTES, is_url
 from slidewright.tiff.page import Page
 from slidewright.tiff.series import Image
+from slidewright.tiff.shown import change_of
 from slidewright.tiff.slide import TiffSlide, damage_named, vendor_of
 
 __all__ = ["TiffSource", "opened", "vendor_of"]
@@ -173,12 +175,18 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         worker_bytes=AHEAD_BYTES + LIBRARY_BYTES if is_url(slide.path) else 0,
         icc_profile=base.icc_profile if given_as(page) != "rgb" or page.photometric == "ycbcr" else None,  # of inks
         description=slide.description_of(base),
-        metadata=replace(slide.metadata(base, series), reduction=across),
+        metadata=_as_given(page, replace(slide.metadata(base, series), reduction=across)),
         left_out=left_out,
         associated=slide.associated,
         stored=stored,
         not_stored=not_stored,
     )
+
+
+def _as_given(page: Page, said: Metadata) -> Metadata:
+    """What is said of the pixels as they are given, which may use more bits than those that are stored."""
+    changed = given_as(page) is not None or change_of(page) is not None or page.premultiplied
+    return replace(said, significant_bits=None) if changed else said
 
 
 def _is_of_levels(slide: TiffSlide, page: Page) -> bool:
