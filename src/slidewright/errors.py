@@ -6,13 +6,25 @@ usage and input, 1 for a run that failed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+
+_USER = re.compile(r"(?<=://)(?<!file://)[^/?#\s'\"]*@")
+_QUERY = re.compile(r"((?<!file)://[^?#\n'\"<>]*)[?#](?=\S)\S*?(?=[)\],;:.]*(?:\s|$)|['\"<>])")
+
+
+def without_keys(text: str) -> str:
+    """A text, the URLs in it without user, password and query, any of which may open what others must not see."""
+    return _QUERY.sub(r"\1", _USER.sub("", text)) if "://" in text else text
 
 
 class SlidewrightError(Exception):
-    """Base of every error that slidewright raises on purpose."""
+    """Base of every error that slidewright raises on purpose; its message is `without_keys`."""
 
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(without_keys(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class OptionError(SlidewrightError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 
@@ -69,6 +70,17 @@ class Region(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.width} x {self.height} pixels at x={self.x}, y={self.y}"
+
+
+def reduction(whole: int, part: int) -> float:
+    """How many pixels of a side one of a level's stands for: a power of two, or another whole number, where the level
+    is as long as that makes it, rounded down or up.
+    """
+    ratio = whole / part
+    for times in (1 << int(math.log2(ratio)), round(ratio)) if ratio > 1 else ():
+        if part in (whole // times, -(-whole // times)):
+            return times
+    return ratio
 
 
 def halvings(first: Size, size: Size) -> int:

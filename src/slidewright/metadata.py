@@ -28,6 +28,10 @@ class Metadata:
 
     objective_power: float | None = None
     """The nominal magnification of the objective, such as 20."""
+    reduction: float = 1.0
+    """How many pixels of the whole slide, along a side, one of the image stands for: above 1 for a level of it, of
+    which the objective does not say the magnification.
+    """
     scanner_vendor: str | None = None
     scanner_model: str | None = None
     scanner_software: str | None = None
@@ -38,6 +42,8 @@ class Metadata:
     """Micrometres from one plane of a stack to the next."""
     time_increment: float | None = None
     """Seconds from one time of a stack to the next."""
+    significant_bits: int | None = None
+    """How many of the bits of a sample its values use, where a source says that they are not all."""
     background: tuple[int, int, int] | None = None
     """The colour, of 0 to 255, that stands for "no tissue"."""
     identifying: tuple[tuple[str, str], ...] = ()

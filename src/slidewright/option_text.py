@@ -5,6 +5,7 @@ Each raises OptionError, whose message begins with the text; who calls puts the 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 
@@ -30,6 +31,12 @@ def parse_bytes(text: str | int) -> int:
     return value
 
 
+class FileColormap(dict[int, str]):
+    """A palette, which knows the file that it was read from, so that nothing is written over that."""
+
+    path: str
+
+
 def read_colormap(text: str) -> dict[int, str]:
     """A palette as a line of text, "0=white,1=red", or the path of a JSON file of it: {"0": "white", "1": "red"}."""
     if "=" not in text:
@@ -43,7 +50,9 @@ def read_colormap(text: str) -> dict[int, str]:
 
 def _colormap_file(path: str) -> dict[int, str]:
     try:
-        return {int(index): color for index, color in read_json(path).items()}
+        found = FileColormap((int(index), color) for index, color in read_json(path).items())
+        found.path = os.path.abspath(path)
+        return found
     except OSError as error:
         raise OptionError(
             f"{path!r} can't be read ({error.strerror}); give a list such as 0=white,1=red, or a JSON file of it"

@@ -88,7 +88,9 @@ class Report:
     are and filled in the levels above.
     """
     kept_tiles: int = 0
-    """Tiles of level 0 that are the source's own, byte for byte: all of them, or none."""
+    """Tiles of level 0 that are the source's own, byte for byte: all of them, but for those at the edge that it stores
+    smaller than a tile, or none.
+    """
     reused_levels: int = 0
     """Levels, from level 1 on, that are the source's own, byte for byte."""
     keeping: str = ""

@@ -20,7 +20,7 @@ from slidewright.cli.main import main
 from slidewright.conversions.conversion import Conversion, decide
 from slidewright.conversions.manifest import parse_cell
 from slidewright.conversions.opening import make_launcher
-from slidewright.errors import CorruptTileError, OptionError
+from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.options import make_options
 from slidewright.sources.open import open_source
 from slidewright.system import early
@@ -386,6 +386,28 @@ def test_what_is_hidden_in_a_folder_is_no_slide(tmp_path, slides, recursive):
     (slides / ".trash.zarr").mkdir()
     report = slidewright.batch(slides, tmp_path / "out", recursive=recursive, **OPTIONS)
     assert statuses(report) == ["done"] * 3
+
+
+@pytest.mark.timeout(60)
+def test_folders_behind_links_are_not_searched_and_named(tmp_path, slides, capsys):
+    (slides / "deep").mkdir()
+    (slides / "deep" / "back").symlink_to(slides)
+    (tmp_path / "other").mkdir()
+    os.rename(slides / "slide0.tif", tmp_path / "other" / "slide0.tif")
+    (slides / "linked").symlink_to(tmp_path / "other")
+    (slides / "slide3.tif").symlink_to(slides / "slide2.tif")  # a slide is no folder
+    report = slidewright.batch(slides, tmp_path / "out", recursive=True, **OPTIONS)
+    assert [os.path.basename(item.source) for item in report.items] == ["slide1.tif", "slide2.tif", "slide3.tif"]
+    (warning,) = report.warnings
+    assert f"{str(slides / 'linked')!r}, {str(slides / 'deep' / 'back')!r} are links to folders" in warning
+    assert slidewright.batch(slides, tmp_path / "out", **OPTIONS).warnings == ()
+    only = tmp_path / "only"
+    only.mkdir()
+    (only / "linked").symlink_to(tmp_path / "other")
+    with pytest.raises(SourceError, match=r"no slide .*; .*only/linked. is a link to a folder and was"):
+        slidewright.batch(only, tmp_path / "out", recursive=True)
+    assert main(["batch", str(slides), "--out", str(tmp_path / "out"), "--recursive", "--workers", "0"]) == 0
+    assert warning in capsys.readouterr().err
 
 
 def test_parts_of_an_unfinished_image_are_no_slides(tmp_path, slides):

@@ -8,7 +8,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
+import openslide
 import pytest
 import tifffile
 from kept_sources import ASKED, SOURCES, TIFF_ONLY, TILE, aperio_jpeg2000, level_0, ome, philips, picture, segments
@@ -369,3 +371,34 @@ def test_channels_of_their_own_are_kept_where_the_format_has_them_so(tmp_path):
     report = slidewright.convert(tmp_path / "in.ome.tif", tmp_path / "out.tif", n_workers=0)
     assert report.kept_tiles  # so many channels have tiles of their own in a TIFF too
     np.testing.assert_array_equal(level_0(tmp_path / "out.tif"), level_0(tmp_path / "in.ome.tif"))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("compression", "option"),
+    [("jpeg", ""), ("jpeg", "scaled_decoding"), ("jpeg", "reuse_levels"), ("deflate", ""), ("deflate", "reuse_levels")],
+)
+def test_tiles_at_the_edge_that_are_stored_smaller_are_made_whole(tmp_path, compression, option):
+    if option == "scaled_decoding":
+        pytest.importorskip("simplejpeg")
+    pixels = np.random.default_rng(8).integers(90, 160, (20, 26, 3), np.uint8).repeat(8, 0).repeat(8, 1)[:150, :200]
+
+    def tiles(level):
+        for y, x in np.ndindex(*(-(-side // 64) for side in level.shape[:2])):
+            tile = np.ascontiguousarray(level[64 * y :, 64 * x :][:64, :64])
+            yield imagecodecs.jpeg8_encode(tile, level=95) if compression == "jpeg" else zlib.compress(tile.tobytes())
+
+    with tifffile.TiffWriter(tmp_path / "in.tif") as tiff:
+        for level in (pixels, pixels[::2, ::2]):
+            kind = {"photometric": "ycbcr", "subsampling": (2, 2)} if compression == "jpeg" else {"photometric": "rgb"}
+            said = {"dtype": np.uint8, "tile": (64, 64), "compression": compression, "metadata": None, **kind}
+            tiff.write(tiles(level), shape=level.shape, subfiletype=int(level is not pixels), **said)
+    given = {option: True} if option else {}
+    report = slidewright.convert(tmp_path / "in.tif", tmp_path / "out.tif", keep_tiles="always", n_workers=0, **given)
+    assert (report.kept_tiles, report.reused_levels) == (12, int(option == "reuse_levels"))
+    verify_file(tmp_path / "out.tif", against=tmp_path / "in.tif")
+    wanted = tifffile.imread(tmp_path / "in.tif").astype(int)
+    with openslide.OpenSlide(tmp_path / "out.tif") as slide:
+        found = np.asarray(slide.read_region((0, 0), 0, (200, 150)))[:, :, :3]
+    np.testing.assert_array_equal(found[:128, :192], wanted[:128, :192])
+    assert np.abs(found - wanted).mean() < (2 if compression == "jpeg" else 0.01)

@@ -656,10 +656,36 @@ def test_planted_link_is_not_followed(tmp_path):
     assert victim.read_bytes() == b"precious"
 
 
+@pytest.mark.parametrize("kind", ["tiff", "ome-tiff", "ome-zarr"])
 @pytest.mark.parametrize("name", ["zarr.json", ".zattrs"])
-def test_metadata_of_zarr_are_not_replaced_by_a_store(tmp_path: Path, slide: Path, name: str) -> None:
+def test_metadata_of_zarr_are_not_replaced(tmp_path: Path, slide: Path, name: str, kind: str) -> None:
     metadata = tmp_path / name
     metadata.write_text("{}")
     with pytest.raises(DestinationError, match="is a name that zarr keeps metadata under"):
-        slidewright.convert(slide, metadata, format="ome-zarr", overwrite=True, n_workers=0, tile_size=64)
+        slidewright.convert(slide, metadata, format=kind, overwrite=True, n_workers=0, tile_size=64)
     assert metadata.read_text() == "{}"
+
+
+def test_group_of_an_array_that_is_given_as_an_object_is_kept(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    array = group.create_array("0", shape=(64, 64), dtype="u1", chunks=(64, 64))
+    before = (tmp_path / "a.zarr" / "zarr.json").read_bytes()
+    with pytest.raises(DestinationError, match="is a name that zarr keeps metadata under"):
+        slidewright.convert(array, tmp_path / "a.zarr" / "zarr.json", format="tiff", overwrite=True, **OPTIONS)
+    assert (tmp_path / "a.zarr" / "zarr.json").read_bytes() == before
+
+
+def test_file_of_a_colormap_is_not_replaced(tmp_path: Path, slide: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    colours = tmp_path / "colours.tif"
+    colours.write_text('{"0": "black", "255": "white"}')
+    asked = ["--workers", "0", "--kind", "labels", "--colormap", str(colours), "--overwrite"]
+    (tmp_path / "m.csv").write_text(f"source,destination,colormap\n{slide},colours.tif,colours.tif\n")
+    for line in (
+        ["convert", str(slide), str(colours), *asked],
+        ["convert", str(slide), str(tmp_path / "o.tif"), "--report", str(colours), *asked],
+        ["batch", str(tmp_path / "m.csv"), "--overwrite", "--workers", "0"],
+    ):
+        assert main(line) != 0
+        assert ("the colormap" if line[0] == "convert" else "the same file") in capsys.readouterr().err
+        assert colours.read_text().startswith("{")
+    assert main(["convert", str(slide), str(tmp_path / "o.tif"), *asked]) == 0

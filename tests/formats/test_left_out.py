@@ -94,3 +94,30 @@ def test_labels_and_masks_are_verified_as_such_against_an_array(tmp_path, kind, 
     options = {"kind": kind, "tile_size": 32, "compression": "deflate", "n_workers": 0}
     slidewright.convert(pixels, tmp_path / name, **options)
     assert all(level.exact for level in slidewright.verify_file(tmp_path / name, against=pixels).levels)
+
+
+@pytest.mark.timeout(60)
+def test_images_that_nobody_chose_from_are_told_with_their_series(tmp_path):
+    small = {"label": PIXELS[:40, :50], "macro image": PIXELS[:30, :60]}
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
+        for name, pixels in {"label": small["label"], "first": PIXELS, "second": PIXELS, **small}.items():
+            tiff.write(pixels, photometric="rgb", tile=(64, 64), subifds=1, metadata={"Name": name, "axes": "YXS"})
+            tiff.write(pixels[::2, ::2], photometric="rgb", tile=(64, 64), subfiletype=1)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for number, pixels in enumerate((PIXELS, PIXELS[::2, ::2], PIXELS[:90], PIXELS[:, :90], small["label"])):
+            said = {"description": "label" if number == 4 else "", "subfiletype": int(number == 1)}
+            tiff.write(pixels, photometric="rgb", tile=(64, 64), metadata=None, **said)
+    store = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    store.attrs["bioformats2raw.layout"] = 3
+    for number in ("0", "1", "2"):
+        member = store.create_group(number)
+        member.create_array("0", shape=(64, 64), dtype="u1", chunks=(64, 64))[...] = 1
+        axes = [{"name": axis, "type": "space"} for axis in "yx"]
+        member.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [{"path": "0"}]}]
+    listed = {"a.ome.tif": "1 more image (series 2:", "a.tif": "2 more images (series 1, 2:", "a.zarr": "2 more images"}
+    for name, words in listed.items():
+        (warning,) = slidewright.convert(tmp_path / name, tmp_path / "out.tif", overwrite=True, n_workers=0).warnings
+        assert words in warning
+        assert words in str(slidewright.info(tmp_path / name).left_out)
+        chosen = {"series": 1, "overwrite": True, "n_workers": 0}
+        assert slidewright.convert(tmp_path / name, tmp_path / "out.tif", **chosen).warnings == ()

@@ -18,6 +18,7 @@ from slidewright.formats.ome_tiff import OmeTiff
 from slidewright.geometry import Size
 from slidewright.options import ConvertOptions
 from slidewright.pyramid.plan import make_plan
+from slidewright.tiff.vendor_metadata import ome
 
 TILE = 64
 RGB = np.random.default_rng(1).integers(0, 256, (300, 433, 3), np.uint8)
@@ -252,3 +253,32 @@ def test_characters_that_no_xml_can_hold_do_not_spoil_it(tmp_path):
         (image,) = from_xml(tiff.ome_metadata).images
     assert image.description == "a\ufffdb\ufffd\ufffd\tc"
     assert [channel.name for channel in image.pixels.channels] == ["\ufffd", "é", "<&>"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("options", "bits"),
+    [
+        ({}, 12),
+        ({"compression": "zstd"}, 12),
+        ({"level": 1}, 12),
+        ({"compression": "jpeg2000-lossy"}, 16),  # whose values may be a little larger
+        ({"keep_metadata": "none"}, 16),
+    ],
+)
+def test_bits_that_the_values_use_are_those_of_the_source(tmp_path, options, bits):
+    pixels = np.random.default_rng(4).integers(0, 4096, (3, 200, 150), np.uint16)
+    with tifffile.TiffWriter(tmp_path / "in.ome.tif", ome=True) as tiff:
+        said = {"tile": (64, 64), "photometric": "minisblack", "compression": "zstd"}
+        tiff.write(pixels, subifds=1, metadata={"axes": "CYX", "SignificantBits": 12}, **said)
+        tiff.write(pixels[:, ::2, ::2], subfiletype=1, **said)
+    slidewright.convert(tmp_path / "in.ome.tif", tmp_path / "a.ome.tif", n_workers=0, tile_size=64, **options)
+    found = from_xml(xml_of(tmp_path / "a.ome.tif")).images[0].pixels
+    assert (found.significant_bits, found.type.value) == (bits, "uint16")
+
+
+@pytest.mark.parametrize("said", ["16", "17", "0", "-1", "x", ""])
+def test_bits_that_make_no_sense_or_are_all_are_not_kept(said):
+    xml = f'<OME><Image><Pixels Type="uint16" SignificantBits="{said}"/></Image></OME>'
+    assert ome(xml, 0).significant_bits is None
+    assert ome(xml.replace(f'="{said}"', '="10"'), 0).significant_bits == 10

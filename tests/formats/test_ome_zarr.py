@@ -571,3 +571,15 @@ def test_levels_are_written_as_they_come(tmp_path, monkeypatch, shape, along):
         assert all((wave is None) == (key[0] > plan.passes[0].top) for wave, key in zip(waves, asked, strict=True))
     else:
         assert asked == sorted(asked)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("version", "name"), [("0.5", "zarr.json"), ("0.4", ".zattrs")])
+def test_colours_of_many_labels_are_all_there_in_a_compact_file(tmp_path: Path, version: str, name: str) -> None:
+    colors = {index: (index % 251, index % 253, index % 255) for index in range(65_536)}
+    given = {"kind": "labels", "colormap": colors, "ngff": version}
+    slidewright.convert(labels(150, 203, "uint16"), tmp_path / "a.ome.zarr", **SMALL, **given)
+    assert (tmp_path / "a.ome.zarr" / name).stat().st_size < 4_000_000  # it was 10 MB, mostly blanks
+    attributes = dict(zarr.open_group(tmp_path / "a.ome.zarr", mode="r").attrs)
+    found = attributes.get("ome", attributes)["image-label"]["colors"]
+    assert {one["label-value"]: tuple(one["rgba"]) for one in found} == {i: (*c, 255) for i, c in colors.items()}

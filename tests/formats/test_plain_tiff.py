@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 import slidewright
 from slidewright.errors import OptionError
+from slidewright.sources.openslide import OpenSlideSource
 
 TILE = 128
 BESIDE = ("thumbnail", "label", "macro")
@@ -267,3 +268,22 @@ def test_what_may_be_kept_comes_through_a_chain_of_formats(tmp_path, tissue):
         slidewright.convert(tmp_path / before, tmp_path / name, n_workers=0, z_spacing=spacing, **options)
         found = slidewright.open_source(tmp_path / name).info.metadata
         assert replace(found, channels=()) == replace(first, z_spacing=0.123456789, identifying=()), name
+
+
+@pytest.mark.timeout(60)
+def test_magnification_of_a_level_is_its_own_and_the_objective_that_of_the_slide(tmp_path, scanned):
+    names = {"a.svs": "20", "b.ome.tif": "40", "b.ome.zarr": "40"}
+    converted(tmp_path / "whole.svs", scanned, flavour="aperio")
+    converted(tmp_path / "whole.ome.zarr", scanned, compression="zstd")
+    for source in ("whole.svs", "whole.ome.zarr"):
+        for name, power in names.items():
+            options = {"level": 1, "overwrite": True, **({"flavour": "aperio"} if name == "a.svs" else {})}
+            slidewright.convert(tmp_path / source, tmp_path / name, tile_size=TILE, n_workers=0, **options)
+            found = slidewright.info(tmp_path / name)
+            assert (f"{found.metadata.objective_power:g}", found.mpp) == (power, (0.5, 0.5))
+    path = tmp_path / "whole.svs"
+    level = OpenSlideSource.at(str(path), level=2).info
+    assert (level.size, level.metadata.reduction) == ((175, 225), 4)
+    given = {"level": 1, "objective_power": 10, "flavour": "aperio", "overwrite": True, "n_workers": 0}
+    slidewright.convert(path, tmp_path / "a.svs", tile_size=TILE, **given)
+    assert slidewright.info(tmp_path / "a.svs").metadata.objective_power == 10

@@ -190,7 +190,7 @@ def test_what_it_says_of_itself(tmp_path):
     assert fields["DeviceSerialNumber"] == "S1"
     assert not {"Manufacturer", "PhotometricInterpretation", "Modality"} & set(fields)
     half = slidewright.open_source(folder, level=1)
-    assert (half.info.size, half.info.mpp) == ((150, 205), (0.5, 1.0))
+    assert (half.info.size, half.info.mpp, half.info.metadata.reduction) == ((150, 205), (0.5, 1.0), 2)
     np.testing.assert_array_equal(pixels(half), by_wsidicom(folder, 1))
     with pytest.raises(OptionError, match="no level 2; it has 2"):
         slidewright.open_source(folder, level=2)

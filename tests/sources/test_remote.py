@@ -21,7 +21,7 @@ from written import image
 
 import slidewright
 from slidewright.cli.main import main
-from slidewright.errors import ShardError, SourceError
+from slidewright.errors import ShardError, SourceError, without_keys
 from slidewright.geometry import Region
 from slidewright.shards.fingerprint import fingerprint
 from slidewright.system.remote_file import AHEAD_BYTES, RemoteFile, is_url
@@ -299,6 +299,63 @@ def test_the_page_about_a_run_has_no_key_to_its_source(served: tuple[Path, str],
     page = (tmp_path / "o.html").read_text(encoding="utf-8")
     assert f"{url}/s.tif" in page
     assert not [word for word in ("user:", "pass-word", "Signature", "5ecret") if word in page]
+
+
+@pytest.mark.timeout(60)
+def test_neither_messages_nor_reports_of_batches_have_a_key_to_a_source(
+    served: tuple[Path, str], tmp_path: Path, capsys: Any
+) -> None:
+    folder, url = served
+    slide(folder / "s.tif")
+    data = (folder / "s.tif").read_bytes()
+    (folder / "cut.tif").write_bytes(data[: len(data) // 2])
+    signed = url.replace("://", "://user:pass-word@") + "/{}?X-Amz-Signature=5ecret"
+    names = [signed.format(name) for name in ("s.tif", "cut.tif", "none.tif")]
+    (tmp_path / "m.csv").write_text("source,destination\n" + "".join(f"{n},{i}.tif\n" for i, n in enumerate(names)))
+    assert main(["batch", str(tmp_path / "m.csv"), "--workers", "0"]) == 1
+    assert main(["batch", str(tmp_path / "m.csv"), "--workers", "0", "--json"]) == 1
+    assert main(["verify", str(folder / "s.tif"), "--against", names[1]]) != 0
+    assert main(["convert", names[2], str(tmp_path / "o.tif")]) == 2
+    with pytest.raises(SourceError, match=r"/none\.tif can't be opened") as error:
+        slidewright.open_source(names[2])
+    said = "".join((*capsys.readouterr(), str(error.value), (tmp_path / "m.report.jsonl").read_text()))
+    assert said.count("/cut.tif") > 5
+    assert not {word for word in ("user", "pass-word", "Signature", "5ecret") if word in said}
+    assert '"status": "done"' in said
+    assert '"status": "skipped"' in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files")
+@pytest.mark.timeout(60)
+def test_job_with_a_key_to_its_source_is_for_its_owner_alone(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, url = served
+    slide(folder / "s.tif")
+    given = {"index": 0, "count": 2, "n_workers": 0, "tile_size": 128}
+    for number, key in enumerate(("?X-Amz-Signature=5ecret", "")):
+        slidewright.shard(f"{url}/s.tif{key}", tmp_path / str(number), **given)
+        mode = (tmp_path / str(number) / "job.json").stat().st_mode & 0o777
+        assert mode == (0o600 if key else 0o666 & ~files_mask())
+        assert ("5ecret" in (tmp_path / str(number) / "job.json").read_text()) == bool(key)
+
+
+def files_mask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("https://u:p@h/a b.tif?s=1%3D: it has 2, see https://u@h?y.", "https://h/a b.tif: it has 2, see https://h."),
+        ("URL('https://h/a?s=1') and (s3://b/k.zarr/0?v=3).", "URL('https://h/a') and (s3://b/k.zarr/0)."),
+        ("https://h/a is not https://u:p@h/b", "https://h/a is not https://h/b"),
+        ("https://h/a.tif can't be opened; is it there? no", "https://h/a.tif can't be opened; is it there? no"),
+        ("file:///data/a#1.tif and /data/a?b@c#d", "file:///data/a#1.tif and /data/a?b@c#d"),
+    ],
+)
+def test_keys_of_urls_in_a_text(said: str, shown: str) -> None:
+    assert without_keys(said) == shown == str(SourceError(said))
 
 
 def test_a_changed_chunk_of_a_store_behind_a_url_is_noticed(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from slidewright.errors import VerifyError
 from slidewright.geometry import Size
 from slidewright.inspection.info import info as describe
 from slidewright.sources.open import open_source
+from slidewright.tiff import series
 from slidewright.tiff.slide import TiffSlide
 
 APERIO = "Aperio Image Library v12.0.15\r\n200x150 [0,0 200x150] (64x64) JPEG/RGB Q=70|AppMag = 20|MPP = 0.499"
@@ -122,3 +123,33 @@ def test_grey_jpegs_of_separate_planes_are_channels_though_photometric_is_ycbcr(
     written = tifffile.imread(tmp_path / "out.tif", key=0)
     assert written.shape == (64, 96, 3)
     assert np.abs(written.astype(int) - np.moveaxis(planes, 0, 2)).max() <= 4
+
+
+def _many_pages(path: Path, count: int) -> Path:
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(np.zeros((96, 80, 3), np.uint8), photometric="rgb", tile=(64, 64), metadata=None)
+        for number in range(count):
+            tiff.write(np.zeros((16, 16 + number % 3), np.uint8), metadata=None, subfiletype=number % 2)
+    return path
+
+
+@pytest.mark.timeout(60)
+def test_each_page_of_many_is_parsed_once_each_time_that_a_file_is_opened(tmp_path: Path, monkeypatch: Any) -> None:
+    path = _many_pages(tmp_path / "a.tif", 300)
+    parsed = []
+    parse = tifffile.TiffPage.__init__
+    monkeypatch.setattr(tifffile.TiffPage, "__init__", lambda *given, **more: parsed.append(1) or parse(*given, **more))
+    assert len(describe(path).associated) == 300
+    assert len(parsed) < 2 * 301 + 10
+
+
+@pytest.mark.timeout(60)
+def test_many_pages_are_grouped_as_tifffile_groups_few(tmp_path: Path, monkeypatch: Any) -> None:
+    path, found = _many_pages(tmp_path / "a.tif", 20), []
+    for many in (1000, 1):
+        monkeypatch.setattr(series, "_MANY", many)
+        with TiffSlide(path) as slide:
+            groups = [(one.shape, one.axes, [page.offset for page in one.pages]) for one in slide._tiff.series]
+        found.append((groups, describe(path), [open_source(path, series=n, z="all").info for n in range(4)]))
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 4

@@ -89,6 +89,8 @@ def batch(
         say_json(asdict(report))
     if talks:
         say(summary(report))
+    for text in () if quiet else report.warnings:
+        warn(text)
     for item in report.items:
         for text in () if quiet else item.warnings:
             warn(f"{item.source}: {text}")

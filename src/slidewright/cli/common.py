@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from slidewright.errors import OutputError
+from slidewright.errors import OutputError, without_keys
 from slidewright.geometry import Size
 
 _CONTROLS = {number: repr(chr(number))[1:-1] for number in (*range(32), *range(127, 160))}
@@ -136,7 +136,7 @@ def complain(text: str) -> None:
 
 def _complain(text: str) -> None:
     try:
-        sys.stderr.write(_fitting(_harmless(text), sys.stderr) + "\n")
+        sys.stderr.write(_fitting(_harmless(without_keys(text)), sys.stderr) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
         pass

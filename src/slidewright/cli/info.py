@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from slidewright.inspection.info import FileInfo
 
 _DESCRIPTION_CHARACTERS = 200
+_MAX_NAMED = 20
 
 
 @click.command(short_help="Show what a slide is: size, levels, tiles, compression, mpp.")
@@ -35,13 +36,16 @@ def as_text(found: FileInfo) -> str:
     """The description for people."""
     mpp = "unknown" if found.mpp is None else " x ".join(f"{value:.6g}" for value in found.mpp) + " um a pixel"
     stack = f", {found.stack}" if found.stack.frames > 1 else ""
+    beside = [f"{a.name} ({a.size})" if a.size else a.name for a in found.associated]
+    more = [f"{len(beside) - _MAX_NAMED:,} more"] if len(beside) > _MAX_NAMED else []
     facts = {
         "format": f"{found.format}, {human_bytes(found.bytes)}",
         "size": f"{found.size} pixels, {found.samples} x {found.dtype}{stack}",
         "resolution": mpp,
-        "associated": ", ".join(f"{a.name} ({a.size})" if a.size else a.name for a in found.associated) or "none",
+        "associated": ", ".join([*beside[:_MAX_NAMED], *more]) or "none",
         "ICC profile": human_bytes(found.icc_bytes) if found.icc_bytes else "none",
         "tiles": found.keeping,
+        "not passed on": _shortened("; ".join(found.left_out)),
         "software": found.software,
         **{name.replace("_", " "): _shortened(value) for name, value in found.metadata.known.items()},
         "identifying": _shortened("; ".join(f"{name}: {value}" for name, value in found.metadata.identifying)),
@@ -87,6 +91,7 @@ def as_dict(found: FileInfo) -> dict[str, object]:
         "icc_bytes": found.icc_bytes,
         "software": found.software,
         "keeping": found.keeping,
+        "left_out": list(found.left_out),
         "description": found.description,
         "metadata": found.metadata.known,
         "identifying": dict(found.metadata.identifying),

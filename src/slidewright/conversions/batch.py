@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any, Unpack
 
 from slidewright.conversions.batch_slide import FRESH_EVERY, BatchItem, Line, Outcome, convert_slide, due, failed
-from slidewright.conversions.manifest import Entry, check_apart, check_places, read_entries
+from slidewright.conversions.manifest import Entry, check_apart, check_places, read_entries, told_of_links
 from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.errors import DestinationError, OptionError, OutputError
@@ -40,6 +40,8 @@ class BatchReport:
     report: str
     """The file of JSON lines."""
     seconds: float
+    warnings: tuple[str, ...] = ()
+    """About the batch as a whole; those about a slide are its item's."""
 
     @property
     def failed(self) -> tuple[BatchItem, ...]:
@@ -72,7 +74,8 @@ def batch(
     out, suffix
         Where the files go, and what their names end with, where no manifest says it. The folder is made if need be.
     recursive
-        Whether slides in the folders below a folder are converted too, into such folders below `out`.
+        Whether slides in the folders below a folder are converted too, into such folders below `out`. Folders behind
+        links are not searched, and named in a warning.
     task
         (index, count): do only the slides index, index + count, ... as a task of an array job.
     report
@@ -103,7 +106,9 @@ def batch(
     started = monotonic()
     _, running = split_options(options, "batch")
     paths = [os.fspath(path) for path in ([slides] if isinstance(slides, (str, os.PathLike)) else slides)]
-    entries = read_entries(paths, out, options, suffix, recursive=recursive)
+    links: list[str] = []
+    entries = read_entries(paths, out, options, suffix, recursive=recursive, links=links)
+    warnings = told_of_links(links)
     path = os.fspath(report) if report is not None else _default_report(paths[0], out)
     reports = _siblings(path)
     check_apart(entries, paths if out is None else (), reports)
@@ -123,7 +128,7 @@ def batch(
     tell = tell or _ignore
     if dry_run:
         planned = tuple(_preview_one(entry, done, tell) for entry in entries)
-        return BatchReport(planned, path, monotonic() - started)
+        return BatchReport(planned, path, monotonic() - started, warnings)
     if out is not None:
         _make_folders(entries)
     items: dict[int, BatchItem] = {}
@@ -133,7 +138,8 @@ def batch(
             if outcome.line is not None:
                 write(outcome.line)
             tell(outcome.item)
-    return BatchReport(tuple(items[number] for number in range(len(entries))), path, monotonic() - started)
+    made = tuple(items[number] for number in range(len(entries)))
+    return BatchReport(made, path, monotonic() - started, warnings)
 
 
 def _converted(

@@ -19,6 +19,7 @@ from slidewright.conversions.convert import convert_opened
 from slidewright.conversions.destination import sweep_beside
 from slidewright.conversions.opening import open_selected
 from slidewright.conversions.workload import work_seconds
+from slidewright.errors import without_keys
 from slidewright.shards import fingerprint as identity
 from slidewright.sources.on_disk import file_identity
 from slidewright.system.remote_file import absolute
@@ -53,6 +54,7 @@ class BatchItem:
     """What became of one slide."""
 
     source: str
+    """Without the keys of a URL."""
     destination: str
     status: str
     """"done", "skipped" (it was done before and nothing has changed), "failed", or of a dry run "planned"."""
@@ -64,6 +66,11 @@ class BatchItem:
     """The class and the message of what went wrong."""
     warnings: tuple[str, ...] = ()
     """Those of the conversion, such as which tiles of the source do not decode."""
+
+    def __post_init__(self) -> None:
+        for name in ("source", "error"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, value and without_keys(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +187,7 @@ def _identity(entry: Entry, opened: Source, path: str | None) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(
         json.dumps(
             {
-                "path": None if path is None else absolute(path),
+                "path": None if path is None else _place(path),
                 "source": identity.fingerprint(opened, path),
                 "selection": entry.selection.given,
                 "options": identity.made_options(entry.options),
@@ -190,6 +197,15 @@ def _identity(entry: Entry, opened: Source, path: str | None) -> dict[str, Any]:
         )
     )
     return found
+
+
+def _place(path: str) -> str:
+    """A path from the root on; in place of a URL's query what tells it from one with another."""
+    import hashlib
+
+    place, shown = absolute(path), without_keys(absolute(path))
+    query = place.rpartition("@")[2].encode(errors="surrogateescape")  # no hash of a password, which could be guessed
+    return place if shown == place else f"{shown} {hashlib.sha256(query).hexdigest()[:16]}"
 
 
 def _label(options: ConvertOptions) -> dict[str, Any]:

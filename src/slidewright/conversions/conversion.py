@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from slidewright.conversions.description import describe_image
 from slidewright.conversions.destination import Destination
+from slidewright.conversions.opening import option_files
 from slidewright.conversions.settled import settled
-from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, SourceError
+from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, SourceError, without_keys
 from slidewright.options import ConvertOptions, can_be_mpp
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.sources.on_disk import file_identity
@@ -402,7 +403,7 @@ class Conversion:
             retries=outcome.retries,
             peak_memory=outcome.peak_memory,
             stages=dict(outcome.seconds),
-            warnings=(*self._warnings, *outcome.warnings, *said),
+            warnings=tuple(map(without_keys, (*self._warnings, *outcome.warnings, *said))),
             corrupt_tiles=len(corrupt),
             kept_tiles=plan.planes * plan.levels[0].n_tiles if kept is not None else 0,
             reused_levels=plan.reused,
@@ -429,9 +430,9 @@ def make_destination(
         compare=compare,
     )
     form.accept_place(destination.place)
-    label = options.label
-    if label is not None and (same_file(destination.place, label) or lies_in(label, destination.place)):
-        raise DestinationError(f"the destination {os.fspath(dest)!r} has the label image; choose another name")
+    for what, path in option_files(options).items():
+        if same_file(destination.place, path) or lies_in(path, destination.place):
+            raise DestinationError(f"the destination {os.fspath(dest)!r} has the {what}; choose another name")
     return destination
 
 

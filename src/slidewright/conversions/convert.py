@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
-from slidewright.conversions.opening import open_selected
+from slidewright.conversions.opening import open_selected, option_files
 from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.conversions.workload import Workforce
 from slidewright.errors import DestinationError, OptionError
@@ -149,7 +149,7 @@ def prepare_report(
         )
     if not os.access(page.parent, os.W_OK | os.X_OK):
         raise DestinationError(f"the folder {str(page.parent)!r} of the report is not writable; choose another")
-    for what, other in (("destination", dest), ("source", source), ("label image", options.label)):
+    for what, other in {"destination": dest, "source": source, **option_files(options)}.items():
         if isinstance(other, (str, os.PathLike)) and (same_file(page, other) or lies_in(page, other)):
             raise DestinationError(f"the report {str(page)!r} is the {what}, or lies in it; choose another name")
     if page.is_dir() or (os.path.lexists(page) and not options.overwrite):

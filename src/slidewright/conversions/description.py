@@ -40,6 +40,7 @@ def describe_image(
     info, pixels = source.info, encoding.pixels
     kept = () if keeping is None or keeping.kept is None else (keeping.kept, *keeping.reused)
     wanted = options.associated or ()
+    metadata = _metadata(info, options, pixels.channels if pixels.interleaved else pixels.frame_planes)
     return ImageDescription(
         plan,
         encoding,
@@ -48,10 +49,16 @@ def describe_image(
         _profile(info, pixels.kind),
         f"slidewright {__version__}{kept_mark(len(kept))}",
         kept,
-        _metadata(info, options, pixels.channels if pixels.interleaved else pixels.frame_planes),
+        _of_values(metadata, info, encoding, exact=bool(kept) or not encoding.codec.lossy),
         _associated(source, options, wanted),
         "thumbnail" in wanted or options.flavour == "aperio",
     )
+
+
+def _of_values(said: Metadata, info: SourceInfo, encoding: Encoding, *, exact: bool) -> Metadata:
+    """The same, without the bits that values use where they are not those of the source."""
+    exact = exact and (encoding.dtype, encoding.pixels.channels) == (info.dtype, info.samples)
+    return said if exact else replace(said, significant_bits=None)
 
 
 def _profile(info: SourceInfo, kind: str) -> bytes | None:
@@ -86,6 +93,8 @@ def _metadata(info: SourceInfo, options: ConvertOptions, planes: int) -> Metadat
         "time_increment": options.time_increment,
     }
     numbers: dict[str, Any] = {name: float(value) for name, value in given.items() if value is not None}
+    if options.objective_power is not None:
+        numbers["reduction"] = 1.0  # it is that of the image
     return replace(kept, **numbers)
 
 

@@ -31,6 +31,8 @@ from slidewright.system.files import (
 )
 from slidewright.system.remote_file import is_url
 
+_ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+"""Without which a store is lost; a source that is an array of one does not know of the groups that it lies in."""
 _last_named: list[os.stat_result] = []
 
 
@@ -84,6 +86,8 @@ class Destination:
         self._replaced = self._refuse_what_is_no_file()
         for source in sources:
             self._refuse_source(source)
+        if self.path.name in _ZARR_METADATA:
+            raise DestinationError(f"{self._given!r} is a name that zarr keeps metadata under; choose another")
         if os.path.lexists(path) and not overwrite and not (compare and recognises(str(self.path))):
             raise self._exists()
         if not os.access(folder, os.W_OK):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slidewright.conversions.opening import option_files
 from slidewright.errors import DestinationError, OptionError, SourceError, did_you_mean
 from slidewright.formats.registry import settle_format
 from slidewright.options import OPTIONS, SELECTION, ConvertOptions, split_options
@@ -48,8 +49,10 @@ def read_entries(
     suffix: str = ".tif",
     *,
     recursive: bool = False,
+    links: list[str] | None = None,
 ) -> list[Entry]:
-    """The entries of a CSV file, or of slides, folders and patterns whose results go to the folder `out`.
+    """The entries of a CSV file, or of slides, folders and patterns whose results go to the folder `out`; folders
+    behind links, which are not searched, are added to `links`.
 
     Raises
     ------
@@ -71,7 +74,8 @@ def read_entries(
             raise OptionError(f"the manifest {path!r} must be given alone, since it names its destinations itself")
     if not paths:
         raise OptionError("there is nothing to convert; give slides, a folder, a pattern or a CSV file")
-    found = dict(pair for path in paths for pair in _slides(path, out, recursive))
+    links = [] if links is None else links
+    found = dict(pair for path in paths for pair in _slides(path, out, recursive, links))
     if out is None:
         raise OptionError(f"the results of {paths[0]!r} need a folder: give --out, such as --out pyramids")
     selection, checked = split_options(options, "batch")
@@ -132,8 +136,8 @@ def check_apart(entries: Sequence[Entry], manifests: Sequence[str], reports: Seq
         Naming both.
     """
     outputs = [entry.destination for entry in entries]
-    labels = [os.fspath(entry.options.label) for entry in entries if entry.options.label is not None]
-    inputs = [*dict.fromkeys([*(entry.source for entry in entries), *labels]), *manifests]
+    read = [path for entry in entries for path in option_files(entry.options).values()]
+    inputs = [*dict.fromkeys([*(entry.source for entry in entries), *read]), *manifests]
     paths = [*outputs, *reports, *inputs]
     for one, other in shared_places(paths):
         if other < len(outputs):
@@ -147,12 +151,21 @@ def check_apart(entries: Sequence[Entry], manifests: Sequence[str], reports: Seq
         raise OptionError(f"{path!r} lies in {folder!r}, which would be replaced; choose another destination")
 
 
-def _slides(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> list[tuple[str, str]]:
+def told_of_links(links: Sequence[str]) -> tuple[str, ...]:
+    """A warning about folders behind links, which may lead anywhere, or back."""
+    what = "is a link to a folder and was" if len(links) == 1 else "are links to folders and were"
+    return (f"{_listed(links)} {what} not searched for slides; give such a folder itself",) if links else ()
+
+
+def _slides(
+    path: str, out: str | os.PathLike[str] | None, recursive: bool, links: list[str]
+) -> list[tuple[str, str]]:
     """The slides that a path means, each with its path below the folder of the results."""
     if os.path.isdir(path) and not path.lower().rstrip("/").endswith(".zarr") and not _holds_dicom(path):
-        found = list(_in_folder(path, out, recursive))
+        found = list(_in_folder(path, out, recursive, links))
         if not found:
-            raise SourceError(f"no slide is in the folder {path!r}{_remedy(path, out, recursive)}")
+            message = f"no slide is in the folder {path!r}{_remedy(path, out, recursive)}"
+            raise SourceError("; ".join((message, *told_of_links(links))))
         return found
     if is_url(path) or os.path.lexists(path):
         return [(path, os.path.basename(path.rstrip("/")))]
@@ -164,10 +177,12 @@ def _slides(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> l
     return [(name, os.path.basename(name.rstrip("/"))) for name in names]
 
 
-def _in_folder(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> Iterator[tuple[str, str]]:
+def _in_folder(
+    path: str, out: str | os.PathLike[str] | None, recursive: bool, links: list[str]
+) -> Iterator[tuple[str, str]]:
     """The slides in a folder by their names, a zarr or a folder of DICOM being one, and in those below it, but not in
     that of the results, nor the zarrs of a folder of shards, which are no image yet, nor what is hidden: a Mac leaves
-    a "._slide.svs" beside each slide that it copies.
+    a "._slide.svs" beside each slide that it copies. Folders behind links are not searched, and added to `links`.
     """
     for folder, folders, files in os.walk(path, onerror=_refuse_unreadable):
         if "job.json" in files:
@@ -188,6 +203,7 @@ def _in_folder(path: str, out: str | os.PathLike[str] | None, recursive: bool) -
             and name not in names
             and not (out is not None and same_file(os.path.join(folder, name), out))
         )
+        links += filter(os.path.islink, (os.path.join(folder, name) for name in folders))
 
 
 def _refuse_unreadable(error: OSError) -> None:
@@ -195,7 +211,7 @@ def _refuse_unreadable(error: OSError) -> None:
 
 
 def _remedy(path: str, out: str | os.PathLike[str] | None, recursive: bool) -> str:
-    if not recursive and next(_in_folder(path, out, True), None):
+    if not recursive and next(_in_folder(path, out, True, []), None):
         return ", but in folders below it; give --recursive for them"
     return f"; slides are known there by their names ({', '.join(SUFFIXES)}), others need a pattern such as '*'"
 

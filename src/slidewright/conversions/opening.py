@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from slidewright.option_text import FileColormap
 from slidewright.options import ConvertOptions
 from slidewright.selection import Selection
 
@@ -34,6 +35,13 @@ def open_selected(
         dtype=dtype,
     )
     return opened, os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+
+
+def option_files(options: ConvertOptions) -> dict[str, str]:
+    """The files that options read, by a word for each; nothing may be written over them."""
+    label, colormap = options.label, options.colormap
+    found = {} if label is None else {"label image": os.fspath(label)}
+    return found | ({"colormap": colormap.path} if isinstance(colormap, FileColormap) else {})
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from slidewright.conversions.convert import prepare_report
 from slidewright.conversions.opening import open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.conversions.workload import START_SECONDS, settle_workers
-from slidewright.errors import OptionError
+from slidewright.errors import OptionError, without_keys
 from slidewright.formats.registry import settle_format
 from slidewright.options import ConvertOptions, split_options
 from slidewright.report import LevelReport
@@ -115,7 +115,7 @@ def preview_opened(
     )
     abreast = max(1, min(run.n_workers, usable_cpus()))
     return Preview(
-        source=source_path or source.info.name,
+        source=without_keys(source_path or source.info.name),
         destination=os.fspath(dest),
         format=run.format.name,
         levels=levels,

@@ -106,7 +106,7 @@ def _pyramid(element: Element, image: ImageDescription) -> None:
     planes, stack = encoding.pixels.frame_planes, encoding.pixels.stack
     channels = planes * encoding.samples
     pixels = _pixels(element, 0, plan.levels[0].size, kind, channels, encoding.samples > 1, stack)
-    pixels.set("SignificantBits", str(encoding.bits))
+    pixels.set("SignificantBits", str(said.significant_bits or encoding.bits))
     if image.mpp is not None:
         for axis, value in zip("XY", image.mpp, strict=True):
             pixels.set(f"PhysicalSize{axis}", repr(float(value)))

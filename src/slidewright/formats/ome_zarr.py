@@ -175,8 +175,6 @@ class OmeZarrFormat(Format):
     def accept_place(self, path: str) -> None:
         """See `Format`: metadata of another version of zarr would hide those that are there."""
         group, name = os.path.split(os.path.abspath(path))
-        if any(name in names for names in _METADATA):
-            raise DestinationError(f"{path!r} is a name that zarr keeps metadata under; choose another")
         image = os.path.dirname(group)
         label, numbered = os.path.basename(group) == "labels", name.isdecimal() and group.lower().endswith(".zarr")
         for folder in ([group, image] if label and is_zarr(image) else [group] if numbered else []):

@@ -137,7 +137,7 @@ def aperio_description(image: ImageDescription) -> str:
     size, tile, said = image.plan.levels[0].size, image.plan.tile, image.metadata
     fields = {}
     if said.objective_power is not None:
-        fields["AppMag"] = f"{said.objective_power:g}"
+        fields["AppMag"] = f"{said.objective_power / said.reduction:g}"
     if image.mpp is not None:
         fields["MPP"] = f"{image.mpp[0]:.6g}"
     fields |= {name: value for name, value in own_fields(said).items() if name != "objective_power"}

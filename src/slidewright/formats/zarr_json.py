@@ -11,11 +11,15 @@ from slidewright.system.files import remove, write_whole
 from slidewright.system.json_file import read_json
 
 _LOCK = ".slidewright-labels.lock"
+_LARGE = 1 << 19  # characters; palettes of 256 colours and common ICC profiles are smaller
 
 
 def write_json(path: str, value: dict[str, Any]) -> None:
-    """Write a file, whole and on the disk, under its name."""
-    write_whole(path, json.dumps(value, indent=2).encode(), sync=True)
+    """Write a file, whole and on the disk, under its name; without blanks where they would be most of a large one, as
+    of the colours of many labels.
+    """
+    text = json.dumps(value, separators=(",", ":"))
+    write_whole(path, (text if len(text) > _LARGE else json.dumps(value, indent=2)).encode(), sync=True)
 
 
 def mark_series(group: str, ngff: str) -> None:

@@ -277,7 +277,8 @@ class _Comparison:
         first = plane * page.grid.height * page.grid.width
         for in_plane, part in page.tiles_in(region):
             index = first + in_plane
-            if not number and self._kept and not self._compare_bytes(page, index, in_plane, plane):
+            own = self._compare_bytes(page, index, in_plane, plane) if not number and self._kept else None
+            if own == b"":
                 continue
             tile = decode_checked(self._segments[number], index)
             change = self._changes[number]
@@ -293,19 +294,19 @@ class _Comparison:
             ]
             if np.array_equal(found, wanted):
                 errors = 0.0
-            elif page.lossless or (not number and self._kept):
+            elif page.lossless or own is not None:
                 self._differ(page, index, part, found, wanted)
             else:
                 errors = squared_error(found, wanted)
             with self._lock:
                 self._tallies[number].add(errors, found.size)
 
-    def _compare_bytes(self, page: TiledImage, index: int, in_plane: int, plane: int) -> bool:
-        """Hold a kept tile against the source's own, byte by byte; whether there are pixels to compare as well."""
+    def _compare_bytes(self, page: TiledImage, index: int, in_plane: int, plane: int) -> bytes | None:
+        """Hold a kept tile against the source's own, byte by byte, which is the answer; None where it can't be kept."""
         row, column = divmod(in_plane, page.grid.width)
         wanted: bytes | None = self._local.reader.segment(row, column, self._image * page.planes + plane)
         _same_bytes(self._slide.path, page, self._segments[0], index, wanted)
-        return wanted != b""
+        return wanted
 
     def _differ(self, page: TiledImage, index: int, part: Region, found: NDArray[Any], wanted: NDArray[Any]) -> None:
         wrong = np.argwhere((found != wanted).any(axis=2))

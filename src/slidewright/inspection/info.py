@@ -60,6 +60,8 @@ class FileInfo:
     """What is said of optics, instrument and channels, and the fields that may identify a patient or a person."""
     keeping: str = ""
     """Whether its tiles are those of its own source, and whether a conversion could keep them, in words."""
+    left_out: tuple[str, ...] = ()
+    """What a conversion that is not told more would not pass on, such as other images of the file, in words."""
 
 
 def info(path: str | os.PathLike[str]) -> FileInfo:
@@ -108,6 +110,7 @@ def _describe_tiff(path: str | os.PathLike[str]) -> FileInfo:
             description=slide.description or None,
             software=slide.software or None,
             keeping=_keeping(slide, source),
+            left_out=() if source is None else source.left_out,
             metadata=slide.metadata(first, slide.default_series),
         )
 
@@ -175,6 +178,7 @@ def _describe_source(path: str | os.PathLike[str]) -> FileInfo:
         description=found.description,
         software=None,
         keeping=_CAN_BE_KEPT if found.stored is not None else "",
+        left_out=found.left_out,
         metadata=found.metadata,
     )
 

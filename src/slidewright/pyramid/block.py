@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.codecs import Encoding
-from slidewright.errors import RunError, SourceError
+from slidewright.errors import SourceError
 from slidewright.geometry import Region, Size
 from slidewright.pyramid.kept import Kept
 from slidewright.pyramid.plan import Block, Key, Pass, Plan
@@ -128,7 +128,7 @@ class BlockEncoder(BlockMaker):
             self._tell_ahead(readers[level], level, pas.block_tiles >> level, block)
         for key in plan.tiles_of(block):
             if key[0] < base or (key[0] == base and ends):
-                emit(key, self._copied(readers[key[0]], key))
+                emit(key, self._copied(_Walk(readers[key[0]], pas, key[1] // plan.band * plan.band, emit, True), key))
         place = (block.row, block.column) if base <= pas.last else plan.chunk_of(block)
         if ends or place is None:
             return None
@@ -143,13 +143,17 @@ class BlockEncoder(BlockMaker):
         channels = plan.band * self._samples
         reader.ahead(region, range(block.band * channels, (block.band + 1) * channels))
 
-    def _copied(self, reader: Reader, key: Key) -> bytes:
+    def _copied(self, walk: _Walk, key: Key) -> bytes:
+        """The source's own tile of a level; one that is not to be had is made of its pixels."""
+        level, plane, row, column = key
         start = perf_counter()
-        segment = reader.segment(key[2], key[3], key[1])
+        segment = walk.reader.segment(row, column, plane)
         self.seconds["read"] += perf_counter() - start
-        if segment is None:
-            raise RunError(f"the tile {key} of the source is not to be had; this is an error of slidewright")
-        return segment
+        if segment is not None:
+            return segment
+        tile = self._plan.tile
+        region = Region(row * tile, column * tile, tile, tile).clipped(self._plan.size_at(level))
+        return self._filled_in(self._shown(walk, self._read(walk, region), region), plane - walk.plane)
 
     def _made(self, walk: _Walk, block: Block) -> tuple[Region, Pixels] | None:
         """Make the tiles of a block from what its pass reads."""
@@ -219,7 +223,7 @@ class BlockEncoder(BlockMaker):
 
     def _keep(self, walk: _Walk, row: int, column: int, answer: Pixels | Blank, region: Region) -> Pixels:
         """Hand on the source's own tile, whose pixels were read; one that is not to be had is made of them."""
-        pixels = self._blank(walk.plane)[: region.height, : region.width] if answer is BLANK else answer
+        pixels = self._shown(walk, answer, region)
         self._hand_on(walk, row, column, lambda: pixels)
         return pixels
 
@@ -233,12 +237,11 @@ class BlockEncoder(BlockMaker):
         if not done:
             self._reduce(self._keep(walk, row, column, self._read(walk, region), region), out)
             return
+        self._hand_on(walk, row, column, lambda: self._shown(walk, self._read(walk, region), region))
 
-        def whole() -> Pixels:
-            answer = self._read(walk, region)
-            return self._blank(walk.plane)[: region.height, : region.width] if answer is BLANK else answer
-
-        self._hand_on(walk, row, column, whole)
+    def _shown(self, walk: _Walk, answer: Pixels | Blank, region: Region) -> Pixels:
+        """The pixels of an answer, which may be background."""
+        return self._blank(walk.plane)[: region.height, : region.width] if answer is BLANK else answer
 
     def _hand_on(self, walk: _Walk, row: int, column: int, pixels: Callable[[], Pixels]) -> None:
         """Emit the source's own tile, of each plane; one that is not to be had is made of its pixels."""
@@ -247,10 +250,13 @@ class BlockEncoder(BlockMaker):
             segment = walk.reader.segment(row, column, plane)
             self.seconds["read"] += perf_counter() - start
             if segment is None or not (segment or self._gaps):
-                assert self._filling is not None
-                tile = self._planes(self._padded(pixels(), 0))[plane - walk.plane]
-                segment = self._filling.encode([tile])[0]
+                segment = self._filled_in(pixels(), plane - walk.plane)
             walk.emit((walk.pas.first, plane, row, column), segment)
+
+    def _filled_in(self, pixels: Pixels, plane: int) -> bytes:
+        """A tile, or one plane of a band's, encoded as the source's own are."""
+        assert self._filling is not None
+        return self._filling.encode([self._planes(self._padded(pixels, 0))[plane]])[0]
 
     def _put(self, walk: _Walk, place: tuple[int, int, int], tile: Pixels) -> None:
         """Have a padded tile at (level, row, column) encoded: now, or when the encoder's batch is full."""

@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.errors import OutputError
+from slidewright.errors import OutputError, without_keys
 from slidewright.inspection.pyramid_file import open_pyramid
 from slidewright.report import UNUSED, Recorder, Report
 from slidewright.reporting import html_charts as htmlcharts
 from slidewright.reporting.again import changed, how_to_make_again
 from slidewright.system.files import write_whole
-from slidewright.system.remote_file import without_keys
 from slidewright.tiff.page import TiledImage
 
 _PACKAGES = ("slidewright", "numpy", "tifffile", "imagecodecs", "opencv-python-headless", "zarr", "openslide-bin")

@@ -15,11 +15,12 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 
-from slidewright.errors import OptionError, ShardError, SourceError
+from slidewright.errors import OptionError, ShardError, SourceError, without_keys
 from slidewright.options import OPTIONS, SELECTION
 from slidewright.pyramid.block_files import BlockFiles
 from slidewright.pyramid.plan import Key, Plan
@@ -138,7 +139,9 @@ class ShardFolder:
             os.makedirs(path, exist_ok=True)
             if not os.path.exists(file):
                 _refuse_others(path)
-                _write_once(file, json.dumps({"version": _VERSION, **dataclasses.asdict(job)}, indent=1))
+                text = json.dumps({"version": _VERSION, **dataclasses.asdict(job)}, indent=1)
+                secret = job.path is not None and without_keys(job.path) != job.path
+                _write_once(file, text, 0o600 if secret else 0o666)
         except OSError as error:
             raise OptionError(f"can't make the folder of shards {path!r}: {error.strerror or error}") from error
         there = cls.open(path)
@@ -271,11 +274,11 @@ def _refuse_others(path: str) -> None:
         )
 
 
-def _write_once(path: str, text: str) -> None:
-    """Write a file that appears whole, unless another process was first."""
+def _write_once(path: str, text: str, mode: int) -> None:
+    """Write a file that appears whole, unless another process was first; `mode` is as the user's mask leaves it."""
     own = f"{path}.{token()}.partial"
     try:
-        with open(own, "w", encoding="utf-8", opener=new_file) as file:
+        with open(own, "w", encoding="utf-8", opener=partial(new_file, mode=mode)) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())  # a power cut must not take the one file that all shards depend on

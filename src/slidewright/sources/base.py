@@ -8,7 +8,7 @@ ask an object what it can do and a wrapper can't forget to pass an ability on.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
@@ -28,6 +28,8 @@ CorruptPlace = tuple[int, int, int]
 
 LIBRARY_BYTES: Final = 80 << 20
 """What zarr or OpenSlide take in each worker that opens them; taken for granted of what nobody here knows."""
+
+_MAX_LISTED = 8
 
 
 class Blank(Enum):
@@ -257,6 +259,14 @@ class Source(ABC):
 def no_associated(info: SourceInfo, name: str) -> SourceError:
     """The error about an image that is not beside the levels."""
     return SourceError(f"{info.name} has no associated image {name!r}; it has {', '.join(info.associated) or 'none'}")
+
+
+def more_images(series: Sequence[int]) -> tuple[str, ...]:
+    """A clause for `SourceInfo.left_out` about images that nobody chose from, by the numbers of their series."""
+    if not series:
+        return ()
+    listed = ", ".join(map(str, series[:_MAX_LISTED])) + (", ..." if len(series) > _MAX_LISTED else "")
+    return (f"{len(series)} more {'images' if len(series) > 1 else 'image'} (series {listed}: give series for one)",)
 
 
 def as_bytes(pixels: Pixels) -> Pixels:

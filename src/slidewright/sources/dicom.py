@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError, numbered
-from slidewright.geometry import Size
+from slidewright.geometry import Size, reduction
 from slidewright.metadata import Metadata, fields_of
 from slidewright.selection import Selection
 from slidewright.sources.access.jpeg_tiles import corrupt, decode_jpeg, halve_jpeg
@@ -126,7 +126,9 @@ class DicomSource(Source):
         names = sorted({ASSOCIATED[part.flavour] for part in parts if part.flavour in ASSOCIATED})
         left_out = (f"{len(alike) - 1} more images of the same size (focal planes or optical paths)",)
         found = cls._of(path, alike[0], selection.z, tuple(names), left_out if len(alike) > 1 else ())
-        return replace(found, parts=tuple(part.path for part in parts))
+        said = replace(found.info.metadata, reduction=reduction(sizes[0][1], found.info.size.width))
+        info = replace(found.info, metadata=said)
+        return replace(found, info=info, parts=tuple(part.path for part in parts))
 
     @classmethod
     def _of(

@@ -13,6 +13,7 @@ from typing import Any
 from slidewright.metadata import Metadata
 from slidewright.options import KINDS
 from slidewright.pixels import Colormap
+from slidewright.sources.base import more_images
 
 _SAMPLES = {"rgb": 3, "rgba": 4, "grey": 1, "labels": 1, "binary": 1}
 _COLORS = ("uint8", "uint16")
@@ -96,6 +97,31 @@ class OmeAttributes:
     def _text(self, name: str) -> str | None:
         text = self._own.get(name)
         return text if isinstance(text, str) and text else None
+
+
+def ome_of(node: Any) -> Mapping[str, Any]:
+    """A group's OME-NGFF metadata: under "ome" from version 0.5 on, at the top before."""
+    attributes = dict(node.attrs)
+    inner = attributes.get("ome")
+    return inner if isinstance(inner, dict) else attributes
+
+
+def labels_of(node: Any) -> tuple[str, ...]:
+    """The labels that NGFF puts into a group beside the levels of their image, as a clause of a warning."""
+    try:
+        names = ome_of(node["labels"]).get("labels")
+    except Exception:  # there are none, or they are damaged, which the image need not be
+        return ()
+    listed = ", ".join(map(str, names)) if isinstance(names, list) else ""
+    return (f"the labels beside it ({listed}), each an image of its own under labels/",) if listed else ()
+
+
+def other_members(node: Any) -> tuple[str, ...]:
+    """The images of a group by bioformats2raw after its first, as a clause of a warning."""
+    try:
+        return more_images(sorted(int(name) for name in node.group_keys() if name.isdecimal() and int(name)))
+    except Exception:  # a store that can't list what it has, as over HTTP
+        return ()
 
 
 def step_of(

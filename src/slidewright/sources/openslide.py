@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SourceError, numbered
-from slidewright.geometry import Size
+from slidewright.geometry import Size, reduction
 from slidewright.metadata import Metadata, fields_of
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, no_associated, pickled_identity
 from slidewright.sources.on_disk import companion, file_identity
@@ -194,7 +194,7 @@ def _describe(slide: Any, path: str, level: int) -> SourceInfo:
         tile=Size(int(tile[0]), int(tile[1])) if tile[0] and tile[1] else None,
         icc_profile=profile.tobytes() if profile is not None else None,
         description=properties.get("openslide.comment"),
-        metadata=_metadata(properties),
+        metadata=replace(_metadata(properties), reduction=reduction(slide.dimensions[0], width)),
         background=_colour(properties.get("openslide.background-color")),
         associated=tuple(sorted(slide.associated_images)),
     )

@@ -5,7 +5,6 @@ meant and what its pixels are.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from slidewright.errors import OptionError, SlidewrightError, SourceError, VerifyError
-from slidewright.geometry import Size
+from slidewright.geometry import Size, reduction
+from slidewright.metadata import Metadata
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.selection import Selection
 from slidewright.sources.access.colours import given_as
@@ -26,6 +26,7 @@ from slidewright.sources.base import (
     SourceInfo,
     as_bytes,
     known,
+    more_images,
     no_associated,
     pickled_identity,
 )
@@ -36,6 +37,7 @@ from slidewright.sources.wrappers.orient import TRANSPOSED, OrientedReader
 from slidewright.system.remote_file import AHEAD_BYTES, is_url
 from slidewright.tiff.page import Page
 from slidewright.tiff.series import Image
+from slidewright.tiff.shown import change_of
 from slidewright.tiff.slide import TiffSlide, damage_named, vendor_of
 
 __all__ = ["TiffSource", "opened", "vendor_of"]
@@ -79,7 +81,10 @@ class TiffSource(Source):
         series = slide.default_series if selection.series is None else selection.series
         chosen = replace(selection, series=series, level=selection.level or 0, region=None)
         chosen = chosen if selection.page is None else Selection(page=selection.page)
-        return cls(slide.path, chosen, _info(slide, chosen))
+        info = _info(slide, chosen)
+        if selection.page is None and selection.series is None:
+            info = replace(info, left_out=(*info.left_out, *more_images(slide.other_images)))
+        return cls(slide.path, chosen, info)
 
     def page(self) -> Page:
         """The first page of the image; the file is closed again."""
@@ -152,8 +157,8 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         series, base = slide.owner(page)
     mpp = slide.mpp(base, series)
     left_out = slide.left_out(page, mpp)
-    if mpp is not None and base.size != page.size:
-        mpp = (mpp[0] * _times(base.size.width, page.size.width), mpp[1] * _times(base.size.height, page.size.height))
+    across, down = reduction(base.size.width, page.size.width), reduction(base.size.height, page.size.height)
+    mpp = None if mpp is None else (mpp[0] * across, mpp[1] * down)
     stored, not_stored = stored_of(slide, image)
     return SourceInfo(
         name=slide.path,
@@ -170,7 +175,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         worker_bytes=AHEAD_BYTES + LIBRARY_BYTES if is_url(slide.path) else 0,
         icc_profile=base.icc_profile if given_as(page) != "rgb" or page.photometric == "ycbcr" else None,  # of inks
         description=slide.description_of(base),
-        metadata=slide.metadata(base, series),
+        metadata=_as_given(page, replace(slide.metadata(base, series), reduction=across)),
         left_out=left_out,
         associated=slide.associated,
         stored=stored,
@@ -178,20 +183,15 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
     )
 
 
+def _as_given(page: Page, said: Metadata) -> Metadata:
+    """What is said of the pixels as they are given, which may use more bits than those that are stored."""
+    changed = given_as(page) is not None or change_of(page) is not None or page.premultiplied
+    return replace(said, significant_bits=None) if changed else said
+
+
 def _is_of_levels(slide: TiffSlide, page: Page) -> bool:
     """Whether a page is one of the levels' own, and no image beside them."""
     return all(other.page.offset != page.page.offset for other in slide.others)
-
-
-def _times(whole: int, part: int) -> float:
-    """How many pixels of a side one of a level's stands for: a power of two, or another whole number, where the level
-    is as long as that makes it, rounded down or up.
-    """
-    ratio = whole / part
-    for times in (1 << int(math.log2(ratio)), round(ratio)) if ratio > 1 else ():
-        if part in (whole // times, -(-whole // times)):
-            return times
-    return ratio
 
 
 def _shown(slide: TiffSlide, page: Page) -> Pixels:

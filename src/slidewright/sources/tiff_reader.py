@@ -72,17 +72,19 @@ class TiffReader(Reader):
             self._segments[number].ahead(plane * each + index for index in indexes)
 
     def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
-        """See `Reader`."""
+        """See `Reader`; None too for a tile at the edge that is smaller than others."""
         if not self._page.tiled:
             return None
         number, channel = divmod(plane, self._page.planes)
-        return self._segments[number].read(self._page.index(row, column, channel)) or b""
+        segments, index = self._segments[number], self._page.index(row, column, channel)
+        return None if segments.is_cut(index) else segments.read(index) or b""
 
     def halved(self, row: int, column: int, out: Pixels) -> bool:
         """See `Reader`."""
         page = self._page
         single = page.tiled and page.planes == 1 and len(self._segments) == 1 and not self._straighten
-        return single and self._segments[0].decode_half(page.index(row, column), out)
+        index = page.index(row, column)
+        return single and not self._segments[0].is_cut(index) and self._segments[0].decode_half(index, out)
 
     def close(self) -> None:
         """Close the file and drop the cache."""

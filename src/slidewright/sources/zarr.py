@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError, numbered
-from slidewright.geometry import Size, Stack
+from slidewright.geometry import Size, Stack, reduction
 from slidewright.metadata import Channel, Metadata
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.selection import Selection
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
-from slidewright.sources.base import LIBRARY_BYTES, Pixels, Reader, Source, SourceInfo, pickled_identity
-from slidewright.sources.ome_attributes import OmeAttributes, left_out_of, step_of
+from slidewright.sources.base import LIBRARY_BYTES, Pixels, Reader, Source, SourceInfo, more_images, pickled_identity
+from slidewright.sources.ome_attributes import OmeAttributes, labels_of, left_out_of, ome_of, other_members, step_of
 from slidewright.sources.on_disk import file_identity, zarr_files
 from slidewright.system.files import fill_from, regular
 from slidewright.system.remote_file import absolute, is_url
@@ -216,6 +216,7 @@ class _Chosen:
     mpp: tuple[float, float] | None = None
     z_spacing: float | None = None
     time_increment: float | None = None
+    reduction: float = 1.0
     kind: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Of the group that the array is a level of."""
@@ -237,19 +238,21 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
         if series or level:
             raise OptionError(f"{name} is a single array; leave out series and level")
         return _Chosen(node)
-    attributes = _ome(node)
+    attributes = ome_of(node)
     if "bioformats2raw.layout" in attributes or (series is not None and "multiscales" not in attributes):
         member = str(series or 0)
         if member not in node:
             raise OptionError(f"{name} has no series {member}; it has {_names(node)}")
-        return _choose(node[member], f"{name}/{member}", None, level)
+        chosen = _choose(node[member], f"{name}/{member}", None, level)
+        return chosen if series is not None else replace(chosen, left_out=(*chosen.left_out, *other_members(node)))
     images = attributes.get("multiscales")
     if images:
         if not 0 <= (series or 0) < len(images):
             raise OptionError(f"{name} has no series {series}; {numbered(len(images))}")
         chosen = _dataset(node, images[series or 0], name, level or 0)
         chosen = replace(chosen, channels=_channels(attributes.get("omero")), attributes=dict(node.attrs))
-        chosen = replace(chosen, left_out=(*chosen.left_out, *_labels(node)))
+        more = () if series is not None else more_images(range(1, len(images)))
+        chosen = replace(chosen, left_out=(*chosen.left_out, *labels_of(node), *more))
         return replace(chosen, kind="labels") if "image-label" in attributes else chosen
     arrays = [key for key, _ in node.arrays()]
     if len(arrays) != 1:
@@ -260,23 +263,6 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
     if level:
         raise OptionError(f"{name} has a single array; leave out level")
     return _Chosen(node[arrays[0]])
-
-
-def _labels(node: Any) -> tuple[str, ...]:
-    """The labels that NGFF puts into a group beside the levels of their image, as a clause of a warning."""
-    try:
-        names = _ome(node["labels"]).get("labels")
-    except Exception:  # there are none, or they are damaged, which the image need not be
-        return ()
-    listed = ", ".join(map(str, names)) if isinstance(names, list) else ""
-    return (f"the labels beside it ({listed}), each an image of its own under labels/",) if listed else ()
-
-
-def _ome(node: Any) -> Mapping[str, Any]:
-    """A group's OME-NGFF metadata: under "ome" from version 0.5 on, at the top before."""
-    attributes = dict(node.attrs)
-    inner = attributes.get("ome")
-    return inner if isinstance(inner, dict) else attributes
 
 
 def _names(node: Any) -> str:
@@ -304,7 +290,9 @@ def _dataset(node: Any, multiscale: Mapping[str, Any], name: str, level: int) ->
     seconds = step_of(axes, letters, "t", SECONDS, holders)
     mpp = (x, y) if x is not None and y is not None else None
     left_out = left_out_of(letters, mpp, (multiscale, datasets[0]))
-    return _Chosen(array, letters, mpp, z, seconds, left_out=left_out)
+    whole = getattr(node.get(str(datasets[0].get("path"))), "shape", array.shape) if level else array.shape
+    times = reduction(int(whole[letters.find("x")]), max(1, int(array.shape[letters.find("x")])))
+    return _Chosen(array, letters, mpp, z, seconds, times, left_out=left_out)
 
 
 def _channels(omero: Any) -> tuple[Channel, ...]:
@@ -443,6 +431,7 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) ->
 def _metadata(said: Metadata, chosen: _Chosen, samples: int) -> Metadata:
     return replace(
         said,
+        reduction=chosen.reduction,
         channels=chosen.channels if len(chosen.channels) == samples else (),
         z_spacing=chosen.z_spacing or said.z_spacing,
         time_increment=chosen.time_increment or said.time_increment,

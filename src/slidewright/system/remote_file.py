@@ -46,11 +46,6 @@ def is_store(url: str) -> bool:
     return ".zarr" in url.lower()
 
 
-def without_keys(path: str) -> str:
-    """A URL without user, password and query, any of which may open what others must not see; a path as it is."""
-    return re.sub(r"(?<=://)[^/?#]*@|[?#].*", "", path) if is_url(path) else path
-
-
 def absolute(path: str) -> str:
     """A path from the root on, a URL as it is."""
     return path if is_url(path) else os.path.abspath(path)

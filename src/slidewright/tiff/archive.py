@@ -109,7 +109,7 @@ class Recipe:
 
 def is_archive(slide: TiffSlide) -> bool:
     """Whether a TIFF is an archive."""
-    return RECIPE in slide.directories[0].tags
+    return slide.has_tag(RECIPE)
 
 
 def read_recipe(path: str) -> Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from slidewright.tiff.metadata import MAX_MPP, resolution_of
+from slidewright.tiff.series import main_pages
 
 _MASK = 4  # NewSubfileType, bit 2: a transparency mask
 _NODATA = 42113  # GDAL's
@@ -19,7 +20,7 @@ def left_out_of(tiff: Any, page: Any, mpp: tuple[float, float] | None) -> tuple[
             f"its resolution of {resolution[0]:.4g} um a pixel, which is a printer's or a screen's and no microscope's "
             "(give mpp where it is right)"
         )
-    if any(int(tiff.pages[number].aspage().subfiletype) & _MASK for number in range(len(tiff.pages))):
+    if any(int(one.subfiletype) & _MASK for one in main_pages(tiff)):
         found.append("a mask of what is transparent (NewSubfileType 4)")
     if page.photometric == 2 and page.dtype is not None and page.dtype.name not in ("uint8", "uint16"):
         found.append(f"that its {page.samplesperpixel} channels of {page.dtype.name} are red, green and blue")

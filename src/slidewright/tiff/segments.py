@@ -118,6 +118,22 @@ class Segments:
         except Exception as error:
             raise self._damaged(index, error) from error
 
+    def is_cut(self, index: int) -> bool:
+        """Whether a tile at the edge is stored without what lies beyond the image, which TIFF does not allow (TIFF 6.0,
+        section 15) and some readers do not show; not so one that does not decode.
+        """
+        size, cell, grid = self.page.size, self.page.cell, self.page.grid
+        row, column = divmod(index % (grid.height * grid.width), grid.width)
+        inside = (row + 1) * cell.height <= size.height and (column + 1) * cell.width <= size.width
+        data = None if inside else self.read(index)
+        if data is None or look(self._codec, data).size == cell:
+            return False
+        try:
+            pixels = self._decode_any(index, data)
+        except SlidewrightError:
+            return False
+        return pixels is not None and pixels.shape[:2] != cell
+
     def whole(self) -> NDArray[Any]:
         """All pixels of a small image, such as a label or a thumbnail, as (height, width, samples)."""
         page = self.page

@@ -25,8 +25,11 @@ _OURS = {"ome": "<?xml", "svs": "Aperio Image Library (slidewright"}
 """How the description begins where slidewright itself wrote a vendor's kind of file."""
 ASSOCIATED = frozenset(("thumbnail", "label", "macro"))
 """Names by which images beside the levels are known, where no vendor's layout names them."""
+_NO_IMAGE = 1 | 4  # NewSubfileType: a reduced copy, a mask of what is transparent
 _MAX_PLANES = 1 << 22
 """That an OME-XML may speak of in all: tifffile makes a list of those of each image, whatever is in the file."""
+_MANY = 2048
+"""Directories from which on their number tells in tifffile's time, which grows with its square."""
 _FILE_NAME = re.compile(r'FileName="([^"]*)"')
 
 
@@ -58,6 +61,31 @@ def vendor(tiff: Any) -> str:
     if not is_ours(tiff):
         return kind
     return kind if str(tiff.pages.first.description).startswith(_OURS.get(kind, "\0")) else ""
+
+
+def prepare(tiff: Any, directories: int) -> None:
+    """Have each page parsed once, however often it is asked for, and many of them grouped in linear time: tifffile
+    compares each page with all that are alike, and each kind with all others.
+    """
+    tiff.pages.cache = True
+    if directories > _MANY:
+        tiff._series_generic = lambda: _grouped(tiff)
+
+
+def _grouped(tiff: Any) -> list[Any]:
+    """As tifffile groups pages of which nothing says what they are, but for what only sizes tell to be levels."""
+    from tifffile import TiffPageSeries
+
+    groups: dict[int, dict[int, Any]] = {}
+    for page in main_pages(tiff):
+        for each in (page, *(page.pages or ())):
+            if each.shape:
+                groups.setdefault(each.hash, {}).setdefault(each.offset, each)
+    found = []
+    for pages in map(list, map(dict.values, groups.values())):
+        first = pages[0]
+        found.append(TiffPageSeries(pages, (len(pages), *first.shape), first.dtype, "I" + first.axes, kind="generic"))
+    return found
 
 
 def check_planes(tiff: Any, path: str) -> None:
@@ -97,7 +125,7 @@ def channels_of(level: Any) -> list[Any]:
 
     if isinstance(level, TiffPage):
         return []
-    return [page.aspage() for page in list(level.pages)[1:] if page is not None]
+    return [_whole(page) for page in list(level.pages)[1:] if page is not None]
 
 
 def default_series(tiff: Any) -> int:
@@ -106,6 +134,24 @@ def default_series(tiff: Any) -> int:
         return 0
     areas = [one.keyframe.imagelength * one.keyframe.imagewidth for one in tiff.series]
     return areas.index(max(areas)) if areas else 0
+
+
+def other_images(tiff: Any) -> list[int]:
+    """The series that are images as the default one is: no level or copy of it, no mask, nothing named as what lies
+    beside a slide.
+    """
+    if vendor(tiff) not in ("", "ome", "scn") or len(tiff.series) < 2:
+        return []
+    default = default_series(tiff)
+    levels = [level.keyframe for level in levels_of(tiff, default)]
+    taken = {page.offset for page in levels} | {tuple(page.dataoffsets[:1]) for page in levels}
+    found = []
+    for number, page in enumerate(one.keyframe for one in tiff.series):
+        copy = {page.offset, tuple(page.dataoffsets[:1])} & taken or page.subfiletype & _NO_IMAGE
+        name = _other_name(page, number, {page.offset: str(tiff.series[number].name)} if vendor(tiff) else {})
+        if number != default and not copy and name not in ASSOCIATED:
+            found.append(number)
+    return found
 
 
 def owner_of(tiff: Any, page: Any) -> tuple[int, Any]:
@@ -235,7 +281,7 @@ def _pages_of(
     if len(numbers) == 1:
         return Image((read_page(pages[numbers[0]].aspage()),))
     what = "channel" if channels and stack.frames == 1 else "image"
-    whole = tuple(read_page(pages[number].aspage(), f"{what} {place}") for place, number in enumerate(numbers))
+    whole = tuple(read_page(_whole(pages[number]), f"{what} {place}") for place, number in enumerate(numbers))
     if any((p.size, p.cell, p.tiled, p.dtype) != (page.size, page.cell, page.tiled, page.dtype) for p in whole):
         raise SourceError(f"{path}: the images of {which} differ in size, tiles or dtype; choose one with page")
     return Image(whole, count if channels else None, None, stack)
@@ -268,11 +314,23 @@ def other_pages(tiff: Any) -> tuple[list[Page], frozenset[str]]:
     return pages, frozenset(name for name in names if not name.startswith("page "))
 
 
+def main_pages(tiff: Any) -> list[Any]:
+    """Every page of the main chain, whole: of some series tifffile has but the places of their pixels."""
+    return [tiff.pages.get(number) for number in range(len(tiff.pages))]
+
+
 def all_pages(tiff: Any) -> list[Any]:
     """Every page of the main chain, and the SubIFDs of the first after it."""
-    pages = [tiff.pages[number].aspage() for number in range(len(tiff.pages))]
+    pages = main_pages(tiff)
     children = tiff.pages.first.pages
     return pages[:1] + ([children[n].aspage() for n in range(len(children))] if children else []) + pages[1:]
+
+
+def _whole(page: Any) -> Any:
+    """The page of a frame, which knows only where its pixels are; of one below another page its index may be any."""
+    pages, index = page.parent.pages, page.index
+    found = pages.get(index) if isinstance(index, int) and index < len(pages) else None
+    return found if found is not None and found.offset == page.offset else page.aspage()
 
 
 def _is_single(level: Any) -> bool:

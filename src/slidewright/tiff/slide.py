@@ -58,7 +58,7 @@ class TiffSlide:
         self.path = os.fspath(path)
         remote = RemoteFile(self.path) if is_url(self.path) else None
         stream = None if remote is None else remote.stream()
-        check_directories(path, stream)
+        directories = check_directories(path, stream)
         if stream is not None:
             stream.seek(0)
         import tifffile
@@ -66,6 +66,7 @@ class TiffSlide:
         with damage_named(self.path, VerifyError):
             self._tiff = tifffile.TiffFile(stream or path, _multifile=False)  # no other, whatever its OME-XML names
             try:
+                layout.prepare(self._tiff, directories)
                 first = self._tiff.pages.first
                 self.software = str(first.software or "")
                 self.description = str(first.description or "")
@@ -148,7 +149,11 @@ class TiffSlide:
     def directories(self) -> tuple[RawDirectory, ...]:
         """Every directory of the main chain as it is, with those below it."""
         with damage_named(self.path, VerifyError):
-            return tuple(raw_directory(page.aspage(), self.file) for page in self._tiff.pages)
+            return tuple(raw_directory(page, self.file) for page in layout.main_pages(self._tiff))
+
+    def has_tag(self, code: int) -> bool:
+        """Whether the first directory has a tag."""
+        return code in self._tiff.pages.first.tags
 
     @property
     def associated(self) -> tuple[str, ...]:
@@ -163,6 +168,12 @@ class TiffSlide:
         """The number of the series whose image is the largest."""
         with damage_named(self.path, VerifyError):
             return layout.default_series(self._tiff)
+
+    @property
+    def other_images(self) -> list[int]:
+        """The numbers of the other series that are images as the default one is."""
+        with damage_named(self.path, VerifyError):
+            return layout.other_images(self._tiff)
 
     @property
     def focal_planes(self) -> int:

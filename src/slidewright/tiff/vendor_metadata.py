@@ -103,6 +103,7 @@ def ome(xml: str, series: int) -> Metadata:
         channels=() if pixels is None else _channels(pixels),
         z_spacing=_measure(pixels, "PhysicalSizeZ", "µm", MICROMETRES),
         time_increment=_measure(pixels, "TimeIncrement", "s", SECONDS),
+        significant_bits=None if pixels is None else _significant_bits(pixels),
         identifying=_ome_identifying(root, image),
     )
 
@@ -161,6 +162,12 @@ def _measure(pixels: Element | None, name: str, unit: str, units: Mapping[str, f
     value = None if pixels is None else positive(pixels.get(name))
     scale = None if pixels is None else units.get(pixels.get(f"{name}Unit", unit).lower())
     return None if value is None or scale is None else value * scale  # "pixel" and "reference frame" are no lengths
+
+
+def _significant_bits(pixels: Element) -> int | None:
+    """SignificantBits, where they are fewer than the samples have."""
+    bits, said = re.search(r"int(\d+)$", pixels.get("Type", "")), pixels.get("SignificantBits", "")
+    return int(said) if bits and said.isdecimal() and 0 < int(said) < int(bits[1]) else None
 
 
 def _channels(pixels: Element) -> tuple[Channel, ...]:
