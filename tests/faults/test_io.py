@@ -6,6 +6,7 @@ nothing is under the final name and nothing is left beside it. Then real full di
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from faults.campaign import OPTIONS, Campaign, clean_digest, digest, make_slide
 from faults.injection import SHORT, Injector
 
 import slidewright
-from slidewright.errors import SlidewrightError
+from slidewright.errors import OutputError, SlidewrightError
 
 TESTS = Path(__file__).parents[1]
 KINDS = {
@@ -95,6 +96,30 @@ def test_every_call_failing_once(places, kind, monkeypatch):
                     error = caught.with_traceback(None)  # which would keep the frames, and the files in them
             campaign.count(judge(places, f"{name} at {kind} {k} of {counter.calls}", error))
     campaign.close()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["out.tif", "out.ome.tif", "out.svs"])
+@pytest.mark.parametrize("step", [20_000, 200_000])
+def test_error_that_the_system_tells_while_the_file_grows_is_not_lost(places, name, step, monkeypatch):
+    """Of an error in writing back each open file is told once: then the sync at the end is fine."""
+    from slidewright.formats.flush import Flusher
+
+    monkeypatch.setattr(Flusher, "STEP", step)
+    real, calls = os.fdatasync, []
+
+    def fail_once(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", fail_once)
+    options = {"n_workers": 0, "tile_size": 64, "compression": "none"}
+    with pytest.raises(OutputError, match="No space left"):
+        slidewright.convert(places / "slide.tif", places / "work" / name, **options)
+    assert calls
+    assert left(places) == []
 
 
 @pytest.mark.timeout(3600)
