@@ -360,6 +360,52 @@ def test_labels_are_no_other_source_for_shards_and_batches(tmp_path, store):
     assert [item.status for item in slidewright.batch(store, tmp_path / "out", n_workers=0).items] == ["done"]
 
 
+@pytest.mark.parametrize("compressors", [None, "auto"])
+@pytest.mark.parametrize("way", ["convert", "resume", "shard"])
+@pytest.mark.parametrize("root", ["s.zarr", "s.zarr/0"])
+def test_store_that_is_moved_while_it_is_read_is_no_background(tmp_path, way, compressors, root):
+    """Chunks that are missing are background, also where all are, since the folder has gone."""
+    pixels = np.random.default_rng(0).integers(1, 255, (512, 512), np.uint8)
+    group = zarr.create_group(tmp_path / "s.zarr")
+    array = group.create_array("0", shape=(512, 512), chunks=(64, 64), dtype="uint8", compressors=compressors)
+    array[...] = pixels
+    store, out = tmp_path / root, tmp_path / "o.tif"
+
+    def move(progress):
+        if progress.stage != "done" and store.exists():
+            (tmp_path / "s.zarr").rename(tmp_path / "moved")
+
+    def run(**more):
+        given = {"tile_size": 64, "block_tiles": 2, "compression": "deflate", "n_workers": 0, **more}
+        if way != "shard":
+            return slidewright.convert(store, out, resume=way == "resume", **given)
+        slidewright.shard(store, tmp_path / "shards", index=0, count=1, **given)
+        return slidewright.assemble(tmp_path / "shards", out, n_workers=0)
+
+    with pytest.raises(slidewright.SourceError, match="moved or removed"):
+        run(progress=move)
+    assert not out.exists()
+    (tmp_path / "moved").rename(tmp_path / "s.zarr")
+    run()
+    assert np.array_equal(tifffile.imread(out), pixels)
+
+
+def test_store_that_has_gone_at_the_end_makes_no_file(tmp_path, monkeypatch):
+    """It may have gone file by file, so that chunks were missing while its folder was there."""
+    zarr.create_array(tmp_path / "s.zarr", shape=(256, 256), chunks=(64, 64), dtype="uint8")[...] = 50
+    execute = conversion.execute
+
+    def removing(*arguments):
+        outcome = execute(*arguments)
+        shutil.rmtree(tmp_path / "s.zarr")
+        return outcome
+
+    monkeypatch.setattr(conversion, "execute", removing)
+    with pytest.raises(slidewright.SourceError, match="has changed while it was read"):
+        slidewright.convert(tmp_path / "s.zarr", tmp_path / "o.tif", **OPTIONS)
+    assert os.listdir(tmp_path) == []
+
+
 # ---- URLs
 
 

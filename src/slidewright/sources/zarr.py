@@ -28,7 +28,7 @@ from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import LIBRARY_BYTES, Pixels, Reader, Source, SourceInfo, more_images, pickled_identity
 from slidewright.sources.ome_attributes import OmeAttributes, labels_of, left_out_of, ome_of, other_members, step_of
 from slidewright.sources.on_disk import file_identity, zarr_files
-from slidewright.system.files import fill_from, regular
+from slidewright.system.files import fill_from, leads_to, regular
 from slidewright.system.remote_file import absolute, is_url
 from slidewright.tiff.metadata import MICROMETRES, SECONDS
 
@@ -187,6 +187,8 @@ class ZarrReader(Reader):
         spans = {"y": slice(y, y + out.shape[0]), "x": slice(x, x + out.shape[1]), "c": channels}
         try:
             pixels = np.asarray(self._array[tuple(spans.get(axis, self._planes.get(axis, 0)) for axis in self._axes)])
+        except SlidewrightError:
+            raise
         except Exception as error:  # a codec's own error, or the store's
             row, column = y // self._chunk.height, x // self._chunk.width
             what = (
@@ -448,9 +450,11 @@ def _raw_chunks(
         return None
     if not _is_cell(array, axes) or not _is_uncompressed(array.metadata):
         return None
+    from slidewright.sources.access.zarr_store import gone
+
     encode_key, folder = array.metadata.encode_chunk_key, Path(store, array.path)
     fill, name = array.fill_value, str(folder)
-    prefix = str(folder) + os.sep
+    prefix, opened = str(folder) + os.sep, os.stat(folder)
     swapped = not np.dtype(array.dtype).isnative if array.metadata.zarr_format == 2 else False
 
     def decode(row: int, column: int, band: int, out: Pixels) -> None:
@@ -463,6 +467,8 @@ def _raw_chunks(
                 got = fill_from(file, buffer)
                 whole = got == len(buffer) and not file.read(1)
         except FileNotFoundError:
+            if not leads_to(folder, opened):
+                raise gone(name) from None
             out[...] = 0 if fill is None else fill
             return
         except OSError as error:

@@ -1,4 +1,5 @@
-"""Stores of zarr's, opened; a folder is read with distrust: every file is a regular one, and metadata are not endless.
+"""Stores of zarr's, opened; a folder is read with distrust: every file is a regular one, metadata are not endless, and
+what is missing is so in the folder that was opened.
 
 Imported only where zarr is needed, since it imports the zarr library.
 """
@@ -17,7 +18,7 @@ from zarr.storage import LocalStore
 
 from slidewright.errors import SourceError
 from slidewright.sources.access.zarr_codecs import know_images, open_node
-from slidewright.system.files import regular
+from slidewright.system.files import leads_to, regular
 from slidewright.system.remote_file import is_url, patience
 
 _MAX_METADATA_BYTES = 64 << 20
@@ -25,7 +26,11 @@ _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
 
 class FolderStore(LocalStore):
-    """zarr's store of a folder, which would wait for ever for a FIFO."""
+    """zarr's store of a folder, which would wait for ever for a FIFO, and in a folder that has gone find no chunk."""
+
+    def __init__(self, root: Any, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self._opened = os.stat(root)
 
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
         """What lies under a key; None where there is nothing."""
@@ -39,12 +44,19 @@ class FolderStore(LocalStore):
         try:
             data = _read(os.path.join(self.root, key), byte_range)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            if not leads_to(self.root, self._opened):
+                raise gone(str(self.root)) from None
             return None
         return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 
     async def get_partial_values(self, prototype: Any, key_ranges: Any) -> list[Any]:
         """See `get`."""
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+
+def gone(folder: str) -> SourceError:
+    """The error about a folder that is not there any more, in which every chunk would be missing."""
+    return SourceError(f"{folder} was moved or removed while it was read; run again when it is there")
 
 
 def _read(path: str, byte_range: Any) -> bytes:
