@@ -11,8 +11,10 @@ import pytest
 import tifffile
 
 import slidewright
+from slidewright.conversions import destination as destinations
 from slidewright.conversions.destination import Destination
 from slidewright.errors import DestinationError, OptionError
+from slidewright.system.files import total_bytes
 
 
 def test_destination_taken_meanwhile_is_not_overwritten(tmp_path):
@@ -136,6 +138,29 @@ def test_rename_that_reports_failure_and_has_happened_is_a_success(tmp_path, mon
     slidewright.convert(np.zeros((99, 99), np.uint8), tmp_path / "o.tif", n_workers=0, overwrite=call == "replace")
     assert os.listdir(tmp_path) == ["o.tif"]
     assert tifffile.imread(tmp_path / "o.tif", key=0).shape == (99, 99)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("way", ["tiff", "zarr", "archive", "restore", "resume", "batch"])
+def test_output_that_somebody_moves_away_as_soon_as_it_has_its_name_is_a_success(tmp_path, monkeypatch, way):
+    """As a program that watches the folder does."""
+    slide, out = tmp_path / "s.tif", tmp_path / "out" / ("s.zarr" if way == "zarr" else "s.tif")
+    pixels = np.random.default_rng(0).integers(0, 255, (150, 200, 3), np.uint8)
+    tifffile.imwrite(slide, pixels, tile=(64, 64), photometric="rgb", compression="jpeg")
+    if way == "restore":
+        slidewright.convert(slide, tmp_path / "archive.tif", archive="jpegxl", n_workers=0)
+    out.parent.mkdir()
+    monkeypatch.setattr(destinations, "sync_folder", lambda _: out.rename(tmp_path / "taken"))
+    if way == "batch":
+        report = slidewright.batch(slide, out.parent, n_workers=0).items[0]
+        assert (report.status, report.error) == ("done", None)
+    elif way == "restore":
+        report = slidewright.restore(tmp_path / "archive.tif", out, n_workers=0)
+    else:
+        more = {"archive": "jpegxl"} if way == "archive" else {"resume": True} if way == "resume" else {}
+        report = slidewright.convert(slide, out, n_workers=0, **more)
+    assert report.bytes == total_bytes(tmp_path / "taken")
+    assert [path.name for path in out.parent.iterdir() if path.suffix != ".jsonl"] == []
 
 
 def test_name_taken_by_another_file_is_still_an_error(tmp_path, monkeypatch):

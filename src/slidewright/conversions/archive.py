@@ -18,7 +18,7 @@ from slidewright.conversions.opening import make_launcher
 from slidewright.conversions.signatures import RestoreOptions, with_options
 from slidewright.errors import OptionError
 from slidewright.options import DEFAULTS, OPTIONS, ConvertOptions, make_options
-from slidewright.report import Progress, ProgressOption, Recorder, Report
+from slidewright.report import LevelReport, Progress, ProgressOption, Recorder, Report
 from slidewright.selection import Selection
 from slidewright.system.limits import usable_cpus
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from slidewright.formats.archive import PieceFile
     from slidewright.sources.base import Source
     from slidewright.system.launcher import Launcher
+    from slidewright.tiff.archive import Recipe
 
 Callback = Callable[[Progress], None] | None
 
@@ -71,23 +72,25 @@ def archive_opened(
         raise OptionError(f"{path} has no JPEG tiles that JPEG XL could hold; keep it as it is")
     form = ArchiveFile(cut, path, chosen)
     run = _run(JpegSegments(path, cut, cell), form, options, started, recorder)
+    made: list[tuple[Recipe, tuple[LevelReport, ...]]] = []
 
     def prove(partial: str) -> None:
         recipe = read_recipe(partial)
+        made.append((recipe, form.levels(partial)))
         back = OriginalFile(recipe.cut, partial, recipe, keep=False)
         proof = _run(ArchivedSegments(partial, recipe), back, options, started)
         execute(replace(proof, output=partial), launcher, None)
 
     with Conversion(run, dest, options, path, compare, announce) as conversion:
         report = conversion.run(launcher, callback, before_commit=prove)
-    recipe = read_recipe(report.destination)
+    ((recipe, levels),) = made
     kept = int((~recipe.recompressed).sum())
     warnings = report.warnings
     if kept:
         warnings += (f"{kept} of {len(cut)} JPEG segments are kept as they are, which no viewer shows in an archive",)
     return replace(
         report,
-        levels=form.levels(report.destination),
+        levels=levels,
         kept_tiles=0,
         keeping=f"{len(cut) - kept} JPEG segments as JPEG XL, {1 - report.bytes / cut.size:.1%} smaller; restore "
         "gives the file back",

@@ -316,11 +316,11 @@ class Conversion:
         self._check_source()
         if before_commit is not None:
             before_commit(self._destination.partial)
-        self._destination.commit()
+        nbytes = self._destination.commit()
         self._committed = True
         run.format.named(self._destination.place)
         outcome.lap(run, "finish")
-        report = self._report(outcome, run)
+        report = self._report(outcome, run, nbytes)
         if callback is not None:
             callback(_finished(report, run.plan, outcome.retries))
         return report
@@ -383,7 +383,7 @@ class Conversion:
         before = run.shards.found_corrupt() if run.shards is not None else {}
         return {**before, **run.source.filled, **outcome.corrupt}
 
-    def _report(self, outcome: Outcome, run: Run) -> Report:
+    def _report(self, outcome: Outcome, run: Run, nbytes: int) -> Report:
         plan = run.plan
         corrupt = self._corrupt(outcome, run)
         kept = run.image.kept
@@ -395,10 +395,10 @@ class Conversion:
         return Report(
             destination=str(self._destination.path),
             levels=tuple(
-                LevelReport(level.size, plan.planes * level.n_tiles, nbytes)
-                for level, nbytes in zip(plan.levels, outcome.level_bytes, strict=True)
+                LevelReport(level.size, plan.planes * level.n_tiles, encoded)
+                for level, encoded in zip(plan.levels, outcome.level_bytes, strict=True)
             ),
-            bytes=self._destination.nbytes(),
+            bytes=nbytes,
             seconds=monotonic() - run.started,
             n_workers=run.n_workers,
             block_tiles=plan.passes[0].block_tiles,

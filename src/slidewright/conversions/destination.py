@@ -28,6 +28,7 @@ from slidewright.system.files import (
     short_name,
     sync_folder,
     token,
+    total_bytes,
 )
 from slidewright.system.remote_file import is_url
 
@@ -116,8 +117,9 @@ class Destination:
         except OSError as error:
             raise DestinationError(f"can't write into {str(self.path.parent)!r}: {error.strerror}") from error
 
-    def commit(self) -> None:
-        """Give the partial file its final name, in one step, and make sure that the name is on the disk.
+    def commit(self) -> int:
+        """Give the partial file its final name, in one step, and make sure that the name is on the disk. Returns its
+        bytes, or those of all files in it: whoever waits for the name may move it away at once.
 
         Raises
         ------
@@ -125,6 +127,7 @@ class Destination:
             If another file has taken the name meanwhile and `overwrite` is not set.
         """
         try:
+            nbytes = total_bytes(self.partial)
             mine = os.stat(self.partial)
             _last_named[:] = [mine]
             try:
@@ -138,6 +141,7 @@ class Destination:
                 raise self._exists() from None
         except OSError as error:
             raise OutputError(f"can't rename the finished file to {self.place!r}: {error.strerror}") from error
+        return nbytes
 
     def _is_there_already(self) -> bool:
         """Whether what has the name is the same, where that may be."""
@@ -154,12 +158,6 @@ class Destination:
         finally:
             if self._lock is not None:
                 self._lock.release()
-
-    def nbytes(self) -> int:
-        """Bytes of the finished file, or of all files in the finished folder."""
-        if not self._is_folder:
-            return os.stat(self.place).st_size
-        return sum(item.stat().st_size for item in Path(self.place).rglob("*") if item.is_file())
 
     def _rename(self) -> None:
         if self._only_seen:
