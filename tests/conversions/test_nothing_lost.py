@@ -25,7 +25,7 @@ from slidewright.cli.main import main
 from slidewright.conversions import conversion
 from slidewright.conversions import destination as destinations
 from slidewright.conversions.destination import Destination, sweep_beside
-from slidewright.errors import DestinationError, OptionError
+from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.system import file_lock, files
 
 OPTIONS = {"n_workers": 0, "tile_size": 64}
@@ -66,6 +66,24 @@ def test_report_is_neither_source_nor_destination(tmp_path, slide, alias, meant,
     assert main(["convert", str(slide), str(out), "--report", str(report), "--overwrite", "--workers", "0"]) == 2
     assert meant in capsys.readouterr().err
     assert (digest(slide), digest(out)) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_file_that_takes_the_name_of_the_report_in_mid_run_is_replaced_only_when_asked(tmp_path, slide, overwrite):
+    page, out = tmp_path / "r.html", tmp_path / "o.tif"
+
+    def come(progress):
+        page.write_text("somebody's")
+
+    options = {"report": page, "progress": come, "overwrite": overwrite, **OPTIONS}
+    if overwrite:
+        slidewright.convert(slide, out, **options)
+        assert "o.tif" in page.read_text()
+    else:
+        with pytest.raises(OutputError, match=r"is complete, but its report .* exists"):
+            slidewright.convert(slide, out, **options)
+        assert page.read_text() == "somebody's"
+    assert sorted(os.listdir(tmp_path)) == ["o.tif", "r.html", "s.tif"]
 
 
 @posix

@@ -93,7 +93,8 @@ def convert(
         from slidewright.reporting.html_page import Subject, write_report
 
         given = {name: value for name, value in options.items() if name not in SELECTION} | selection.given
-        write_report(Path(report), Subject(finished, recorder, opened.info.name, path, given))
+        subject = Subject(finished, recorder, opened.info.name, path, given)
+        write_report(Path(report), subject, overwrite=checked.overwrite)
     return finished
 
 

@@ -22,6 +22,7 @@ from slidewright.system.files import (
     lies_in,
     remove,
     remove_guarded,
+    rename_new,
     same_content,
     same_file,
     settle_aside,
@@ -169,7 +170,7 @@ class Destination:
         elif self._overwrite:
             os.replace(self.partial, self.place)
         else:
-            self._rename_new()
+            rename_new(self.partial, self.place)
 
     def _rename_folder(self) -> None:
         """Rename a finished folder. The names of it and of one that it replaces are exchanged in one step where the
@@ -188,19 +189,6 @@ class Destination:
         os.rename(self.place, self.aside)
         os.rename(self.partial, self.place)
         remove(self.aside)
-
-    def _rename_new(self) -> None:
-        """Rename, but never onto an existing file: a hard link fails if the name is taken, `rename` would not."""
-        try:
-            os.link(self.partial, self.place)
-        except FileExistsError:
-            raise
-        except OSError:  # a filesystem without hard links
-            if os.path.exists(self.place):
-                raise FileExistsError(self.place) from None
-            os.rename(self.partial, self.place)
-        else:
-            os.unlink(self.partial)
 
     def _exists(self) -> DestinationError:
         return DestinationError(

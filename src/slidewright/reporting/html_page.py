@@ -52,14 +52,16 @@ class Subject:
     """The options that the caller gave."""
 
 
-def write_report(path: Path, subject: Subject) -> None:
-    """Write the page; raises OutputError when it can't be written, which leaves the slide as it is."""
+def write_report(path: Path, subject: Subject, *, overwrite: bool) -> None:
+    """Write the page; raises OutputError when it can't be written, which leaves the slide as it is. What has come under
+    its name during the run is not replaced, unless `overwrite` is set.
+    """
     text = make_page(subject)
     try:
-        write_whole(os.path.realpath(path), text.encode("utf-8", "backslashreplace"))
+        write_whole(os.path.realpath(path), text.encode("utf-8", "backslashreplace"), overwrite=overwrite)
     except OSError as error:
-        done = f"{subject.report.destination} is complete"
-        raise OutputError(f"{done}, but its report {str(path)!r} can't be written: {error.strerror}") from error
+        done, why = f"{subject.report.destination} is complete", error.strerror or error
+        raise OutputError(f"{done}, but its report {str(path)!r} can't be written: {why}") from error
 
 
 def make_page(subject: Subject) -> str:

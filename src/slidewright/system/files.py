@@ -92,9 +92,9 @@ def fill_from(file: IO[bytes], buffer: memoryview) -> int:
     return done
 
 
-def write_whole(path: str, data: bytes, *, sync: bool = False) -> None:
-    """Write a file that is there whole or not at all, in place of one that may be there; raises OSError. `sync` waits
-    for the disk.
+def write_whole(path: str, data: bytes, *, sync: bool = False, overwrite: bool = True) -> None:
+    """Write a file that is there whole or not at all, in place of one that may be there, unless `overwrite` forbids
+    that; raises OSError. `sync` waits for the disk.
     """
     folder, name = os.path.split(path)
     partial = os.path.join(folder, f".{short_name(name)}.{token()}.partial")
@@ -104,10 +104,27 @@ def write_whole(path: str, data: bytes, *, sync: bool = False) -> None:
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(partial, path)
+        if overwrite:
+            os.replace(partial, path)
+        else:
+            rename_new(partial, path)
     except BaseException:
         remove(partial)
         raise
+
+
+def rename_new(old: str, new: str) -> None:
+    """Rename, but never onto an existing file: a hard link fails if the name is taken, `rename` would not."""
+    try:
+        os.link(old, new)
+    except FileExistsError:
+        raise
+    except OSError:  # a filesystem without hard links
+        if os.path.exists(new):
+            raise FileExistsError(new) from None
+        os.rename(old, new)
+    else:
+        os.unlink(old)
 
 
 def make_below(home: str, path: str) -> None:
