@@ -188,6 +188,30 @@ def test_many_folders_that_are_there_take_no_time(tmp_path):
 
 
 @pytest.mark.timeout(60)
+def test_folder_of_many_results_is_looked_through_once_for_what_a_kill_left(tmp_path, monkeypatch):
+    """And not once a slide that is skipped, which took quadratic time. What is left beside such goes."""
+    (tmp_path / "in").mkdir()
+    for number in range(5):
+        tifffile.imwrite(tmp_path / "in" / f"{number}.tif", np.zeros((20, 20), np.uint8))
+    options = {"out": tmp_path / "out", "n_workers": 0}
+    assert not slidewright.batch(tmp_path / "in", **options).failed
+    left = [tmp_path / "out" / f".3.tif.{16 * 'a'}.{end}" for end in ("partial", "lock")]
+    others = [tmp_path / "out" / name for name in (f".5.tif.{16 * 'a'}.lock", ".3.tif.lock", f"3.tif.{16 * 'a'}.lock")]
+    for path in (*left, *others):
+        path.touch()
+    looked, real = [], os.listdir
+
+    def listing(path="."):
+        looked.append(os.fspath(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listing)
+    assert {item.status for item in slidewright.batch(tmp_path / "in", **options).items} == {"skipped"}
+    assert looked.count(str(tmp_path / "out")) == 1
+    assert [path.exists() for path in (*left, *others)] == [False, False, True, True, True]
+
+
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("suffix", [".tif", ".ome.zarr"])
 def test_file_that_comes_in_mid_run_is_not_replaced(tmp_path, slides, suffix, monkeypatch):
     """Also where the batch replaces what it made itself; with overwrite the user has asked for it."""

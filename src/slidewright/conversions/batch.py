@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any, Unpack
 
 from slidewright.conversions.batch_slide import FRESH_EVERY, BatchItem, Line, Outcome, convert_slide, due, failed
+from slidewright.conversions.destination import sweep_beside
 from slidewright.conversions.manifest import Entry, check_apart, check_places, read_entries, told_of_links
 from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
@@ -131,6 +132,7 @@ def batch(
         return BatchReport(planned, path, monotonic() - started, warnings)
     if out is not None:
         _make_folders(entries)
+    sweep_beside(*(entry.destination for entry in entries))  # also beside what will be skipped
     items: dict[int, BatchItem] = {}
     with _append(path) as write, contextlib.closing(_converted(entries, done, running, progress)) as outcomes:
         for number, outcome in outcomes:

@@ -16,7 +16,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slidewright.conversions.convert import convert_opened
-from slidewright.conversions.destination import sweep_beside
 from slidewright.conversions.opening import open_selected
 from slidewright.conversions.workload import work_seconds
 from slidewright.errors import without_keys
@@ -131,7 +130,6 @@ def convert_slide(
     started = monotonic()
     destination = os.path.abspath(entry.destination)
     try:
-        sweep_beside(destination)  # also beside what is skipped
         opened, path = open_selected(entry.source, entry.selection)
         options, made_of = due(entry, opened, path, before)
         if options is None:

@@ -7,7 +7,6 @@ killed run left from what another run is writing at the moment.
 from __future__ import annotations
 
 import functools
-import glob
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from slidewright.errors import DestinationError, OutputError
 from slidewright.system.file_lock import FileLock, remove_abandoned
 from slidewright.system.files import (
-    TOKEN_PATTERN,
+    TOKEN_LENGTH,
     exchange,
     leads_to,
     lies_in,
@@ -233,13 +232,24 @@ class Destination:
             raise DestinationError(f"the source lies in the destination {str(self.path)!r}; choose another name")
 
 
-def sweep_beside(path: str | os.PathLike[str]) -> None:
-    """Remove what killed runs to a destination left, and put back what they had moved aside."""
-    folder, name = os.path.split(os.path.abspath(os.fspath(path)))
-    pattern = f".{glob.escape(short_name(name))}.{TOKEN_PATTERN}.lock"
-    for found in glob.glob(pattern, root_dir=folder, include_hidden=True):
-        stem = os.path.join(folder, found.removesuffix(".lock"))
-        remove_abandoned(f"{stem}.lock", functools.partial(_clean, stem, os.path.join(folder, name)))
+def sweep_beside(*paths: str | os.PathLike[str]) -> None:
+    """Remove what killed runs to destinations left, and put back what they had moved aside. A folder of many of them is
+    looked through once.
+    """
+    folders: dict[str, dict[str, str]] = {}
+    for path in paths:
+        folder, name = os.path.split(os.path.abspath(os.fspath(path)))
+        folders.setdefault(folder, {})[short_name(name)] = name
+    for folder, names in folders.items():
+        try:
+            found = [each.removesuffix(".lock") for each in os.listdir(folder) if each.endswith(".lock")]
+        except OSError:
+            continue
+        for stem in found:
+            short, _, unique = stem[1:].rpartition(".")
+            if stem.startswith(".") and short in names and len(unique) == TOKEN_LENGTH:
+                whole, place = os.path.join(folder, stem), os.path.join(folder, names[short])
+                remove_abandoned(f"{whole}.lock", functools.partial(_clean, whole, place))
 
 
 def _clean(stem: str, path: str) -> None:

@@ -144,7 +144,8 @@ def token() -> str:
     return os.urandom(8).hex()
 
 
-TOKEN_PATTERN = "?" * 16
+TOKEN_LENGTH = 16
+TOKEN_PATTERN = "?" * TOKEN_LENGTH
 
 
 def short_name(name: str) -> str:
