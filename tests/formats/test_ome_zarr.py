@@ -20,6 +20,7 @@ from oracle import pyramid
 from written import image
 
 import slidewright
+from slidewright.conversions import destination
 from slidewright.errors import DestinationError, OptionError, SourceError, VerifyError
 from slidewright.formats import zarr_json, zarr_shard
 from slidewright.formats.ome_zarr import OmeZarrFormat
@@ -413,6 +414,28 @@ def test_what_goes_into_a_store_has_its_version(tmp_path: Path, ngff: str, name:
         slidewright.convert(labels(150, 203), path / name, kind="labels", ngff=other, **SMALL)
     assert files(path) == before
     slidewright.convert(labels(150, 203), path / name, kind="labels", ngff=ngff, **SMALL)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("home", "name"), [(destination, "sync_folder"), (zarr_json, "FileLock")])
+def test_label_that_has_its_name_is_listed_whenever_a_signal_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Any, name: str
+) -> None:
+    """The exit code is 0 then."""
+    slidewright.convert(image(150, 203), tmp_path / "a.ome.zarr", **SMALL)
+    group = tmp_path / "a.ome.zarr" / "labels"
+    group.mkdir()
+    real = getattr(home, name)
+
+    def interrupted(path: str) -> None:
+        monkeypatch.setattr(home, name, real)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(home, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        slidewright.convert(labels(150, 203), group / "cells", kind="labels", **SMALL)
+    assert json.loads((group / "zarr.json").read_text())["attributes"]["ome"]["labels"] == ["cells"]
+    assert sorted(os.listdir(group)) == ["cells", "zarr.json"]
 
 
 def test_labels_that_come_side_by_side_are_all_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

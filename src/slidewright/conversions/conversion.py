@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from slidewright.conversions.description import describe_image
-from slidewright.conversions.destination import Destination
+from slidewright.conversions.destination import Destination, has_named
 from slidewright.conversions.opening import option_files
 from slidewright.conversions.settled import settled
 from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, SourceError, without_keys
@@ -316,9 +316,7 @@ class Conversion:
         self._check_source()
         if before_commit is not None:
             before_commit(self._destination.partial)
-        nbytes = self._destination.commit()
-        self._committed = True
-        run.format.named(self._destination.place)
+        nbytes = self._give_name(run.format)
         outcome.lap(run, "finish")
         report = self._report(outcome, run, nbytes)
         if callback is not None:
@@ -377,6 +375,23 @@ class Conversion:
                 continue
             if now != before:
                 raise SourceError(f"{path} has changed while it was read; run again when it is complete")
+
+    def _give_name(self, form: Format) -> int:
+        """Give the output its name, and have what others say of it brought up to date; its bytes. Once it has its name,
+        Ctrl-C comes too late to leave out the rest.
+        """
+        place = self._destination.place
+        try:
+            nbytes = self._destination.commit()
+            self._committed = True
+            form.named(place)
+        except Exception:
+            raise
+        except BaseException:
+            if has_named(place):
+                form.named(place)
+            raise
+        return nbytes
 
     def _corrupt(self, outcome: Outcome, run: Run) -> dict[CorruptPlace, str]:
         """What of the source did not decode, in this run and in those that made its shards."""

@@ -35,11 +35,11 @@ class FileLock:
             if fcntl is not None:
                 try:  # to wait takes no time where another run may only be looking at it
                     fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    os.close(fd)
-                    raise
-                except OSError:  # a filesystem without locks
-                    pass
+                except BaseException as error:
+                    if isinstance(error, BlockingIOError) or not isinstance(error, OSError):  # such as Ctrl-C
+                        os.close(fd)
+                        raise
+                    # else it is a filesystem without locks
             if leads_to(path, os.fstat(fd)):
                 with contextlib.suppress(OSError):  # a full disk, of which who comes next will tell
                     os.ftruncate(fd, 0)
