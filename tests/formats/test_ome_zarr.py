@@ -21,7 +21,7 @@ from written import image
 
 import slidewright
 from slidewright.conversions import destination
-from slidewright.errors import DestinationError, OptionError, SourceError, VerifyError
+from slidewright.errors import DestinationError, OptionError, OutputError, SourceError, VerifyError
 from slidewright.formats import zarr_json, zarr_shard
 from slidewright.formats.ome_zarr import OmeZarrFormat
 from slidewright.inspection.verify import verify_file
@@ -427,7 +427,7 @@ def test_label_that_has_its_name_is_listed_whenever_a_signal_comes(
     group.mkdir()
     real = getattr(home, name)
 
-    def interrupted(path: str) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         monkeypatch.setattr(home, name, real)
         raise KeyboardInterrupt
 
@@ -436,6 +436,23 @@ def test_label_that_has_its_name_is_listed_whenever_a_signal_comes(
         slidewright.convert(labels(150, 203), group / "cells", kind="labels", **SMALL)
     assert json.loads((group / "zarr.json").read_text())["attributes"]["ome"]["labels"] == ["cells"]
     assert sorted(os.listdir(group)) == ["cells", "zarr.json"]
+
+
+@pytest.mark.timeout(60)
+def test_lock_of_a_stopped_process_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    slidewright.convert(image(150, 203), tmp_path / "a.ome.zarr", **SMALL)
+    group = tmp_path / "a.ome.zarr" / "labels"
+    group.mkdir()
+    monkeypatch.setattr(zarr_json, "_PATIENCE", 0.2)
+    with open(group / ".slidewright-labels.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match=r"cells' is complete, but .* another process"):
+            slidewright.convert(labels(150, 203), group / "cells", kind="labels", **SMALL)
+    slidewright.convert(labels(150, 203), group / "others", kind="labels", **SMALL)
+    assert sorted(os.listdir(group)) == ["cells", "others", "zarr.json"]
 
 
 def test_labels_that_come_side_by_side_are_all_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import Any
 
 from slidewright.system.file_lock import FileLock
@@ -12,6 +13,7 @@ from slidewright.system.json_file import read_json
 
 _LOCK = ".slidewright-labels.lock"
 _LARGE = 1 << 19  # characters; palettes of 256 colours and common ICC profiles are smaller
+_PATIENCE = 30.0  # seconds for others, of which each needs some milliseconds, unless it is stopped
 
 
 def write_json(path: str, value: dict[str, Any]) -> None:
@@ -41,12 +43,23 @@ def list_label(group: str, name: str, ngff: str) -> None:
     several runs do this at once.
     """
     path = os.path.join(group, _LOCK)
-    lock = FileLock(path)
+    lock = _locked(path)
     try:
         _list_label(group, name, ngff)
     finally:
         remove(path)
         lock.release()
+
+
+def _locked(path: str) -> FileLock:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return FileLock(path, wait=False)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise OSError(f"another process has held {path!r} for {_PATIENCE:g} s") from None
+        time.sleep(0.02)
 
 
 def _list_label(group: str, name: str, ngff: str) -> None:
