@@ -294,6 +294,42 @@ def test_killed_workers_do_not_lose_a_tile(tmp_path):
     assert writer.report.retries >= 1
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+@pytest.mark.parametrize("overlap", ["refuse", "replace"])
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_fork_of_the_caller_neither_writes_nor_ends_what_is_written(tmp_path, overlap, n_workers):
+    """What it wrote was lost without a word, and its end was the end of the file, or made a file of a part of it."""
+    pixels = image(256, 256)
+    tiles = [(tile, *divmod(number, 256 // TILE)) for number, tile in enumerate(tiles_of(pixels))]
+    answers, asked = os.pipe()
+    with PyramidWriter(
+        tmp_path / "out.tif", pixels.shape, overlap=overlap, n_workers=n_workers, scratch=tmp_path, **OPTIONS
+    ) as writer:
+        writer.write_tile(*tiles[0])
+        child = os.fork()
+        if child == 0:
+            try:
+                for act in (lambda: writer.write_tile(*tiles[1]), writer.close, lambda: writer.write(tiles_of(pixels))):
+                    with contextlib.suppress(OptionError):
+                        act()
+                        os.write(asked, b"not refused ")
+                writer.discard()
+                writer.__exit__(SystemExit, SystemExit(0), None)
+            except BaseException as error:
+                os.write(asked, repr(error).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        for tile in tiles[1:]:
+            writer.write_tile(*tile)
+    os.close(asked)
+    assert os.read(answers, 1000) == b""
+    os.close(answers)
+    assert_levels_equal_oracle(tmp_path / "out.tif", pixels, TILE)
+    assert os.listdir(tmp_path) == ["out.tif"]
+
+
 def test_progress_is_told_while_the_caller_produces(tmp_path):
     seen = []
     pixels = image(300, 300)
