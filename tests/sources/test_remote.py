@@ -279,6 +279,23 @@ def test_changed_file_of_the_same_size_is_another_source(served: tuple[Path, str
     assert fingerprint(slidewright.open_source(f"{url}/s.tif"), f"{url}/s.tif") != before
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("form", [2, 3])
+def test_store_that_a_server_has_lost_is_no_background(served: tuple[Path, str], tmp_path: Path, form: Any) -> None:
+    """As one that says "not found" of everything while it is started again."""
+    folder, url = served
+    zarr.create_array(folder / "s.zarr", data=image(512, 512, 3), chunks=(128, 128, 3), zarr_format=form)
+
+    def move(progress: Any) -> None:
+        if progress.stage != "done" and (folder / "s.zarr").exists():
+            (folder / "s.zarr").rename(folder / "moved")
+
+    options: dict[str, Any] = {"tile_size": 128, "block_tiles": 1, "n_workers": 0, "compression": "zstd"}
+    with pytest.raises(SourceError, match="moved or removed"):
+        slidewright.convert(f"{url}/s.zarr", tmp_path / "o.tif", progress=move, **options)
+    assert not (tmp_path / "o.tif").exists()
+
+
 def test_zarr_group_behind_a_url(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, url = served
     pixels = image(300, 260, 3)

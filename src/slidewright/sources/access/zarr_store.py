@@ -1,5 +1,5 @@
-"""Stores of zarr's, opened; a folder is read with distrust: every file is a regular one, metadata are not endless, and
-what is missing is so in the folder that was opened.
+"""Stores of zarr's, opened and read with distrust: every file of a folder is a regular one, metadata are not endless,
+and what is missing is so in the store that was opened.
 
 Imported only where zarr is needed, since it imports the zarr library.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import zarr
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import LocalStore
+from zarr.storage import FsspecStore, LocalStore
 
 from slidewright.errors import SourceError
 from slidewright.sources.access.zarr_codecs import know_images, open_node
@@ -54,6 +54,22 @@ class FolderStore(LocalStore):
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
 
 
+class RemoteStore(FsspecStore):
+    """zarr's store of a URL, which would take a server that has lost all of it for background."""
+
+    _known: str | None = None
+    """Metadata that were there."""
+
+    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+        """What lies under a key; None where there is nothing, and the rest of the store still is."""
+        found = await super().get(key, prototype or default_buffer_prototype(), byte_range)
+        if os.path.basename(key) in _METADATA:
+            self._known = key if found is not None else self._known
+        elif found is None and self._known is not None and not await self.exists(self._known):
+            raise gone(self.path)
+        return found
+
+
 def gone(folder: str) -> SourceError:
     """The error about a folder that is not there any more, in which every chunk would be missing."""
     return SourceError(f"{folder} was moved or removed while it was read; run again when it is there")
@@ -91,7 +107,7 @@ def open_store(store: str, inner: str) -> Any:
     try:
         is_zip = store.lower().endswith(".zip")
         if is_url(store):
-            target: Any = zarr.storage.FsspecStore.from_url(store, patience(store), read_only=True)
+            target: Any = RemoteStore.from_url(store, patience(store), read_only=True)
         else:
             target = zarr.storage.ZipStore(store, mode="r") if is_zip else FolderStore(store, read_only=True)
         with warnings.catch_warnings():  # about codecs beyond the specification, which are read all the same
