@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from slidewright.engine.ring import SLOT_BYTES, SlotWriter, read_slot
 from slidewright.engine.segment_store import SegmentStore
+from slidewright.errors import OutputError
 from slidewright.formats.tiff import TiffFormat
 from slidewright.geometry import Size
 from slidewright.pyramid.plan import make_plan
@@ -69,4 +70,19 @@ def test_store_spills_beyond_its_memory_and_gives_the_same_back(tmp_path, planes
     assert list(tmp_path.iterdir()) == []  # files without a name
     for key in keys:
         assert store.take(key) == repr(key).encode() * 20
+    store.close()
+
+
+@pytest.mark.timeout(30)
+def test_segment_that_the_temporary_disk_has_lost_is_an_error(tmp_path):
+    plan = make_plan(Size(320, 320), 16, block_tiles=2)
+    store = SegmentStore(plan, TiffFormat().wave, 0, str(tmp_path))
+    keys = [(0, 0, 0, 0), (0, 0, 0, 1)]
+    for key in keys:
+        store.add(key, b"segment" * 20)
+    (spill,) = store._spills.values()
+    os.pwrite(spill.file.fileno(), bytes(20), 150)
+    assert store.take(keys[0]) == b"segment" * 20
+    with pytest.raises(OutputError, match="has lost some"):
+        store.take(keys[1])
     store.close()

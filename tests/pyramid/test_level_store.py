@@ -76,6 +76,24 @@ def test_missing_chunk_of_a_scratch_is_background_only_where_it_is_sparse(tmp_pa
         Scratch(str(tmp_path), plan, pixels, single=single).level(1).read(0, 0, 32, 32, out)
 
 
+@pytest.mark.timeout(30)
+def test_chunk_of_which_the_disk_has_lost_a_part_is_an_error(tmp_path):
+    """A full disk behind the temporary one, or one that breaks: nobody is told who does not wait for it."""
+    plan = make_plan(Size(100, 100), 32, block_tiles=1)
+    level = Scratch(str(tmp_path), plan, PixelFormat("rgb", "uint8", 3, "mean", (1, 2, 3)), single=True).level(1)
+    level.create()
+    for x in (0, 16):
+        level.write(Region(0, x, 16, 16), np.full((16, 16, 3), 9, np.uint8))
+    file = Path(level.path, "c", "0", "0", "0")
+    data = bytearray(file.read_bytes())
+    data[-100:-50] = bytes(50)
+    file.write_bytes(data)
+    out = np.empty((16, 16, 3), np.uint8)
+    assert (level.read(0, 0, 16, 16, out) == 9).all()
+    with pytest.raises(OutputError, match="has lost a part"):
+        level.read(0, 16, 16, 16, out)
+
+
 def test_scratch_of_a_dead_run_is_swept_and_of_a_living_one_kept(tmp_path):
     living = ScratchFolder(tmp_path)
     dead = tmp_path / "slidewright-scratch-dead"

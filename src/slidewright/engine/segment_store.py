@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable
 from typing import IO, NamedTuple
 
@@ -24,6 +25,8 @@ class _Place(NamedTuple):
     bucket: int | None
     offset: int
     length: int
+    crc: int
+    """The temporary disk may have lost it, of which the system tells nobody who does not wait for that disk."""
 
 
 class _Spill:
@@ -131,8 +134,8 @@ class SegmentStore:
             return None
         spill = self._spills[place.bucket]
         data = read_at(spill.file.fileno(), place.offset, place.length)
-        if len(data) != place.length:
-            raise OutputError("a temporary file of waiting segments was cut short; check the temporary disk")
+        if len(data) != place.length or zlib.crc32(data) != place.crc:
+            raise OutputError("a temporary file of waiting segments has lost some; check the temporary disk")
         spill.live -= 1
         if not spill.live:
             del self._spills[place.bucket]
@@ -170,7 +173,7 @@ class SegmentStore:
                 f"can't keep waiting segments in {where!r}: {error.strerror}; "
                 "point TMPDIR or --scratch to a disk with room"
             ) from error
-        self._spilled[key] = _Place(bucket, spill.size, len(segment))
+        self._spilled[key] = _Place(bucket, spill.size, len(segment), zlib.crc32(segment))
         spill.size += len(segment)
         spill.live += 1
         self.spilled_bytes += len(segment)
