@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from kept_matrix import KINDS
 from reading import assert_reads_like
 
+import slidewright
 from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.sources.open import open_source
 from slidewright.sources.openslide import OpenSlideSource
@@ -74,6 +76,27 @@ def test_damaged_tile_is_an_error_that_names_the_place(tmp_path: Path) -> None:
     with pytest.raises(CorruptTileError, match=r"x=64, y=64") as caught:
         reader.read(64, 64, 64, 64, np.empty((64, 64, 3), np.uint8))
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_only_the_damaged_tile_of_a_slide_is_filled(tmp_path: Path, workers: int) -> None:
+    """OpenSlide has the same error for all that it is asked after one; of 64 tiles 61 were filled."""
+    path = tmp_path / "damaged.tif"
+    pixels = np.full((512, 512, 3), 90, np.uint8)
+    tifffile.imwrite(path, pixels, tile=(64, 64), compression="jpeg", photometric="rgb")
+    with tifffile.TiffFile(path) as tiff:
+        offset, count = tiff.pages[0].dataoffsets[9], tiff.pages[0].databytecounts[9]
+    data = bytearray(path.read_bytes())
+    data[offset : offset + count] = bytes(count)
+    path.write_bytes(data)
+    options: dict[str, Any] = {"tile_size": 64, "compression": "zstd", "n_workers": workers}
+    report = slidewright.convert(OpenSlideSource.at(str(path)), tmp_path / "o.tif", on_corrupt="fill", **options)
+    assert report.corrupt_tiles == 1
+    found = tifffile.imread(tmp_path / "o.tif", key=0)
+    assert (found[64:128, 64:128] == 255).all()
+    found[64:128, 64:128] = 90
+    assert np.abs(found.astype(int) - 90).max() < 3
 
 
 def test_file_that_openslide_can_not_open_is_a_source_error(tmp_path: Path) -> None:

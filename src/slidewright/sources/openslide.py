@@ -103,15 +103,13 @@ class OpenSlideReader(Reader):
     """Reads regions of one level of a slide."""
 
     def __init__(self, source: OpenSlideSource) -> None:
-        import openslide
-
         self._path, self._level = source.path, source.level
         self._background = source.info.background or _WHITE
         self._slide: Any = _open(source.path)
+        self._give_cache()
         if self._slide.level_dimensions[self._level] != (source.info.size.width, source.info.size.height):
             self._slide.close()
             raise SourceError(f"{self._path} is not the file it was when the run began; start again")
-        self._slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
         self._scale = float(self._slide.level_downsamples[self._level])
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
@@ -134,6 +132,11 @@ class OpenSlideReader(Reader):
             self._slide.close()
             self._slide = None
 
+    def _give_cache(self) -> None:
+        import openslide
+
+        self._slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
+
     def _piece(self, y: int, x: int, out: Pixels) -> None:
         if self._slide is None:
             raise SourceError(f"{self._path} was closed")
@@ -141,6 +144,9 @@ class OpenSlideReader(Reader):
         try:
             rgba = np.asarray(self._slide.read_region(corner, self._level, (out.shape[1], out.shape[0])))
         except Exception as error:
+            self._slide.close()  # after an error OpenSlide has the same for whatever it is asked
+            self._slide = _open(self._path)
+            self._give_cache()
             raise CorruptTileError(
                 f"{self._path}: OpenSlide can't read {out.shape[1]} x {out.shape[0]} pixels at x={x}, y={y} of "
                 f"level {self._level} "
