@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -319,3 +320,25 @@ def test_labels_beside_an_image_are_told_to_be_left_out(tmp_path):
     slidewright.convert(np.zeros((64, 64), np.uint8), store / "labels" / "cells.zarr", kind="labels", n_workers=0)
     (warning,) = slidewright.convert(store, tmp_path / "out.tif", n_workers=0).warnings
     assert "the labels beside it (cells.zarr)" in warning
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE])
+def test_disk_that_fails_is_no_damage_of_the_store(tmp_path, monkeypatch, number):
+    """What is filled is what is damaged; another time the disk gives it."""
+    from slidewright.sources.access import zarr_store
+
+    array = zarr.create_array(tmp_path / "s.zarr", shape=(256, 256), chunks=(64, 64), dtype="uint8")
+    array[...] = 50
+    real = zarr_store._read
+
+    def fail(path, byte_range):
+        if path.endswith("c/1/1"):
+            raise OSError(number, os.strerror(number), path)
+        return real(path, byte_range)
+
+    monkeypatch.setattr(zarr_store, "_read", fail)
+    with pytest.raises(SourceError, match=os.strerror(number)) as caught:
+        slidewright.convert(tmp_path / "s.zarr", tmp_path / "o.tif", on_corrupt="fill", n_workers=0, tile_size=64)
+    assert not isinstance(caught.value, CorruptTileError)
+    assert os.listdir(tmp_path) == ["s.zarr"]

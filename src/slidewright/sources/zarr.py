@@ -202,6 +202,8 @@ class ZarrReader(Reader):
                     f"{what}; the program's main thread has ended: have it wait for this thread (thread.join()), or "
                     "give a number of workers"
                 ) from error
+            if isinstance(error, OSError) and error.errno:  # of the system's; some codecs have OSErrors of their own
+                raise SourceError(f"{what}; try again when its disk is well") from error
             raise CorruptTileError(f"{what}; the store is damaged") from error
         left = [axis for axis in self._axes if axis in spans]
         if "c" in left:
