@@ -99,6 +99,18 @@ def test_only_the_damaged_tile_of_a_slide_is_filled(tmp_path: Path, workers: int
     assert np.abs(found.astype(int) - 90).max() < 3
 
 
+def test_lack_of_memory_is_no_damage_of_the_slide(pyramid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openslide = pytest.importorskip("openslide")
+    reader = OpenSlideSource.at(str(pyramid)).open()
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(openslide.OpenSlide, "read_region", fail)
+    with pytest.raises(MemoryError):
+        reader.read(0, 0, 64, 64, np.empty((64, 64, 3), np.uint8))
+
+
 def test_file_that_openslide_can_not_open_is_a_source_error(tmp_path: Path) -> None:
     path = tmp_path / "a.mrxs"
     path.write_bytes(b"not a slide")

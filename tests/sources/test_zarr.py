@@ -342,3 +342,18 @@ def test_disk_that_fails_is_no_damage_of_the_store(tmp_path, monkeypatch, number
         slidewright.convert(tmp_path / "s.zarr", tmp_path / "o.tif", on_corrupt="fill", n_workers=0, tile_size=64)
     assert not isinstance(caught.value, CorruptTileError)
     assert os.listdir(tmp_path) == ["s.zarr"]
+
+
+def test_lack_of_memory_is_no_damage_of_the_store(tmp_path, monkeypatch):
+    """A worker's block is done again by those that are left."""
+    from slidewright.sources.access import zarr_store
+
+    zarr.create_array(tmp_path / "s.zarr", shape=(256, 256), chunks=(64, 64), dtype="uint8")[...] = 50
+    reader = open_source(tmp_path / "s.zarr").open()
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(zarr_store, "_read", fail)
+    with pytest.raises(MemoryError):
+        reader.read(0, 0, 64, 64, np.empty((64, 64, 1), np.uint8))

@@ -143,6 +143,8 @@ class OpenSlideReader(Reader):
         corner = (round(x * self._scale), round(y * self._scale))  # OpenSlide takes the corner in pixels of level 0
         try:
             rgba = np.asarray(self._slide.read_region(corner, self._level, (out.shape[1], out.shape[0])))
+        except MemoryError:
+            raise
         except Exception as error:
             self._slide.close()  # after an error OpenSlide has the same for whatever it is asked
             self._slide = _open(self._path)

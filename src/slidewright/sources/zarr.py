@@ -187,7 +187,7 @@ class ZarrReader(Reader):
         spans = {"y": slice(y, y + out.shape[0]), "x": slice(x, x + out.shape[1]), "c": channels}
         try:
             pixels = np.asarray(self._array[tuple(spans.get(axis, self._planes.get(axis, 0)) for axis in self._axes)])
-        except SlidewrightError:
+        except (SlidewrightError, MemoryError):
             raise
         except Exception as error:  # a codec's own error, or the store's
             row, column = y // self._chunk.height, x // self._chunk.width
