@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable
 from typing import IO, NamedTuple
 
@@ -18,6 +17,7 @@ import numpy as np
 from slidewright.engine.ring import Part
 from slidewright.errors import OutputError
 from slidewright.pyramid.plan import Key, Plan
+from slidewright.system.checksum import crc32
 from slidewright.system.files import read_at
 
 
@@ -134,7 +134,7 @@ class SegmentStore:
             return None
         spill = self._spills[place.bucket]
         data = read_at(spill.file.fileno(), place.offset, place.length)
-        if len(data) != place.length or zlib.crc32(data) != place.crc:
+        if len(data) != place.length or crc32(data) != place.crc:
             raise OutputError("a temporary file of waiting segments has lost some; check the temporary disk")
         spill.live -= 1
         if not spill.live:
@@ -173,7 +173,7 @@ class SegmentStore:
                 f"can't keep waiting segments in {where!r}: {error.strerror}; "
                 "point TMPDIR or --scratch to a disk with room"
             ) from error
-        self._spilled[key] = _Place(bucket, spill.size, len(segment), zlib.crc32(segment))
+        self._spilled[key] = _Place(bucket, spill.size, len(segment), crc32(segment))
         spill.size += len(segment)
         spill.live += 1
         self.spilled_bytes += len(segment)

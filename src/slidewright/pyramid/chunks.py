@@ -12,9 +12,9 @@ import contextlib
 import errno
 import os
 import struct
-import zlib
 from typing import IO, Any, Protocol
 
+from slidewright.system.checksum import crc32
 from slidewright.system.files import fill_from, make_below, new_file, regular, token
 
 Place = tuple[int, int, int]
@@ -136,7 +136,7 @@ class ChunkShard:
         offset = self._count * _ENTRY.size + number * (self._chunk_bytes + _CRC.size)
         file.seek(offset)
         _write_all(file, data)
-        _write_all(file, memoryview(_CRC.pack(zlib.crc32(data))))
+        _write_all(file, memoryview(_CRC.pack(crc32(data))))
         file.seek(number * _ENTRY.size)
         _write_all(file, memoryview(_ENTRY.pack(offset, len(data))))
 
@@ -149,7 +149,7 @@ class ChunkShard:
         file = self._open()
         file.seek(offset)
         got = fill_from(file, out[:length])
-        if got == length and file.read(_CRC.size) != _CRC.pack(zlib.crc32(out[:length])):
+        if got == length and file.read(_CRC.size) != _CRC.pack(crc32(out[:length])):
             raise OSError(errno.EIO, "the disk has lost a part of what was written")
         return got
 
