@@ -231,3 +231,24 @@ def test_fields_of_a_source_are_not_taken_for_optics_in_the_aperio_flavour(tmp_p
     assert (found.mpp, found.metadata.known) == (None, {})
     assert dict(found.metadata.identifying)["source MPP"] == "9"
     assert dict(found.metadata.identifying)["case no"] == "7"
+
+
+@pytest.mark.timeout(60)
+def test_imagej_may_have_a_unit_for_each_axis(tmp_path):
+    said = {"axes": "ZYX", "unit": "micron", "yunit": "nm", "zunit": "mm", "spacing": 2}
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 64, 64), np.uint8), imagej=True, metadata=said, resolution=(2, 4))
+    info = slidewright.open_source(tmp_path / "a.tif", z="all").info
+    assert info.mpp == pytest.approx((0.5, 0.00025))
+    assert info.metadata.z_spacing == pytest.approx(2000)
+
+
+@pytest.mark.timeout(60)
+def test_colour_and_label_of_a_single_channel_of_imagej_are_not_lost(tmp_path):
+    ramp, zero = np.arange(256, dtype=np.uint8), np.zeros(256, np.uint8)
+    for name, table in (("green", [zero, ramp, zero]), ("grey", [ramp, ramp, ramp])):
+        said = {"axes": "ZYX", "LUTs": [np.stack(table)], "Labels": ["Smith 1", "Smith 2"]}
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((2, 64, 64), np.uint16), imagej=True, metadata=said)
+    found = [slidewright.open_source(tmp_path / f"{name}.tif", z=0).info.metadata for name in ("green", "grey")]
+    assert [one.channels for one in found] == [(Channel(None, (0, 255, 0)),), ()]
+    tifffile.imwrite(tmp_path / "one.tif", PIXELS[:, :, 0], imagej=True, metadata={"Labels": ["Smith"]})
+    assert dict(slidewright.info(tmp_path / "one.tif").metadata.identifying)["Labels"] == "Smith"

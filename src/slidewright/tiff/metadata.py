@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from slidewright.tiff.series import is_ours
@@ -75,17 +76,24 @@ def description_of(tiff: Any, page: Any) -> str | None:
 def resolution_of(tiff: Any, page: Any) -> tuple[float, float] | None:
     """Micrometres a pixel by the resolution tags alone, whatever they are worth; ImageJ says their unit elsewhere."""
     unit = _RESOLUTION_UNITS.get(int(page.tags.valueof(296, 2)))  # TIFF 6.0: an absent ResolutionUnit means inch
+    across = down = unit
     if tiff.is_imagej:
-        name = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").lower()
-        unit = MICROMETRES.get(name, unit)
-    values = [_ratio(page.tags.valueof(code)) for code in (282, 283)]
+        across, down = (imagej_unit(tiff.imagej_metadata or {}, axis, unit) for axis in "xy")
+    values = [ratio_of(page.tags.valueof(code)) for code in (282, 283)]
     x, y = values[0], values[1] if values[1] is not None else values[0]
-    if unit is None or x is None or y is None:
+    if across is None or down is None or x is None or y is None:
         return None
-    return (unit / x, unit / y)
+    return (across / x, down / y)
 
 
-def _ratio(value: Any) -> float | None:
+def imagej_unit(found: Mapping[str, Any], axis: str, otherwise: float | None = None) -> float | None:
+    """Micrometres in the unit that ImageJ names for an axis, or for all of them."""
+    name = str(found.get(f"{axis}unit", found.get("unit", ""))).replace("\\u00B5", "µ").lower()
+    return MICROMETRES.get(name, otherwise)
+
+
+def ratio_of(value: Any) -> float | None:
+    """A fraction of a tag, above 0; None for what is none."""
     try:
         return positive(value[0] / value[1])
     except (TypeError, IndexError, ZeroDivisionError):

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from slidewright.metadata import Channel, Metadata, fields_of
-from slidewright.tiff.metadata import KIND_MARK, MICROMETRES, OWN, SECONDS, positive
+from slidewright.tiff.metadata import KIND_MARK, MICROMETRES, OWN, SECONDS, imagej_unit, positive
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -254,21 +254,20 @@ def _akoya(tiff: Any) -> Metadata:
 
 
 def _imagej(found: Mapping[str, Any]) -> Metadata:
-    spacing = positive(found.get("spacing"))
-    scale = MICROMETRES.get(str(found.get("unit", "")).replace("\\u00B5", "µ").lower())
+    spacing, scale = positive(found.get("spacing")), imagej_unit(found, "z")
     interval, clock = positive(found.get("finterval")), SECONDS.get(str(found.get("tunit", "sec")).strip().lower())
-    labels, tables = found.get("Labels") or (), found.get("LUTs") or ()
+    labels, tables = (_several(found.get(name)) for name in ("Labels", "LUTs"))
     count = int(found.get("channels", 1))
     colors = [tuple(int(value) for value in table[:, -1]) for table in tables[:count]]
-    named = len(labels) == count and not any(_FILE_LABEL.search(str(label)) for label in labels)
+    named = len(labels) == count > 1 and not any(_FILE_LABEL.search(str(label)) for label in labels)
     names = [str(label) for label in labels] if named else []
     channels = [
         Channel(names[n] if names else None, colors[n][:3] if len(colors) == count else None)  # type: ignore[arg-type]
         for n in range(count)
     ]
-    known = any(channel != Channel() for channel in channels)
+    known = any(channel != Channel() for channel in channels) and colors != [(255, 255, 255)]  # a grey is no colour
     return Metadata(
-        channels=tuple(channels) if known and count > 1 else (),
+        channels=tuple(channels) if known else (),
         z_spacing=spacing * scale if spacing and scale and int(found.get("slices", 1)) > 1 else None,
         time_increment=interval * clock if interval and clock and int(found.get("frames", 1)) > 1 else None,
         identifying=fields_of(
@@ -284,6 +283,11 @@ def _plain_tags(page: Any, description: str) -> tuple[tuple[str, str], ...]:
     values = {name: page.tags.valueof(code) or "" for name, code in codes.items()}
     found = {name: _text(value) for name, value in values.items()}
     return fields_of({**found, "ImageDescription": description})
+
+
+def _several(value: Any) -> list[Any]:
+    """What tifffile gives as a list, or by itself where there is one, or not at all."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _text(value: Any) -> str:
