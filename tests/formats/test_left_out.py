@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import tifffile
@@ -94,3 +96,37 @@ def test_labels_and_masks_are_verified_as_such_against_an_array(tmp_path, kind, 
     options = {"kind": kind, "tile_size": 32, "compression": "deflate", "n_workers": 0}
     slidewright.convert(pixels, tmp_path / name, **options)
     assert all(level.exact for level in slidewright.verify_file(tmp_path / name, against=pixels).levels)
+
+
+def ome_of(pixels: str, planes: str = "") -> str:
+    return (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+        f'<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="300" SizeY="200" SizeC="1" SizeZ="1" '
+        f'SizeT="1" {pixels}><Channel ID="Channel:0:0"/><TiffData/>{planes}</Pixels></Image></OME>'
+    )
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"resolution": (2, 3), "resolutionunit": "NONE"}, "its resolution of 2 x 3 pixels in a unit"),
+        ({"resolution": (1, 1), "resolutionunit": "NONE"}, None),
+        ({"extratags": [(286, 5, 1, (3, 2), True)]}, "where it lies"),
+        ({"description": ome_of('PhysicalSizeX="0.5"')}, r"PhysicalSizeX 0.5 \(µm\), which is not two"),
+        ({"description": ome_of('PhysicalSizeX="2" PhysicalSizeXUnit="pixel" PhysicalSizeY="2"')}, "Y 2 .pixel, µm.,"),
+        ({"description": ome_of('PhysicalSizeX="2" PhysicalSizeY="2"')}, None),
+        ({"description": ome_of('SignificantBits="12"')}, "12 bits of its 16 are used"),
+        ({"description": ome_of('SignificantBits="16"', '<Plane TheC="0" TheZ="0" TheT="0"/>')}, None),
+        ({"description": ome_of("", '<Plane TheC="0" TheZ="0" TheT="0" PositionX="3"/>')}, "plane .PositionX."),
+        ({"imagej": True, "metadata": {"unit": "furlong"}, "resolution": (2, 3)}, "2 x 3 pixels in a unit"),
+        ({"imagej": True, "metadata": {"unit": "micron", "xorigin": 3.0}, "resolution": (2, 3)}, "ImageJ's origin"),
+        ({"imagej": True, "metadata": {"ROI": b"Iout"}}, "what is drawn on it"),
+    ],
+)
+def test_what_a_tiff_says_of_size_place_and_bits_is_told(tmp_path, given, words):
+    given = {"metadata": None, **given}
+    given["description"] = given.get("description", "").encode() or None
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS[:, :, 0].astype(np.uint16), **given)
+    report = slidewright.convert(tmp_path / "a.tif", tmp_path / "b.ome.tif", n_workers=0)
+    assert [bool(re.search(words or "", warning)) for warning in report.warnings] == ([] if words is None else [True])

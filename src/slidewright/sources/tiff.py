@@ -151,7 +151,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
     if number is not None:
         series, base = slide.owner(page)
     mpp = slide.mpp(base, series)
-    left_out = slide.left_out(page, mpp)
+    left_out = slide.left_out(base, series, mpp)
     if mpp is not None and base.size != page.size:
         mpp = (mpp[0] * _times(base.size.width, page.size.width), mpp[1] * _times(base.size.height, page.size.height))
     stored, not_stored = stored_of(slide, image)

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slidewright.tiff.series import is_ours
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 OWN = "slidewright|"
 """How a description begins in which slidewright itself kept metadata."""
@@ -56,7 +59,8 @@ def mpp_of(tiff: Any, page: Any, series: int) -> tuple[float, float] | None:
         if spacing is not None:
             return spacing
     if tiff.is_ome:
-        value_xy = _ome_mpp(str(tiff.ome_metadata or ""), series)
+        pixels = ome_pixels(str(tiff.ome_metadata or ""), series)
+        value_xy = None if pixels is None else ome_mpp(pixels)
         if value_xy is not None:
             return value_xy
     found_xy = resolution_of(tiff, page)
@@ -121,8 +125,8 @@ def _philips_mpp(xml: str) -> tuple[float, float] | None:
     return (values[1] * 1000, values[0] * 1000)
 
 
-def _ome_mpp(xml: str, series: int) -> tuple[float, float] | None:
-    """PhysicalSizeX and Y of the `series`-th Image; the schema's default unit is the micrometre."""
+def ome_pixels(xml: str, series: int) -> Element | None:
+    """The Pixels of the `series`-th Image."""
     from xml.etree import ElementTree
 
     try:
@@ -130,12 +134,15 @@ def _ome_mpp(xml: str, series: int) -> tuple[float, float] | None:
     except ElementTree.ParseError:
         return None
     pixels = [element for element in root.iter() if element.tag.rpartition("}")[2] == "Pixels"]
-    if not 0 <= series < len(pixels):
-        return None
+    return pixels[series] if 0 <= series < len(pixels) else None
+
+
+def ome_mpp(pixels: Element) -> tuple[float, float] | None:
+    """PhysicalSizeX and Y; the schema's default unit is the micrometre."""
     found: list[float] = []
     for axis in "XY":
-        value = positive(pixels[series].get(f"PhysicalSize{axis}"))
-        unit = MICROMETRES.get(pixels[series].get(f"PhysicalSize{axis}Unit", "µm").lower())
+        value = positive(pixels.get(f"PhysicalSize{axis}"))
+        unit = MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm").lower())
         if value is None or unit is None:
             return None
         found.append(value * unit)

@@ -197,10 +197,10 @@ class TiffSlide:
         with damage_named(self.path, VerifyError):
             return mpp_of(self._tiff, page.page, self._described(series))
 
-    def left_out(self, page: Page, mpp: tuple[float, float] | None) -> tuple[str, ...]:
-        """What the file says of an image that a conversion does not pass on, as clauses."""
+    def left_out(self, page: Page, series: int, mpp: tuple[float, float] | None) -> tuple[str, ...]:
+        """What the file says of a series that a conversion does not pass on, as clauses; with its full-size page."""
         with damage_named(self.path, VerifyError):
-            return left_out_of(self._tiff, page.page, mpp)
+            return left_out_of(self._tiff, page.page, self._described(series), mpp)
 
     def description_of(self, page: Page) -> str | None:
         """The page's ImageDescription, unless it describes the layout of the very file."""
