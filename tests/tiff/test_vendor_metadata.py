@@ -252,3 +252,37 @@ def test_colour_and_label_of_a_single_channel_of_imagej_are_not_lost(tmp_path):
     assert [one.channels for one in found] == [(Channel(None, (0, 255, 0)),), ()]
     tifffile.imwrite(tmp_path / "one.tif", PIXELS[:, :, 0], imagej=True, metadata={"Labels": ["Smith"]})
     assert dict(slidewright.info(tmp_path / "one.tif").metadata.identifying)["Labels"] == "Smith"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("form", ["ome", "imagej", "svs"])
+def test_plain_tags_of_who_and_when_identify_in_a_vendors_file_too(tmp_path, form):
+    given = {
+        "ome": {"ome": True, "metadata": {"PhysicalSizeX": 0.5}},
+        "imagej": {"imagej": True},
+        "svs": {"description": "Aperio Image Library v12\r\n1x1|AppMag = 20", "metadata": None},
+    }[form]
+    tags = [(315, 2, 0, "jane", True), (33432, 2, 0, "clinic", True)]
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS, photometric="rgb", extratags=tags, **given)
+    for keep, there in (("allowed", False), ("all", True)):
+        path = tmp_path / f"{keep}.ome.tif"
+        slidewright.convert(tmp_path / "a.tif", path, keep_metadata=keep, n_workers=0)
+        assert [word in path.read_bytes() for word in (b"jane", b"clinic")] == [there, there]
+
+
+@pytest.mark.timeout(60)
+def test_make_and_model_of_a_plain_tiff_are_the_scanners(tmp_path):
+    tags = [(271, 2, 0, "Acme", True), (272, 2, 0, "X1", True)]
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS, photometric="rgb", software="AcmeScan 4", extratags=tags)
+    tifffile.imwrite(tmp_path / "b.tif", PIXELS, photometric="rgb", software="any program")
+    found = [slidewright.info(tmp_path / name).metadata for name in ("a.tif", "b.tif")]
+    wanted = {"scanner_vendor": "Acme", "scanner_model": "X1", "scanner_software": "AcmeScan 4"}
+    assert [one.known for one in found] == [wanted, {}]
+
+
+@pytest.mark.timeout(60)
+def test_description_beside_the_shape_that_tifffile_notes_is_kept_when_all_is(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS, photometric="rgb", description="case of Smith", metadata={})
+    assert dict(slidewright.info(tmp_path / "a.tif").metadata.identifying) == {"ImageDescription": "case of Smith"}
+    slidewright.convert(tmp_path / "a.tif", tmp_path / "b.tif", keep_metadata="all", n_workers=0)
+    assert b"case of Smith" in (tmp_path / "b.tif").read_bytes()

@@ -69,10 +69,11 @@ def mpp_of(tiff: Any, page: Any, series: int) -> tuple[float, float] | None:
 
 def description_of(tiff: Any, page: Any) -> str | None:
     """The page's ImageDescription, unless it describes the layout of the very file (OME-XML, ImageJ, tifffile's JSON
-    shape).
+    shape, which may stand in a second one).
     """
     text = str(page.description or "").strip("\0 \r\n")
-    if not text or tiff.is_ome or page.is_imagej or page.is_shaped or text.startswith(OWN):
+    shaped = page.is_shaped and page.is_shaped == page.description
+    if not text or tiff.is_ome or page.is_imagej or shaped or text.startswith(OWN):
         return None
     return text
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from slidewright.metadata import Channel, Metadata, fields_of
 from slidewright.tiff.metadata import KIND_MARK, MICROMETRES, OWN, SECONDS, imagej_unit, positive
+from slidewright.tiff.series import is_ours
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -41,7 +42,23 @@ _PHILIPS_IDENTIFYING = ("BARCODE", "DATETIME", "SERIAL", "DESCRIPTION", "OPERATO
 
 
 def metadata_of(tiff: Any, page: Any, series: int, vendor: str) -> Metadata:
-    """What a file says of a series, whose full-size page is given."""
+    """What a file says of a series, whose full-size page is given: by its description, and by TIFF's own tags where
+    that has nothing.
+    """
+    found, tags = _described(tiff, page, series, vendor), _plain_tags(page)
+    make, model, software = (_text(page.tags.valueof(code) or "").strip("\0 ") for code in (271, 272, 305))
+    software = software if (make or model) and not is_ours(tiff) else ""  # of the scanner, and not of any program
+    return replace(
+        found,
+        scanner_vendor=found.scanner_vendor or make or None,
+        scanner_model=found.scanner_model or model or None,
+        scanner_software=found.scanner_software or software or None,
+        identifying=fields_of({**tags, **dict(found.identifying)}),
+    )
+
+
+def _described(tiff: Any, page: Any, series: int, vendor: str) -> Metadata:
+    """What the description says."""
     description = str(page.description or "")
     if vendor == "svs":
         return aperio(description)
@@ -52,12 +69,13 @@ def metadata_of(tiff: Any, page: Any, series: int, vendor: str) -> Metadata:
     if vendor == "ndpi":
         return _hamamatsu(page)
     if vendor == "qpi" and series == 0:
-        return replace(_akoya(tiff), identifying=_plain_tags(page, description))
+        return replace(_akoya(tiff), identifying=fields_of({"ImageDescription": description}))
     if tiff.is_imagej:
         return _imagej(tiff.imagej_metadata or {})
     if description.startswith(OWN):
-        return replace(own(description), identifying=_plain_tags(page, "\n".join(description.splitlines()[1:])))
-    return Metadata(identifying=_plain_tags(page, "" if page.is_shaped else description))
+        more = "\n".join(description.splitlines()[1:])
+        return replace(own(description), identifying=fields_of({"ImageDescription": more}))
+    return Metadata(identifying=fields_of({"ImageDescription": "" if page.is_shaped == description else description}))
 
 
 def aperio(description: str) -> Metadata:
@@ -276,13 +294,12 @@ def _imagej(found: Mapping[str, Any]) -> Metadata:
     )
 
 
-def _plain_tags(page: Any, description: str) -> tuple[tuple[str, str], ...]:
-    """TIFF 6.0's tags of who, when and where, and its free text."""
+def _plain_tags(page: Any) -> dict[str, str]:
+    """TIFF 6.0's tags of who, when and where."""
     codes = {"DocumentName": 269, "PageName": 285, "DateTime": 306, "Artist": 315, "HostComputer": 316}
     codes |= {"XMP": 700, "Copyright": 33432, "EXIF": 34665, "GPS": 34853, "ImageUniqueID": 42016}
     values = {name: page.tags.valueof(code) or "" for name, code in codes.items()}
-    found = {name: _text(value) for name, value in values.items()}
-    return fields_of({**found, "ImageDescription": description})
+    return {name: _text(value) for name, value in values.items()}
 
 
 def _several(value: Any) -> list[Any]:
