@@ -130,3 +130,27 @@ def test_what_a_tiff_says_of_size_place_and_bits_is_told(tmp_path, given, words)
     tifffile.imwrite(tmp_path / "a.tif", PIXELS[:, :, 0].astype(np.uint16), **given)
     report = slidewright.convert(tmp_path / "a.tif", tmp_path / "b.ome.tif", n_workers=0)
     assert [bool(re.search(words or "", warning)) for warning in report.warnings] == ([] if words is None else [True])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("name", "word"), [("b.svs", "a plain TIFF has no place"), ("b.ome.zarr", "no place in NGFF")])
+def test_name_of_the_channel_of_colours_has_no_place(tmp_path, name, word):
+    slidewright.convert(PIXELS, tmp_path / "a.ome.tif", channel_names=["H&E"], n_workers=0)
+    options = {"flavour": "aperio"} if name.endswith("svs") else {}
+    report = slidewright.convert(tmp_path / "a.ome.tif", tmp_path / name, n_workers=0, **options)
+    assert [word in warning for warning in report.warnings] == [True]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("names", [("DAPI", "FITC", "Cy5"), ("Red", "green", "B")])
+def test_names_of_channels_that_are_taken_for_colours_are_told(tmp_path, names):
+    slidewright.convert(PIXELS, tmp_path / "a.ome.zarr", n_workers=0)
+    group = zarr.open_group(tmp_path / "a.ome.zarr", mode="r+")
+    ome = dict(group.attrs)["ome"]
+    for channel, name in zip(ome["omero"]["channels"], names, strict=True):
+        channel["label"] = name
+    group.attrs["ome"] = ome
+    report = slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / "b.ome.tif", n_workers=0)
+    assert ["DAPI, FITC, Cy5" in warning for warning in report.warnings] == ([True] if names[0] == "DAPI" else [])
+    told = {"channel_names": ["H&E"], "n_workers": 0}
+    assert slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / "c.ome.tif", **told).warnings == ()

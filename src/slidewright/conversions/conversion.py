@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started fi
 Callback = Callable[[Progress], None] | None
 
 _LARGE_TILE = 16 << 20
+_COLOURS = {"red", "green", "blue", "alpha", "r", "g", "b", "a"}  # names that say no more than that it is one
 _MAX_SIDE = (1 << 32) - 1  # of a TIFF, and more than a cluster can write
 
 
@@ -187,10 +188,14 @@ def _small_block(tile_bytes: int) -> int | None:
     return None if tile_bytes <= _LARGE_TILE else 1 if tile_bytes > 4 * _LARGE_TILE else 2
 
 
-def _left_out(run: Run) -> list[str]:
+def _left_out(run: Run, options: ConvertOptions) -> list[str]:
     """One warning about all that the source says and the file will not."""
     info = run.source.info
     clauses = [*info.left_out, *run.format.no_place(run.image)]
+    said = () if options.keep_metadata == "none" or run.image.metadata.channels else info.metadata.channels
+    names = [channel.name for channel in said if channel.name]
+    if {name.lower() for name in names} - _COLOURS:
+        clauses.append(f"names of its channels ({', '.join(names)}), which are taken for colours (kind says otherwise)")
     if info.mpp is not None and not can_be_mpp(info.mpp):
         clauses.append(f"its resolution of {info.mpp[0]:.4g} um a pixel")
     return [f"not passed on of {info.name}: {'; '.join(clauses)}"] if clauses else []
@@ -250,7 +255,7 @@ class Conversion:
         self._announce = announce or _ignore
         self._stack = contextlib.ExitStack()
         self._committed = False
-        self._warnings = [*decided.memory.warnings, *_left_out(decided), *_of_format(decided)]
+        self._warnings = [*decided.memory.warnings, *_left_out(decided, options), *_of_format(decided)]
         self._warnings += _not_beside(decided, options)
         self._source_seen = {path: _seen(path) for path in _files_of(decided.source, source_path)}
         self._destination = make_destination(dest, options, decided.format, decided.source, source_path, compare)
