@@ -154,3 +154,51 @@ def test_names_of_channels_that_are_taken_for_colours_are_told(tmp_path, names):
     assert ["DAPI, FITC, Cy5" in warning for warning in report.warnings] == ([True] if names[0] == "DAPI" else [])
     told = {"channel_names": ["H&E"], "n_workers": 0}
     assert slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / "c.ome.tif", **told).warnings == ()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+def test_names_and_attributes_of_a_zarr_that_nobody_here_knows_are_kept_when_all_is(tmp_path, ngff):
+    multiscale = {"axes": [{"name": "y"}, {"name": "x"}], "datasets": [{"path": "0"}], "name": "case of Smith"}
+    said = {"multiscales": [multiscale], "omero": {"channels": [], "name": "smith.czi", "id": 7}}
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2 if ngff == "0.4" else 3)
+    group.create_array("0", data=PIXELS[:, :, 0], chunks=(64, 64))
+    group.attrs.update({"stain": {"by": "jane"}, **(said if ngff == "0.4" else {"ome": {"version": ngff, **said}})})
+    found = dict(slidewright.open_source(tmp_path / "a.zarr").info.metadata.identifying)
+    wanted = {"Name": "case of Smith", "stain": '{"by": "jane"}', "omero name": '"smith.czi"', "omero id": "7"}
+    assert found == wanted
+    for name in ("b.ome.zarr", "c.ome.tif"):
+        slidewright.convert(tmp_path / "a.zarr", tmp_path / name, keep_metadata="all", n_workers=0)
+        assert dict(slidewright.open_source(tmp_path / name).info.metadata.identifying) == wanted
+        slidewright.convert(tmp_path / "a.zarr", tmp_path / f"less {name}", n_workers=0)
+        assert slidewright.open_source(tmp_path / f"less {name}").info.metadata.identifying == ()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ({"colors": [{"label-value": 1, "rgba": [1, 2, 3, 99]}]}, "which colours of its labels are transparent"),
+        ({"colors": [{"label-value": 1, "rgba": [1, 2, 3, 255]}], "properties": [{"label-value": 1}]}, "properties"),
+        ({"colors": [{"label-value": 70_000, "rgba": [1, 2, 3, 255]}]}, "not all of labels from 0"),
+        ({"colors": [{"label-value": 1, "rgba": [1, 2, 3, 255]}]}, None),
+    ],
+)
+def test_what_an_ome_zarr_says_of_labels_is_told(tmp_path, label, words):
+    slidewright.convert(PIXELS[:, :, 0] % 2, tmp_path / "a.ome.zarr", kind="labels", n_workers=0)
+    group = zarr.open_group(tmp_path / "a.ome.zarr", mode="r+")
+    group.attrs["ome"] = {**dict(group.attrs)["ome"], "image-label": label}
+    report = slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / "b.ome.zarr", n_workers=0)
+    assert [(words or "") in warning for warning in report.warnings] == ([] if words is None else [True])
+
+
+@pytest.mark.timeout(60)
+def test_place_of_the_planes_of_an_ome_zarr_is_told(tmp_path):
+    given = {"axes": "zyx", "z": "all", "n_workers": 0}
+    slidewright.convert(np.stack([PIXELS[:, :, 0]] * 3), tmp_path / "a.ome.zarr", z_spacing=2, **given)
+    group = zarr.open_group(tmp_path / "a.ome.zarr", mode="r+")
+    ome = dict(group.attrs)["ome"]
+    ome["multiscales"][0]["datasets"][0]["coordinateTransformations"][1]["translation"][0] = 12.0
+    group.attrs["ome"] = ome
+    report = slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / "b.ome.tif", z="all", n_workers=0)
+    assert ["where its planes lie" in warning for warning in report.warnings] == [True]

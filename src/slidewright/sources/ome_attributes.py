@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slidewright.metadata import Metadata
+from slidewright.metadata import Metadata, fields_of
 from slidewright.options import KINDS
 from slidewright.pixels import Colormap
 
 _SAMPLES = {"rgb": 3, "rgba": 4, "grey": 1, "labels": 1, "binary": 1}
 _COLORS = ("uint8", "uint16")
+_KNOWN = {"ome", "slidewright", "version", "multiscales", "omero", "image-label", "labels", "bioformats2raw.layout"}
+"""Attributes of an image that are read, or say how it lies in the store."""
+_KNOWN_OF_OMERO = {"channels", "rdefs", "version"}
 
 
 class OmeAttributes:
@@ -23,6 +27,7 @@ class OmeAttributes:
 
     def __init__(self, attributes: Mapping[str, Any]) -> None:
         inner, own = attributes.get("ome"), attributes.get("slidewright")
+        self._all = attributes
         self._ome: Mapping[str, Any] = inner if isinstance(inner, dict) else attributes
         self._own: Mapping[str, Any] = own if isinstance(own, dict) else {}
 
@@ -62,6 +67,7 @@ class OmeAttributes:
         """Optics and scanner, and what identifies."""
         listed = self._own.get("identifying")
         pairs = listed if isinstance(listed, list) else []
+        kept = [(str(p[0]), str(p[1])) for p in pairs if isinstance(p, list) and len(p) == 2]
         return Metadata(
             objective_power=self._number("objective_power"),
             z_spacing=self._number("z_spacing"),
@@ -69,8 +75,33 @@ class OmeAttributes:
             scanner_vendor=self._text("scanner_vendor"),
             scanner_model=self._text("scanner_model"),
             scanner_software=self._text("scanner_software"),
-            identifying=tuple((str(p[0]), str(p[1])) for p in pairs if isinstance(p, list) and len(p) == 2),
+            identifying=(*kept, *self._unknown()),
         )
+
+    def _unknown(self) -> tuple[tuple[str, str], ...]:
+        """Names of the image, and attributes that nobody here knows."""
+        images, omero = self._ome.get("multiscales"), self._ome.get("omero")
+        named = [one.get("name") for one in images if isinstance(one, dict)] if isinstance(images, list) else []
+        found = {} if self._own else {"Name": ", ".join(str(name) for name in named if name)}
+        for prefix, holder, known in (("", {**self._all, **self._ome}, _KNOWN), ("omero ", omero, _KNOWN_OF_OMERO)):
+            more = {} if not isinstance(holder, Mapping) else holder
+            found |= {f"{prefix}{name}": json.dumps(value) for name, value in more.items() if name not in known}
+        return fields_of(found)
+
+    def left_out(self, samples: int, dtype: str) -> tuple[str, ...]:
+        """What is said of labels that is not passed on, as clauses of a warning."""
+        label = self._ome.get("image-label")
+        entries = label.get("colors") if isinstance(label, dict) else None
+        colors = [one for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
+        found = []
+        if samples == 1 and colors and (dtype not in _COLORS or self.colormap is None):
+            why = f"which are of {dtype}" if dtype not in _COLORS else "which are not all of labels from 0 to 65535"
+            found.append(f"the colours of its labels, {why}")
+        elif any(isinstance(one.get("rgba"), list) and one["rgba"][3:] not in ([], [255]) for one in colors):
+            found.append("which colours of its labels are transparent")
+        if isinstance(label, dict) and label.get("properties"):
+            found.append("the properties of its labels")
+        return tuple(found)
 
     @property
     def colormap(self) -> Colormap | None:
@@ -119,6 +150,7 @@ def left_out_of(
 ) -> tuple[str, ...]:
     """What the transformations of the largest level say that is not passed on, as clauses of a warning."""
     places = [letters.index(letter) for letter in "xy" if letter in letters]
+    others = [index for index, letter in enumerate(letters) if letter in "zt"]
     scales = [f"{math.prod(_numbers('scale', index, letters, holders)):.4g}" for index in places]
     moved = [f"{sum(_numbers('translation', index, letters, holders)):.4g}" for index in places]
     found = []
@@ -126,6 +158,8 @@ def left_out_of(
         found.append(f"its scale of {' x '.join(scales)}, of which it names no unit of length (give mpp)")
     if any(float(number) for number in moved):
         found.append(f"where it lies (a translation of {' and '.join(moved)} along x and y)")
+    elif any(sum(_numbers("translation", index, letters, holders)) for index in others):
+        found.append("where its planes lie (a translation along z or t)")
     return tuple(found)
 
 

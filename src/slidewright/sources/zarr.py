@@ -425,7 +425,6 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) ->
             f"{name} has chunks of {grid} pixels, too large to decode in memory; save it again with smaller chunks"
         )
     said = OmeAttributes(chosen.attributes)
-    wide_labels = samples == 1 and dtype not in ("uint8", "uint16") and said.colormap is not None
     return SourceInfo(
         name=name,
         format="zarr",
@@ -437,7 +436,7 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) ->
         description=said.description,
         icc_profile=said.icc_profile,
         colormap=said.colormap if samples == 1 and dtype in ("uint8", "uint16") else None,
-        left_out=(*chosen.left_out, *([f"the colours of its labels, which are of {dtype}"] if wide_labels else [])),
+        left_out=(*chosen.left_out, *said.left_out(samples, dtype)),
         planar=samples > 1 and depth == 1,
         mpp=chosen.mpp,
         tile=grid,
