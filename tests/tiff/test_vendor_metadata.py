@@ -286,3 +286,16 @@ def test_description_beside_the_shape_that_tifffile_notes_is_kept_when_all_is(tm
     assert dict(slidewright.info(tmp_path / "a.tif").metadata.identifying) == {"ImageDescription": "case of Smith"}
     slidewright.convert(tmp_path / "a.tif", tmp_path / "b.tif", keep_metadata="all", n_workers=0)
     assert b"case of Smith" in (tmp_path / "b.tif").read_bytes()
+
+
+@pytest.mark.timeout(60)
+def test_fields_of_ome_that_nobody_here_knows_identify():
+    said = OME.replace('NominalMagnification="20"', 'NominalMagnification="20" LensNA="0.8" Model="of Smith"')
+    said = said.replace('Name="DAPI"', 'Name="DAPI" Fluor="Hoechst"')
+    said = said.replace("</Instrument>", '<Detector ID="Detector:0" Gain="3"/></Instrument>')
+    found = dict(ome(said, 0).identifying)
+    assert found["Objective Objective:1 LensNA"] == "0.8"
+    assert found["Objective Objective:1 Model"] == "of Smith"
+    assert found["Channel Channel:0:0 Fluor"] == "Hoechst"
+    assert found["Detector Detector:0 Gain"] == "3"
+    assert not [name for name in found if "Channel:0:1" in name or "Objective:0 " in name]

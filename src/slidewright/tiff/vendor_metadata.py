@@ -24,6 +24,17 @@ _OWN_FIELDS = (
 )
 OWN_NAMESPACE = "slidewright/kept"
 """Of the annotation of an OME-XML in which slidewright keeps what the schema has no place for."""
+_OME_PARTS = (
+    *("Laser", "Arc", "Filament", "LightEmittingDiode", "GenericExcitationSource", "LightSourceSettings", "Detector"),
+    *("DetectorSettings", "Filter", "FilterSet", "Dichroic", "TransmittanceRange", "ImagingEnvironment", "StageLabel"),
+)
+_OME_INSTRUMENT = {name: {"ID"} for name in _OME_PARTS} | {
+    "Microscope": {"Manufacturer", "Model"},
+    "Objective": {"ID", "NominalMagnification"},
+    "ObjectiveSettings": {"ID"},
+    "Channel": {"ID", "Name", "Color", "SamplesPerPixel"},
+}
+"""Elements of OME's instrument and channels, with the attributes that are read or say how they belong together."""
 _OWN_NUMBERS = ("objective_power", "z_spacing", "time_increment")
 _HARMLESS = {
     *("AppMag", "MPP", "StripeWidth", "Parmset", "Left", "Top", "LineCameraSkew", "LineAreaXOffset", "LineAreaYOffset"),
@@ -212,6 +223,8 @@ def _ome_identifying(root: Element, image: Element) -> tuple[tuple[str, str], ..
             values[f"{name} {element.get('ID', '')} SerialNumber"] = element.attrib["SerialNumber"]
         if name.endswith("Annotation") and name != "MapAnnotation":
             values[f"{name} {element.get('ID', '')}"] = " ".join(" ".join(element.itertext()).split())
+        unknown = {} if name not in _OME_INSTRUMENT else element.attrib.keys() - _OME_INSTRUMENT[name]
+        values |= {f"{name} {element.get('ID', '')} {key}": element.attrib[key] for key in unknown}
     own = _own_annotations(root)
     for annotation in _all(root, "M"):
         if own.get(annotation.get("K", "M")) != annotation.text:
