@@ -299,3 +299,15 @@ def test_fields_of_ome_that_nobody_here_knows_identify():
     assert found["Channel Channel:0:0 Fluor"] == "Hoechst"
     assert found["Detector Detector:0 Gain"] == "3"
     assert not [name for name in found if "Channel:0:1" in name or "Objective:0 " in name]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("ome", [True, False])
+def test_tags_of_the_first_plane_are_those_of_the_stack(tmp_path, ome):
+    said = {"ome": True, "metadata": {"axes": "ZYX"}} if ome else {"metadata": None, "description": "of Smith"}
+    stack = np.zeros((3, 64, 64), np.uint8)
+    tags = [(315, 2, 0, "jane", True)]
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", extratags=tags, **said)
+    slidewright.convert(tmp_path / "a.tif", tmp_path / "b.tif", z=1, keep_metadata="all", n_workers=0)
+    assert b"jane" in (tmp_path / "b.tif").read_bytes()
+    assert (b"of Smith" in (tmp_path / "b.tif").read_bytes()) is not ome

@@ -150,6 +150,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
     base = slide.image(replace(chosen, level=0)).pages[0] if chosen.level else page
     if number is not None:
         series, base = slide.owner(page)
+    first = slide.first_page(series) if number is None else base  # whoever writes a stack says of it all there
     mpp = slide.mpp(base, series)
     left_out = slide.left_out(base, series, mpp)
     if mpp is not None and base.size != page.size:
@@ -169,8 +170,8 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         tile=page.cell,
         worker_bytes=AHEAD_BYTES + LIBRARY_BYTES if is_url(slide.path) else 0,
         icc_profile=base.icc_profile if given_as(page) != "rgb" or page.photometric == "ycbcr" else None,  # of inks
-        description=slide.description_of(base),
-        metadata=slide.metadata(base, series),
+        description=slide.description_of(first),
+        metadata=slide.metadata(first, series),
         left_out=left_out,
         associated=slide.associated,
         stored=stored,

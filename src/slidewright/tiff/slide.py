@@ -192,6 +192,11 @@ class TiffSlide:
             series, first = layout.owner_of(self._tiff, page.page)
             return (series, read_page(first)) if self.vendor else (0, page)
 
+    def first_page(self, series: int) -> Page:
+        """The first page of a series."""
+        with damage_named(self.path, VerifyError):
+            return read_page(self._tiff.series[series].keyframe)
+
     def mpp(self, page: Page, series: int = 0) -> tuple[float, float] | None:
         """Micrometres a pixel along (x, y) of a full-size page of a series, or None where nothing states them."""
         with damage_named(self.path, VerifyError):
