@@ -202,3 +202,26 @@ def test_place_of_the_planes_of_an_ome_zarr_is_told(tmp_path):
     group.attrs["ome"] = ome
     report = slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / "b.ome.tif", z="all", n_workers=0)
     assert ["where its planes lie" in warning for warning in report.warnings] == [True]
+
+
+@pytest.mark.timeout(60)
+def test_steps_of_a_stack_in_no_known_unit_are_told(tmp_path):
+    stack = np.zeros((2, 3, 64, 64), np.uint8)
+    said = {"axes": "TZYX", "unit": "micron", "zunit": "ells", "spacing": 2, "finterval": 3, "tunit": "lunch"}
+    tifffile.imwrite(tmp_path / "ij.tif", stack, imagej=True, metadata=said)
+    units = {"PhysicalSizeZUnit": "reference frame", "TimeIncrementUnit": "fortnight"}
+    said = {"axes": "TZYX", "PhysicalSizeZ": 2, "TimeIncrement": 3, **units}
+    tifffile.imwrite(tmp_path / "o.ome.tif", stack, photometric="minisblack", metadata=said)
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("0", data=stack, chunks=(1, 1, 64, 64))
+    transforms = [{"type": "scale", "scale": [3, 2, 1, 1]}]
+    datasets = [{"path": "0", "coordinateTransformations": transforms}]
+    group.attrs["multiscales"] = [{"axes": [{"name": axis} for axis in "tzyx"], "datasets": datasets}]
+    words = {
+        "ij.tif": "the distance of its planes, 2 .*the distance of its times, 3 lunch",
+        "o.ome.tif": r"PhysicalSizeZ 2(.0)? \(reference frame\).*TimeIncrement 3(.0)? \(fortnight\)",
+        "a.zarr": "its scale of 3 along t.*its scale of 2 along z",
+    }
+    for name, wanted in words.items():
+        report = slidewright.convert(tmp_path / name, tmp_path / f"{name}.ome.zarr", z="all", t="all", n_workers=0)
+        assert [bool(re.search(wanted, warning)) for warning in report.warnings] == [True], name

@@ -146,19 +146,28 @@ def step_of(
 
 
 def left_out_of(
-    letters: str, mpp: tuple[float, float] | None, holders: tuple[Mapping[str, Any], ...]
+    letters: str,
+    mpp: tuple[float, float] | None,
+    steps: Mapping[str, float | None],
+    holders: tuple[Mapping[str, Any], ...],
 ) -> tuple[str, ...]:
-    """What the transformations of the largest level say that is not passed on, as clauses of a warning."""
+    """What the transformations of the largest level say that is not passed on, as clauses of a warning; `steps` are
+    those along z and t, where they are known.
+    """
     places = [letters.index(letter) for letter in "xy" if letter in letters]
-    others = [index for index, letter in enumerate(letters) if letter in "zt"]
+    others = {letter: index for index, letter in enumerate(letters) if letter in steps}
     scales = [f"{math.prod(_numbers('scale', index, letters, holders)):.4g}" for index in places]
     moved = [f"{sum(_numbers('translation', index, letters, holders)):.4g}" for index in places]
     found = []
     if mpp is None and any(scale != "1" for scale in scales):
         found.append(f"its scale of {' x '.join(scales)}, of which it names no unit of length (give mpp)")
+    for letter, index in others.items():
+        step = math.prod(_numbers("scale", index, letters, holders))
+        if steps[letter] is None and step != 1:
+            found.append(f"its scale of {step:.4g} along {letter}, of which it names no known unit")
     if any(float(number) for number in moved):
         found.append(f"where it lies (a translation of {' and '.join(moved)} along x and y)")
-    elif any(sum(_numbers("translation", index, letters, holders)) for index in others):
+    elif any(sum(_numbers("translation", index, letters, holders)) for index in others.values()):
         found.append("where its planes lie (a translation along z or t)")
     return tuple(found)
 

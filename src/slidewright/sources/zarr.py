@@ -309,7 +309,7 @@ def _dataset(node: Any, multiscale: Mapping[str, Any], name: str, level: int) ->
     x, y, z = (step_of(axes, letters, letter, MICROMETRES, holders) for letter in "xyz")
     seconds = step_of(axes, letters, "t", SECONDS, holders)
     mpp = (x, y) if x is not None and y is not None else None
-    left_out = left_out_of(letters, mpp, (multiscale, datasets[0]))
+    left_out = left_out_of(letters, mpp, {"z": z, "t": seconds}, (multiscale, datasets[0]))
     return _Chosen(array, letters, mpp, z, seconds, left_out=left_out)
 
 

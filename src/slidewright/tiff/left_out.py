@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from slidewright.tiff.metadata import MAX_MPP, imagej_unit, ome_mpp, ome_pixels, positive, ratio_of, resolution_of
+from slidewright.tiff.metadata import (
+    MAX_MPP,
+    MICROMETRES,
+    SECONDS,
+    imagej_unit,
+    ome_mpp,
+    ome_pixels,
+    positive,
+    ratio_of,
+    resolution_of,
+)
 
 _MASK = 4  # NewSubfileType, bit 2: a transparency mask
 _NODATA = 42113  # GDAL's
@@ -52,6 +62,10 @@ def _of_ome(tiff: Any, page: Any, series: int) -> list[str]:
         units = {pixels.get(f"{name}Unit", "µm") for name in sizes if sizes[name]}
         words = " and ".join(f"{name} {value}" for name, value in sizes.items() if value)
         found.append(f"its {words} ({', '.join(sorted(units))}), which is not two known lengths (give mpp)")
+    for name, default, known in (("PhysicalSizeZ", "µm", MICROMETRES), ("TimeIncrement", "s", SECONDS)):
+        unit = pixels.get(f"{name}Unit", default)
+        if positive(pixels.get(name)) and unit.lower() not in known:
+            found.append(f"its {name} {pixels.get(name)} ({unit}), which is of no known unit")
     used = pixels.get("SignificantBits", "")
     if used.isdecimal() and isinstance(page.bitspersample, int) and int(used) < page.bitspersample:
         found.append(f"that {used} bits of its {page.bitspersample} are used")
@@ -68,6 +82,9 @@ def _of_imagej(tiff: Any) -> list[str]:
     found = []
     if positive(said.get("spacing")) and int(said.get("slices", 1)) > 1 and imagej_unit(said, "z") is None:
         found.append(f"the distance of its planes, {said['spacing']} of no known unit (give z_spacing)")
+    clock = str(said.get("tunit", "sec")).strip()
+    if positive(said.get("finterval")) and int(said.get("frames", 1)) > 1 and clock.lower() not in SECONDS:
+        found.append(f"the distance of its times, {said['finterval']} {clock} (give time_increment)")
     if any(said.get(name) for name in _IMAGEJ_ORIGINS):
         found.append("where it lies (ImageJ's origin)")
     if any(said.get(name) for name in _IMAGEJ_DRAWN):
