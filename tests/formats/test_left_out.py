@@ -225,3 +225,16 @@ def test_steps_of_a_stack_in_no_known_unit_are_told(tmp_path):
     for name, wanted in words.items():
         report = slidewright.convert(tmp_path / name, tmp_path / f"{name}.ome.zarr", z="all", t="all", n_workers=0)
         assert [bool(re.search(wanted, warning)) for warning in report.warnings] == [True], name
+
+
+@pytest.mark.timeout(60)
+def test_background_of_a_slide_goes_through_every_format(tmp_path):
+    """OpenSlide states it of some vendors' slides, and a plain TIFF has it in its line."""
+    before = tmp_path / "0.tif"
+    tifffile.imwrite(before, PIXELS, photometric="rgb", metadata=None, description="slidewright|background = #f0f107")
+    for name in ("a.ome.tif", "b.ome.zarr", "c.svs", "d.ome.tif", "e.tif", "f.ome.zarr", "g.tif"):
+        options = {"flavour": "aperio"} if name == "c.svs" else {}
+        slidewright.convert(before, tmp_path / name, n_workers=0, **options)
+        before = tmp_path / name
+        found = slidewright.info(before).metadata
+        assert (found.background, found.identifying) == ((240, 241, 7), ()), name

@@ -227,6 +227,7 @@ def _own(image: ImageDescription) -> dict[str, Any]:
         "scanner_vendor": said.scanner_vendor,
         "scanner_model": said.scanner_model,
         "scanner_software": said.scanner_software,
+        "background": said.known.get("background"),
         "z_spacing": None if image.encoding.pixels.stack.z > 1 else said.z_spacing,
         "time_increment": None if image.encoding.pixels.stack.t > 1 else said.time_increment,
     }

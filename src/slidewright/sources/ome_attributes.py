@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slidewright.metadata import Metadata, fields_of
+from slidewright.metadata import Metadata, background_of, fields_of
 from slidewright.options import KINDS
 from slidewright.pixels import Colormap
 
@@ -75,6 +75,7 @@ class OmeAttributes:
             scanner_vendor=self._text("scanner_vendor"),
             scanner_model=self._text("scanner_model"),
             scanner_software=self._text("scanner_software"),
+            background=background_of(self._text("background")),
             identifying=(*kept, *self._unknown()),
         )
 

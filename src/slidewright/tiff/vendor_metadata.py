@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from slidewright.metadata import Channel, Metadata, fields_of
+from slidewright.metadata import Channel, Metadata, background_of, fields_of
 from slidewright.tiff.metadata import KIND_MARK, MICROMETRES, OWN, SECONDS, imagej_unit, positive
 from slidewright.tiff.series import is_ours
 
@@ -123,12 +123,14 @@ def ome(xml: str, series: int) -> Metadata:
     objective = None if other else _by_id(root, "Objective", None if reference is None else reference.get("ID"))
     used = _first(image, "InstrumentRef")
     instrument = _by_id(root, "Instrument", None if used is None else used.get("ID"))
+    own = _own_annotations(root)
     microscope = None if instrument is None else _first(instrument, "Microscope")
     return Metadata(
         objective_power=None if objective is None else positive(objective.get("NominalMagnification")),
         scanner_vendor=None if microscope is None else microscope.get("Manufacturer"),
         scanner_model=None if microscope is None else microscope.get("Model"),
-        scanner_software=_own_annotations(root).get("scanner_software"),
+        scanner_software=own.get("scanner_software"),
+        background=background_of(own.get("background")),
         channels=() if pixels is None else _channels(pixels),
         z_spacing=_measure(pixels, "PhysicalSizeZ", "µm", MICROMETRES),
         time_increment=_measure(pixels, "TimeIncrement", "s", SECONDS),
@@ -144,10 +146,9 @@ def own(description: str) -> Metadata:
 
 def _own_values(found: dict[str, str]) -> Metadata:
     """Metadata of what `own_fields` gave."""
-    background = found.pop("background", "")
+    background = background_of(found.pop("background", None))
     numbers = {name: positive(found.pop(name, None)) for name in _OWN_NUMBERS}
-    color = tuple(bytes.fromhex(background[1:])) if re.fullmatch("#[0-9a-f]{6}", background) else None
-    values: dict[str, Any] = {**numbers, **found, "background": color}
+    values: dict[str, Any] = {**numbers, **found, "background": background}
     return Metadata(**values)
 
 
