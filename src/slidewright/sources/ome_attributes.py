@@ -8,18 +8,29 @@ import base64
 import binascii
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from slidewright.metadata import Metadata, background_of, fields_of
+from slidewright.metadata import Channel, Metadata, background_of, fields_of
 from slidewright.options import KINDS
 from slidewright.pixels import Colormap
 
 _SAMPLES = {"rgb": 3, "rgba": 4, "grey": 1, "labels": 1, "binary": 1}
 _COLORS = ("uint8", "uint16")
+_SHOWN_IN = (
+    *((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255)),
+    *((255, 128, 0), (255, 255, 255)),
+)
 _KNOWN = {"ome", "slidewright", "version", "multiscales", "omero", "image-label", "labels", "bioformats2raw.layout"}
 """Attributes of an image that are read, or say how it lies in the store."""
 _KNOWN_OF_OMERO = {"channels", "rdefs", "version"}
+
+
+def made_up_channel(number: int, count: int) -> tuple[str, tuple[int, int, int]]:
+    """The name and colour that a viewer is told of a channel of which nothing is known."""
+    return f"Channel {number}", (255, 255, 255) if count == 1 else _SHOWN_IN[number % len(_SHOWN_IN)]
 
 
 class OmeAttributes:
@@ -103,6 +114,26 @@ class OmeAttributes:
         if isinstance(label, dict) and label.get("properties"):
             found.append("the properties of its labels")
         return tuple(found)
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """Names and colours of channels, as NGFF's "omero" has them for viewers; whatever else is there, none, and none
+        that slidewright has made up.
+        """
+        omero = self._ome.get("omero")
+        listed = omero.get("channels") if isinstance(omero, Mapping) else None
+        told = [one if isinstance(one, Mapping) else {} for one in listed] if isinstance(listed, list) else []
+        names = [str(one["label"]) if one.get("label") else None for one in told]
+        colors = [re.fullmatch("#?([0-9a-fA-F]{6})", str(one.get("color", ""))) for one in told]
+        found = []
+        for number, (name, digits) in enumerate(zip(names, colors, strict=True)):
+            red, green, blue = bytes.fromhex(digits[1] if digits else "000000")
+            channel = Channel(name, (red, green, blue) if digits else None)
+            made_up = made_up_channel(number, len(told)) if self._own else (None, None)
+            if (channel.name, channel.color) == made_up:
+                channel = Channel()
+            found.append(replace(channel, name=None) if name == made_up[0] else channel)
+        return tuple(found) if any(channel != Channel() for channel in found) else ()
 
     @property
     def colormap(self) -> Colormap | None:

@@ -254,7 +254,7 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
         if not 0 <= (series or 0) < len(images):
             raise OptionError(f"{name} has no series {series}; {numbered(len(images))}")
         chosen = _dataset(node, images[series or 0], name, level or 0)
-        chosen = replace(chosen, channels=_channels(attributes.get("omero")), attributes=dict(node.attrs))
+        chosen = replace(chosen, channels=OmeAttributes(node.attrs).channels, attributes=dict(node.attrs))
         chosen = replace(chosen, left_out=(*chosen.left_out, *_labels(node)))
         return replace(chosen, kind="labels") if "image-label" in attributes else chosen
     arrays = [key for key, _ in node.arrays()]
@@ -313,27 +313,11 @@ def _dataset(node: Any, multiscale: Mapping[str, Any], name: str, level: int) ->
     return _Chosen(array, letters, mpp, z, seconds, left_out=left_out)
 
 
-def _channels(omero: Any) -> tuple[Channel, ...]:
-    """Names and colours of channels, as NGFF's "omero" has them for viewers; whatever else is there, none."""
-    listed = omero.get("channels") if isinstance(omero, Mapping) else None
-    found = [one if isinstance(one, Mapping) else {} for one in listed] if isinstance(listed, list) else []
-    colors = [re.fullmatch("#?([0-9a-fA-F]{6})", str(one.get("color", ""))) for one in found]
-    return tuple(
-        Channel(str(one["label"]) if one.get("label") else None, _rgb(color[1]) if color else None)
-        for one, color in zip(found, colors, strict=True)
-    )
-
-
 def _kind_of(channels: tuple[Channel, ...], samples: int) -> str | None:
     """What 3 or 4 channels are that are shown in other colours than red, green and blue; None where nothing says it."""
     colors = tuple(channel.color for channel in channels[:3])
     told = len(channels) == samples and samples in (3, 4) and None not in colors and len(set(colors)) > 1
     return "multichannel" if told and colors != _RED_GREEN_BLUE else None
-
-
-def _rgb(digits: str) -> tuple[int, int, int]:
-    red, green, blue = bytes.fromhex(digits)
-    return red, green, blue
 
 
 def _letter(axis: str) -> str:
