@@ -250,6 +250,7 @@ def test_names_and_colours_of_channels_have_no_place_here(given, flavour, tmp_pa
 def test_flavour_of_one_resolution_refuses_two(tmp_path):
     pixels = np.zeros((64, 64, 3), np.uint8)
     slidewright.convert(pixels, tmp_path / "a.svs", flavour="aperio", mpp=(0.227, 0.2269), n_workers=0)
+    assert slidewright.info(tmp_path / "a.svs").mpp == pytest.approx((0.227, 0.2269), rel=1e-9)
     with pytest.raises(OptionError, match=r"says one resolution, and this image has 0.25 x 0.5 um a pixel"):
         slidewright.convert(pixels, tmp_path / "b.svs", flavour="aperio", mpp=(0.25, 0.5), n_workers=0)
 

@@ -46,10 +46,10 @@ _RESOLUTION_UNITS = {2: 25_400.0, 3: 10_000.0}  # micrometres in an inch, in a c
 def mpp_of(tiff: Any, page: Any, series: int) -> tuple[float, float] | None:
     """Micrometres a pixel along (x, y) of the full-size page of a series, or None where nothing states them.
 
-    Aperio says those of the slide on every page, its label too.
+    Aperio says those of the slide on every page, its label too. In a file of ours the tags are more exact.
     """
     description = str(page.description or "")
-    if tiff.is_svs and series == 0:
+    if tiff.is_svs and series == 0 and not is_ours(tiff):
         found = _APERIO_MPP.search(description) or _APERIO_MPP.search(str(tiff.pages.first.description or ""))
         value = positive(found.group(1)) if found else None
         if value is not None:
