@@ -37,6 +37,8 @@ class Said:
     stack: tuple[int, int] = (1, 1)
     """Times, and planes along z."""
     levels: int = 1
+    pages: list[int] = field(default_factory=list)
+    """Which pages of a TIFF the levels are, where they are pages of the main chain."""
     mpp: tuple[float, float] | None = None
     icc: bytes | None = field(default=None, repr=False)
     palette: dict[int, Color] | None = None

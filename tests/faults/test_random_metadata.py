@@ -89,14 +89,18 @@ class Chain:
         for number in range(self._chance.choice((1, 2, 3))):
             form = self._chance.choice(FORMATS)
             expected = Expected(copy.deepcopy(self._said), form, {**needed, **self._options(form)})
+            if "page" in expected.options:
+                page_instead_of_level = {k: v for k, v in expected.options.items() if k not in ("level", "series")}
+            else:
+                page_instead_of_level = expected.options
             self._steps.append(f"{form} with {expected.options}")
             path = self._folder / f"out{number}{SUFFIXES[form]}"
             if expected.refused():
                 with pytest.raises(SlidewrightError):
-                    slidewright.convert(source, path, n_workers=0, **expected.options)
+                    slidewright.convert(source, path, n_workers=0, **page_instead_of_level)
                 yield "refused"
                 return
-            report = slidewright.convert(source, path, n_workers=0, **expected.options)
+            report = slidewright.convert(source, path, n_workers=0, **page_instead_of_level)
             expected.compare(path, " ".join(report.warnings))
             self._said, source = expected.said, path
             needed = {axis: "all" for axis, length in zip("tz", self._said.stack, strict=True) if length > 1}
@@ -127,6 +131,9 @@ class Chain:
             "t": (0.5 if said.stack[0] > 1 else 0, chance.choice((0, "0:1"))),
         }
         options |= {name: value for name, (part, value) in some.items() if chance.random() < part}
+        if said.levels > 1 and max(said.stack) == 1 and said.kind != "multichannel" and "level" in options and said.pages:
+            if chance.random() < 0.4:
+                options["page"] = said.pages[options["level"]]
         if chance.random() < 0.2:
             height, width = (side >> options.get("level", 0) for side in said.shape)
             x, y = chance.randrange(width // 2), chance.randrange(height // 2)
@@ -256,7 +263,7 @@ class Expected:
         assert {*found["beside"]} == {*said.beside}
         for name, pixels in said.beside.items():
             np.testing.assert_array_equal(found["beside"][name], pixels)
-        said.levels = found["levels"]
+        said.levels, said.pages = found["levels"], found.get("pages", [])
 
     def _compare_channels(self, found: dict[str, Any]) -> None:
         said = self.said
@@ -286,6 +293,9 @@ def read_tiff(path: Path, form: str) -> tuple[dict[str, Any], str]:
             levels = [level.keyframe for level in tiff.series[0].levels]
         else:
             levels = [page for page in pages if page.is_tiled]
+        places = [page.offset for page in pages]
+        found["pages"] = [places.index(level.offset) for level in levels if level.offset in places]
+        found["pages"] *= len(found["pages"]) == len(levels)
         found |= {"levels": len(levels), "icc": first.iccprofile, "description": text}
         found["mpp"] = _resolutions(levels)
         assert not [tag for page in pages for tag in (274, 42113, 286) if tag in page.tags]

@@ -268,3 +268,12 @@ def test_what_may_be_kept_comes_through_a_chain_of_formats(tmp_path, tissue):
         slidewright.convert(tmp_path / before, tmp_path / name, n_workers=0, z_spacing=spacing, **options)
         found = slidewright.open_source(tmp_path / name).info.metadata
         assert replace(found, channels=()) == replace(first, z_spacing=0.123456789, identifying=()), name
+
+
+@pytest.mark.timeout(60)
+def test_page_of_a_level_says_what_the_first_says_of_all(tmp_path):
+    given = {"objective_power": 20, "mpp": (0.25, 0.5), "tile_size": 64, "n_workers": 0}
+    slidewright.convert(np.zeros((200, 300), np.uint8), tmp_path / "a.tif", **given)
+    for chosen in ({"page": 2}, {"level": 2}):
+        info = slidewright.open_source(tmp_path / "a.tif", **chosen).info
+        assert (info.metadata.objective_power, info.mpp, info.size) == (20, pytest.approx((1, 2)), (50, 75))

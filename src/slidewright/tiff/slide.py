@@ -189,8 +189,11 @@ class TiffSlide:
     def owner(self, page: Page) -> tuple[int, Page]:
         """The series that a page is of, and its full-size page; -1 and the page itself where it is of none."""
         with damage_named(self.path, VerifyError):
-            series, first = layout.owner_of(self._tiff, page.page)
-            return (series, read_page(first)) if self.vendor else (0, page)
+            if self.vendor:
+                series, first = layout.owner_of(self._tiff, page.page)
+                return series, read_page(first)
+            reduced = self.ours and page.page.offset in [level.page.offset for level in self.levels]
+            return 0, self.levels[0] if reduced else page
 
     def first_page(self, series: int) -> Page:
         """The first page of a series."""
