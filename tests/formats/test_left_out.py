@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from PIL import ImageCms
 
 import slidewright
 
@@ -238,3 +239,15 @@ def test_background_of_a_slide_goes_through_every_format(tmp_path):
         before = tmp_path / name
         found = slidewright.info(before).metadata
         assert (found.background, found.identifying) == ((240, 241, 7), ()), name
+
+
+@pytest.mark.timeout(60)
+def test_profile_and_names_of_colours_that_become_channels_are_told(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS, photometric="rgb", metadata=None, iccprofile=profile)
+    slidewright.convert(tmp_path / "a.tif", tmp_path / "b.ome.tif", channel_names=["H&E"], n_workers=0)
+    report = slidewright.convert(tmp_path / "b.ome.tif", tmp_path / "c.ome.tif", kind="multichannel", n_workers=0)
+    words = r"names of its channels \(H&E\), where the output has 3; its ICC profile, which is of other channels"
+    assert [bool(re.search(words, warning)) for warning in report.warnings] == [True]
+    with tifffile.TiffFile(tmp_path / "c.ome.tif") as tiff:
+        assert tiff.pages.first.iccprofile is None

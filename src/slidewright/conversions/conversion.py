@@ -195,7 +195,11 @@ def _left_out(run: Run, options: ConvertOptions) -> list[str]:
     said = () if options.keep_metadata == "none" or run.image.metadata.channels else info.metadata.channels
     names = [channel.name for channel in said if channel.name]
     if {name.lower() for name in names} - _COLOURS:
-        clauses.append(f"names of its channels ({', '.join(names)}), which are taken for colours (kind says otherwise)")
+        colours, count = run.encoding.pixels.kind in ("rgb", "rgba"), run.encoding.pixels.channels
+        why = "which are taken for colours (kind says otherwise)" if colours else f"where the output has {count}"
+        clauses.append(f"names of its channels ({', '.join(names)}), {why}")
+    if info.icc_profile is not None and run.image.icc_profile is None:
+        clauses.append("its ICC profile, which is of other channels than those that are written")
     if info.mpp is not None and not can_be_mpp(info.mpp):
         clauses.append(f"its resolution of {info.mpp[0]:.4g} um a pixel")
     return [f"not passed on of {info.name}: {'; '.join(clauses)}"] if clauses else []

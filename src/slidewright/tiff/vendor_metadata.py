@@ -312,6 +312,7 @@ def _plain_tags(page: Any) -> dict[str, str]:
     """TIFF 6.0's tags of who, when and where."""
     codes = {"DocumentName": 269, "PageName": 285, "DateTime": 306, "Artist": 315, "HostComputer": 316}
     codes |= {"XMP": 700, "Copyright": 33432, "EXIF": 34665, "GPS": 34853, "ImageUniqueID": 42016}
+    codes["GDALMetadata"] = 42112
     values = {name: page.tags.valueof(code) or "" for name, code in codes.items()}
     return {name: _text(value) for name, value in values.items()}
 
