@@ -103,6 +103,38 @@ class OmeTeller(Teller):
                     tiff.write(part, tile=(64, 64), metadata=None, software=False, **given, **marked, **below)
         return path
 
+    def _tifffile(self) -> Path:
+        """An OME-TIFF whose XML tifffile writes."""
+        said, path = self.said, self.folder / "source.ome.tif"
+        image = self.pixels()
+        image = image if said.kind == "rgb" else image[..., 0]
+        self._names()
+        metadata: dict[str, Any] = {"axes": "TZCYXS" if said.kind == "rgb" else "TZCYX"}
+        if self.maybe():
+            said.mpp = (self.number(0.1, 2), self.number(0.1, 2))
+            for axis, value in zip("XY", said.mpp, strict=True):
+                unit, scale = self.chance.choice(list(OME_UNITS.items()))
+                metadata |= {f"PhysicalSize{axis}": value / scale, f"PhysicalSize{axis}Unit": unit}
+        if self.maybe(0.3):
+            said.z_spacing = metadata["PhysicalSizeZ"] = self.number(0.1, 9)
+        if self.maybe(0.3):
+            said.time_increment = metadata["TimeIncrement"] = self.number(0.1, 9)
+        channel: dict[str, Any] = {"Name": said.names} if said.names else {}
+        if said.colors:
+            channel["Color"] = [int.from_bytes(bytes((*color, 255)), "big", signed=True) for color in said.colors]
+        metadata |= {"Channel": channel} if channel else {}
+        metadata |= {"Description": self.secret("Description")} if self.maybe(0.3) else {}
+        metadata |= {"Name": self.secret("Name")} if self.maybe(0.3) else {}
+        if self.maybe(0.2):
+            metadata["Plane"] = {"PositionX": [1.5] * (image.shape[0] * image.shape[1] * image.shape[2])}
+            said.told["position"] = "said of each plane .PositionX"
+        if said.dtype == "uint16" and self.maybe(0.2):
+            metadata["SignificantBits"] = 10
+            said.told["SignificantBits"] = "10 .*bits"
+        given = self._photometric() | {"extratags": self._who_tags(0.1), "iccprofile": self._profile()}
+        tifffile.imwrite(path, image, ome=True, metadata=metadata, tile=(64, 64), software=False, **given)
+        return path
+
     def _ome_measures(self, pixels: ElementTree.Element) -> None:
         said = self.said
         if self.maybe(0.7):

@@ -13,13 +13,15 @@ import tifffile
 from faults.metadata_ome import OmeTeller
 from faults.metadata_said import IMAGEJ_TIMES, IMAGEJ_UNITS, MAKERS, Pixels
 
+FORMS = ("plain", "plain", "ome", "ome", "tifffile", "imagej", "aperio", "zarr", "zarr", "array")
+
 
 class Made(OmeTeller):
     """A random source."""
 
     def __init__(self, folder: Path, chance: random.Random) -> None:
         super().__init__(folder, chance)
-        self.form = chance.choice(("plain", "plain", "ome", "ome", "ome", "imagej", "aperio", "zarr", "zarr", "array"))
+        self.form = chance.choice(FORMS)
         self._choose_pixels()
         self.source: Any = getattr(self, f"_{self.form}")()
 
@@ -30,7 +32,7 @@ class Made(OmeTeller):
             kinds = ["rgb"]
         elif self.form == "imagej":
             kinds = ["grey", "multichannel", "rgb"]
-        elif self.form == "ome":
+        elif self.form in ("ome", "tifffile"):
             kinds.remove("labels")
         elif self.form == "array":
             kinds.append("binary")
@@ -40,7 +42,7 @@ class Made(OmeTeller):
         said.dtype = chance.choice(("uint8", *wider.get(said.kind, ())))
         if said.kind == "multichannel" and said.samples in (3, 4):
             said.dtype = "uint16"  # as bytes they would be colours to an array
-        if self.form in ("ome", "imagej", "zarr") and said.kind != "labels" and self.maybe(0.3):
+        if self.form in ("ome", "tifffile", "imagej", "zarr") and said.kind != "labels" and self.maybe(0.3):
             said.stack = chance.choice(((1, 3), (2, 1), (2, 3)))
             if self.form == "imagej" and said.kind == "rgb":
                 said.stack = (1, 3)

@@ -89,18 +89,15 @@ class Chain:
         for number in range(self._chance.choice((1, 2, 3))):
             form = self._chance.choice(FORMATS)
             expected = Expected(copy.deepcopy(self._said), form, {**needed, **self._options(form)})
-            if "page" in expected.options:
-                page_instead_of_level = {k: v for k, v in expected.options.items() if k not in ("level", "series")}
-            else:
-                page_instead_of_level = expected.options
+            given = {name: value for name, value in expected.options.items() if name != "level" or not expected.by_page}
             self._steps.append(f"{form} with {expected.options}")
             path = self._folder / f"out{number}{SUFFIXES[form]}"
             if expected.refused():
                 with pytest.raises(SlidewrightError):
-                    slidewright.convert(source, path, n_workers=0, **page_instead_of_level)
+                    slidewright.convert(source, path, n_workers=0, **given)
                 yield "refused"
                 return
-            report = slidewright.convert(source, path, n_workers=0, **page_instead_of_level)
+            report = slidewright.convert(source, path, n_workers=0, **given)
             expected.compare(path, " ".join(report.warnings))
             self._said, source = expected.said, path
             needed = {axis: "all" for axis, length in zip("tz", self._said.stack, strict=True) if length > 1}
@@ -131,9 +128,9 @@ class Chain:
             "t": (0.5 if said.stack[0] > 1 else 0, chance.choice((0, "0:1"))),
         }
         options |= {name: value for name, (part, value) in some.items() if chance.random() < part}
-        if said.levels > 1 and max(said.stack) == 1 and said.kind != "multichannel" and "level" in options and said.pages:
-            if chance.random() < 0.4:
-                options["page"] = said.pages[options["level"]]
+        single = max(said.stack) == 1 and said.kind != "multichannel"
+        if single and said.pages and "level" in options and chance.random() < 0.4:
+            options["page"] = said.pages[options["level"]]
         if chance.random() < 0.2:
             height, width = (side >> options.get("level", 0) for side in said.shape)
             x, y = chance.randrange(width // 2), chance.randrange(height // 2)
@@ -149,6 +146,8 @@ class Expected:
         self.named: dict[str, str] = dict(said.told)
         """What a warning must name, and by which words."""
         said.told = {}
+        self.by_page = "page" in options
+        """Whether the level is chosen as a page."""
         self._level()
         self._kept()
         self._given()
