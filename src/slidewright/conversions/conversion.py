@@ -188,6 +188,11 @@ def _small_block(tile_bytes: int) -> int | None:
     return None if tile_bytes <= _LARGE_TILE else 1 if tile_bytes > 4 * _LARGE_TILE else 2
 
 
+def warnings_of(run: Run, options: ConvertOptions) -> list[str]:
+    """What a caller should know of a run before it begins."""
+    return [*run.memory.warnings, *_left_out(run, options), *_of_format(run), *_not_beside(run, options)]
+
+
 def _left_out(run: Run, options: ConvertOptions) -> list[str]:
     """One warning about all that the source says and the file will not."""
     info = run.source.info
@@ -259,8 +264,7 @@ class Conversion:
         self._announce = announce or _ignore
         self._stack = contextlib.ExitStack()
         self._committed = False
-        self._warnings = [*decided.memory.warnings, *_left_out(decided, options), *_of_format(decided)]
-        self._warnings += _not_beside(decided, options)
+        self._warnings = warnings_of(decided, options)
         self._source_seen = {path: _seen(path) for path in _files_of(decided.source, source_path)}
         self._destination = make_destination(dest, options, decided.format, decided.source, source_path, compare)
         self._stack.callback(self._destination.close)
