@@ -40,7 +40,7 @@ OPTICS = {
     "time_increment": "time increment",
 }
 """What has no tag of its own in a TIFF, and the words for it in a warning."""
-_OME_TEXT = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
+_NAMESPACE = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
 
 
 @pytest.mark.timeout(60)
@@ -186,7 +186,7 @@ class Expected:
             for name in OPTICS:
                 setattr(said, name, None)
             said.names = said.colors = None
-            self.named.pop("names", None)
+            self._need_not_name("names")
 
     def _given(self) -> None:
         """What the caller says is what the file says."""
@@ -194,19 +194,23 @@ class Expected:
         if "mpp" in options:
             mpp = options["mpp"]
             said.mpp = mpp if isinstance(mpp, tuple) else (mpp, mpp)
-            self.named.pop("resolution", None)
-            self.named.pop("PhysicalSize", None)
-            self.named.pop("scale", None)
+            self._need_not_name("resolution", "PhysicalSize", "scale")
         for name in ("objective_power", "z_spacing", "time_increment"):
             if name in options:
                 setattr(said, name, options[name])
-        self.named.pop("spacing" if "z_spacing" in options else "", None)
+        if "z_spacing" in options:
+            self._need_not_name("spacing")
         if "channel_names" in options:
             said.names = options["channel_names"]
-            self.named.pop("names", None)
+            self._need_not_name("names")
         if "channel_colors" in options:
             said.colors = options["channel_colors"]
-            self.named.pop("names", None)
+            self._need_not_name("names")
+
+    def _need_not_name(self, *lost: str) -> None:
+        """What was asked otherwise may be told, or not."""
+        for what in lost:
+            self.named.pop(what, None)
 
     def _held(self) -> None:
         """What the format has no place for is named."""
@@ -367,23 +371,23 @@ def _fields(text: str, form: str) -> dict[str, Any]:
 
 def _ome(xml: str, planes: list[int]) -> dict[str, Any]:
     root = ElementTree.fromstring(xml)
-    image = root.find(f"{_OME_TEXT}Image")
-    pixels = image.find(f"{_OME_TEXT}Pixels")
-    microscope, objective = (root.find(f".//{_OME_TEXT}{name}") for name in ("Microscope", "Objective"))
+    image = root.find(f"{_NAMESPACE}Image")
+    pixels = image.find(f"{_NAMESPACE}Pixels")
+    microscope, objective = (root.find(f".//{_NAMESPACE}{name}") for name in ("Microscope", "Objective"))
     own = {
         pair.get("K"): pair.text
-        for one in root.iter(f"{_OME_TEXT}MapAnnotation")
+        for one in root.iter(f"{_NAMESPACE}MapAnnotation")
         if one.get("Namespace") == "slidewright/kept"
-        for pair in one.iter(f"{_OME_TEXT}M")
+        for pair in one.iter(f"{_NAMESPACE}M")
     }
-    said = image.find(f"{_OME_TEXT}Description")
-    channels = pixels.findall(f"{_OME_TEXT}Channel")
+    said = image.find(f"{_NAMESPACE}Description")
+    channels = pixels.findall(f"{_NAMESPACE}Channel")
     names, colors = ([channel.get(name) for channel in channels] for name in ("Name", "Color"))
     sizes = [pixels.get(f"PhysicalSize{axis}") for axis in "XY"]
     assert {pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XYZ"} == {"µm"}
     assert pixels.get("TimeIncrementUnit", "s") == "s"
     steps = {"z_spacing": pixels.get("PhysicalSizeZ"), "time_increment": pixels.get("TimeIncrement")}
-    settings = image.find(f"{_OME_TEXT}ObjectiveSettings")
+    settings = image.find(f"{_NAMESPACE}ObjectiveSettings")
     assert settings is None or settings.get("ID") == objective.get("ID")
     return {
         "mpp of the XML": None if sizes[0] is None else pytest.approx([float(size) for size in sizes], rel=1e-6),
