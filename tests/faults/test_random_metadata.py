@@ -131,8 +131,8 @@ class Chain:
         single = max(said.stack) == 1 and said.kind != "multichannel"
         if single and said.pages and "level" in options and chance.random() < 0.4:
             options["page"] = said.pages[options["level"]]
-        if chance.random() < 0.2:
-            height, width = (side >> options.get("level", 0) for side in said.shape)
+        height, width = (side >> options.get("level", 0) for side in said.shape)
+        if chance.random() < 0.2 and min(height, width) > 12:
             x, y = chance.randrange(width // 2), chance.randrange(height // 2)
             options["region"] = (x, y, width - x - 5, height - y - 5)
         return options
