@@ -5,6 +5,7 @@ Apart from the sources, which fill it in, and the formats, which write it: both 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -92,6 +93,14 @@ class Metadata:
         if colors is not None:
             channels = tuple(replace(old, color=color) for old, color in zip(channels, colors, strict=True))
         return replace(self, channels=channels if any(channel != Channel() for channel in channels) else ())
+
+
+def background_of(text: str | None) -> tuple[int, int, int] | None:
+    """The colour that `Metadata.known` has as "#rrggbb"; None for anything else."""
+    if text is None or not re.fullmatch("#[0-9a-f]{6}", text):
+        return None
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue
 
 
 def fields_of(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -124,3 +124,14 @@ def test_levels_that_no_halving_makes_are_refused_before_the_run(
     slidewright.convert(pixels, tmp_path / name, levels=most, tile_size=64, n_workers=0, verify=True)
     with pytest.raises(OptionError, match=f"levels {most + 1} are too many for .* at most {most}$"):
         slidewright.preview(pixels, tmp_path / f"other-{name}", levels=most + 1, tile_size=64)
+
+
+@pytest.mark.timeout(60)
+def test_what_would_not_be_passed_on_is_told_beforehand(tmp_path):
+    tags = [(42113, 2, 0, "17", True)]
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((64, 64), np.uint8), photometric="minisblack", extratags=tags)
+    given = {"associated": ["label"], "n_workers": 0}
+    shown = slidewright.preview(tmp_path / "a.tif", tmp_path / "b.tif", **given)
+    place, label = shown.warnings
+    assert ("17 stands for no data" in place, "no label" in label) == (True, True)
+    assert shown.warnings == slidewright.convert(tmp_path / "a.tif", tmp_path / "b.tif", **given).warnings

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import tifffile
 import zarr
+from PIL import ImageCms
 
 import slidewright
 
@@ -121,3 +124,171 @@ def test_images_that_nobody_chose_from_are_told_with_their_series(tmp_path):
         assert words in str(slidewright.info(tmp_path / name).left_out)
         chosen = {"series": 1, "overwrite": True, "n_workers": 0}
         assert slidewright.convert(tmp_path / name, tmp_path / "out.tif", **chosen).warnings == ()
+
+
+def ome_of(pixels: str, planes: str = "") -> str:
+    return (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+        f'<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="300" SizeY="200" SizeC="1" SizeZ="1" '
+        f'SizeT="1" {pixels}><Channel ID="Channel:0:0"/><TiffData/>{planes}</Pixels></Image></OME>'
+    )
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"resolution": (2, 3), "resolutionunit": "NONE"}, "its resolution of 2 x 3 pixels in a unit"),
+        ({"resolution": (1, 1), "resolutionunit": "NONE"}, None),
+        ({"extratags": [(286, 5, 1, (3, 2), True)]}, "where it lies"),
+        ({"description": ome_of('PhysicalSizeX="0.5"')}, r"PhysicalSizeX 0.5 \(µm\), which is not two"),
+        ({"description": ome_of('PhysicalSizeX="2" PhysicalSizeXUnit="pixel" PhysicalSizeY="2"')}, "Y 2 .pixel, µm.,"),
+        ({"description": ome_of('PhysicalSizeX="2" PhysicalSizeY="2"')}, None),
+        ({"description": ome_of('SignificantBits="12"')}, None),
+        ({"description": ome_of('SignificantBits="16"', '<Plane TheC="0" TheZ="0" TheT="0"/>')}, None),
+        ({"description": ome_of("", '<Plane TheC="0" TheZ="0" TheT="0" PositionX="3"/>')}, "plane .PositionX."),
+        ({"imagej": True, "metadata": {"unit": "furlong"}, "resolution": (2, 3)}, "2 x 3 pixels in a unit"),
+        ({"imagej": True, "metadata": {"unit": "micron", "xorigin": 3.0}, "resolution": (2, 3)}, "ImageJ's origin"),
+        ({"imagej": True, "metadata": {"ROI": b"Iout"}}, "what is drawn on it"),
+    ],
+)
+def test_what_a_tiff_says_of_size_place_and_bits_is_told(tmp_path, given, words):
+    given = {"metadata": None, **given}
+    given["description"] = given.get("description", "").encode() or None
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS[:, :, 0].astype(np.uint16), **given)
+    report = slidewright.convert(tmp_path / "a.tif", tmp_path / "b.ome.tif", n_workers=0)
+    assert [bool(re.search(words or "", warning)) for warning in report.warnings] == ([] if words is None else [True])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("name", "told"), [("b.ome.tif", False), ("b.tif", True), ("b.ome.zarr", True)])
+@pytest.mark.parametrize("bits", [12, None])
+def test_bits_that_are_used_are_said_or_told(tmp_path, name, told, bits):
+    """Those that OME says, and those of a plain TIFF whose samples have fewer than 16."""
+    said = {"description": ome_of(f'SignificantBits="{bits}"').encode()} if bits else {"bitspersample": 10}
+    tifffile.imwrite(tmp_path / "a.tif", np.full((200, 300), 700, np.uint16), metadata=None, **said)
+    report = slidewright.convert(tmp_path / "a.tif", tmp_path / name, n_workers=0)
+    assert [f"that {bits or 10} bits of each" in warning for warning in report.warnings] == [True] * told
+    if not told:
+        with tifffile.TiffFile(tmp_path / name) as tiff:
+            assert f'SignificantBits="{bits or 10}"' in tiff.ome_metadata
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("name", "word"), [("b.svs", "a plain TIFF has no place"), ("b.ome.zarr", "no place in NGFF")])
+def test_name_of_the_channel_of_colours_has_no_place(tmp_path, name, word):
+    slidewright.convert(PIXELS, tmp_path / "a.ome.tif", channel_names=["H&E"], n_workers=0)
+    options = {"flavour": "aperio"} if name.endswith("svs") else {}
+    report = slidewright.convert(tmp_path / "a.ome.tif", tmp_path / name, n_workers=0, **options)
+    assert [word in warning for warning in report.warnings] == [True]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("names", [("DAPI", "FITC", "Cy5"), ("Red", "green", "B")])
+def test_names_of_channels_that_are_taken_for_colours_are_told(tmp_path, names):
+    slidewright.convert(PIXELS, tmp_path / "a.ome.zarr", n_workers=0)
+    group = zarr.open_group(tmp_path / "a.ome.zarr", mode="r+")
+    ome = dict(group.attrs)["ome"]
+    for channel, name in zip(ome["omero"]["channels"], names, strict=True):
+        channel["label"] = name
+    group.attrs["ome"] = ome
+    report = slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / "b.ome.tif", n_workers=0)
+    assert ["DAPI, FITC, Cy5" in warning for warning in report.warnings] == ([True] if names[0] == "DAPI" else [])
+    told = {"channel_names": ["H&E"], "n_workers": 0}
+    assert slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / "c.ome.tif", **told).warnings == ()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+def test_names_and_attributes_of_a_zarr_that_nobody_here_knows_are_kept_when_all_is(tmp_path, ngff):
+    multiscale = {"axes": [{"name": "y"}, {"name": "x"}], "datasets": [{"path": "0"}], "name": "case of Smith"}
+    said = {"multiscales": [multiscale], "omero": {"channels": [], "name": "smith.czi", "id": 7}}
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2 if ngff == "0.4" else 3)
+    group.create_array("0", data=PIXELS[:, :, 0], chunks=(64, 64))
+    group.attrs.update({"stain": {"by": "jane"}, **(said if ngff == "0.4" else {"ome": {"version": ngff, **said}})})
+    found = dict(slidewright.open_source(tmp_path / "a.zarr").info.metadata.identifying)
+    wanted = {"Name": "case of Smith", "stain": '{"by": "jane"}', "omero name": '"smith.czi"', "omero id": "7"}
+    assert found == wanted
+    for name in ("b.ome.zarr", "c.ome.tif"):
+        slidewright.convert(tmp_path / "a.zarr", tmp_path / name, keep_metadata="all", n_workers=0)
+        assert dict(slidewright.open_source(tmp_path / name).info.metadata.identifying) == wanted
+        slidewright.convert(tmp_path / "a.zarr", tmp_path / f"less {name}", n_workers=0)
+        assert slidewright.open_source(tmp_path / f"less {name}").info.metadata.identifying == ()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ({"colors": [{"label-value": 1, "rgba": [1, 2, 3, 99]}]}, "which colours of its labels are transparent"),
+        ({"colors": [{"label-value": 1, "rgba": [1, 2, 3, 255]}], "properties": [{"label-value": 1}]}, "properties"),
+        ({"colors": [{"label-value": 70_000, "rgba": [1, 2, 3, 255]}]}, "not all of labels from 0"),
+        ({"colors": [{"label-value": 1, "rgba": [1, 2, 3, 255]}]}, None),
+    ],
+)
+def test_what_an_ome_zarr_says_of_labels_is_told(tmp_path, label, words):
+    slidewright.convert(PIXELS[:, :, 0] % 2, tmp_path / "a.ome.zarr", kind="labels", n_workers=0)
+    group = zarr.open_group(tmp_path / "a.ome.zarr", mode="r+")
+    group.attrs["ome"] = {**dict(group.attrs)["ome"], "image-label": label}
+    report = slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / "b.ome.zarr", n_workers=0)
+    assert [(words or "") in warning for warning in report.warnings] == ([] if words is None else [True])
+
+
+@pytest.mark.timeout(60)
+def test_place_of_the_planes_of_an_ome_zarr_is_told(tmp_path):
+    given = {"axes": "zyx", "z": "all", "n_workers": 0}
+    slidewright.convert(np.stack([PIXELS[:, :, 0]] * 3), tmp_path / "a.ome.zarr", z_spacing=2, **given)
+    group = zarr.open_group(tmp_path / "a.ome.zarr", mode="r+")
+    ome = dict(group.attrs)["ome"]
+    ome["multiscales"][0]["datasets"][0]["coordinateTransformations"][1]["translation"][0] = 12.0
+    group.attrs["ome"] = ome
+    report = slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / "b.ome.tif", z="all", n_workers=0)
+    assert ["where its planes lie" in warning for warning in report.warnings] == [True]
+
+
+@pytest.mark.timeout(60)
+def test_steps_of_a_stack_in_no_known_unit_are_told(tmp_path):
+    stack = np.zeros((2, 3, 64, 64), np.uint8)
+    said = {"axes": "TZYX", "unit": "micron", "zunit": "ells", "spacing": 2, "finterval": 3, "tunit": "lunch"}
+    tifffile.imwrite(tmp_path / "ij.tif", stack, imagej=True, metadata=said)
+    units = {"PhysicalSizeZUnit": "reference frame", "TimeIncrementUnit": "fortnight"}
+    said = {"axes": "TZYX", "PhysicalSizeZ": 2, "TimeIncrement": 3, **units}
+    tifffile.imwrite(tmp_path / "o.ome.tif", stack, photometric="minisblack", metadata=said)
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("0", data=stack, chunks=(1, 1, 64, 64))
+    transforms = [{"type": "scale", "scale": [3, 2, 1, 1]}]
+    datasets = [{"path": "0", "coordinateTransformations": transforms}]
+    group.attrs["multiscales"] = [{"axes": [{"name": axis} for axis in "tzyx"], "datasets": datasets}]
+    words = {
+        "ij.tif": "the distance of its planes, 2 .*the distance of its times, 3 lunch",
+        "o.ome.tif": r"PhysicalSizeZ 2(.0)? \(reference frame\).*TimeIncrement 3(.0)? \(fortnight\)",
+        "a.zarr": "its scale of 3 along t.*its scale of 2 along z",
+    }
+    for name, wanted in words.items():
+        report = slidewright.convert(tmp_path / name, tmp_path / f"{name}.ome.zarr", z="all", t="all", n_workers=0)
+        assert [bool(re.search(wanted, warning)) for warning in report.warnings] == [True], name
+
+
+@pytest.mark.timeout(60)
+def test_background_of_a_slide_goes_through_every_format(tmp_path):
+    """OpenSlide states it of some vendors' slides, and a plain TIFF has it in its line."""
+    before = tmp_path / "0.tif"
+    tifffile.imwrite(before, PIXELS, photometric="rgb", metadata=None, description="slidewright|background = #f0f107")
+    for name in ("a.ome.tif", "b.ome.zarr", "c.svs", "d.ome.tif", "e.tif", "f.ome.zarr", "g.tif"):
+        options = {"flavour": "aperio"} if name == "c.svs" else {}
+        slidewright.convert(before, tmp_path / name, n_workers=0, **options)
+        before = tmp_path / name
+        found = slidewright.info(before).metadata
+        assert (found.background, found.identifying) == ((240, 241, 7), ()), name
+
+
+@pytest.mark.timeout(60)
+def test_profile_and_names_of_colours_that_become_channels_are_told(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS, photometric="rgb", metadata=None, iccprofile=profile)
+    slidewright.convert(tmp_path / "a.tif", tmp_path / "b.ome.tif", channel_names=["H&E"], n_workers=0)
+    report = slidewright.convert(tmp_path / "b.ome.tif", tmp_path / "c.ome.tif", kind="multichannel", n_workers=0)
+    words = r"names of its channels \(H&E\), where the output has 3; its ICC profile, which is of other channels"
+    assert [bool(re.search(words, warning)) for warning in report.warnings] == [True]
+    with tifffile.TiffFile(tmp_path / "c.ome.tif") as tiff:
+        assert tiff.pages.first.iccprofile is None

@@ -623,3 +623,18 @@ def test_colours_of_many_labels_are_all_there_in_a_compact_file(tmp_path: Path, 
     attributes = dict(zarr.open_group(tmp_path / "a.ome.zarr", mode="r").attrs)
     found = attributes.get("ome", attributes)["image-label"]["colors"]
     assert {one["label-value"]: tuple(one["rgba"]) for one in found} == {i: (*c, 255) for i, c in colors.items()}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_is_made_up_of_channels_for_viewers_is_said_by_nobody(tmp_path: Path, count: int) -> None:
+    pixels = np.zeros((64, 64, count), np.uint16)
+    named, coloured = {"channel_names": ["a", "b", "c"][:count]}, {"channel_colors": ["tan"] * count}
+    for number, given in enumerate(({}, named, coloured)):
+        first, last, plain = (tmp_path / f"{number}{suffix}" for suffix in (".ome.zarr", ".ome.tif", ".tif"))
+        slidewright.convert(pixels, first, kind="multichannel" if count > 1 else "grey", n_workers=0, **given)
+        slidewright.convert(first, last, n_workers=0)
+        found = slidewright.info(last).metadata.channels
+        assert [one.name for one in found] == (given.get("channel_names") or [None] * count * bool(given))
+        warnings = slidewright.convert(first, plain, n_workers=0).warnings
+        assert ["names and colours of its channels" in warning for warning in warnings] == [True] * bool(given)

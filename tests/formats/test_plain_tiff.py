@@ -251,6 +251,7 @@ def test_names_and_colours_of_channels_have_no_place_here(given, flavour, tmp_pa
 def test_flavour_of_one_resolution_refuses_two(tmp_path):
     pixels = np.zeros((64, 64, 3), np.uint8)
     slidewright.convert(pixels, tmp_path / "a.svs", flavour="aperio", mpp=(0.227, 0.2269), n_workers=0)
+    assert slidewright.info(tmp_path / "a.svs").mpp == pytest.approx((0.227, 0.2269), rel=1e-9)
     with pytest.raises(OptionError, match=r"says one resolution, and this image has 0.25 x 0.5 um a pixel"):
         slidewright.convert(pixels, tmp_path / "b.svs", flavour="aperio", mpp=(0.25, 0.5), n_workers=0)
 
@@ -287,3 +288,12 @@ def test_magnification_of_a_level_is_its_own_and_the_objective_that_of_the_slide
     given = {"level": 1, "objective_power": 10, "flavour": "aperio", "overwrite": True, "n_workers": 0}
     slidewright.convert(path, tmp_path / "a.svs", tile_size=TILE, **given)
     assert slidewright.info(tmp_path / "a.svs").metadata.objective_power == 10
+
+
+@pytest.mark.timeout(60)
+def test_page_of_a_level_says_what_the_first_says_of_all(tmp_path):
+    given = {"objective_power": 20, "mpp": (0.25, 0.5), "tile_size": 64, "n_workers": 0}
+    slidewright.convert(np.zeros((200, 300), np.uint8), tmp_path / "a.tif", **given)
+    for chosen in ({"page": 2}, {"level": 2}):
+        info = slidewright.open_source(tmp_path / "a.tif", **chosen).info
+        assert (info.metadata.objective_power, info.mpp, info.size) == (20, pytest.approx((1, 2)), (50, 75))

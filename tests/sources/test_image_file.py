@@ -235,3 +235,12 @@ def test_icc_profile_is_of_the_pixels_that_are_written(
     slidewright.convert(tmp_path / name, tmp_path / "out.tif", n_workers=0)
     with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
         assert tiff.pages.first.iccprofile == (profile if kept else None)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("dots", "told"), [(50_800, "0.5 x 0.5 um a pixel"), (72, None), (None, None)])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
+def test_resolution_of_a_microscope_is_told(suffix: str, dots: int | None, told: str | None, tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / f"a.{suffix}", **({} if dots is None else {"dpi": (dots, dots)}))
+    warnings = slidewright.convert(tmp_path / f"a.{suffix}", tmp_path / "b.tif", n_workers=0).warnings
+    assert [told is not None and told in warning for warning in warnings] == [True] * (told is not None)

@@ -231,3 +231,83 @@ def test_fields_of_a_source_are_not_taken_for_optics_in_the_aperio_flavour(tmp_p
     assert (found.mpp, found.metadata.known) == (None, {})
     assert dict(found.metadata.identifying)["source MPP"] == "9"
     assert dict(found.metadata.identifying)["case no"] == "7"
+
+
+@pytest.mark.timeout(60)
+def test_imagej_may_have_a_unit_for_each_axis(tmp_path):
+    said = {"axes": "ZYX", "unit": "micron", "yunit": "nm", "zunit": "mm", "spacing": 2}
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 64, 64), np.uint8), imagej=True, metadata=said, resolution=(2, 4))
+    info = slidewright.open_source(tmp_path / "a.tif", z="all").info
+    assert info.mpp == pytest.approx((0.5, 0.00025))
+    assert info.metadata.z_spacing == pytest.approx(2000)
+
+
+@pytest.mark.timeout(60)
+def test_colour_and_label_of_a_single_channel_of_imagej_are_not_lost(tmp_path):
+    ramp, zero = np.arange(256, dtype=np.uint8), np.zeros(256, np.uint8)
+    for name, table in (("green", [zero, ramp, zero]), ("grey", [ramp, ramp, ramp])):
+        said = {"axes": "ZYX", "LUTs": [np.stack(table)], "Labels": ["Smith 1", "Smith 2"]}
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((2, 64, 64), np.uint16), imagej=True, metadata=said)
+    found = [slidewright.open_source(tmp_path / f"{name}.tif", z=0).info.metadata for name in ("green", "grey")]
+    assert [one.channels for one in found] == [(Channel(None, (0, 255, 0)),), ()]
+    tifffile.imwrite(tmp_path / "one.tif", PIXELS[:, :, 0], imagej=True, metadata={"Labels": ["Smith"]})
+    assert dict(slidewright.info(tmp_path / "one.tif").metadata.identifying)["Labels"] == "Smith"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("form", ["ome", "imagej", "svs"])
+def test_plain_tags_of_who_and_when_identify_in_a_vendors_file_too(tmp_path, form):
+    given = {
+        "ome": {"ome": True, "metadata": {"PhysicalSizeX": 0.5}},
+        "imagej": {"imagej": True},
+        "svs": {"description": "Aperio Image Library v12\r\n1x1|AppMag = 20", "metadata": None},
+    }[form]
+    tags = [(315, 2, 0, "jane", True), (33432, 2, 0, "clinic", True)]
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS, photometric="rgb", extratags=tags, **given)
+    for keep, there in (("allowed", False), ("all", True)):
+        path = tmp_path / f"{keep}.ome.tif"
+        slidewright.convert(tmp_path / "a.tif", path, keep_metadata=keep, n_workers=0)
+        assert [word in path.read_bytes() for word in (b"jane", b"clinic")] == [there, there]
+
+
+@pytest.mark.timeout(60)
+def test_make_and_model_of_a_plain_tiff_are_the_scanners(tmp_path):
+    tags = [(271, 2, 0, "Acme", True), (272, 2, 0, "X1", True)]
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS, photometric="rgb", software="AcmeScan 4", extratags=tags)
+    tifffile.imwrite(tmp_path / "b.tif", PIXELS, photometric="rgb", software="any program")
+    found = [slidewright.info(tmp_path / name).metadata for name in ("a.tif", "b.tif")]
+    wanted = {"scanner_vendor": "Acme", "scanner_model": "X1", "scanner_software": "AcmeScan 4"}
+    assert [one.known for one in found] == [wanted, {}]
+
+
+@pytest.mark.timeout(60)
+def test_description_beside_the_shape_that_tifffile_notes_is_kept_when_all_is(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS, photometric="rgb", description="case of Smith", metadata={})
+    assert dict(slidewright.info(tmp_path / "a.tif").metadata.identifying) == {"ImageDescription": "case of Smith"}
+    slidewright.convert(tmp_path / "a.tif", tmp_path / "b.tif", keep_metadata="all", n_workers=0)
+    assert b"case of Smith" in (tmp_path / "b.tif").read_bytes()
+
+
+@pytest.mark.timeout(60)
+def test_fields_of_ome_that_nobody_here_knows_identify():
+    said = OME.replace('NominalMagnification="20"', 'NominalMagnification="20" LensNA="0.8" Model="of Smith"')
+    said = said.replace('Name="DAPI"', 'Name="DAPI" Fluor="Hoechst"')
+    said = said.replace("</Instrument>", '<Detector ID="Detector:0" Gain="3"/></Instrument>')
+    found = dict(ome(said, 0).identifying)
+    assert found["Objective Objective:1 LensNA"] == "0.8"
+    assert found["Objective Objective:1 Model"] == "of Smith"
+    assert found["Channel Channel:0:0 Fluor"] == "Hoechst"
+    assert found["Detector Detector:0 Gain"] == "3"
+    assert not [name for name in found if "Channel:0:1" in name or "Objective:0 " in name]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("ome", [True, False])
+def test_tags_of_the_first_plane_are_those_of_the_stack(tmp_path, ome):
+    said = {"ome": True, "metadata": {"axes": "ZYX"}} if ome else {"metadata": None, "description": "of Smith"}
+    stack = np.zeros((3, 64, 64), np.uint8)
+    tags = [(315, 2, 0, "jane", True)]
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", extratags=tags, **said)
+    slidewright.convert(tmp_path / "a.tif", tmp_path / "b.tif", z=1, keep_metadata="all", n_workers=0)
+    assert b"jane" in (tmp_path / "b.tif").read_bytes()
+    assert (b"of Smith" in (tmp_path / "b.tif").read_bytes()) is not ome

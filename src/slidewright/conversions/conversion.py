@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started fi
 Callback = Callable[[Progress], None] | None
 
 _LARGE_TILE = 16 << 20
+_COLOURS = {"red", "green", "blue", "alpha", "r", "g", "b", "a"}  # names that say no more than that it is one
 _MAX_SIDE = (1 << 32) - 1  # of a TIFF, and more than a cluster can write
 
 
@@ -188,10 +189,26 @@ def _small_block(tile_bytes: int) -> int | None:
     return None if tile_bytes <= _LARGE_TILE else 1 if tile_bytes > 4 * _LARGE_TILE else 2
 
 
-def _left_out(run: Run) -> list[str]:
+def warnings_of(run: Run, options: ConvertOptions) -> list[str]:
+    """What a caller should know of a run before it begins."""
+    return [*run.memory.warnings, *_left_out(run, options), *_of_format(run), *_not_beside(run, options)]
+
+
+def _left_out(run: Run, options: ConvertOptions) -> list[str]:
     """One warning about all that the source says and the file will not."""
     info = run.source.info
     clauses = [*info.left_out, *run.format.no_place(run.image)]
+    said = () if options.keep_metadata == "none" or run.image.metadata.channels else info.metadata.channels
+    names = [channel.name for channel in said if channel.name]
+    if {name.lower() for name in names} - _COLOURS:
+        colours, count = run.encoding.pixels.kind in ("rgb", "rgba"), run.encoding.pixels.channels
+        why = "which are taken for colours (kind says otherwise)" if colours else f"where the output has {count}"
+        clauses.append(f"names of its channels ({', '.join(names)}), {why}")
+    bits = None if options.keep_metadata == "none" else info.metadata.significant_bits
+    if bits is not None and (run.image.metadata.significant_bits is None or not run.format.holds_bits):
+        clauses.append(f"that {bits} bits of each of its values are used")
+    if info.icc_profile is not None and run.image.icc_profile is None:
+        clauses.append("its ICC profile, which is of other channels than those that are written")
     if info.mpp is not None and not can_be_mpp(info.mpp):
         clauses.append(f"its resolution of {info.mpp[0]:.4g} um a pixel")
     return [f"not passed on of {info.name}: {'; '.join(clauses)}"] if clauses else []
@@ -252,8 +269,7 @@ class Conversion:
         self._stack = contextlib.ExitStack()
         self._pid = os.getpid()
         self._committed = False
-        self._warnings = [*decided.memory.warnings, *_left_out(decided), *_of_format(decided)]
-        self._warnings += _not_beside(decided, options)
+        self._warnings = warnings_of(decided, options)
         self._source_seen = {
             path: _seen(path) for path in decided.source.read_from or _files_of(decided.source, source_path)
         }

@@ -62,9 +62,12 @@ def _of_values(said: Metadata, info: SourceInfo, encoding: Encoding, *, exact: b
 
 
 def _profile(info: SourceInfo, kind: str) -> bytes | None:
-    """The ICC profile, unless it is of greys that became colours; a reader would take it for theirs."""
-    grey = (info.icc_profile or b"")[16:20] == b"GRAY"  # ICC.1, 7.2.6: the data colour space
-    return None if grey and kind in ("rgb", "rgba") else info.icc_profile
+    """The ICC profile, unless it is of greys that became colours, or of colours that became channels: a reader would
+    take it for theirs.
+    """
+    of = (info.icc_profile or b"")[16:20]  # ICC.1, 7.2.6: the data colour space
+    became = {b"GRAY": ("rgb", "rgba"), b"RGB ": ("multichannel",)}
+    return None if kind in became.get(of, ()) else info.icc_profile
 
 
 def _description(info: SourceInfo, options: ConvertOptions) -> str | None:

@@ -92,7 +92,7 @@ def preview_opened(
     checked: bool = False,
 ) -> Preview:
     """The same of an open source; unless `checked`, a folder that is not there is one that the caller would make."""
-    from slidewright.conversions.conversion import Conversion, decide
+    from slidewright.conversions.conversion import Conversion, decide, warnings_of
     from slidewright.conversions.settled import settled
     from slidewright.engine.disk_budget import check_space, estimate
     from slidewright.system.limits import usable_cpus
@@ -102,7 +102,7 @@ def preview_opened(
     options = settle_format(options, dest)
     run = decide(source, options, monotonic())
     folder = os.path.dirname(os.path.abspath(dest))
-    warnings = run.memory.warnings
+    warnings = warnings_of(run, options)
     if checked or os.path.isdir(folder):
         Conversion(run, dest, options, source_path).__exit__()  # which refuses what it can't write
         warnings += check_space(estimate(run), folder, run.temporary)
@@ -124,7 +124,7 @@ def preview_opened(
         files=run.format.count_files(run.image),
         n_workers=run.n_workers,
         settings=settled(run, options),
-        warnings=warnings,
+        warnings=tuple(warnings),
     )
 
 

@@ -77,6 +77,8 @@ class Format(ABC):
     """Whether what it writes is a folder."""
     holds_stacks: ClassVar[bool] = False
     """Whether it holds images of several planes along z, or times."""
+    holds_bits: ClassVar[bool] = False
+    """Whether it has a place for `Metadata.significant_bits`."""
     shown_everywhere: ClassVar[tuple[str, ...]] = ("jpeg", "deflate", "lzw", "packbits")
     """Compressions of which a source's own tiles are kept without being asked for."""
     holds_gaps: ClassVar[bool] = True

@@ -31,6 +31,7 @@ class OmeTiff(LaidTiff):
     name: ClassVar[str] = "ome-tiff"
     suffixes: ClassVar[tuple[str, ...]] = (".ome.tif", ".ome.tiff", ".ome.btf")
     holds_stacks: ClassVar[bool] = True
+    holds_bits: ClassVar[bool] = True
 
     @classmethod
     def from_options(cls, options: ConvertOptions) -> OmeTiff:

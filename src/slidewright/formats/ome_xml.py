@@ -144,6 +144,8 @@ def _annotations(root: Element, image: ImageDescription) -> None:
     own = noted_kind(image)
     if said.scanner_software is not None:
         own["scanner_software"] = said.scanner_software
+    if said.background is not None:
+        own["background"] = said.known["background"]
     kinds = (("slidewright/source", said.identifying), (OWN_NAMESPACE, tuple(own.items())))
     given = [(namespace, fields) for namespace, fields in kinds if fields]
     container = SubElement(root, "StructuredAnnotations") if given else root

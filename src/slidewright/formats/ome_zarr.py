@@ -95,6 +95,12 @@ class OmeZarrFormat(Format):
             f"{name!r} (in Python: pip install imagecodecs-zarr)"
         )
 
+    def no_place(self, image: ImageDescription) -> tuple[str, ...]:
+        """See `Format`: what a viewer shows as colours has channels that are named for these, and labels have none."""
+        if image.encoding.pixels.kind not in ("rgb", "rgba", *MASKS) or not image.metadata.channels:
+            return ()
+        return ("name and colour of its channel, for which colours and labels have no place in NGFF",)
+
     def keeps(self, stored: Stored) -> str | None:
         """See `Format`."""
         return why_not_kept(stored) if self.ngff == "0.5" else "the chunks of zarr v2 have their samples sorted"

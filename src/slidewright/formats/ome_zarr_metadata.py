@@ -17,13 +17,13 @@ from slidewright.metadata import Channel
 from slidewright.pixels import MASKS, PixelFormat
 from slidewright.pyramid.kept import Kept
 from slidewright.pyramid.plan import Level
+from slidewright.sources.ome_attributes import made_up_channel
 
 Window = tuple[float, float]
 """The values that a viewer shows as black and as full colour."""
 
 OWN = "slidewright"
 """The attribute with what NGFF has no place for; `sources/zarr.py` reads it back."""
-_COLORS = ("FF0000", "00FF00", "0000FF", "FFFF00", "FF00FF", "00FFFF", "FF8000", "FFFFFF")
 _AXIS_TYPES = {"t": "time", "c": "channel"}
 _RGBA = (("Red", "FF0000"), ("Green", "00FF00"), ("Blue", "0000FF"), ("Alpha", "FFFFFF"))
 _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -207,12 +207,9 @@ def _omero(pixels: PixelFormat, windows: Sequence[Window], named: Sequence[Chann
         if colors:
             label, color = _RGBA[number]
         else:
-            label = f"Channel {number}"
-            color = "FFFFFF" if pixels.channels == 1 else _COLORS[number % len(_COLORS)]
-        if not colors and number < len(named):
-            label = named[number].name or label
-            given = named[number].color
-            color = color if given is None else "{:02X}{:02X}{:02X}".format(*given)
+            said = named[number] if number < len(named) else Channel()
+            label, shown_in = made_up_channel(number, pixels.channels)
+            label, color = said.name or label, "{:02X}{:02X}{:02X}".format(*(said.color or shown_in))
         low, high = (start, end) if pixels.dtype.startswith("float") else (least, most)
         window = {"min": low, "max": high, "start": start, "end": end}
         channels.append({"label": label, "color": color, "active": label != "Alpha", "window": window})
@@ -227,6 +224,7 @@ def _own(image: ImageDescription) -> dict[str, Any]:
         "scanner_vendor": said.scanner_vendor,
         "scanner_model": said.scanner_model,
         "scanner_software": said.scanner_software,
+        "background": said.known.get("background"),
         "z_spacing": None if image.encoding.pixels.stack.z > 1 else said.z_spacing,
         "time_increment": None if image.encoding.pixels.stack.t > 1 else said.time_increment,
     }

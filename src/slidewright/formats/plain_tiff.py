@@ -23,7 +23,7 @@ from slidewright.formats.tiff_directories import (
     long,
     text,
 )
-from slidewright.formats.tiff_tags import generic_description, generic_software, is_kept, no_place
+from slidewright.formats.tiff_tags import generic_description, generic_software, is_kept, no_channels, no_place
 from slidewright.tiff.vendor_metadata import foreign_name, own_fields
 
 if TYPE_CHECKING:
@@ -104,6 +104,10 @@ class AperioTiff(LaidTiff):
                 f"the Aperio flavour says one resolution, and this image has {image.mpp[0]:.4g} x {image.mpp[1]:.4g} "
                 "um a pixel; give one with mpp, leave flavour out, or write a .ome.tif"
             )
+
+    def no_place(self, image: ImageDescription) -> tuple[str, ...]:
+        """See `Format`."""
+        return no_channels(image)
 
     def directories(self, written: Written, encoding: Tags) -> Sequence[Directory]:
         """See `LaidTiff`."""

@@ -95,13 +95,17 @@ def noted_kind(image: ImageDescription) -> dict[str, str]:
 
 def no_place(image: ImageDescription) -> tuple[str, ...]:
     """What a generic TIFF does not say of an image, as clauses of a warning."""
-    said, found = image.metadata, []
-    if said.channels:
-        found.append("names and colours of its channels, for which a plain TIFF has no place")
+    said, found = image.metadata, list(no_channels(image))
     fields = [name.replace("_", " ") for name in own_fields(said)] + ["what may identify"] * bool(said.identifying)
     if fields and image.description is not None and not is_kept(image.description):
         found.append(f"{', '.join(fields)}, in whose place in a plain TIFF is the description that was given")
     return tuple(found)
+
+
+def no_channels(image: ImageDescription) -> tuple[str, ...]:
+    """The clause of a TIFF of either flavour."""
+    there = bool(image.metadata.channels)
+    return ("names and colours of its channels, for which a plain TIFF has no place",) if there else ()
 
 
 def is_kept(description: str) -> bool:

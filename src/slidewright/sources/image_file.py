@@ -25,6 +25,7 @@ from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.pillow import PROFILED, PilPixels, has_transparent_colour, kind_of_mode, pil_pixels
 from slidewright.system.files import regular
+from slidewright.tiff.metadata import MAX_MPP
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "BMP", "GIF")
 MAX_BYTES = 2 << 30
@@ -111,6 +112,10 @@ def _left_out(image: Any, path: str) -> tuple[str, ...]:
     found = []
     if image.mode in _COLOURS and _is_wide(image, path):
         found.append("more than the upper 8 bits of its colours, which Pillow leaves out (a TIFF can have 16)")
+    dots = image.info.get("dpi")
+    mpp = [25_400 / value for value in dots if value > 0] if isinstance(dots, tuple) else []
+    if len(mpp) == 2 and max(mpp) <= MAX_MPP:  # coarser ones are nearly always a screen's, or a program's default
+        found.append(f"its resolution of {mpp[0]:.4g} x {mpp[1]:.4g} um a pixel (give mpp where it is right)")
     if image.mode == "P" and "transparency" in image.info:
         found.append("which colours of its palette are transparent")
     try:

@@ -6,17 +6,32 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from slidewright.metadata import Metadata
+from slidewright.metadata import Channel, Metadata, background_of, fields_of
 from slidewright.options import KINDS
 from slidewright.pixels import Colormap
 from slidewright.sources.base import more_images
 
 _SAMPLES = {"rgb": 3, "rgba": 4, "grey": 1, "labels": 1, "binary": 1}
 _COLORS = ("uint8", "uint16")
+_SHOWN_IN = (
+    *((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255)),
+    *((255, 128, 0), (255, 255, 255)),
+)
+_KNOWN = {"ome", "slidewright", "version", "multiscales", "omero", "image-label", "labels", "bioformats2raw.layout"}
+"""Attributes of an image that are read, or say how it lies in the store."""
+_KNOWN_OF_OMERO = {"channels", "rdefs", "version"}
+
+
+def made_up_channel(number: int, count: int) -> tuple[str, tuple[int, int, int]]:
+    """The name and colour that a viewer is told of a channel of which nothing is known."""
+    return f"Channel {number}", (255, 255, 255) if count == 1 else _SHOWN_IN[number % len(_SHOWN_IN)]
 
 
 class OmeAttributes:
@@ -24,6 +39,7 @@ class OmeAttributes:
 
     def __init__(self, attributes: Mapping[str, Any]) -> None:
         inner, own = attributes.get("ome"), attributes.get("slidewright")
+        self._all = attributes
         self._ome: Mapping[str, Any] = inner if isinstance(inner, dict) else attributes
         self._own: Mapping[str, Any] = own if isinstance(own, dict) else {}
 
@@ -63,6 +79,7 @@ class OmeAttributes:
         """Optics and scanner, and what identifies."""
         listed = self._own.get("identifying")
         pairs = listed if isinstance(listed, list) else []
+        kept = [(str(p[0]), str(p[1])) for p in pairs if isinstance(p, list) and len(p) == 2]
         return Metadata(
             objective_power=self._number("objective_power"),
             z_spacing=self._number("z_spacing"),
@@ -70,8 +87,54 @@ class OmeAttributes:
             scanner_vendor=self._text("scanner_vendor"),
             scanner_model=self._text("scanner_model"),
             scanner_software=self._text("scanner_software"),
-            identifying=tuple((str(p[0]), str(p[1])) for p in pairs if isinstance(p, list) and len(p) == 2),
+            background=background_of(self._text("background")),
+            identifying=(*kept, *self._unknown()),
         )
+
+    def _unknown(self) -> tuple[tuple[str, str], ...]:
+        """Names of the image, and attributes that nobody here knows."""
+        images, omero = self._ome.get("multiscales"), self._ome.get("omero")
+        named = [one.get("name") for one in images if isinstance(one, dict)] if isinstance(images, list) else []
+        found = {} if self._own else {"Name": ", ".join(str(name) for name in named if name)}
+        for prefix, holder, known in (("", {**self._all, **self._ome}, _KNOWN), ("omero ", omero, _KNOWN_OF_OMERO)):
+            more = {} if not isinstance(holder, Mapping) else holder
+            found |= {f"{prefix}{name}": json.dumps(value) for name, value in more.items() if name not in known}
+        return fields_of(found)
+
+    def left_out(self, samples: int, dtype: str) -> tuple[str, ...]:
+        """What is said of labels that is not passed on, as clauses of a warning."""
+        label = self._ome.get("image-label")
+        entries = label.get("colors") if isinstance(label, dict) else None
+        colors = [one for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
+        found = []
+        if samples == 1 and colors and (dtype not in _COLORS or self.colormap is None):
+            why = f"which are of {dtype}" if dtype not in _COLORS else "which are not all of labels from 0 to 65535"
+            found.append(f"the colours of its labels, {why}")
+        elif any(isinstance(one.get("rgba"), list) and one["rgba"][3:] not in ([], [255]) for one in colors):
+            found.append("which colours of its labels are transparent")
+        if isinstance(label, dict) and label.get("properties"):
+            found.append("the properties of its labels")
+        return tuple(found)
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """Names and colours of channels, as NGFF's "omero" has them for viewers; whatever else is there, none, and none
+        that slidewright has made up.
+        """
+        omero = self._ome.get("omero")
+        listed = omero.get("channels") if isinstance(omero, Mapping) else None
+        told = [one if isinstance(one, Mapping) else {} for one in listed] if isinstance(listed, list) else []
+        names = [str(one["label"]) if one.get("label") else None for one in told]
+        colors = [re.fullmatch("#?([0-9a-fA-F]{6})", str(one.get("color", ""))) for one in told]
+        found = []
+        for number, (name, digits) in enumerate(zip(names, colors, strict=True)):
+            red, green, blue = bytes.fromhex(digits[1] if digits else "000000")
+            channel = Channel(name, (red, green, blue) if digits else None)
+            made_up = made_up_channel(number, len(told)) if self._own else (None, None)
+            if (channel.name, channel.color) == made_up:
+                channel = Channel()
+            found.append(replace(channel, name=None) if name == made_up[0] else channel)
+        return tuple(found) if any(channel != Channel() for channel in found) else ()
 
     @property
     def colormap(self) -> Colormap | None:
@@ -141,17 +204,29 @@ def step_of(
 
 
 def left_out_of(
-    letters: str, mpp: tuple[float, float] | None, holders: tuple[Mapping[str, Any], ...]
+    letters: str,
+    mpp: tuple[float, float] | None,
+    steps: Mapping[str, float | None],
+    holders: tuple[Mapping[str, Any], ...],
 ) -> tuple[str, ...]:
-    """What the transformations of the largest level say that is not passed on, as clauses of a warning."""
+    """What the transformations of the largest level say that is not passed on, as clauses of a warning; `steps` are
+    those along z and t, where they are known.
+    """
     places = [letters.index(letter) for letter in "xy" if letter in letters]
+    others = {letter: index for index, letter in enumerate(letters) if letter in steps}
     scales = [f"{math.prod(_numbers('scale', index, letters, holders)):.4g}" for index in places]
     moved = [f"{sum(_numbers('translation', index, letters, holders)):.4g}" for index in places]
     found = []
     if mpp is None and any(scale != "1" for scale in scales):
         found.append(f"its scale of {' x '.join(scales)}, of which it names no unit of length (give mpp)")
+    for letter, index in others.items():
+        step = math.prod(_numbers("scale", index, letters, holders))
+        if steps[letter] is None and step != 1:
+            found.append(f"its scale of {step:.4g} along {letter}, of which it names no known unit")
     if any(float(number) for number in moved):
         found.append(f"where it lies (a translation of {' and '.join(moved)} along x and y)")
+    elif any(sum(_numbers("translation", index, letters, holders)) for index in others.values()):
+        found.append("where its planes lie (a translation along z or t)")
     return tuple(found)
 
 

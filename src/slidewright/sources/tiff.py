@@ -155,8 +155,9 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
     base = slide.image(replace(chosen, level=0)).pages[0] if chosen.level else page
     if number is not None:
         series, base = slide.owner(page)
+    first = slide.first_page(series) if number is None else base  # whoever writes a stack says of it all there
     mpp = slide.mpp(base, series)
-    left_out = slide.left_out(page, mpp)
+    left_out = slide.left_out(base, series, mpp)
     across, down = reduction(base.size.width, page.size.width), reduction(base.size.height, page.size.height)
     mpp = None if mpp is None else (mpp[0] * across, mpp[1] * down)
     stored, not_stored = stored_of(slide, image)
@@ -174,8 +175,8 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         tile=page.cell,
         worker_bytes=AHEAD_BYTES + LIBRARY_BYTES if is_url(slide.path) else 0,
         icc_profile=base.icc_profile if given_as(page) != "rgb" or page.photometric == "ycbcr" else None,  # of inks
-        description=slide.description_of(base),
-        metadata=_as_given(page, replace(slide.metadata(base, series), reduction=across)),
+        description=slide.description_of(first),
+        metadata=_as_given(page, replace(slide.metadata(first, series), reduction=across)),
         left_out=left_out,
         associated=slide.associated,
         stored=stored,

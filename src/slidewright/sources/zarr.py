@@ -254,7 +254,7 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
         if not 0 <= (series or 0) < len(images):
             raise OptionError(f"{name} has no series {series}; {numbered(len(images))}")
         chosen = _dataset(node, images[series or 0], name, level or 0)
-        chosen = replace(chosen, channels=_channels(attributes.get("omero")), attributes=dict(node.attrs))
+        chosen = replace(chosen, channels=OmeAttributes(node.attrs).channels, attributes=dict(node.attrs))
         more = () if series is not None else more_images(range(1, len(images)))
         chosen = replace(chosen, left_out=(*chosen.left_out, *labels_of(node), *more))
         return replace(chosen, kind="labels") if "image-label" in attributes else chosen
@@ -293,21 +293,10 @@ def _dataset(node: Any, multiscale: Mapping[str, Any], name: str, level: int) ->
     x, y, z = (step_of(axes, letters, letter, MICROMETRES, holders) for letter in "xyz")
     seconds = step_of(axes, letters, "t", SECONDS, holders)
     mpp = (x, y) if x is not None and y is not None else None
-    left_out = left_out_of(letters, mpp, (multiscale, datasets[0]))
+    left_out = left_out_of(letters, mpp, {"z": z, "t": seconds}, (multiscale, datasets[0]))
     whole = getattr(node.get(str(datasets[0].get("path"))), "shape", array.shape) if level else array.shape
     times = reduction(int(whole[letters.find("x")]), max(1, int(array.shape[letters.find("x")])))
     return _Chosen(array, letters, mpp, z, seconds, times, left_out=left_out)
-
-
-def _channels(omero: Any) -> tuple[Channel, ...]:
-    """Names and colours of channels, as NGFF's "omero" has them for viewers; whatever else is there, none."""
-    listed = omero.get("channels") if isinstance(omero, Mapping) else None
-    found = [one if isinstance(one, Mapping) else {} for one in listed] if isinstance(listed, list) else []
-    colors = [re.fullmatch("#?([0-9a-fA-F]{6})", str(one.get("color", ""))) for one in found]
-    return tuple(
-        Channel(str(one["label"]) if one.get("label") else None, _rgb(color[1]) if color else None)
-        for one, color in zip(found, colors, strict=True)
-    )
 
 
 def _kind_of(channels: tuple[Channel, ...], samples: int) -> str | None:
@@ -315,11 +304,6 @@ def _kind_of(channels: tuple[Channel, ...], samples: int) -> str | None:
     colors = tuple(channel.color for channel in channels[:3])
     told = len(channels) == samples and samples in (3, 4) and None not in colors and len(set(colors)) > 1
     return "multichannel" if told and colors != _RED_GREEN_BLUE else None
-
-
-def _rgb(digits: str) -> tuple[int, int, int]:
-    red, green, blue = bytes.fromhex(digits)
-    return red, green, blue
 
 
 def _letter(axis: str) -> str:
@@ -411,7 +395,6 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) ->
             f"{name} has chunks of {grid} pixels, too large to decode in memory; save it again with smaller chunks"
         )
     said = OmeAttributes(chosen.attributes)
-    wide_labels = samples == 1 and dtype not in ("uint8", "uint16") and said.colormap is not None
     return SourceInfo(
         name=name,
         format="zarr",
@@ -423,7 +406,7 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) ->
         description=said.description,
         icc_profile=said.icc_profile,
         colormap=said.colormap if samples == 1 and dtype in ("uint8", "uint16") else None,
-        left_out=(*chosen.left_out, *([f"the colours of its labels, which are of {dtype}"] if wide_labels else [])),
+        left_out=(*chosen.left_out, *said.left_out(samples, dtype)),
         planar=samples > 1 and depth == 1,
         mpp=chosen.mpp,
         tile=grid,

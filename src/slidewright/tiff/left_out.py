@@ -4,22 +4,41 @@ from __future__ import annotations
 
 from typing import Any
 
-from slidewright.tiff.metadata import MAX_MPP, resolution_of
+from slidewright.tiff.metadata import (
+    MAX_MPP,
+    MICROMETRES,
+    SECONDS,
+    imagej_unit,
+    ome_mpp,
+    ome_pixels,
+    positive,
+    ratio_of,
+    resolution_of,
+)
 from slidewright.tiff.series import main_pages
 
 _MASK = 4  # NewSubfileType, bit 2: a transparency mask
 _NODATA = 42113  # GDAL's
+_PLACES = (286, 287)  # XPosition and YPosition
+_OF_PLANE = ("TheC", "TheZ", "TheT")
+_IMAGEJ_ORIGINS, _IMAGEJ_DRAWN = ("xorigin", "yorigin", "zorigin"), ("ROI", "Overlays")
 
 
-def left_out_of(tiff: Any, page: Any, mpp: tuple[float, float] | None) -> tuple[str, ...]:
-    """One clause for each thing of an image's page that is lost."""
-    found: list[str] = []
+def left_out_of(tiff: Any, page: Any, series: int, mpp: tuple[float, float] | None) -> tuple[str, ...]:
+    """One clause for each thing of a series, whose full-size page is given, that is lost."""
+    found = _of_ome(tiff, series) if tiff.is_ome else _of_imagej(tiff) if tiff.is_imagej else []
     resolution = resolution_of(tiff, page)
     if mpp is None and resolution is not None and max(resolution) > MAX_MPP:
         found.append(
             f"its resolution of {resolution[0]:.4g} um a pixel, which is a printer's or a screen's and no microscope's "
             "(give mpp where it is right)"
         )
+    ratios = [ratio_of(page.tags.valueof(code)) for code in (282, 283)]
+    if mpp is None and resolution is None and ratios not in ([None, None], [1, 1]):  # 1 and 1 stand for nothing known
+        numbers = " x ".join("?" if ratio is None else f"{ratio:.4g}" for ratio in ratios)
+        found.append(f"its resolution of {numbers} pixels in a unit that is no known length (give mpp)")
+    if any(ratio_of(page.tags.valueof(code)) for code in _PLACES):
+        found.append("where it lies (XPosition and YPosition)")
     if any(int(one.subfiletype) & _MASK for one in main_pages(tiff)):
         found.append("a mask of what is transparent (NewSubfileType 4)")
     if page.photometric == 2 and page.dtype is not None and page.dtype.name not in ("uint8", "uint16"):
@@ -29,3 +48,41 @@ def left_out_of(tiff: Any, page: Any, mpp: tuple[float, float] | None) -> tuple[
     if _NODATA in page.tags:
         found.append(f"that the value {str(page.tags[_NODATA].value).strip()} stands for no data")
     return tuple(found)
+
+
+def _of_ome(tiff: Any, series: int) -> list[str]:
+    """What the OME-XML says of the pixels of a series, and has no place here."""
+    pixels = ome_pixels(str(tiff.ome_metadata or ""), series)
+    if pixels is None:
+        return []
+    found = []
+    sizes = {name: pixels.get(name) for name in ("PhysicalSizeX", "PhysicalSizeY")}
+    if any(sizes.values()) and ome_mpp(pixels) is None:
+        units = {pixels.get(f"{name}Unit", "µm") for name in sizes if sizes[name]}
+        words = " and ".join(f"{name} {value}" for name, value in sizes.items() if value)
+        found.append(f"its {words} ({', '.join(sorted(units))}), which is not two known lengths (give mpp)")
+    for name, default, known in (("PhysicalSizeZ", "µm", MICROMETRES), ("TimeIncrement", "s", SECONDS)):
+        unit = pixels.get(f"{name}Unit", default)
+        if positive(pixels.get(name)) and unit.lower() not in known:
+            found.append(f"its {name} {pixels.get(name)} ({unit}), which is of no known unit")
+    planes = (one for one in pixels if one.tag.rpartition("}")[2] == "Plane")
+    said = sorted({name for plane in planes for name in plane.attrib if name not in _OF_PLANE})
+    if said:
+        found.append(f"what is said of each plane ({', '.join(said)})")
+    return found
+
+
+def _of_imagej(tiff: Any) -> list[str]:
+    """What ImageJ's fields say, and has no place here."""
+    said = tiff.imagej_metadata or {}
+    found = []
+    if positive(said.get("spacing")) and int(said.get("slices", 1)) > 1 and imagej_unit(said, "z") is None:
+        found.append(f"the distance of its planes, {said['spacing']} of no known unit (give z_spacing)")
+    clock = str(said.get("tunit", "sec")).strip()
+    if positive(said.get("finterval")) and int(said.get("frames", 1)) > 1 and clock.lower() not in SECONDS:
+        found.append(f"the distance of its times, {said['finterval']} {clock} (give time_increment)")
+    if any(said.get(name) for name in _IMAGEJ_ORIGINS):
+        found.append("where it lies (ImageJ's origin)")
+    if any(said.get(name) for name in _IMAGEJ_DRAWN):
+        found.append("what is drawn on it in ImageJ (ROI and overlays)")
+    return found

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from slidewright.tiff.series import is_ours
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 OWN = "slidewright|"
 """How a description begins in which slidewright itself kept metadata."""
@@ -42,10 +46,10 @@ _RESOLUTION_UNITS = {2: 25_400.0, 3: 10_000.0}  # micrometres in an inch, in a c
 def mpp_of(tiff: Any, page: Any, series: int) -> tuple[float, float] | None:
     """Micrometres a pixel along (x, y) of the full-size page of a series, or None where nothing states them.
 
-    Aperio says those of the slide on every page, its label too.
+    Aperio says those of the slide on every page, its label too. In a file of ours the tags are more exact.
     """
     description = str(page.description or "")
-    if tiff.is_svs and series == 0:
+    if tiff.is_svs and series == 0 and not is_ours(tiff):
         found = _APERIO_MPP.search(description) or _APERIO_MPP.search(str(tiff.pages.first.description or ""))
         value = positive(found.group(1)) if found else None
         if value is not None:
@@ -55,7 +59,8 @@ def mpp_of(tiff: Any, page: Any, series: int) -> tuple[float, float] | None:
         if spacing is not None:
             return spacing
     if tiff.is_ome:
-        value_xy = _ome_mpp(str(tiff.ome_metadata or ""), series)
+        pixels = ome_pixels(str(tiff.ome_metadata or ""), series)
+        value_xy = None if pixels is None else ome_mpp(pixels)
         if value_xy is not None:
             return value_xy
     found_xy = resolution_of(tiff, page)
@@ -64,10 +69,11 @@ def mpp_of(tiff: Any, page: Any, series: int) -> tuple[float, float] | None:
 
 def description_of(tiff: Any, page: Any) -> str | None:
     """The page's ImageDescription, unless it describes the layout of the very file (OME-XML, ImageJ, tifffile's JSON
-    shape).
+    shape, which may stand in a second one).
     """
     text = str(page.description or "").strip("\0 \r\n")
-    if not text or tiff.is_ome or page.is_imagej or page.is_shaped or text.startswith(OWN):
+    shaped = page.is_shaped and page.is_shaped == page.description
+    if not text or tiff.is_ome or page.is_imagej or shaped or text.startswith(OWN):
         return None
     return text
 
@@ -75,17 +81,24 @@ def description_of(tiff: Any, page: Any) -> str | None:
 def resolution_of(tiff: Any, page: Any) -> tuple[float, float] | None:
     """Micrometres a pixel by the resolution tags alone, whatever they are worth; ImageJ says their unit elsewhere."""
     unit = _RESOLUTION_UNITS.get(int(page.tags.valueof(296, 2)))  # TIFF 6.0: an absent ResolutionUnit means inch
+    across = down = unit
     if tiff.is_imagej:
-        name = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").lower()
-        unit = MICROMETRES.get(name, unit)
-    values = [_ratio(page.tags.valueof(code)) for code in (282, 283)]
+        across, down = (imagej_unit(tiff.imagej_metadata or {}, axis, unit) for axis in "xy")
+    values = [ratio_of(page.tags.valueof(code)) for code in (282, 283)]
     x, y = values[0], values[1] if values[1] is not None else values[0]
-    if unit is None or x is None or y is None:
+    if across is None or down is None or x is None or y is None:
         return None
-    return (unit / x, unit / y)
+    return (across / x, down / y)
 
 
-def _ratio(value: Any) -> float | None:
+def imagej_unit(found: Mapping[str, Any], axis: str, otherwise: float | None = None) -> float | None:
+    """Micrometres in the unit that ImageJ names for an axis, or for all of them."""
+    name = str(found.get(f"{axis}unit", found.get("unit", ""))).replace("\\u00B5", "µ").lower()
+    return MICROMETRES.get(name, otherwise)
+
+
+def ratio_of(value: Any) -> float | None:
+    """A fraction of a tag, above 0; None for what is none."""
     try:
         return positive(value[0] / value[1])
     except (TypeError, IndexError, ZeroDivisionError):
@@ -113,8 +126,8 @@ def _philips_mpp(xml: str) -> tuple[float, float] | None:
     return (values[1] * 1000, values[0] * 1000)
 
 
-def _ome_mpp(xml: str, series: int) -> tuple[float, float] | None:
-    """PhysicalSizeX and Y of the `series`-th Image; the schema's default unit is the micrometre."""
+def ome_pixels(xml: str, series: int) -> Element | None:
+    """The Pixels of the `series`-th Image."""
     from xml.etree import ElementTree
 
     try:
@@ -122,12 +135,15 @@ def _ome_mpp(xml: str, series: int) -> tuple[float, float] | None:
     except ElementTree.ParseError:
         return None
     pixels = [element for element in root.iter() if element.tag.rpartition("}")[2] == "Pixels"]
-    if not 0 <= series < len(pixels):
-        return None
+    return pixels[series] if 0 <= series < len(pixels) else None
+
+
+def ome_mpp(pixels: Element) -> tuple[float, float] | None:
+    """PhysicalSizeX and Y; the schema's default unit is the micrometre."""
     found: list[float] = []
     for axis in "XY":
-        value = positive(pixels[series].get(f"PhysicalSize{axis}"))
-        unit = MICROMETRES.get(pixels[series].get(f"PhysicalSize{axis}Unit", "µm").lower())
+        value = positive(pixels.get(f"PhysicalSize{axis}"))
+        unit = MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm").lower())
         if value is None or unit is None:
             return None
         found.append(value * unit)

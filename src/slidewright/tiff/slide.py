@@ -200,18 +200,26 @@ class TiffSlide:
     def owner(self, page: Page) -> tuple[int, Page]:
         """The series that a page is of, and its full-size page; -1 and the page itself where it is of none."""
         with damage_named(self.path, VerifyError):
-            series, first = layout.owner_of(self._tiff, page.page)
-            return (series, read_page(first)) if self.vendor else (0, page)
+            if self.vendor:
+                series, first = layout.owner_of(self._tiff, page.page)
+                return series, read_page(first)
+            reduced = self.ours and page.page.offset in [level.page.offset for level in self.levels]
+            return 0, self.levels[0] if reduced else page
+
+    def first_page(self, series: int) -> Page:
+        """The first page of a series."""
+        with damage_named(self.path, VerifyError):
+            return read_page(self._tiff.series[series].keyframe)
 
     def mpp(self, page: Page, series: int = 0) -> tuple[float, float] | None:
         """Micrometres a pixel along (x, y) of a full-size page of a series, or None where nothing states them."""
         with damage_named(self.path, VerifyError):
             return mpp_of(self._tiff, page.page, self._described(series))
 
-    def left_out(self, page: Page, mpp: tuple[float, float] | None) -> tuple[str, ...]:
-        """What the file says of an image that a conversion does not pass on, as clauses."""
+    def left_out(self, page: Page, series: int, mpp: tuple[float, float] | None) -> tuple[str, ...]:
+        """What the file says of a series that a conversion does not pass on, as clauses; with its full-size page."""
         with damage_named(self.path, VerifyError):
-            return left_out_of(self._tiff, page.page, mpp)
+            return left_out_of(self._tiff, page.page, self._described(series), mpp)
 
     def description_of(self, page: Page) -> str | None:
         """The page's ImageDescription, unless it describes the layout of the very file."""

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from slidewright.metadata import Channel, Metadata, fields_of
-from slidewright.tiff.metadata import KIND_MARK, MICROMETRES, OWN, SECONDS, positive
+from slidewright.metadata import Channel, Metadata, background_of, fields_of
+from slidewright.tiff.metadata import KIND_MARK, MICROMETRES, OWN, SECONDS, imagej_unit, positive
+from slidewright.tiff.series import is_ours
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -23,6 +24,17 @@ _OWN_FIELDS = (
 )
 OWN_NAMESPACE = "slidewright/kept"
 """Of the annotation of an OME-XML in which slidewright keeps what the schema has no place for."""
+_OME_PARTS = (
+    *("Laser", "Arc", "Filament", "LightEmittingDiode", "GenericExcitationSource", "LightSourceSettings", "Detector"),
+    *("DetectorSettings", "Filter", "FilterSet", "Dichroic", "TransmittanceRange", "ImagingEnvironment", "StageLabel"),
+)
+_OME_INSTRUMENT = {name: {"ID"} for name in _OME_PARTS} | {
+    "Microscope": {"Manufacturer", "Model"},
+    "Objective": {"ID", "NominalMagnification"},
+    "ObjectiveSettings": {"ID"},
+    "Channel": {"ID", "Name", "Color", "SamplesPerPixel"},
+}
+"""Elements of OME's instrument and channels, with the attributes that are read or say how they belong together."""
 _OWN_NUMBERS = ("objective_power", "z_spacing", "time_increment")
 _HARMLESS = {
     *("AppMag", "MPP", "StripeWidth", "Parmset", "Left", "Top", "LineCameraSkew", "LineAreaXOffset", "LineAreaYOffset"),
@@ -41,7 +53,25 @@ _PHILIPS_IDENTIFYING = ("BARCODE", "DATETIME", "SERIAL", "DESCRIPTION", "OPERATO
 
 
 def metadata_of(tiff: Any, page: Any, series: int, vendor: str) -> Metadata:
-    """What a file says of a series, whose full-size page is given."""
+    """What a file says of a series, whose full-size page is given: by its description, and by TIFF's own tags where
+    that has nothing.
+    """
+    found, tags = _described(tiff, page, series, vendor), _plain_tags(page)
+    make, model, software = (_text(page.tags.valueof(code) or "").strip("\0 ") for code in (271, 272, 305))
+    software = software if (make or model) and not is_ours(tiff) else ""  # of the scanner, and not of any program
+    bits = page.bitspersample if isinstance(page.bitspersample, int) and 8 < page.bitspersample < 16 else None
+    return replace(
+        found,
+        significant_bits=found.significant_bits or bits,
+        scanner_vendor=found.scanner_vendor or make or None,
+        scanner_model=found.scanner_model or model or None,
+        scanner_software=found.scanner_software or software or None,
+        identifying=fields_of({**tags, **dict(found.identifying)}),
+    )
+
+
+def _described(tiff: Any, page: Any, series: int, vendor: str) -> Metadata:
+    """What the description says."""
     description = str(page.description or "")
     if vendor == "svs":
         return aperio(description)
@@ -52,12 +82,13 @@ def metadata_of(tiff: Any, page: Any, series: int, vendor: str) -> Metadata:
     if vendor == "ndpi":
         return _hamamatsu(page)
     if vendor == "qpi" and series == 0:
-        return replace(_akoya(tiff), identifying=_plain_tags(page, description))
+        return replace(_akoya(tiff), identifying=fields_of({"ImageDescription": description}))
     if tiff.is_imagej:
         return _imagej(tiff.imagej_metadata or {})
     if description.startswith(OWN):
-        return replace(own(description), identifying=_plain_tags(page, "\n".join(description.splitlines()[1:])))
-    return Metadata(identifying=_plain_tags(page, "" if page.is_shaped else description))
+        more = "\n".join(description.splitlines()[1:])
+        return replace(own(description), identifying=fields_of({"ImageDescription": more}))
+    return Metadata(identifying=fields_of({"ImageDescription": "" if page.is_shaped == description else description}))
 
 
 def aperio(description: str) -> Metadata:
@@ -94,12 +125,14 @@ def ome(xml: str, series: int) -> Metadata:
     objective = None if other else _by_id(root, "Objective", None if reference is None else reference.get("ID"))
     used = _first(image, "InstrumentRef")
     instrument = _by_id(root, "Instrument", None if used is None else used.get("ID"))
+    own = _own_annotations(root)
     microscope = None if instrument is None else _first(instrument, "Microscope")
     return Metadata(
         objective_power=None if objective is None else positive(objective.get("NominalMagnification")),
         scanner_vendor=None if microscope is None else microscope.get("Manufacturer"),
         scanner_model=None if microscope is None else microscope.get("Model"),
-        scanner_software=_own_annotations(root).get("scanner_software"),
+        scanner_software=own.get("scanner_software"),
+        background=background_of(own.get("background")),
         channels=() if pixels is None else _channels(pixels),
         z_spacing=_measure(pixels, "PhysicalSizeZ", "µm", MICROMETRES),
         time_increment=_measure(pixels, "TimeIncrement", "s", SECONDS),
@@ -116,10 +149,9 @@ def own(description: str) -> Metadata:
 
 def _own_values(found: dict[str, str]) -> Metadata:
     """Metadata of what `own_fields` gave."""
-    background = found.pop("background", "")
+    background = background_of(found.pop("background", None))
     numbers = {name: positive(found.pop(name, None)) for name in _OWN_NUMBERS}
-    color = tuple(bytes.fromhex(background[1:])) if re.fullmatch("#[0-9a-f]{6}", background) else None
-    values: dict[str, Any] = {**numbers, **found, "background": color}
+    values: dict[str, Any] = {**numbers, **found, "background": background}
     return Metadata(**values)
 
 
@@ -201,6 +233,8 @@ def _ome_identifying(root: Element, image: Element) -> tuple[tuple[str, str], ..
             values[f"{name} {element.get('ID', '')} SerialNumber"] = element.attrib["SerialNumber"]
         if name.endswith("Annotation") and name != "MapAnnotation":
             values[f"{name} {element.get('ID', '')}"] = " ".join(" ".join(element.itertext()).split())
+        unknown = {} if name not in _OME_INSTRUMENT else element.attrib.keys() - _OME_INSTRUMENT[name]
+        values |= {f"{name} {element.get('ID', '')} {key}": element.attrib[key] for key in unknown}
     own = _own_annotations(root)
     for annotation in _all(root, "M"):
         if own.get(annotation.get("K", "M")) != annotation.text:
@@ -261,21 +295,20 @@ def _akoya(tiff: Any) -> Metadata:
 
 
 def _imagej(found: Mapping[str, Any]) -> Metadata:
-    spacing = positive(found.get("spacing"))
-    scale = MICROMETRES.get(str(found.get("unit", "")).replace("\\u00B5", "µ").lower())
+    spacing, scale = positive(found.get("spacing")), imagej_unit(found, "z")
     interval, clock = positive(found.get("finterval")), SECONDS.get(str(found.get("tunit", "sec")).strip().lower())
-    labels, tables = found.get("Labels") or (), found.get("LUTs") or ()
+    labels, tables = (_several(found.get(name)) for name in ("Labels", "LUTs"))
     count = int(found.get("channels", 1))
     colors = [tuple(int(value) for value in table[:, -1]) for table in tables[:count]]
-    named = len(labels) == count and not any(_FILE_LABEL.search(str(label)) for label in labels)
+    named = len(labels) == count > 1 and not any(_FILE_LABEL.search(str(label)) for label in labels)
     names = [str(label) for label in labels] if named else []
     channels = [
         Channel(names[n] if names else None, colors[n][:3] if len(colors) == count else None)  # type: ignore[arg-type]
         for n in range(count)
     ]
-    known = any(channel != Channel() for channel in channels)
+    known = any(channel != Channel() for channel in channels) and colors != [(255, 255, 255)]  # a grey is no colour
     return Metadata(
-        channels=tuple(channels) if known and count > 1 else (),
+        channels=tuple(channels) if known else (),
         z_spacing=spacing * scale if spacing and scale and int(found.get("slices", 1)) > 1 else None,
         time_increment=interval * clock if interval and clock and int(found.get("frames", 1)) > 1 else None,
         identifying=fields_of(
@@ -284,13 +317,18 @@ def _imagej(found: Mapping[str, Any]) -> Metadata:
     )
 
 
-def _plain_tags(page: Any, description: str) -> tuple[tuple[str, str], ...]:
-    """TIFF 6.0's tags of who, when and where, and its free text."""
+def _plain_tags(page: Any) -> dict[str, str]:
+    """TIFF 6.0's tags of who, when and where."""
     codes = {"DocumentName": 269, "PageName": 285, "DateTime": 306, "Artist": 315, "HostComputer": 316}
     codes |= {"XMP": 700, "Copyright": 33432, "EXIF": 34665, "GPS": 34853, "ImageUniqueID": 42016}
+    codes["GDALMetadata"] = 42112
     values = {name: page.tags.valueof(code) or "" for name, code in codes.items()}
-    found = {name: _text(value) for name, value in values.items()}
-    return fields_of({**found, "ImageDescription": description})
+    return {name: _text(value) for name, value in values.items()}
+
+
+def _several(value: Any) -> list[Any]:
+    """What tifffile gives as a list, or by itself where there is one, or not at all."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _text(value: Any) -> str:
