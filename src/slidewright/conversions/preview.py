@@ -93,8 +93,8 @@ def preview_opened(
 ) -> Preview:
     """The same of an open source; unless `checked`, a folder that is not there is one that the caller would make."""
     from slidewright.conversions.conversion import Conversion, decide
-    from slidewright.conversions.told import warnings_of
     from slidewright.conversions.settled import settled
+    from slidewright.conversions.told import warnings_of
     from slidewright.engine.disk_budget import check_space, estimate
     from slidewright.system.limits import usable_cpus
 
