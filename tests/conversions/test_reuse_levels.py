@@ -17,6 +17,7 @@ import slidewright
 from slidewright.cli.main import main
 from slidewright.errors import OptionError, VerifyError
 from slidewright.inspection.verify import verify_file
+from slidewright.inspection.zarr_pyramid import ZarrPyramid
 from slidewright.pyramid.reduce import halve
 
 TILE = 16
@@ -168,3 +169,22 @@ def test_info_and_the_page_say_what_was_reused_and_verify_finds_what_is_not(tmp_
         file.write(bytes([byte[0] ^ 1]))
     with pytest.raises(VerifyError, match="level 2, tile at row 0, column 4 is not the source's own tile"):
         verify_file(out, against=source)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "zstd"])
+def test_tiles_that_a_source_leaves_out_are_made_for_an_ome_zarr(compression, tmp_path):
+    source, out = tmp_path / "in.tif", tmp_path / "out.ome.zarr"
+    pyramid_of(source, 4, compression)
+    with tifffile.TiffFile(source, mode="r+") as tiff:
+        for number, gaps in enumerate(((0, 1, 26, 27, 30), (0, 5))):
+            for code in (324, 325):
+                tag = tiff.pages[number].tags[code]
+                tag.overwrite([0 if at in gaps else value for at, value in enumerate(tag.value)])
+    report = converted(source, out, compression=compression)
+    assert report.reused_levels == 3
+    assert verify_file(out).levels
+    with ZarrPyramid(out) as pyramid:
+        for number, level in enumerate(pyramid.levels[:4]):
+            shown = tifffile.imread(source, key=number)
+            found = pyramid.segments(level).whole()
+            assert np.abs(found.astype(int) - shown).max() <= (8 if compression == "jpeg" else 0)
