@@ -383,3 +383,15 @@ def test_group_of_an_ome_zarr_that_is_damaged_is_an_error_of_ours(tmp_path, dama
         os.mkfifo(path)
     with pytest.raises(slidewright.SlidewrightError, match=r"zarr\.json|OME-Zarr|level|can't be read"):
         slidewright.verify_file(tmp_path / "s.ome.zarr", n_workers=1)
+
+
+@pytest.mark.parametrize(("options", "lost"), [({"ngff": "0.4"}, "0/0/1/1"), ({}, "0/c/0/0/0"), ({}, "1/c/0/0/0")])
+def test_chunk_of_an_ome_zarr_that_was_lost_is_no_background(options, lost, tmp_path):
+    pixels = np.full((300, 410, 3), 255, np.uint8)
+    pixels[90:240, 100:300] = 80
+    path = tmp_path / "s.ome.zarr"
+    slidewright.convert(pixels, path, n_workers=0, tile_size=64, **options)
+    slidewright.verify_file(path)  # what is background is left out
+    (path / lost).unlink()
+    with pytest.raises(VerifyError, match=f"level {lost[0]}, tile at row ., column . is not there, and level"):
+        slidewright.verify_file(path)

@@ -27,6 +27,8 @@ from slidewright.tiff.page import TiledImage
 
 _MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 MAX_BYTES = 1 << 28
+_COPIED_LEVELS = ", levels 0 to "
+"""In Software where levels are another program's, which need not be made of those below (`tiff.slide.kept_mark`)."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -212,6 +214,37 @@ class ZarrPyramid:
                 planes = level.planes * level.layout.stack.frames
                 for plane, row, column in np.ndindex(planes, *level.grid.grid(level.layout.shard)):
                     self._check_shard(level, plane, row, column)
+
+    def check_gaps(self) -> None:
+        """Hold chunks that are left out, and so background, against the level above, which is background there too if
+        it was made of them; raises VerifyError for one that has been lost. Of lossy chunks nobody can tell.
+        """
+        if not self.ours or _COPIED_LEVELS in self.software:
+            return
+        for below, above in zip(self.planes, self.planes[1:], strict=False):
+            for page, upper in zip(below, above, strict=False):
+                if page.lossless and upper.lossless and (page.cell, page.planes) == (upper.cell, upper.planes):
+                    self._check_gaps_of(page, upper)
+
+    def _check_gaps_of(self, page: ZarrLevel, upper: ZarrLevel) -> None:
+        """Hold the left-out chunks of a level against the level above, whose chunks are decoded once each."""
+        segments, half, seen, pixels = self.segments(upper), page.cell.width // 2, -1, np.empty(0)
+        gaps = map(page.chunk, np.flatnonzero(page.counts == 0).tolist())
+        for plane, row, column in sorted(gaps, key=lambda gap: (gap[0], gap[1] // 2, gap[2] // 2)):
+            if row // 2 >= upper.grid.height or column // 2 >= upper.grid.width:
+                continue  # a last odd row or column, of which no pixel of the level above is made
+            index = upper.index(row // 2, column // 2, plane)
+            if not upper.counts[index]:
+                continue
+            if index != seen:
+                region = upper.pixels_of(index)
+                seen, pixels = index, segments.decode(index)[: region.height, : region.width]
+            top, left = row % 2 * half, column % 2 * half
+            if (pixels[top : top + half, left : left + half] != page.layout.fill).any():
+                raise VerifyError(
+                    f"{self.path}: {page.place(page.index(row, column, plane))} is not there, and {upper.name} shows "
+                    "more than background in its place; copy the store again"
+                )
 
     def _check_shard(self, level: ZarrLevel, plane: int, row: int, column: int) -> None:
         import google_crc32c
