@@ -218,3 +218,15 @@ def test_verify_decodes_copied_tiles(tmp_path):
     converted(source, out)
     with pytest.raises(CorruptTileError, match="tile at row 0, column 4"):
         verify_file(out, against=source)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "zstd"])
+def test_verify_holds_copied_levels_of_an_ome_zarr_against_the_sources_own(compression, tmp_path):
+    source, out = tmp_path / "in.tif", tmp_path / "out.ome.zarr"
+    pyramid_of(source, 4, compression)
+    assert converted(source, out, compression=compression).reused_levels == 3
+    assert [level.exact for level in verify_file(out, against=source).levels[:4]] == [True] * 4
+    other = tmp_path / "other.tif"
+    slidewright.convert(source, other, compression="deflate", tile_size=32, levels=2, n_workers=0)
+    with pytest.raises(VerifyError, match="has no such levels"):
+        verify_file(out, against=other)

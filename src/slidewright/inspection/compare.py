@@ -89,8 +89,9 @@ class _Part:
         return self.slide.path
 
     @property
-    def kept(self) -> int:
-        return self.slide.kept
+    def kept(self) -> bool:
+        """Whether tiles may be the source's, byte for byte; chunks of a zarr store are held against its pixels."""
+        return self.slide.kept > 0 and isinstance(self.slide, TiffSlide)
 
     @property
     def planes(self) -> Sequence[Sequence[TiledImage]]:
@@ -174,7 +175,7 @@ class _Comparison:
         self._segments = {number: slide.segments(self._pages[number]) for number in numbers.values()}
         self._changes = {number: change_of(self._pages[number]) for number in numbers.values()}
         self._tallies: dict[int, _Tally] = {}
-        self._kept = slide.kept > 0 and source.info.stored is not None and source.info.tile == first.cell
+        self._kept = slide.kept and source.info.stored is not None and source.info.tile == first.cell
         self._lock = threading.Lock()
         self._local = threading.local()
         self._readers: list[Any] = []

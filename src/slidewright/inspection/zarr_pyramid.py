@@ -24,11 +24,10 @@ from slidewright.sources.ome_attributes import OmeAttributes
 from slidewright.system.files import read_at, regular, total_bytes
 from slidewright.system.json_file import read_json
 from slidewright.tiff.page import TiledImage
+from slidewright.tiff.slide import kept_levels
 
 _MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 MAX_BYTES = 1 << 28
-_COPIED_LEVELS = ", levels 0 to "
-"""In Software where levels are another program's, which need not be made of those below (`tiff.slide.kept_mark`)."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -147,8 +146,6 @@ class ZarrPyramid:
     """
 
     others: tuple[ZarrLevel, ...] = ()
-    kept = 0
-    """Whether level 0 keeps tiles of a source as they were; see `TiffSlide`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
@@ -188,6 +185,11 @@ class ZarrPyramid:
         return self.software.startswith("slidewright ")
 
     @property
+    def kept(self) -> int:
+        """Of how many levels, from level 0 on, slidewright says that the tiles are those of its source."""
+        return kept_levels(self.software) if self.ours else 0
+
+    @property
     def software(self) -> str:
         """What wrote it, or nothing."""
         return self._said.software or ""
@@ -216,10 +218,11 @@ class ZarrPyramid:
                     self._check_shard(level, plane, row, column)
 
     def check_gaps(self) -> None:
-        """Hold chunks that are left out, and so background, against the level above, which is background there too if
-        it was made of them; raises VerifyError for one that has been lost. Of lossy chunks nobody can tell.
+        """Hold chunks that are left out, and so background, against the level above, which is background there too
+        where it was made of them and is no copy. Raises VerifyError for one that has been lost; of lossy chunks nobody
+        can tell.
         """
-        if not self.ours or _COPIED_LEVELS in self.software:
+        if not self.ours or self.kept > 1:
             return
         for below, above in zip(self.planes, self.planes[1:], strict=False):
             for page, upper in zip(below, above, strict=False):
