@@ -179,6 +179,8 @@ class Segments:
     def _decode_any(self, index: int, data: bytes) -> NDArray[Any] | None:
         """Decode by tifffile's decoder, which knows every codec, predictor and byte order."""
         self._check_stream(index, data)
+        if self._codec in ("jpeg2000", "htj2k"):
+            self._check_end(index, data)
         try:
             if self._codec == "jpeg" and self.page.planes > 1:
                 # Bio-Formats: a grey JPEG a channel, whatever the photometric says, which tifffile would believe
@@ -213,9 +215,12 @@ class Segments:
         return zlib.compress(pixels[: rows * row], 0) if padded else None
 
     def _check_end(self, index: int, data: bytes) -> None:
-        """Refuse a JPEG without an end, of which libjpeg only warns: the rest of the tile would be grey."""
+        """Refuse a JPEG or a JPEG 2000 without an end, of which the libraries only warn: the rest would be grey, or
+        blurred.
+        """
         if data.rfind(b"\xff\xd9") < 0:
-            raise self._error(f"{self.where(index)} is a JPEG without an end; copy the file again")
+            what = "JPEG" if self._codec == "jpeg" else "JPEG 2000"
+            raise self._error(f"{self.where(index)} is a {what} without an end; copy the file again")
 
     def _check_stream(self, index: int, data: bytes) -> None:
         """Refuse an image that says it is far larger than its tile, before a decoder makes room for it."""

@@ -33,8 +33,8 @@ def decode_image(
     if size is None or tuple(size) != shape[:2]:
         raise ValueError(f"it is an image of {size}, not of {shape[1]} x {shape[0]}")
     match codec:
-        case "jpeg" if data.rfind(b"\xff\xd9") < 0:  # libjpeg only warns, and the rest would be grey
-            raise ValueError("it is a JPEG without an end")
+        case "jpeg" | "jpeg2000" if data.rfind(b"\xff\xd9") < 0:  # the libraries only warn, and the rest would be grey
+            raise ValueError(f"it is a {codec.upper()} without an end")
         case "jpeg":
             colours = {"colorspace": settings.get("colorspace_jpeg"), "outcolorspace": settings.get("colorspace_data")}
             pixels = imagecodecs.jpeg8_decode(data, **colours)
