@@ -15,8 +15,9 @@ from kept_sources import picture
 
 import slidewright
 from slidewright.cli.main import main
-from slidewright.errors import OptionError, VerifyError
+from slidewright.errors import CorruptTileError, OptionError, VerifyError
 from slidewright.inspection.verify import verify_file
+from slidewright.inspection.zarr_pyramid import ZarrPyramid
 from slidewright.pyramid.reduce import halve
 
 TILE = 16
@@ -168,3 +169,64 @@ def test_info_and_the_page_say_what_was_reused_and_verify_finds_what_is_not(tmp_
         file.write(bytes([byte[0] ^ 1]))
     with pytest.raises(VerifyError, match="level 2, tile at row 0, column 4 is not the source's own tile"):
         verify_file(out, against=source)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "zstd"])
+def test_tiles_that_a_source_leaves_out_are_made_for_an_ome_zarr(compression, tmp_path):
+    source, out = tmp_path / "in.tif", tmp_path / "out.ome.zarr"
+    pyramid_of(source, 4, compression)
+    with tifffile.TiffFile(source, mode="r+") as tiff:
+        for number, gaps in enumerate(((0, 1, 26, 27, 30), (0, 5))):
+            for code in (324, 325):
+                tag = tiff.pages[number].tags[code]
+                tag.overwrite([0 if at in gaps else value for at, value in enumerate(tag.value)])
+    report = converted(source, out, compression=compression)
+    assert report.reused_levels == 3
+    assert verify_file(out).levels
+    with ZarrPyramid(out) as pyramid:
+        for number, level in enumerate(pyramid.levels[:4]):
+            shown = tifffile.imread(source, key=number)
+            found = pyramid.segments(level).whole()
+            assert np.abs(found.astype(int) - shown).max() <= (8 if compression == "jpeg" else 0)
+
+
+def test_verify_finds_copied_tiles_that_the_files_own_tags_show_otherwise(tmp_path):
+    source, out = tmp_path / "in.tif", tmp_path / "out.tif"
+    pixels = picture(height=304, width=416)
+    with tifffile.TiffWriter(source) as tiff:
+        for step in (1, 2, 4):
+            tiff.write(
+                pixels[::step, ::step], tile=(TILE, TILE), compression="zlib", predictor=True, photometric="rgb",
+                subfiletype=int(step > 1), metadata=None,
+            )  # fmt: skip
+    assert converted(source, out).reused_levels == 2
+    assert [level.exact for level in verify_file(out, against=source).levels[:3]] == [True] * 3
+    with tifffile.TiffFile(out, mode="r+") as tiff:
+        tiff.pages[1].tags["Predictor"].overwrite(1)
+    with pytest.raises(VerifyError, match="level 1, tile at row 0, column 0 differs from the source"):
+        verify_file(out, against=source)
+
+
+def test_verify_decodes_copied_tiles(tmp_path):
+    source, out = tmp_path / "in.tif", tmp_path / "out.tif"
+    pyramid_of(source, 4, "jpeg")
+    with tifffile.TiffFile(source) as tiff:
+        place, count = tiff.pages[1].dataoffsets[4], tiff.pages[1].databytecounts[4]
+    with source.open("r+b") as file:
+        file.seek(place)
+        file.write(bytes(count))
+    converted(source, out)
+    with pytest.raises(CorruptTileError, match="tile at row 0, column 4"):
+        verify_file(out, against=source)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "zstd"])
+def test_verify_holds_copied_levels_of_an_ome_zarr_against_the_sources_own(compression, tmp_path):
+    source, out = tmp_path / "in.tif", tmp_path / "out.ome.zarr"
+    pyramid_of(source, 4, compression)
+    assert converted(source, out, compression=compression).reused_levels == 3
+    assert [level.exact for level in verify_file(out, against=source).levels[:4]] == [True] * 4
+    other = tmp_path / "other.tif"
+    slidewright.convert(source, other, compression="deflate", tile_size=32, levels=2, n_workers=0)
+    with pytest.raises(VerifyError, match="has no such levels"):
+        verify_file(out, against=other)

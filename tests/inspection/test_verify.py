@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import slidewright
-from slidewright.errors import OptionError, SourceError, VerifyError
+from slidewright.errors import CorruptTileError, OptionError, SourceError, VerifyError
 from slidewright.geometry import Size, halvings
 from slidewright.inspection.verify import check_structure, check_tables, verify_file
 from slidewright.pyramid.reduce import halve
@@ -383,3 +383,37 @@ def test_group_of_an_ome_zarr_that_is_damaged_is_an_error_of_ours(tmp_path, dama
         os.mkfifo(path)
     with pytest.raises(slidewright.SlidewrightError, match=r"zarr\.json|OME-Zarr|level|can't be read"):
         slidewright.verify_file(tmp_path / "s.ome.zarr", n_workers=1)
+
+
+@pytest.mark.parametrize(("options", "lost"), [({"ngff": "0.4"}, "0/0/1/1"), ({}, "0/c/0/0/0"), ({}, "1/c/0/0/0")])
+def test_chunk_of_an_ome_zarr_that_was_lost_is_no_background(options, lost, tmp_path):
+    pixels = np.full((300, 410, 3), 255, np.uint8)
+    pixels[90:240, 100:300] = 80
+    path = tmp_path / "s.ome.zarr"
+    slidewright.convert(pixels, path, n_workers=0, tile_size=64, **options)
+    slidewright.verify_file(path)  # what is background is left out
+    (path / lost).unlink()
+    with pytest.raises(VerifyError, match=f"level {lost[0]}, tile at row ., column . is not there, and level"):
+        slidewright.verify_file(path)
+
+
+@pytest.mark.parametrize("name", ["out.tif", "kept.tif", "out.ome.zarr"])
+def test_jpeg_that_stops_in_the_middle_does_not_decode(name, tmp_path):
+    """As a download leaves it that made room for the whole file first; libjpeg makes the rest grey."""
+    pixels, out = np.random.default_rng(5).integers(0, 200, (128, 128, 3), np.uint8), tmp_path / name
+    tifffile.imwrite(tmp_path / "in.tif", pixels, tile=(64, 64), compression="jpeg", photometric="rgb", metadata=None)
+    source, options = tmp_path / "in.tif" if name == "kept.tif" else pixels, {"zarr_shard": 0} if "zarr" in name else {}
+    slidewright.convert(source, out, n_workers=0, tile_size=64, compression="jpeg", **options)
+    if out.is_dir():
+        file, place, count = out / "0/c/0/1/0", 0, (out / "0/c/0/1/0").stat().st_size
+    else:
+        with tifffile.TiffFile(out) as tiff:
+            file, place, count = out, tiff.pages.first.dataoffsets[2], tiff.pages.first.databytecounts[2]
+    verify_file(out)
+    with file.open("r+b") as damaged:
+        damaged.seek(place + count // 2)
+        damaged.write(bytes(count - count // 2))
+    with pytest.raises(VerifyError, match=r"row 1, column 0.* is a JPEG without an end"):
+        verify_file(out)
+    with pytest.raises(CorruptTileError, match="without an end"):
+        slidewright.convert(out, tmp_path / "again.tif", n_workers=0, keep_tiles="never")

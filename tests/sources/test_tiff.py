@@ -376,3 +376,23 @@ def test_tags_of_bytes_that_hold_numbers_are_not_used(tmp_path):
         )
         with tifffile.TiffFile(tmp_path / f"{flavour}.tif") as tiff:
             assert 34675 not in tiff.pages.first.tags
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.zarr"])
+def test_jpeg_2000_that_stops_in_the_middle_is_no_guess(name: str, tmp_path: Path) -> None:
+    """OpenJPEG makes the rest of what it has, without a word."""
+    path, options = tmp_path / name, {"zarr_shard": 0} if "zarr" in name else {}
+    pixels = np.random.default_rng(4).integers(0, 200, (128, 128, 3), np.uint8)
+    slidewright.convert(pixels, path, n_workers=0, tile_size=64, compression="jpeg2000", **options)
+    file, place = path, 0
+    if path.is_dir():
+        file = path / "0/c/0/1/0"
+        count = file.stat().st_size
+    else:
+        with tifffile.TiffFile(path) as tiff:
+            place, count = tiff.pages.first.dataoffsets[2], tiff.pages.first.databytecounts[2]
+    overwrite(file, place + count // 2, bytes(count - count // 2))
+    with pytest.raises(CorruptTileError, match="without an end"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0, keep_tiles="never")
+    with pytest.raises(slidewright.VerifyError, match=r"row 1, column 0.*without an end"):
+        slidewright.verify_file(path)

@@ -67,47 +67,38 @@ def compare_levels(slide: PyramidFile, against: Any, resampling: str | None, thr
     resampling, tallies = resampling or ("nearest" if masks else "mean"), dict[int, _Tally]()
     if resampling == "mode" and first.photometric == "minisblack":
         resampling = "mode-of-each"  # see `PixelFormat.reduction`
-    for number, own in enumerate((source, *reused[:-1]) if reused else ()):
-        _compare_copies(slide, number, own)
-    compared, base = (_Upper(slide, len(reused)), reused[-1]) if reused else (slide, source)
-    for number in range(images):
-        _Comparison(compared, base, resampling, threads, number).run(tallies)
+    for start, own in enumerate((source, *reused)):  # each that was copied with the source's, the others with the last
+        part, found = _Part(slide, start, start + 1 if start < len(reused) else None), dict[int, _Tally]()
+        for number in range(images):
+            _Comparison(part, own, resampling, threads, number).run(found)
+        tallies |= {start + number: tally for number, tally in found.items()}
     peak = float(np.iinfo(first.dtype).max) if first.dtype.kind in "iu" else 1.0
-    exact = dict.fromkeys(range(len(reused)), (True, math.inf, math.inf))
-    return {**exact, **{number + len(reused): tally.match(peak) for number, tally in tallies.items()}}
+    return {number: tally.match(peak) for number, tally in tallies.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class _Upper:
-    """The levels of a file from one on, which it keeps of its source as its lowest."""
+class _Part:
+    """Some levels of a file, of which the lowest has the pixels of a source."""
 
     slide: PyramidFile
     start: int
-    kept: int = 1
+    stop: int | None
 
     @property
     def path(self) -> str:
         return self.slide.path
 
     @property
+    def kept(self) -> bool:
+        """Whether tiles may be the source's, byte for byte; chunks of a zarr store are held against its pixels."""
+        return self.slide.kept > 0 and isinstance(self.slide, TiffSlide)
+
+    @property
     def planes(self) -> Sequence[Sequence[TiledImage]]:
-        return self.slide.planes[self.start :]
+        return self.slide.planes[self.start : self.stop]
 
     def segments(self, page: Any) -> Any:
         return self.slide.segments(page)
-
-
-def _compare_copies(slide: PyramidFile, number: int, own: Any) -> None:
-    """Hold every tile of a copied level against the source's own, byte by byte."""
-    reader = own.open()
-    try:
-        for image, page in enumerate(slide.planes[number]):
-            segments: Any = slide.segments(page)
-            for plane, row, column in np.ndindex(page.planes, *page.grid):
-                wanted = reader.segment(row, column, image * page.planes + plane)
-                _same_bytes(slide.path, page, segments, page.index(row, column, plane), wanted)
-    finally:
-        reader.close()
 
 
 def _same_bytes(path: str, page: TiledImage, segments: Any, index: int, wanted: bytes | None) -> None:
@@ -165,9 +156,7 @@ class _Comparison:
     `image` is which of the images of a level is compared, where channels or frames are images of their own.
     """
 
-    def __init__(
-        self, slide: PyramidFile | _Upper, source: Any, resampling: str, threads: int, image: int = 0
-    ) -> None:
+    def __init__(self, slide: _Part, source: Any, resampling: str, threads: int, image: int) -> None:
         self._slide, self._source, self._resampling, self._threads = slide, source, resampling, threads
         self._image, self._several = image, len(slide.planes[0]) > 1
         self._pages: list[TiledImage] = [level[image] for level in slide.planes]
@@ -186,7 +175,7 @@ class _Comparison:
         self._segments = {number: slide.segments(self._pages[number]) for number in numbers.values()}
         self._changes = {number: change_of(self._pages[number]) for number in numbers.values()}
         self._tallies: dict[int, _Tally] = {}
-        self._kept = slide.kept > 0 and source.info.stored is not None and source.info.tile == first.cell
+        self._kept = slide.kept and source.info.stored is not None and source.info.tile == first.cell
         self._lock = threading.Lock()
         self._local = threading.local()
         self._readers: list[Any] = []

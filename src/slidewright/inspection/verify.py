@@ -69,6 +69,9 @@ def verify_file(
 ) -> VerifyReport:
     """Check a pyramidal TIFF or an OME-Zarr image; of an archive also that its original comes out of it.
 
+    In an OME-Zarr of slidewright a chunk that is not there is background. Where the chunks are lossless, and the level
+    above shows something else in its place, it has been lost.
+
     Parameters
     ----------
     path
@@ -105,6 +108,8 @@ def verify_file(
             decoded[page.name] = decode_page(slide, page, decode, threads)
         if decode == "all" and isinstance(slide, TiffSlide):
             _check_archive(slide, threads)
+        if decode == "all" and against is None and not isinstance(slide, TiffSlide):
+            slide.check_gaps()
         checks = {}
         if against is not None:
             from slidewright.inspection.compare import compare_levels

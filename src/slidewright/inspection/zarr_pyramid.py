@@ -24,6 +24,7 @@ from slidewright.sources.ome_attributes import OmeAttributes
 from slidewright.system.files import read_at, regular, total_bytes
 from slidewright.system.json_file import read_json
 from slidewright.tiff.page import TiledImage
+from slidewright.tiff.slide import kept_levels
 
 _MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 MAX_BYTES = 1 << 28
@@ -145,8 +146,6 @@ class ZarrPyramid:
     """
 
     others: tuple[ZarrLevel, ...] = ()
-    kept = 0
-    """Whether level 0 keeps tiles of a source as they were; see `TiffSlide`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
@@ -186,6 +185,11 @@ class ZarrPyramid:
         return self.software.startswith("slidewright ")
 
     @property
+    def kept(self) -> int:
+        """Of how many levels, from level 0 on, slidewright says that the tiles are those of its source."""
+        return kept_levels(self.software) if self.ours else 0
+
+    @property
     def software(self) -> str:
         """What wrote it, or nothing."""
         return self._said.software or ""
@@ -212,6 +216,38 @@ class ZarrPyramid:
                 planes = level.planes * level.layout.stack.frames
                 for plane, row, column in np.ndindex(planes, *level.grid.grid(level.layout.shard)):
                     self._check_shard(level, plane, row, column)
+
+    def check_gaps(self) -> None:
+        """Hold chunks that are left out, and so background, against the level above, which is background there too
+        where it was made of them and is no copy. Raises VerifyError for one that has been lost; of lossy chunks nobody
+        can tell.
+        """
+        if not self.ours or self.kept > 1:
+            return
+        for below, above in zip(self.planes, self.planes[1:], strict=False):
+            for page, upper in zip(below, above, strict=False):
+                if page.lossless and upper.lossless and (page.cell, page.planes) == (upper.cell, upper.planes):
+                    self._check_gaps_of(page, upper)
+
+    def _check_gaps_of(self, page: ZarrLevel, upper: ZarrLevel) -> None:
+        """Hold the left-out chunks of a level against the level above, whose chunks are decoded once each."""
+        segments, half, seen, pixels = self.segments(upper), page.cell.width // 2, -1, np.empty(0)
+        gaps = map(page.chunk, np.flatnonzero(page.counts == 0).tolist())
+        for plane, row, column in sorted(gaps, key=lambda gap: (gap[0], gap[1] // 2, gap[2] // 2)):
+            if row // 2 >= upper.grid.height or column // 2 >= upper.grid.width:
+                continue  # a last odd row or column, of which no pixel of the level above is made
+            index = upper.index(row // 2, column // 2, plane)
+            if not upper.counts[index]:
+                continue
+            if index != seen:
+                region = upper.pixels_of(index)
+                seen, pixels = index, segments.decode(index)[: region.height, : region.width]
+            top, left = row % 2 * half, column % 2 * half
+            if (pixels[top : top + half, left : left + half] != page.layout.fill).any():
+                raise VerifyError(
+                    f"{self.path}: {page.place(page.index(row, column, plane))} is not there, and {upper.name} shows "
+                    "more than background in its place; copy the store again"
+                )
 
     def _check_shard(self, level: ZarrLevel, plane: int, row: int, column: int) -> None:
         import google_crc32c

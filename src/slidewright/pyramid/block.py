@@ -149,7 +149,7 @@ class BlockEncoder(BlockMaker):
         start = perf_counter()
         segment = walk.reader.segment(row, column, plane)
         self.seconds["read"] += perf_counter() - start
-        if segment is not None:
+        if segment is not None and (segment or self._gaps):
             return segment
         tile = self._plan.tile
         region = Region(row * tile, column * tile, tile, tile).clipped(self._plan.size_at(level))

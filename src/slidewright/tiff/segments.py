@@ -72,6 +72,8 @@ class Segments:
     def decode(self, index: int) -> NDArray[Any] | None:
         """The pixels of a segment as (height, width, samples), padding included; None for one that was left out."""
         data = self.read(index)
+        if data is not None and self._jpeg is not None and self.page.tiled:
+            self._check_end(index, data)
         pixels = None if data is None else self._decode_any(index, data)
         return pixels.astype(np.uint8, copy=False) if pixels is not None and self.page.bits == 1 else pixels
 
@@ -109,8 +111,7 @@ class Segments:
         if data is None:
             out[...] = self._nodata
             return True
-        if data.rfind(b"\xff\xd9") < 0:
-            raise self._error(f"{self.where(index)} is a JPEG without an end; copy the file again")
+        self._check_end(index, data)
         self._check_stream(index, data)
         try:
             as_rgb = self._jpeg[0] == _RGB
@@ -168,8 +169,7 @@ class Segments:
         from imagecodecs import jpeg8_decode
 
         assert self._jpeg is not None
-        if data.rfind(b"\xff\xd9") < 0:  # libjpeg only warns, and the rest of the tile would be grey
-            raise self._error(f"{self.where(index)} is a JPEG without an end; copy the file again")
+        self._check_end(index, data)
         try:
             jpeg8_decode(data, tables=self._tables, colorspace=self._jpeg[0], outcolorspace=self._jpeg[1], out=out)
         except Exception:  # the slow way says what is damaged, and knows colours that libjpeg does not change
@@ -179,6 +179,8 @@ class Segments:
     def _decode_any(self, index: int, data: bytes) -> NDArray[Any] | None:
         """Decode by tifffile's decoder, which knows every codec, predictor and byte order."""
         self._check_stream(index, data)
+        if self._codec in ("jpeg2000", "htj2k"):
+            self._check_end(index, data)
         try:
             if self._codec == "jpeg" and self.page.planes > 1:
                 # Bio-Formats: a grey JPEG a channel, whatever the photometric says, which tifffile would believe
@@ -211,6 +213,14 @@ class Segments:
             return None
         padded = rows * row < len(pixels) <= page.cell.height * row
         return zlib.compress(pixels[: rows * row], 0) if padded else None
+
+    def _check_end(self, index: int, data: bytes) -> None:
+        """Refuse a JPEG or a JPEG 2000 without an end, of which the libraries only warn: the rest would be grey, or
+        blurred.
+        """
+        if data.rfind(b"\xff\xd9") < 0:
+            what = "JPEG" if self._codec == "jpeg" else "JPEG 2000"
+            raise self._error(f"{self.where(index)} is a {what} without an end; copy the file again")
 
     def _check_stream(self, index: int, data: bytes) -> None:
         """Refuse an image that says it is far larger than its tile, before a decoder makes room for it."""

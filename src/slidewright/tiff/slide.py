@@ -43,6 +43,12 @@ def kept_mark(levels: int) -> str:
     return ", level 0 as in its source" if levels == 1 else f", levels 0 to {levels - 1} as in its source"
 
 
+def kept_levels(software: str) -> int:
+    """Of how many levels, from level 0 on, Software says so."""
+    found = _KEPT_MARK.search(software)
+    return 0 if found is None else 1 + int(found[1] or 0)
+
+
 class TiffSlide:
     """An open TIFF. A context manager.
 
@@ -101,8 +107,7 @@ class TiffSlide:
     @property
     def kept(self) -> int:
         """Of how many levels, from level 0 on, slidewright says that the tiles are those of its source."""
-        found = _KEPT_MARK.search(self.software) if self.ours else None
-        return 0 if found is None else 1 + int(found[1] or 0)
+        return kept_levels(self.software) if self.ours else 0
 
     @property
     def kind(self) -> str:

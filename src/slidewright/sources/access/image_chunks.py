@@ -26,13 +26,15 @@ zarr-extensions (66 and 70).
 def decode_image(
     codec: str, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any], settings: Mapping[str, Any]
 ) -> NDArray[Any]:
-    """The pixels of a chunk of (height, width) or (height, width, samples); ValueError for an image of another size."""
+    """The pixels of a chunk of (height, width) or (height, width, samples); ValueError for others, or a part."""
     import imagecodecs
 
     size = look(codec, data).size
     if size is None or tuple(size) != shape[:2]:
         raise ValueError(f"it is an image of {size}, not of {shape[1]} x {shape[0]}")
     match codec:
+        case "jpeg" | "jpeg2000" if data.rfind(b"\xff\xd9") < 0:  # the libraries only warn, and the rest would be grey
+            raise ValueError(f"it is a {codec.upper()} without an end")
         case "jpeg":
             colours = {"colorspace": settings.get("colorspace_jpeg"), "outcolorspace": settings.get("colorspace_data")}
             pixels = imagecodecs.jpeg8_decode(data, **colours)
