@@ -17,6 +17,7 @@ from slidewright.metadata import Channel, Metadata, background_of, fields_of
 from slidewright.options import KINDS
 from slidewright.pixels import Colormap
 from slidewright.sources.base import more_images
+from slidewright.tiff.vendor_metadata import ome
 
 _SAMPLES = {"rgb": 3, "rgba": 4, "grey": 1, "labels": 1, "binary": 1}
 _COLORS = ("uint8", "uint16")
@@ -185,6 +186,19 @@ def other_members(node: Any) -> tuple[str, ...]:
         return more_images(sorted(int(name) for name in node.group_keys() if name.isdecimal() and int(name)))
     except Exception:  # a store that can't list what it has, as over HTTP
         return ()
+
+
+def described_beside(node: Any, series: int) -> Metadata:
+    """What the OME-XML that bioformats2raw puts beside its images says of one of them."""
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    key = "/".join((*([node.path] if node.path else []), "OME/METADATA.ome.xml"))
+    try:
+        found = sync(node.store.get(key, default_buffer_prototype()))
+        return Metadata() if found is None else ome(found.to_bytes().decode("utf-8"), series)
+    except Exception:  # it may be damaged, which the image need not be
+        return Metadata()
 
 
 def step_of(
