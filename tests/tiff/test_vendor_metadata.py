@@ -311,3 +311,14 @@ def test_tags_of_the_first_plane_are_those_of_the_stack(tmp_path, ome):
     slidewright.convert(tmp_path / "a.tif", tmp_path / "b.tif", z=1, keep_metadata="all", n_workers=0)
     assert b"jane" in (tmp_path / "b.tif").read_bytes()
     assert (b"of Smith" in (tmp_path / "b.tif").read_bytes()) is not ome
+
+
+def test_thumbnail_of_an_aperio_slide_has_not_the_magnification_of_the_slide(tmp_path):
+    said = "Aperio Image Library v12\n1x1|AppMag = 20|MPP = 0.5"
+    with tifffile.TiffWriter(tmp_path / "a.svs") as tiff:
+        rgb = {"photometric": "rgb", "metadata": None, "software": False}
+        tiff.write(PIXELS, tile=(32, 32), description=said, **rgb)
+        tiff.write(PIXELS[:16, :16], description=said.replace("1x1", "64x64 -> 16x16 - "), **rgb)
+        tiff.write(PIXELS[::2, ::2], tile=(32, 32), description=said, **rgb)
+    for chosen, power in (({"page": 0}, 20), ({"page": 2}, 20), ({"page": 1}, None), ({"series": 1}, None)):
+        assert slidewright.open_source(tmp_path / "a.svs", **chosen).info.metadata.objective_power == power, chosen

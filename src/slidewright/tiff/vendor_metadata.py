@@ -74,7 +74,8 @@ def _described(tiff: Any, page: Any, series: int, vendor: str) -> Metadata:
     """What the description says."""
     description = str(page.description or "")
     if vendor == "svs":
-        return aperio(description)
+        said = aperio(description)
+        return replace(said, objective_power=None) if series else said  # a thumbnail's description is the slide's
     if vendor == "ome":
         return ome(str(tiff.ome_metadata or ""), series)
     if vendor == "philips":
