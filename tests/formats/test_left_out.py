@@ -141,6 +141,7 @@ def ome_of(pixels: str, planes: str = "") -> str:
         ({"resolution": (2, 3), "resolutionunit": "NONE"}, "its resolution of 2 x 3 pixels in a unit"),
         ({"resolution": (1, 1), "resolutionunit": "NONE"}, None),
         ({"extratags": [(286, 5, 1, (3, 2), True)]}, "where it lies"),
+        ({"extratags": [(33550, 12, 3, (10.0, 10.0, 0.0), True)]}, "where it lies on the earth"),
         ({"description": ome_of('PhysicalSizeX="0.5"')}, r"PhysicalSizeX 0.5 \(µm\), which is not two"),
         ({"description": ome_of('PhysicalSizeX="2" PhysicalSizeXUnit="pixel" PhysicalSizeY="2"')}, "Y 2 .pixel, µm.,"),
         ({"description": ome_of('PhysicalSizeX="2" PhysicalSizeY="2"')}, None),
