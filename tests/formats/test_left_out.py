@@ -148,6 +148,7 @@ def ome_of(pixels: str, planes: str = "") -> str:
         ({"description": ome_of('SignificantBits="12"')}, None),
         ({"description": ome_of('SignificantBits="16"', '<Plane TheC="0" TheZ="0" TheT="0"/>')}, None),
         ({"description": ome_of("", '<Plane TheC="0" TheZ="0" TheT="0" PositionX="3"/>')}, "plane .PositionX."),
+        ({"description": ome_of("").replace("</Pixels>", '</Pixels><ROIRef ID="ROI:0"/>')}, "what is drawn on it"),
         ({"imagej": True, "metadata": {"unit": "furlong"}, "resolution": (2, 3)}, "2 x 3 pixels in a unit"),
         ({"imagej": True, "metadata": {"unit": "micron", "xorigin": 3.0}, "resolution": (2, 3)}, "ImageJ's origin"),
         ({"imagej": True, "metadata": {"ROI": b"Iout"}}, "what is drawn on it"),

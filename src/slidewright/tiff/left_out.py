@@ -68,11 +68,23 @@ def _of_ome(tiff: Any, series: int) -> list[str]:
         unit = pixels.get(f"{name}Unit", default)
         if positive(pixels.get(name)) and unit.lower() not in known:
             found.append(f"its {name} {pixels.get(name)} ({unit}), which is of no known unit")
+    if _is_drawn_on(str(tiff.ome_metadata), series):
+        found.append("what is drawn on it (ROI)")
     planes = (one for one in pixels if one.tag.rpartition("}")[2] == "Plane")
     said = sorted({name for plane in planes for name in plane.attrib if name not in _OF_PLANE})
     if said:
         found.append(f"what is said of each plane ({', '.join(said)})")
     return found
+
+
+def _is_drawn_on(xml: str, series: int) -> bool:
+    """Whether an Image of an OME-XML that has its Pixels names regions of interest."""
+    if "ROIRef" not in xml:
+        return False
+    from xml.etree import ElementTree
+
+    parts = [[one.tag.rpartition("}")[2] for one in image] for image in ElementTree.fromstring(xml)]
+    return any("ROIRef" in names for names in [names for names in parts if "Pixels" in names][series : series + 1])
 
 
 def _of_imagej(tiff: Any) -> list[str]:
