@@ -148,9 +148,9 @@ def test_ngff_channels_have_names_and_colours(tmp_path):
     group.create_array("0", shape=(2, 64, 64), chunks=(1, 64, 64), dtype="uint8")
     axes = [{"name": "c", "type": "channel"}, {"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
     group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [{"path": "0"}]}]
-    group.attrs["omero"] = {"channels": [{"label": "DAPI", "color": "0000FF"}, {"label": 7, "color": "none"}]}
+    group.attrs["omero"] = {"channels": [{"label": "DAPI", "color": "0000FF"}, {"label": 0, "color": "none"}]}
     found = slidewright.open_source(tmp_path / "a.zarr").info.metadata
-    assert found.channels == (Channel("DAPI", (0, 0, 255)), Channel("7", None))
+    assert found.channels == (Channel("DAPI", (0, 0, 255)), Channel("0", None))
 
 
 def test_openslide_properties_are_sorted():

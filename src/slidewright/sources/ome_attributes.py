@@ -125,7 +125,7 @@ class OmeAttributes:
         omero = self._ome.get("omero")
         listed = omero.get("channels") if isinstance(omero, Mapping) else None
         told = [one if isinstance(one, Mapping) else {} for one in listed] if isinstance(listed, list) else []
-        names = [str(one["label"]) if one.get("label") else None for one in told]
+        names = [None if one.get("label") in (None, "") else str(one["label"]) for one in told]  # spatialdata's are numbers
         colors = [re.fullmatch("#?([0-9a-fA-F]{6})", str(one.get("color", ""))) for one in told]
         found = []
         for number, (name, digits) in enumerate(zip(names, colors, strict=True)):
