@@ -53,7 +53,7 @@ def test_all_that_an_ome_tiff_says_is_in_a_plain_tiff_when_it_is_asked_for(tmp_p
     assert b"jane" not in (tmp_path / "5.tif").read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["whole", "no unit", "moved", "colours"])
+@pytest.mark.parametrize("kind", ["whole", "no unit", "moved", "turned", "colours"])
 def test_what_an_ome_zarr_says_of_place_scale_and_colours_is_told(tmp_path, kind):
     pixels = PIXELS[:, :, 0].astype(np.uint32) if kind == "colours" else PIXELS
     options = {"kind": "labels"} if kind == "colours" else {}
@@ -67,10 +67,13 @@ def test_what_an_ome_zarr_says_of_place_scale_and_colours_is_told(tmp_path, kind
     elif kind == "moved":
         for dataset in image["datasets"]:
             dataset["coordinateTransformations"][1]["translation"][-1] += 1000
+    elif kind == "turned":
+        image["coordinateTransformations"] = [{"type": "identity"}, {"type": "affine", "affine": [[0, 1, 0, 9]]}]
     elif kind == "colours":
         ome["image-label"] = {"colors": [{"label-value": 200, "rgba": [255, 0, 0, 255]}]}
     group.attrs["ome"] = ome
     words = {"no unit": "0.25 x 0.25, of which it names no unit", "moved": "1000 and 0", "colours": "of uint32"}
+    words["turned"] = "a transformation of kind affine)"
     for level in (0, 1):
         report = slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / f"{level}.ome.zarr", level=level, n_workers=0)
         assert [words[kind] in warning for warning in report.warnings] == ([] if kind == "whole" else [True])

@@ -125,7 +125,8 @@ class OmeAttributes:
         omero = self._ome.get("omero")
         listed = omero.get("channels") if isinstance(omero, Mapping) else None
         told = [one if isinstance(one, Mapping) else {} for one in listed] if isinstance(listed, list) else []
-        names = [None if one.get("label") in (None, "") else str(one["label"]) for one in told]  # spatialdata's are numbers
+        labels = [one.get("label") for one in told]  # spatialdata's are numbers
+        names = [None if label in (None, "") else str(label) for label in labels]
         colors = [re.fullmatch("#?([0-9a-fA-F]{6})", str(one.get("color", ""))) for one in told]
         found = []
         for number, (name, digits) in enumerate(zip(names, colors, strict=True)):
@@ -241,6 +242,10 @@ def left_out_of(
         found.append(f"where it lies (a translation of {' and '.join(moved)} along x and y)")
     elif any(sum(_numbers("translation", index, letters, holders)) for index in others.values()):
         found.append("where its planes lie (a translation along z or t)")
+    told = [one for holder in holders for one in holder.get("coordinateTransformations") or []]
+    others_of = {str(one.get("type")) for one in told} - {"scale", "translation", "identity"}
+    if others_of:
+        found.append(f"where it lies (a transformation of kind {', '.join(sorted(others_of))})")
     return tuple(found)
 
 
