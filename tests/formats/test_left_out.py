@@ -189,7 +189,22 @@ def test_name_of_the_channel_of_colours_has_no_place(tmp_path, name, word):
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("names", [("DAPI", "FITC", "Cy5"), ("Red", "green", "B")])
+@pytest.mark.parametrize("name", ["b.tif", "b.ome.zarr"])
+def test_default_colour_and_number_of_a_channel_are_no_loss(tmp_path, name):
+    """As Bio-Formats writes them of colours and of a single grey."""
+    said = {"channel_colors": ["white"], "channel_names": ["Channel 0"], "n_workers": 0}
+    slidewright.convert(PIXELS, tmp_path / "a.ome.tif", **said)
+    assert slidewright.convert(tmp_path / "a.ome.tif", tmp_path / name, n_workers=0).warnings == ()
+    slidewright.convert(PIXELS[:, :, 0], tmp_path / "a.ome.tif", overwrite=True, **said)
+    assert slidewright.convert(tmp_path / "a.ome.tif", tmp_path / name, overwrite=True, n_workers=0).warnings == ()
+    slidewright.convert(PIXELS, tmp_path / "a.ome.tif", overwrite=True, **said | {"channel_names": ["488"]})
+    assert slidewright.convert(tmp_path / "a.ome.tif", tmp_path / name, overwrite=True, n_workers=0).warnings != ()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "names", [("DAPI", "FITC", "Cy5"), ("Red", "green", "B"), ("Channel 0", "Channel 1", "Channel 2"), (0, 1, 2)]
+)
 def test_names_of_channels_that_are_taken_for_colours_are_told(tmp_path, names):
     slidewright.convert(PIXELS, tmp_path / "a.ome.zarr", n_workers=0)
     group = zarr.open_group(tmp_path / "a.ome.zarr", mode="r+")
