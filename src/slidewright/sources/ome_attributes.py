@@ -133,7 +133,7 @@ class OmeAttributes:
             red, green, blue = bytes.fromhex(digits[1] if digits else "000000")
             channel = Channel(name, (red, green, blue) if digits else None)
             made_up = made_up_channel(number, len(told)) if self._own else (None, None)
-            if (channel.name, channel.color) == made_up:
+            if (channel.name, channel.color) == made_up and self._own.get("channel_colors") != "given":
                 channel = Channel()
             found.append(replace(channel, name=None) if name == made_up[0] else channel)
         return tuple(found) if any(channel != Channel() for channel in found) else ()
