@@ -301,6 +301,21 @@ def test_fields_of_ome_that_nobody_here_knows_identify():
     assert not [name for name in found if "Channel:0:1" in name or "Objective:0 " in name]
 
 
+def test_wells_groups_and_rights_of_ome_identify():
+    well = '<Well ID="Well:0" Row="0" Column="1" ExternalDescription="of Smith"/>'
+    more = f'<Plate ID="Plate:0" Name="7" ExternalIdentifier="B12">{well}</Plate><Screen ID="Screen:0" Name="June"/>'
+    more += '<ExperimenterGroup ID="Group:0" Name="Ward 9"/><Rights><RightsHolder>Jones</RightsHolder></Rights>'
+    more += '<Experiment ID="Experiment:0"><Description>on Smith</Description></Experiment>'
+    found = dict(ome(OME.replace("</OME>", f"{more}</OME>"), 0).identifying)
+    assert found["Well Well:0 ExternalDescription"] == "of Smith"
+    assert found["Plate Plate:0 ExternalIdentifier"] == "B12"
+    assert found["Screen Screen:0 Name"] == "June"
+    assert found["ExperimenterGroup Group:0 Name"] == "Ward 9"
+    assert found["Rights  RightsHolder"] == "Jones"
+    assert found["Experiment Experiment:0 Description"] == "on Smith"
+    assert "Description" not in found
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("ome", [True, False])
 def test_tags_of_the_first_plane_are_those_of_the_stack(tmp_path, ome):

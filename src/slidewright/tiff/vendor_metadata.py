@@ -27,14 +27,19 @@ OWN_NAMESPACE = "slidewright/kept"
 _OME_PARTS = (
     *("Laser", "Arc", "Filament", "LightEmittingDiode", "GenericExcitationSource", "LightSourceSettings", "Detector"),
     *("DetectorSettings", "Filter", "FilterSet", "Dichroic", "TransmittanceRange", "ImagingEnvironment", "StageLabel"),
+    *("Screen", "Reagent", "Folder", "ExperimenterGroup"),
 )
 _OME_INSTRUMENT = {name: {"ID"} for name in _OME_PARTS} | {
+    "Plate": {"ID", "Name"},  # the name is told by itself
+    "Well": {"ID", "Row", "Column"},
     "Microscope": {"Manufacturer", "Model"},
     "Objective": {"ID", "NominalMagnification"},
     "ObjectiveSettings": {"ID"},
     "Channel": {"ID", "Name", "Color", "SamplesPerPixel"},
 }
-"""Elements of OME's instrument and channels, with the attributes that are read or say how they belong together."""
+"""Elements of OME, with the attributes that are read elsewhere, or say where they are and how they belong together."""
+_OME_TEXTS = {"Rights", "Project", "Dataset", "Plate", "Screen", "Folder", "Experiment", "ExperimenterGroup"}
+"""Elements of OME that have free text in elements of their own."""
 _OWN_NUMBERS = ("objective_power", "z_spacing", "time_increment")
 _HARMLESS = {
     *("AppMag", "MPP", "StripeWidth", "Parmset", "Left", "Top", "LineCameraSkew", "LineAreaXOffset", "LineAreaYOffset"),
@@ -234,6 +239,8 @@ def _ome_identifying(root: Element, image: Element) -> tuple[tuple[str, str], ..
             values[f"{name} {element.get('ID', '')} SerialNumber"] = element.attrib["SerialNumber"]
         if name.endswith("Annotation") and name != "MapAnnotation":
             values[f"{name} {element.get('ID', '')}"] = " ".join(" ".join(element.itertext()).split())
+        for child in element if name in _OME_TEXTS else ():
+            values[f"{name} {element.get('ID', '')} {child.tag.rpartition('}')[2]}"] = child.text or ""
         unknown = {} if name not in _OME_INSTRUMENT else element.attrib.keys() - _OME_INSTRUMENT[name]
         values |= {f"{name} {element.get('ID', '')} {key}": element.attrib[key] for key in unknown}
     own = _own_annotations(root)
