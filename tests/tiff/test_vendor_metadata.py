@@ -30,6 +30,8 @@ OME = """<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/
 PHILIPS = """<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport">
 <Attribute Name="DICOM_MANUFACTURER" Group="0x0008" Element="0x0070" PMSVR="IString">PHILIPS</Attribute>
 <Attribute Name="DICOM_MANUFACTURERS_MODEL_NAME" Group="0x0008" Element="0x1090" PMSVR="IString">UFS</Attribute>
+<Attribute Name="DICOM_SOFTWARE_VERSIONS" Group="0x0018" Element="0x1020" PMSVR="IStringArray">&quot;1.6&quot;
+ &quot;4.0&quot;</Attribute><Attribute Name="DICOM_PATIENT_NAME">Doe</Attribute>
 <Attribute Name="PIM_DP_UFS_BARCODE" Group="0x301D" Element="0x1002" PMSVR="IString">QkFSQ09ERQ==</Attribute>
 <Attribute Name="DICOM_DEVICE_SERIAL_NUMBER" Group="0x0018" Element="0x1000" PMSVR="IString">FMT0077</Attribute>
 <Array><DataObject ObjectType="PixelDataRepresentation">
@@ -80,7 +82,9 @@ def test_philips_barcode_and_serial_number_identify(tmp_path):
         assert slide.vendor == "philips"
         found = slide.metadata(slide.levels[0])
     assert (found.scanner_vendor, found.scanner_model) == ("PHILIPS", "UFS")
-    assert {name for name, _ in found.identifying} == {"PIM_DP_UFS_BARCODE", "DICOM_DEVICE_SERIAL_NUMBER"}
+    assert found.scanner_software == "1.6 4.0"
+    names = {"PIM_DP_UFS_BARCODE", "DICOM_DEVICE_SERIAL_NUMBER", "DICOM_PATIENT_NAME"}
+    assert {name for name, _ in found.identifying} == names
 
 
 def test_imagej_channels_have_names_and_colours(tmp_path):

@@ -54,7 +54,9 @@ _PHILIPS = {
     "DICOM_MANUFACTURERS_MODEL_NAME": "scanner_model",
     "DICOM_SOFTWARE_VERSIONS": "scanner_software",
 }
-_PHILIPS_IDENTIFYING = ("BARCODE", "DATETIME", "SERIAL", "DESCRIPTION", "OPERATOR", "RACK", "SLOT")
+_PHILIPS_IDENTIFYING = (
+    *("PATIENT", "ACCESSION", "STUDY", "BARCODE", "DATETIME", "SERIAL", "DESCRIPTION", "OPERATOR", "RACK", "SLOT"),
+)
 
 
 def metadata_of(tiff: Any, page: Any, series: int, vendor: str) -> Metadata:
@@ -266,7 +268,7 @@ def _philips(xml: str) -> Metadata:
     found: dict[str, str] = {}
     for one in attributes:
         found.setdefault(one.get("Name", ""), (one.text or "").strip().strip('"'))
-    kept = {field: found[name] for name, field in _PHILIPS.items() if found.get(name)}
+    kept = {field: " ".join(re.split(r'[\s"]+', found[name])) for name, field in _PHILIPS.items() if found.get(name)}
     named = {name: value for name, value in found.items() if any(word in name for word in _PHILIPS_IDENTIFYING)}
     values: dict[str, Any] = {**kept, "identifying": fields_of(named)}
     return Metadata(**values)
