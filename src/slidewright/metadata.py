@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 
 from slidewright.errors import OptionError
 
+_NUMBERED = re.compile(r"(?:channel)?[ :_-]*(\d{1,4})", re.IGNORECASE)
+"""Names that programs give to channels that have none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Channel:
@@ -67,6 +70,25 @@ class Metadata:
             "background": None if self.background is None else "#{:02x}{:02x}{:02x}".format(*self.background),
         }
         return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def tells_of_channels(self) -> bool:
+        """Whether what is said of channels is more than their number, and that a single one is shown in white or grey,
+        as OME has it by default.
+        """
+        colours = [channel.color for channel in self.channels if channel.color is not None]
+        shown = any(len(self.channels) > 1 or len(set(color)) > 1 for color in colours)
+        return shown or bool(self.telling_names)
+
+    @property
+    def telling_names(self) -> list[str]:
+        """Names of channels that are more than the number of the channel."""
+        found = []
+        for number, name in enumerate(channel.name for channel in self.channels):
+            numbered = _NUMBERED.fullmatch(name or "")
+            if name and not (numbered and int(numbered[1]) in (number, number + 1)):
+                found.append(name)
+        return found
 
     def kept(self, keep: str) -> Metadata:
         """What goes into an output: all, what is on the list ("allowed"), or nothing ("none")."""

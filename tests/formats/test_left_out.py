@@ -53,7 +53,7 @@ def test_all_that_an_ome_tiff_says_is_in_a_plain_tiff_when_it_is_asked_for(tmp_p
     assert b"jane" not in (tmp_path / "5.tif").read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["whole", "no unit", "moved", "colours"])
+@pytest.mark.parametrize("kind", ["whole", "no unit", "moved", "turned", "colours"])
 def test_what_an_ome_zarr_says_of_place_scale_and_colours_is_told(tmp_path, kind):
     pixels = PIXELS[:, :, 0].astype(np.uint32) if kind == "colours" else PIXELS
     options = {"kind": "labels"} if kind == "colours" else {}
@@ -67,10 +67,13 @@ def test_what_an_ome_zarr_says_of_place_scale_and_colours_is_told(tmp_path, kind
     elif kind == "moved":
         for dataset in image["datasets"]:
             dataset["coordinateTransformations"][1]["translation"][-1] += 1000
+    elif kind == "turned":
+        image["coordinateTransformations"] = [{"type": "identity"}, {"type": "affine", "affine": [[0, 1, 0, 9]]}]
     elif kind == "colours":
         ome["image-label"] = {"colors": [{"label-value": 200, "rgba": [255, 0, 0, 255]}]}
     group.attrs["ome"] = ome
     words = {"no unit": "0.25 x 0.25, of which it names no unit", "moved": "1000 and 0", "colours": "of uint32"}
+    words["turned"] = "a transformation of kind affine)"
     for level in (0, 1):
         report = slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / f"{level}.ome.zarr", level=level, n_workers=0)
         assert [words[kind] in warning for warning in report.warnings] == ([] if kind == "whole" else [True])
@@ -141,12 +144,14 @@ def ome_of(pixels: str, planes: str = "") -> str:
         ({"resolution": (2, 3), "resolutionunit": "NONE"}, "its resolution of 2 x 3 pixels in a unit"),
         ({"resolution": (1, 1), "resolutionunit": "NONE"}, None),
         ({"extratags": [(286, 5, 1, (3, 2), True)]}, "where it lies"),
+        ({"extratags": [(33550, 12, 3, (10.0, 10.0, 0.0), True)]}, "where it lies on the earth"),
         ({"description": ome_of('PhysicalSizeX="0.5"')}, r"PhysicalSizeX 0.5 \(µm\), which is not two"),
         ({"description": ome_of('PhysicalSizeX="2" PhysicalSizeXUnit="pixel" PhysicalSizeY="2"')}, "Y 2 .pixel, µm.,"),
         ({"description": ome_of('PhysicalSizeX="2" PhysicalSizeY="2"')}, None),
         ({"description": ome_of('SignificantBits="12"')}, None),
         ({"description": ome_of('SignificantBits="16"', '<Plane TheC="0" TheZ="0" TheT="0"/>')}, None),
         ({"description": ome_of("", '<Plane TheC="0" TheZ="0" TheT="0" PositionX="3"/>')}, "plane .PositionX."),
+        ({"description": ome_of("").replace("</Pixels>", '</Pixels><ROIRef ID="ROI:0"/>')}, "what is drawn on it"),
         ({"imagej": True, "metadata": {"unit": "furlong"}, "resolution": (2, 3)}, "2 x 3 pixels in a unit"),
         ({"imagej": True, "metadata": {"unit": "micron", "xorigin": 3.0}, "resolution": (2, 3)}, "ImageJ's origin"),
         ({"imagej": True, "metadata": {"ROI": b"Iout"}}, "what is drawn on it"),
@@ -184,7 +189,22 @@ def test_name_of_the_channel_of_colours_has_no_place(tmp_path, name, word):
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("names", [("DAPI", "FITC", "Cy5"), ("Red", "green", "B")])
+@pytest.mark.parametrize("name", ["b.tif", "b.ome.zarr"])
+def test_default_colour_and_number_of_a_channel_are_no_loss(tmp_path, name):
+    """As Bio-Formats writes them of colours and of a single grey."""
+    said = {"channel_colors": ["white"], "channel_names": ["Channel 0"], "n_workers": 0}
+    slidewright.convert(PIXELS, tmp_path / "a.ome.tif", **said)
+    assert slidewright.convert(tmp_path / "a.ome.tif", tmp_path / name, n_workers=0).warnings == ()
+    slidewright.convert(PIXELS[:, :, 0], tmp_path / "a.ome.tif", overwrite=True, **said)
+    assert slidewright.convert(tmp_path / "a.ome.tif", tmp_path / name, overwrite=True, n_workers=0).warnings == ()
+    slidewright.convert(PIXELS, tmp_path / "a.ome.tif", overwrite=True, **said | {"channel_names": ["488"]})
+    assert slidewright.convert(tmp_path / "a.ome.tif", tmp_path / name, overwrite=True, n_workers=0).warnings != ()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "names", [("DAPI", "FITC", "Cy5"), ("Red", "green", "B"), ("Channel 0", "Channel 1", "Channel 2"), (0, 1, 2)]
+)
 def test_names_of_channels_that_are_taken_for_colours_are_told(tmp_path, names):
     slidewright.convert(PIXELS, tmp_path / "a.ome.zarr", n_workers=0)
     group = zarr.open_group(tmp_path / "a.ome.zarr", mode="r+")

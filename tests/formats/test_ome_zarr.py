@@ -638,3 +638,16 @@ def test_what_is_made_up_of_channels_for_viewers_is_said_by_nobody(tmp_path: Pat
         assert [one.name for one in found] == (given.get("channel_names") or [None] * count * bool(given))
         warnings = slidewright.convert(first, plain, n_workers=0).warnings
         assert ["names and colours of its channels" in warning for warning in warnings] == [True] * bool(given)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("ngff", ["0.5", "0.4"])
+def test_colours_that_are_given_and_as_those_that_are_made_up_are_passed_on(tmp_path, ngff):
+    """As ImageJ and Bio-Formats have them of a composite."""
+    given = {"kind": "multichannel", "channel_colors": ["red", "lime", "blue"], "n_workers": 0}
+    slidewright.convert(np.zeros((64, 64, 3), np.uint16), tmp_path / "a.ome.zarr", ngff=ngff, **given)
+    slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / "b.ome.zarr", ngff=ngff, n_workers=0)
+    slidewright.convert(tmp_path / "b.ome.zarr", tmp_path / "c.ome.tif", n_workers=0)
+    found = slidewright.info(tmp_path / "c.ome.tif").metadata.channels
+    assert [channel.color for channel in found] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    assert {channel.name for channel in found} == {None}

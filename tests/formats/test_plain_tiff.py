@@ -297,3 +297,6 @@ def test_page_of_a_level_says_what_the_first_says_of_all(tmp_path):
     for chosen in ({"page": 2}, {"level": 2}):
         info = slidewright.open_source(tmp_path / "a.tif", **chosen).info
         assert (info.metadata.objective_power, info.mpp, info.size) == (20, pytest.approx((1, 2)), (50, 75))
+    slidewright.convert(tmp_path / "a.tif", tmp_path / "a.ome.tif", tile_size=64, n_workers=0)
+    info = slidewright.open_source(tmp_path / "a.ome.tif", page=2).info  # the copy for readers without OME
+    assert (info.metadata.objective_power, info.mpp, info.size) == (20, pytest.approx((1, 2)), (50, 75))

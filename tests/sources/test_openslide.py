@@ -144,4 +144,5 @@ def test_overlapping_tiles_of_trestle_are_joined(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", iter(tiles), **how)
     source = open_source(tmp_path / "a.tif")
     assert (source.info.format, source.info.size, source.info.mpp) == ("trestle", (224, 224), (0.5, 0.5))
+    assert slidewright.info(tmp_path / "a.tif").metadata.known == source.info.metadata.known
     assert_reads_like(source, pixels)

@@ -154,6 +154,16 @@ def test_bioformats2raw_series_is_chosen(tmp_path: Path) -> None:
         multiscales(group, "0.4")
     assert open_source(tmp_path / "a.zarr").info.size == (20, 30)
     assert open_source(tmp_path / "a.zarr", series=1).info.size == (21, 30)
+    objective = '<Objective ID="O:0" NominalMagnification="40"/>'
+    instrument = f'<Instrument ID="I:0"><Microscope Model="AT2"/>{objective}</Instrument>'
+    image = '<Image ID="Image:0" Name="jane.svs"><ObjectiveSettings ID="O:0"/><Pixels><Channel/></Pixels></Image>'
+    (tmp_path / "a.zarr/OME").mkdir()
+    (tmp_path / "a.zarr/OME/METADATA.ome.xml").write_text(f"<OME>{instrument}{image}</OME>")
+    said, other = (open_source(tmp_path / "a.zarr", series=n).info.metadata for n in (None, 1))
+    assert (said.objective_power, said.scanner_model, said.identifying) == (40, "AT2", (("Name", "jane.svs"),))
+    assert other.objective_power is None
+    (tmp_path / "a.zarr/OME/METADATA.ome.xml").write_text("<OME")
+    assert open_source(tmp_path / "a.zarr").info.metadata.objective_power is None
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ OME = """<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/
 PHILIPS = """<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport">
 <Attribute Name="DICOM_MANUFACTURER" Group="0x0008" Element="0x0070" PMSVR="IString">PHILIPS</Attribute>
 <Attribute Name="DICOM_MANUFACTURERS_MODEL_NAME" Group="0x0008" Element="0x1090" PMSVR="IString">UFS</Attribute>
+<Attribute Name="DICOM_SOFTWARE_VERSIONS" Group="0x0018" Element="0x1020" PMSVR="IStringArray">&quot;1.6&quot;
+ &quot;4.0&quot;</Attribute><Attribute Name="DICOM_PATIENT_NAME">Doe</Attribute>
 <Attribute Name="PIM_DP_UFS_BARCODE" Group="0x301D" Element="0x1002" PMSVR="IString">QkFSQ09ERQ==</Attribute>
 <Attribute Name="DICOM_DEVICE_SERIAL_NUMBER" Group="0x0018" Element="0x1000" PMSVR="IString">FMT0077</Attribute>
 <Array><DataObject ObjectType="PixelDataRepresentation">
@@ -80,7 +82,9 @@ def test_philips_barcode_and_serial_number_identify(tmp_path):
         assert slide.vendor == "philips"
         found = slide.metadata(slide.levels[0])
     assert (found.scanner_vendor, found.scanner_model) == ("PHILIPS", "UFS")
-    assert {name for name, _ in found.identifying} == {"PIM_DP_UFS_BARCODE", "DICOM_DEVICE_SERIAL_NUMBER"}
+    assert found.scanner_software == "1.6 4.0"
+    names = {"PIM_DP_UFS_BARCODE", "DICOM_DEVICE_SERIAL_NUMBER", "DICOM_PATIENT_NAME"}
+    assert {name for name, _ in found.identifying} == names
 
 
 def test_imagej_channels_have_names_and_colours(tmp_path):
@@ -148,9 +152,9 @@ def test_ngff_channels_have_names_and_colours(tmp_path):
     group.create_array("0", shape=(2, 64, 64), chunks=(1, 64, 64), dtype="uint8")
     axes = [{"name": "c", "type": "channel"}, {"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
     group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [{"path": "0"}]}]
-    group.attrs["omero"] = {"channels": [{"label": "DAPI", "color": "0000FF"}, {"label": 7, "color": "none"}]}
+    group.attrs["omero"] = {"channels": [{"label": "DAPI", "color": "0000FF"}, {"label": 0, "color": "none"}]}
     found = slidewright.open_source(tmp_path / "a.zarr").info.metadata
-    assert found.channels == (Channel("DAPI", (0, 0, 255)), Channel("7", None))
+    assert found.channels == (Channel("DAPI", (0, 0, 255)), Channel("0", None))
 
 
 def test_openslide_properties_are_sorted():
@@ -301,6 +305,21 @@ def test_fields_of_ome_that_nobody_here_knows_identify():
     assert not [name for name in found if "Channel:0:1" in name or "Objective:0 " in name]
 
 
+def test_wells_groups_and_rights_of_ome_identify():
+    well = '<Well ID="Well:0" Row="0" Column="1" ExternalDescription="of Smith"/>'
+    more = f'<Plate ID="Plate:0" Name="7" ExternalIdentifier="B12">{well}</Plate><Screen ID="Screen:0" Name="June"/>'
+    more += '<ExperimenterGroup ID="Group:0" Name="Ward 9"/><Rights><RightsHolder>Jones</RightsHolder></Rights>'
+    more += '<Experiment ID="Experiment:0"><Description>on Smith</Description></Experiment>'
+    found = dict(ome(OME.replace("</OME>", f"{more}</OME>"), 0).identifying)
+    assert found["Well Well:0 ExternalDescription"] == "of Smith"
+    assert found["Plate Plate:0 ExternalIdentifier"] == "B12"
+    assert found["Screen Screen:0 Name"] == "June"
+    assert found["ExperimenterGroup Group:0 Name"] == "Ward 9"
+    assert found["Rights  RightsHolder"] == "Jones"
+    assert found["Experiment Experiment:0 Description"] == "on Smith"
+    assert "Description" not in found
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("ome", [True, False])
 def test_tags_of_the_first_plane_are_those_of_the_stack(tmp_path, ome):
@@ -311,3 +330,14 @@ def test_tags_of_the_first_plane_are_those_of_the_stack(tmp_path, ome):
     slidewright.convert(tmp_path / "a.tif", tmp_path / "b.tif", z=1, keep_metadata="all", n_workers=0)
     assert b"jane" in (tmp_path / "b.tif").read_bytes()
     assert (b"of Smith" in (tmp_path / "b.tif").read_bytes()) is not ome
+
+
+def test_thumbnail_of_an_aperio_slide_has_not_the_magnification_of_the_slide(tmp_path):
+    said = "Aperio Image Library v12\n1x1|AppMag = 20|MPP = 0.5"
+    with tifffile.TiffWriter(tmp_path / "a.svs") as tiff:
+        rgb = {"photometric": "rgb", "metadata": None, "software": False}
+        tiff.write(PIXELS, tile=(32, 32), description=said, **rgb)
+        tiff.write(PIXELS[:16, :16], description=said.replace("1x1", "64x64 -> 16x16 - "), **rgb)
+        tiff.write(PIXELS[::2, ::2], tile=(32, 32), description=said, **rgb)
+    for chosen, power in (({"page": 0}, 20), ({"page": 2}, 20), ({"page": 1}, None), ({"series": 1}, None)):
+        assert slidewright.open_source(tmp_path / "a.svs", **chosen).info.metadata.objective_power == power, chosen

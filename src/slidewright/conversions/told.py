@@ -21,8 +21,8 @@ def _left_out(run: Run, options: ConvertOptions) -> list[str]:
     """One warning about all that the source says and the file will not."""
     info = run.source.info
     clauses = [*info.left_out, *run.format.no_place(run.image)]
-    said = () if options.keep_metadata == "none" or run.image.metadata.channels else info.metadata.channels
-    names = [channel.name for channel in said if channel.name]
+    silent = options.keep_metadata == "none" or run.image.metadata.channels
+    names = [] if silent else info.metadata.telling_names
     if {name.lower() for name in names} - _COLOURS:
         colours, count = run.encoding.pixels.kind in ("rgb", "rgba"), run.encoding.pixels.channels
         why = "which are taken for colours (kind says otherwise)" if colours else f"where the output has {count}"

@@ -97,7 +97,7 @@ class OmeZarrFormat(Format):
 
     def no_place(self, image: ImageDescription) -> tuple[str, ...]:
         """See `Format`: what a viewer shows as colours has channels that are named for these, and labels have none."""
-        if image.encoding.pixels.kind not in ("rgb", "rgba", *MASKS) or not image.metadata.channels:
+        if image.encoding.pixels.kind not in ("rgb", "rgba", *MASKS) or not image.metadata.tells_of_channels:
             return ()
         return ("name and colour of its channel, for which colours and labels have no place in NGFF",)
 

@@ -229,6 +229,10 @@ def _own(image: ImageDescription) -> dict[str, Any]:
         "time_increment": None if image.encoding.pixels.stack.t > 1 else said.time_increment,
     }
     own |= {name: value for name, value in values.items() if value is not None}
+    shown_in = [channel.color for channel in said.channels]
+    like = [made_up_channel(number, len(shown_in))[1] == color for number, color in enumerate(shown_in)]
+    if len(shown_in) > 1 and None not in shown_in and any(like):
+        own["channel_colors"] = "given"  # which else would be taken for made up
     if said.identifying:
         own["identifying"] = [list(pair) for pair in said.identifying]
     if image.description is not None:

@@ -104,7 +104,7 @@ def no_place(image: ImageDescription) -> tuple[str, ...]:
 
 def no_channels(image: ImageDescription) -> tuple[str, ...]:
     """The clause of a TIFF of either flavour."""
-    there = bool(image.metadata.channels)
+    there = image.metadata.tells_of_channels
     return ("names and colours of its channels, for which a plain TIFF has no place",) if there else ()
 
 

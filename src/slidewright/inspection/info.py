@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from slidewright.errors import SlidewrightError, SourceError
 from slidewright.geometry import SINGLE, Size, Stack
 from slidewright.inspection.pyramid_file import PyramidFile
-from slidewright.metadata import Metadata
+from slidewright.metadata import Metadata, fields_of
 from slidewright.sources.base import SourceInfo
 from slidewright.system.files import total_bytes
 from slidewright.tiff.archive import is_archive
@@ -111,8 +111,16 @@ def _describe_tiff(path: str | os.PathLike[str]) -> FileInfo:
             software=slide.software or None,
             keeping=_keeping(slide, source),
             left_out=() if source is None else source.left_out,
-            metadata=slide.metadata(first, slide.default_series),
+            metadata=_metadata_of(slide.metadata(first, slide.default_series), source),
         )
+
+
+def _metadata_of(said: Metadata, source: SourceInfo | None) -> Metadata:
+    """What a TIFF's own tags say, or OpenSlide where a conversion reads it by that; what identifies by both."""
+    if source is None or source.format in ("tiff", "svs", "ndpi"):
+        return said
+    both = {**dict(said.identifying), **dict(source.metadata.identifying)}
+    return replace(source.metadata, identifying=fields_of(both))
 
 
 def _with_chunks(found: FileInfo) -> FileInfo:

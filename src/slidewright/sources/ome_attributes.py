@@ -17,6 +17,7 @@ from slidewright.metadata import Channel, Metadata, background_of, fields_of
 from slidewright.options import KINDS
 from slidewright.pixels import Colormap
 from slidewright.sources.base import more_images
+from slidewright.tiff.vendor_metadata import ome
 
 _SAMPLES = {"rgb": 3, "rgba": 4, "grey": 1, "labels": 1, "binary": 1}
 _COLORS = ("uint8", "uint16")
@@ -124,14 +125,15 @@ class OmeAttributes:
         omero = self._ome.get("omero")
         listed = omero.get("channels") if isinstance(omero, Mapping) else None
         told = [one if isinstance(one, Mapping) else {} for one in listed] if isinstance(listed, list) else []
-        names = [str(one["label"]) if one.get("label") else None for one in told]
+        labels = [one.get("label") for one in told]  # spatialdata's are numbers
+        names = [None if label in (None, "") else str(label) for label in labels]
         colors = [re.fullmatch("#?([0-9a-fA-F]{6})", str(one.get("color", ""))) for one in told]
         found = []
         for number, (name, digits) in enumerate(zip(names, colors, strict=True)):
             red, green, blue = bytes.fromhex(digits[1] if digits else "000000")
             channel = Channel(name, (red, green, blue) if digits else None)
             made_up = made_up_channel(number, len(told)) if self._own else (None, None)
-            if (channel.name, channel.color) == made_up:
+            if (channel.name, channel.color) == made_up and self._own.get("channel_colors") != "given":
                 channel = Channel()
             found.append(replace(channel, name=None) if name == made_up[0] else channel)
         return tuple(found) if any(channel != Channel() for channel in found) else ()
@@ -187,6 +189,19 @@ def other_members(node: Any) -> tuple[str, ...]:
         return ()
 
 
+def described_beside(node: Any, series: int) -> Metadata:
+    """What the OME-XML that bioformats2raw puts beside its images says of one of them."""
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    key = "/".join((*([node.path] if node.path else []), "OME/METADATA.ome.xml"))
+    try:
+        found = sync(node.store.get(key, default_buffer_prototype()))
+        return Metadata() if found is None else ome(found.to_bytes().decode("utf-8"), series)
+    except Exception:  # it may be damaged, which the image need not be
+        return Metadata()
+
+
 def step_of(
     axes: Sequence[Mapping[str, Any]],
     letters: str,
@@ -227,6 +242,10 @@ def left_out_of(
         found.append(f"where it lies (a translation of {' and '.join(moved)} along x and y)")
     elif any(sum(_numbers("translation", index, letters, holders)) for index in others.values()):
         found.append("where its planes lie (a translation along z or t)")
+    told = [one for holder in holders for one in holder.get("coordinateTransformations") or []]
+    others_of = {str(one.get("type")) for one in told} - {"scale", "translation", "identity"}
+    if others_of:
+        found.append(f"where it lies (a transformation of kind {', '.join(sorted(others_of))})")
     return tuple(found)
 
 

@@ -20,13 +20,21 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, OptionError, SlidewrightError, SourceError, numbered
 from slidewright.geometry import Size, Stack, reduction
-from slidewright.metadata import Channel, Metadata
+from slidewright.metadata import Channel, Metadata, fields_of
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.selection import Selection
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import LIBRARY_BYTES, Pixels, Reader, Source, SourceInfo, more_images, pickled_identity
-from slidewright.sources.ome_attributes import OmeAttributes, labels_of, left_out_of, ome_of, other_members, step_of
+from slidewright.sources.ome_attributes import (
+    OmeAttributes,
+    described_beside,
+    labels_of,
+    left_out_of,
+    ome_of,
+    other_members,
+    step_of,
+)
 from slidewright.sources.on_disk import file_identity, zarr_files
 from slidewright.system.files import fill_from, leads_to, regular
 from slidewright.system.remote_file import absolute, is_url
@@ -226,6 +234,8 @@ class _Chosen:
     """Of the group that the array is a level of."""
     channels: tuple[Channel, ...] = ()
     left_out: tuple[str, ...] = ()
+    beside: Metadata = field(default_factory=Metadata)
+    """What the OME-XML of bioformats2raw says of the image."""
 
 
 def _node(store: str, inner: str) -> Any:
@@ -248,6 +258,7 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
         if member not in node:
             raise OptionError(f"{name} has no series {member}; it has {_names(node)}")
         chosen = _choose(node[member], f"{name}/{member}", None, level)
+        chosen = replace(chosen, beside=described_beside(node, series or 0))
         return chosen if series is not None else replace(chosen, left_out=(*chosen.left_out, *other_members(node)))
     images = attributes.get("multiscales")
     if images:
@@ -416,12 +427,19 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) ->
 
 
 def _metadata(said: Metadata, chosen: _Chosen, samples: int) -> Metadata:
+    beside = chosen.beside
+    channels = chosen.channels or beside.channels
     return replace(
         said,
         reduction=chosen.reduction,
-        channels=chosen.channels if len(chosen.channels) == samples else (),
-        z_spacing=chosen.z_spacing or said.z_spacing,
-        time_increment=chosen.time_increment or said.time_increment,
+        channels=channels if len(channels) == samples else (),
+        objective_power=said.objective_power or beside.objective_power,
+        scanner_vendor=said.scanner_vendor or beside.scanner_vendor,
+        scanner_model=said.scanner_model or beside.scanner_model,
+        significant_bits=said.significant_bits or beside.significant_bits,
+        z_spacing=chosen.z_spacing or said.z_spacing or beside.z_spacing,
+        time_increment=chosen.time_increment or said.time_increment or beside.time_increment,
+        identifying=fields_of({**dict(beside.identifying), **dict(said.identifying)}),
     )
 
 

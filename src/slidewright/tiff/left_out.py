@@ -20,6 +20,7 @@ from slidewright.tiff.series import main_pages
 _MASK = 4  # NewSubfileType, bit 2: a transparency mask
 _NODATA = 42113  # GDAL's
 _PLACES = (286, 287)  # XPosition and YPosition
+_GEOTIFF = (33550, 33922, 34264, 34735)  # ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory
 _OF_PLANE = ("TheC", "TheZ", "TheT")
 _IMAGEJ_ORIGINS, _IMAGEJ_DRAWN = ("xorigin", "yorigin", "zorigin"), ("ROI", "Overlays")
 
@@ -39,6 +40,8 @@ def left_out_of(tiff: Any, page: Any, series: int, mpp: tuple[float, float] | No
         found.append(f"its resolution of {numbers} pixels in a unit that is no known length (give mpp)")
     if any(ratio_of(page.tags.valueof(code)) for code in _PLACES):
         found.append("where it lies (XPosition and YPosition)")
+    if any(code in page.tags for code in _GEOTIFF):
+        found.append("where it lies on the earth (GeoTIFF's tags)")
     if any(int(one.subfiletype) & _MASK for one in main_pages(tiff)):
         found.append("a mask of what is transparent (NewSubfileType 4)")
     if page.photometric == 2 and page.dtype is not None and page.dtype.name not in ("uint8", "uint16"):
@@ -65,11 +68,23 @@ def _of_ome(tiff: Any, series: int) -> list[str]:
         unit = pixels.get(f"{name}Unit", default)
         if positive(pixels.get(name)) and unit.lower() not in known:
             found.append(f"its {name} {pixels.get(name)} ({unit}), which is of no known unit")
+    if _is_drawn_on(str(tiff.ome_metadata), series):
+        found.append("what is drawn on it (ROI)")
     planes = (one for one in pixels if one.tag.rpartition("}")[2] == "Plane")
     said = sorted({name for plane in planes for name in plane.attrib if name not in _OF_PLANE})
     if said:
         found.append(f"what is said of each plane ({', '.join(said)})")
     return found
+
+
+def _is_drawn_on(xml: str, series: int) -> bool:
+    """Whether an Image of an OME-XML that has its Pixels names regions of interest."""
+    if "ROIRef" not in xml:
+        return False
+    from xml.etree import ElementTree
+
+    parts = [[one.tag.rpartition("}")[2] for one in image] for image in ElementTree.fromstring(xml)]
+    return any("ROIRef" in names for names in [names for names in parts if "Pixels" in names][series : series + 1])
 
 
 def _of_imagej(tiff: Any) -> list[str]:

@@ -156,10 +156,14 @@ def other_images(tiff: Any) -> list[int]:
 
 def owner_of(tiff: Any, page: Any) -> tuple[int, Any]:
     """The series that a page is of, and the first page of its largest level, which says of all levels what they are;
-    -1 and the page itself where it is of none.
+    -1 and the page itself where it is of none. A directory may be there twice, as those of our OME-TIFF's levels.
     """
+    pixels = tuple(page.dataoffsets[:1])
     for number, series in enumerate(tiff.series):
-        if any(each is not None and each.offset == page.offset for level in series.levels for each in level.pages):
+        pages = [each for level in series.levels for each in level.pages if each is not None]
+        if any(each.offset == page.offset for each in pages):
+            return number, series.keyframe
+        if any(pixels) and is_ours(tiff) and any(tuple(each.dataoffsets[:1]) == pixels for each in pages):
             return number, series.keyframe
     return -1, page
 

@@ -27,14 +27,19 @@ OWN_NAMESPACE = "slidewright/kept"
 _OME_PARTS = (
     *("Laser", "Arc", "Filament", "LightEmittingDiode", "GenericExcitationSource", "LightSourceSettings", "Detector"),
     *("DetectorSettings", "Filter", "FilterSet", "Dichroic", "TransmittanceRange", "ImagingEnvironment", "StageLabel"),
+    *("Screen", "Reagent", "Folder", "ExperimenterGroup"),
 )
 _OME_INSTRUMENT = {name: {"ID"} for name in _OME_PARTS} | {
+    "Plate": {"ID", "Name"},  # the name is told by itself
+    "Well": {"ID", "Row", "Column"},
     "Microscope": {"Manufacturer", "Model"},
     "Objective": {"ID", "NominalMagnification"},
     "ObjectiveSettings": {"ID"},
     "Channel": {"ID", "Name", "Color", "SamplesPerPixel"},
 }
-"""Elements of OME's instrument and channels, with the attributes that are read or say how they belong together."""
+"""Elements of OME, with the attributes that are read elsewhere, or say where they are and how they belong together."""
+_OME_TEXTS = {"Rights", "Project", "Dataset", "Plate", "Screen", "Folder", "Experiment", "ExperimenterGroup"}
+"""Elements of OME that have free text in elements of their own."""
 _OWN_NUMBERS = ("objective_power", "z_spacing", "time_increment")
 _HARMLESS = {
     *("AppMag", "MPP", "StripeWidth", "Parmset", "Left", "Top", "LineCameraSkew", "LineAreaXOffset", "LineAreaYOffset"),
@@ -49,7 +54,9 @@ _PHILIPS = {
     "DICOM_MANUFACTURERS_MODEL_NAME": "scanner_model",
     "DICOM_SOFTWARE_VERSIONS": "scanner_software",
 }
-_PHILIPS_IDENTIFYING = ("BARCODE", "DATETIME", "SERIAL", "DESCRIPTION", "OPERATOR", "RACK", "SLOT")
+_PHILIPS_IDENTIFYING = (
+    *("PATIENT", "ACCESSION", "STUDY", "BARCODE", "DATETIME", "SERIAL", "DESCRIPTION", "OPERATOR", "RACK", "SLOT"),
+)
 
 
 def metadata_of(tiff: Any, page: Any, series: int, vendor: str) -> Metadata:
@@ -74,7 +81,8 @@ def _described(tiff: Any, page: Any, series: int, vendor: str) -> Metadata:
     """What the description says."""
     description = str(page.description or "")
     if vendor == "svs":
-        return aperio(description)
+        said = aperio(description)
+        return replace(said, objective_power=None) if series else said  # a thumbnail's description is the slide's
     if vendor == "ome":
         return ome(str(tiff.ome_metadata or ""), series)
     if vendor == "philips":
@@ -233,6 +241,8 @@ def _ome_identifying(root: Element, image: Element) -> tuple[tuple[str, str], ..
             values[f"{name} {element.get('ID', '')} SerialNumber"] = element.attrib["SerialNumber"]
         if name.endswith("Annotation") and name != "MapAnnotation":
             values[f"{name} {element.get('ID', '')}"] = " ".join(" ".join(element.itertext()).split())
+        for child in element if name in _OME_TEXTS else ():
+            values[f"{name} {element.get('ID', '')} {child.tag.rpartition('}')[2]}"] = child.text or ""
         unknown = {} if name not in _OME_INSTRUMENT else element.attrib.keys() - _OME_INSTRUMENT[name]
         values |= {f"{name} {element.get('ID', '')} {key}": element.attrib[key] for key in unknown}
     own = _own_annotations(root)
@@ -258,7 +268,7 @@ def _philips(xml: str) -> Metadata:
     found: dict[str, str] = {}
     for one in attributes:
         found.setdefault(one.get("Name", ""), (one.text or "").strip().strip('"'))
-    kept = {field: found[name] for name, field in _PHILIPS.items() if found.get(name)}
+    kept = {field: " ".join(re.split(r'[\s"]+', found[name])) for name, field in _PHILIPS.items() if found.get(name)}
     named = {name: value for name, value in found.items() if any(word in name for word in _PHILIPS_IDENTIFYING)}
     values: dict[str, Any] = {**kept, "identifying": fields_of(named)}
     return Metadata(**values)
