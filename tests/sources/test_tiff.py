@@ -314,9 +314,10 @@ def test_file_cut_short_is_an_error(tmp_path: Path, tile: Any) -> None:
         open_source(path).open().read(64, 64, 86, 141, np.empty((512, 512, 3), np.uint8))
 
 
-def test_file_that_shrinks_after_it_was_described_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tile", [None, (64, 64)])
+def test_file_that_shrinks_after_it_was_described_is_an_error(tmp_path: Path, tile: Any) -> None:
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, picture(), photometric="rgb", metadata=None)
+    tifffile.imwrite(path, picture(), photometric="rgb", metadata=None, tile=tile)
     reader = open_source(path).open()
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(CorruptTileError, match="cut short"):
