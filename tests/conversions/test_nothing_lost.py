@@ -302,6 +302,32 @@ def test_source_that_changes_while_it_is_read_makes_no_file(tmp_path, archive, c
     assert os.listdir(tmp_path) == ["s.tif"]
 
 
+@posix
+@pytest.mark.parametrize("change", ["overwritten", "cut", "nothing"])
+def test_source_that_is_shredded_and_removed_while_it_is_read_makes_no_file(tmp_path, slide, change, monkeypatch):
+    """A file that is only removed is read to its end by whoever has it open."""
+    execute = conversion.execute
+
+    def shredding(*arguments):
+        outcome = execute(*arguments)
+        if change != "nothing":
+            os.utime(slide, (1e9, 1e9))
+            with slide.open("r+b") as file:
+                file.truncate(100 if change == "cut" else None)
+                file.write(bytes(100))
+        slide.unlink()
+        return outcome
+
+    monkeypatch.setattr(conversion, "execute", shredding)
+    if change == "nothing":
+        slidewright.convert(slide, tmp_path / "o.tif", **OPTIONS)
+        assert os.listdir(tmp_path) == ["o.tif"]
+        return
+    with pytest.raises(slidewright.SourceError, match="has changed while it was read"):
+        slidewright.convert(slide, tmp_path / "o.tif", **OPTIONS)
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_store_that_changes_while_it_is_read_makes_no_file(tmp_path, resume):
     array = zarr.create_array(tmp_path / "s.zarr", shape=(256, 256), chunks=(64, 64), dtype="uint8")
