@@ -24,6 +24,7 @@ from slidewright.report import LevelReport, Progress, Report
 from slidewright.sources.on_disk import file_identity
 from slidewright.system.files import lies_in, local_path, regular, same_file
 from slidewright.system.limits import usable_cpus
+from slidewright.system.remote_file import is_store, is_url
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
     from slidewright.codecs import Encoding
@@ -387,7 +388,7 @@ class Conversion:
                     now = {**before, "bytes": status.st_size, "changed": status.st_mtime_ns}
             if now is None and (before is None or "bytes" in before):  # a file that was removed is read to its end
                 continue
-            if now != before:
+            if now != before and not (before is None and is_url(path)):  # whose server was silent before
                 raise SourceError(f"{path} has changed while it was read; run again when it is complete")
 
     def _give_name(self, form: Format) -> int:
@@ -475,11 +476,14 @@ def _files_of(source: Source, path: str | None) -> list[str]:
 
 
 def _seen(path: str) -> dict[str, Any] | None:
-    """What tells a file from what it was before; None where it is none of this machine, or has been removed."""
+    """What tells a file from what it was before; None where nobody knows (as of a store behind a URL), or it has been
+    removed.
+    """
     local = local_path(path)
+    known = not is_store(local) if is_url(local) else os.path.isfile(local) or os.path.isdir(local)
     try:
-        return file_identity(local) if os.path.isfile(local) or os.path.isdir(local) else None
-    except OSError:
+        return file_identity(local) if known else None
+    except (OSError, SourceError):
         return None
 
 

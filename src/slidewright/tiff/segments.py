@@ -82,7 +82,7 @@ class Segments:
             out[...] = self._nodata
             return
         if self._raw and out.flags.c_contiguous and place[1] >= out.nbytes:
-            if self._file.read_into(place[0], memoryview(out).cast("B")) < out.nbytes:  # it was whole when it was opened
+            if self._file.read_into(place[0], memoryview(out).cast("B")) < out.nbytes:  # since it was opened
                 raise self._error(f"{self.where(index)} ends outside the file; the file is cut short, copy it again")
             if self._swap:
                 out.byteswap(inplace=True)
