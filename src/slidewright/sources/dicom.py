@@ -43,6 +43,7 @@ from slidewright.sources.dicom_files import (
 )
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.tiff_stored import CONFLICT, jpeg_stored
+from slidewright.system.limits import blame_memory
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.jpeg_header import read_jpeg_header
 from slidewright.tiff.stream_headers import HEAD_BYTES, look
@@ -311,6 +312,7 @@ class DicomReader(Reader):
         except MemoryError:
             raise
         except Exception as error:  # each codec has an error class of its own
+            blame_memory(out.nbytes)
             raise corrupt(where, error) from error
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
         if pixels.shape != out.shape or pixels.dtype.itemsize > out.dtype.itemsize or pixels.dtype.kind != "u":

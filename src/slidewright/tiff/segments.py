@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from slidewright.errors import SlidewrightError
 from slidewright.geometry import Region
+from slidewright.system.limits import blame_memory
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.fax import fax_decoder
 from slidewright.tiff.half_jpeg import decode_half_jpeg
@@ -51,6 +52,7 @@ class Segments:
         self._nodata = page.nodata
         self._offsets, self._counts = page.offsets, page.counts
         self._codec = "jpeg" if page.is_jpeg else page.compression.partition("-")[0]
+        self._cell_bytes = page.cell.height * page.cell.width * page.samples * page.dtype.itemsize
         self._last: tuple[int, bytes] = (-1, b"")
 
     def read(self, index: int) -> bytes | None:
@@ -116,6 +118,8 @@ class Segments:
         try:
             as_rgb = self._jpeg[0] == _RGB
             return decode_half_jpeg(data, out, self.page.cell, tables=self._tables, as_rgb=as_rgb)
+        except MemoryError:
+            raise
         except Exception as error:
             raise self._damaged(index, error) from error
 
@@ -193,6 +197,7 @@ class Segments:
         except Exception as error:  # each codec has an error class of its own
             cut = self._cut(index, data)
             if cut is None:
+                blame_memory(self._cell_bytes)
                 raise self._damaged(index, error) from error
             return self._decode_any(index, cut)
         return None if pixels is None else np.asarray(pixels[0])
