@@ -26,6 +26,7 @@ from slidewright.conversions import conversion
 from slidewright.conversions import destination as destinations
 from slidewright.conversions.destination import Destination, sweep_beside
 from slidewright.errors import DestinationError, OptionError, OutputError
+from slidewright.sources import on_disk
 from slidewright.system import file_lock, files
 
 OPTIONS = {"n_workers": 0, "tile_size": 64}
@@ -432,6 +433,27 @@ def test_store_that_is_moved_while_it_is_read_is_no_background(tmp_path, way, co
     (tmp_path / "moved").rename(tmp_path / "s.zarr")
     run()
     assert np.array_equal(tifffile.imread(out), pixels)
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_chunk_that_comes_late_to_a_store_of_very_many_is_no_background(tmp_path, form, monkeypatch):
+    """As of a store that is still being copied; only the first files of it are looked at."""
+    monkeypatch.setattr(on_disk, "_MAX_FILES", 10)
+    pixels = np.random.default_rng(0).integers(1, 255, (256, 256), np.uint8)
+    zarr.create_array(tmp_path / "s.zarr", data=pixels, chunks=(64, 64), zarr_format=form)
+    last = tmp_path / "s.zarr" / ("3.3" if form == 2 else "c/3/3")
+    last.rename(tmp_path / "late")
+    execute = conversion.execute
+
+    def copying(*arguments):
+        outcome = execute(*arguments)
+        (tmp_path / "late").rename(last)
+        return outcome
+
+    monkeypatch.setattr(conversion, "execute", copying)
+    with pytest.raises(slidewright.SourceError, match="has changed while it was read"):
+        slidewright.convert(tmp_path / "s.zarr", tmp_path / "o.tif", **OPTIONS)
+    assert os.listdir(tmp_path) == ["s.zarr"]
 
 
 def test_store_that_has_gone_at_the_end_makes_no_file(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from slidewright.conversions.settled import settled
 from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, SourceError, without_keys
 from slidewright.options import ConvertOptions, can_be_mpp
 from slidewright.report import LevelReport, Progress, Report
-from slidewright.sources.on_disk import file_identity
+from slidewright.sources.on_disk import file_identity, folder_times
 from slidewright.system.files import lies_in, local_path, regular, same_file
 from slidewright.system.limits import usable_cpus
 from slidewright.system.remote_file import is_store, is_url
@@ -482,7 +482,8 @@ def _seen(path: str) -> dict[str, Any] | None:
     local = local_path(path)
     known = not is_store(local) if is_url(local) else os.path.isfile(local) or os.path.isdir(local)
     try:
-        return file_identity(local) if known else None
+        seen = file_identity(local) if known else None
+        return seen if seen is None or not os.path.isdir(local) else {**seen, "times": folder_times(local)}
     except (OSError, SourceError):
         return None
 
