@@ -263,6 +263,8 @@ class DicomReader(Reader):
                 f"{self._where(index)} lies outside the file ({file.nbytes} bytes); copy the file again"
             )
         data: bytes = file.read(offset, count)
+        if len(data) < count:  # it has become shorter since it was opened, or the disk gives less of it
+            raise CorruptTileError(f"{self._where(index)} ends outside the file; the file is cut short, copy it again")
         if table.encapsulated:
             data = b"".join(_fragments(data))
             if data.endswith((b"\xff\xd9\0", b"\xff\xd9\0\0")):

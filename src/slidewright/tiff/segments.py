@@ -64,6 +64,8 @@ class Segments:
         if place is None:
             return None
         data = self._file.read(*place)
+        if len(data) < place[1]:
+            raise self._cut_short(index)
         self._last = (index, data)
         return data
 
@@ -84,8 +86,8 @@ class Segments:
             out[...] = self._nodata
             return
         if self._raw and out.flags.c_contiguous and place[1] >= out.nbytes:
-            if self._file.read_into(place[0], memoryview(out).cast("B")) < out.nbytes:  # since it was opened
-                raise self._error(f"{self.where(index)} ends outside the file; the file is cut short, copy it again")
+            if self._file.read_into(place[0], memoryview(out).cast("B")) < out.nbytes:
+                raise self._cut_short(index)
             if self._swap:
                 out.byteswap(inplace=True)
             return
@@ -225,6 +227,10 @@ class Segments:
             raise self._error(
                 f"{self.where(index)} holds a {self._codec.upper()} of {size}, not of {cell}; the file is damaged"
             )
+
+    def _cut_short(self, index: int) -> SlidewrightError:
+        """The error about a file that has become shorter since it was opened, or a disk that gives less of it."""
+        return self._error(f"{self.where(index)} ends outside the file; the file is cut short, copy it again")
 
     def _damaged(self, index: int, error: object) -> SlidewrightError:
         return self._error(f"{self.where(index)} does not decode: {error}; the file is damaged, copy it again")
