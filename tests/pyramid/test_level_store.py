@@ -116,6 +116,22 @@ def test_chunk_whose_entry_the_disk_has_lost_is_no_background(tmp_path, monkeypa
             look()
 
 
+def test_chunk_of_shards_that_the_disk_has_lost_is_an_error(tmp_path, monkeypatch):
+    plan = make_plan(Size(100, 100), 32, block_tiles=1)
+    level = Scratch(str(tmp_path), plan, PixelFormat("rgb", "uint8", 3, "mean", (1, 2, 3))).level(1)
+    level.create()
+    level.write(Region(0, 0, 16, 16), np.full((16, 16, 3), 9, np.uint8))
+    out = np.empty((16, 16, 3), np.uint8)
+    assert (level.read(0, 0, 16, 16, out) == 9).all()
+
+    def lost(fd):
+        raise OSError(errno.EIO, "the disk has lost a part")
+
+    monkeypatch.setattr(chunks, "tell_of_loss", lost)
+    with pytest.raises(OutputError, match="has lost a part"):
+        level.read(0, 0, 16, 16, out)
+
+
 def test_scratch_of_a_dead_run_is_swept_and_of_a_living_one_kept(tmp_path):
     living = ScratchFolder(tmp_path)
     dead = tmp_path / "slidewright-scratch-dead"
