@@ -4,6 +4,7 @@ that was asked for contradicts it.
 
 from __future__ import annotations
 
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from written import digest
 import slidewright
 from slidewright.errors import CorruptTileError, OptionError, VerifyError
 from slidewright.inspection.verify import verify_file
+from slidewright.system.pixel_file import PixelFile
 
 LOSSLESS = ("deflate", "lzw", "zstd", "none", "png", "rgba", "shared", "jpeg2000")
 
@@ -322,6 +324,23 @@ def test_scaled_decoding_is_near_the_mean_and_the_same_for_all_blocks_and_worker
         for page, other in list(zip(scaled.pages, mean.pages, strict=True))[1:]:
             error = np.mean((page.asarray().astype(float) - other.asarray()) ** 2)
             assert error < 255**2 / 10**3.4  # more than 34 dB
+
+
+@pytest.mark.parametrize("keep_tiles", ["always", "never"])
+def test_tile_of_which_the_disk_gives_a_part_is_not_kept(tmp_path, monkeypatch, keep_tiles):
+    """It is whole in the file; what is damaged there is kept as it is, with a warning."""
+    tifffile.imwrite(tmp_path / "in.tif", picture(), tile=(128, 128), photometric="rgb", compression="jpeg")
+    with tifffile.TiffFile(tmp_path / "in.tif") as tiff:
+        place = tiff.pages[0].dataoffsets[4]
+    read = PixelFile.read
+
+    def part(file, offset, count):
+        return read(file, offset, count // 2 if offset == place else count)
+
+    monkeypatch.setattr(PixelFile, "read", part)
+    with pytest.raises(CorruptTileError, match="row 1, column 0 ends outside the file"):
+        slidewright.convert(tmp_path / "in.tif", tmp_path / "o.tif", n_workers=0, tile_size=128, keep_tiles=keep_tiles)
+    assert os.listdir(tmp_path) == ["in.tif"]
 
 
 def test_scaled_decoding_keeps_what_is_corrupt(tmp_path, corrupt):

@@ -26,6 +26,7 @@ from slidewright.conversions import conversion
 from slidewright.conversions import destination as destinations
 from slidewright.conversions.destination import Destination, sweep_beside
 from slidewright.errors import DestinationError, OptionError, OutputError
+from slidewright.sources import on_disk
 from slidewright.system import file_lock, files
 
 OPTIONS = {"n_workers": 0, "tile_size": 64}
@@ -302,6 +303,32 @@ def test_source_that_changes_while_it_is_read_makes_no_file(tmp_path, archive, c
     assert os.listdir(tmp_path) == ["s.tif"]
 
 
+@posix
+@pytest.mark.parametrize("change", ["overwritten", "cut", "nothing"])
+def test_source_that_is_shredded_and_removed_while_it_is_read_makes_no_file(tmp_path, slide, change, monkeypatch):
+    """A file that is only removed is read to its end by whoever has it open."""
+    execute = conversion.execute
+
+    def shredding(*arguments):
+        outcome = execute(*arguments)
+        if change != "nothing":
+            os.utime(slide, (1e9, 1e9))
+            with slide.open("r+b") as file:
+                file.truncate(100 if change == "cut" else None)
+                file.write(bytes(100))
+        slide.unlink()
+        return outcome
+
+    monkeypatch.setattr(conversion, "execute", shredding)
+    if change == "nothing":
+        slidewright.convert(slide, tmp_path / "o.tif", **OPTIONS)
+        assert os.listdir(tmp_path) == ["o.tif"]
+        return
+    with pytest.raises(slidewright.SourceError, match="has changed while it was read"):
+        slidewright.convert(slide, tmp_path / "o.tif", **OPTIONS)
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_store_that_changes_while_it_is_read_makes_no_file(tmp_path, resume):
     array = zarr.create_array(tmp_path / "s.zarr", shape=(256, 256), chunks=(64, 64), dtype="uint8")
@@ -406,6 +433,27 @@ def test_store_that_is_moved_while_it_is_read_is_no_background(tmp_path, way, co
     (tmp_path / "moved").rename(tmp_path / "s.zarr")
     run()
     assert np.array_equal(tifffile.imread(out), pixels)
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_chunk_that_comes_late_to_a_store_of_very_many_is_no_background(tmp_path, form, monkeypatch):
+    """As of a store that is still being copied; only the first files of it are looked at."""
+    monkeypatch.setattr(on_disk, "_MAX_FILES", 10)
+    pixels = np.random.default_rng(0).integers(1, 255, (256, 256), np.uint8)
+    zarr.create_array(tmp_path / "s.zarr", data=pixels, chunks=(64, 64), zarr_format=form)
+    last = tmp_path / "s.zarr" / ("3.3" if form == 2 else "c/3/3")
+    last.rename(tmp_path / "late")
+    execute = conversion.execute
+
+    def copying(*arguments):
+        outcome = execute(*arguments)
+        (tmp_path / "late").rename(last)
+        return outcome
+
+    monkeypatch.setattr(conversion, "execute", copying)
+    with pytest.raises(slidewright.SourceError, match="has changed while it was read"):
+        slidewright.convert(tmp_path / "s.zarr", tmp_path / "o.tif", **OPTIONS)
+    assert os.listdir(tmp_path) == ["s.zarr"]
 
 
 def test_store_that_has_gone_at_the_end_makes_no_file(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from slidewright.errors import OutputError
 from slidewright.geometry import Region, Size
 from slidewright.pixels import PixelFormat
+from slidewright.pyramid import chunks
 from slidewright.pyramid.level_store import Scratch, ScratchFolder
 from slidewright.pyramid.plan import make_plan
 from slidewright.sources.base import BLANK
@@ -92,6 +94,42 @@ def test_chunk_of_which_the_disk_has_lost_a_part_is_an_error(tmp_path):
     assert (level.read(0, 0, 16, 16, out) == 9).all()
     with pytest.raises(OutputError, match="has lost a part"):
         level.read(0, 16, 16, 16, out)
+
+
+@pytest.mark.timeout(30)
+def test_chunk_whose_entry_the_disk_has_lost_is_no_background(tmp_path, monkeypatch):
+    """The entry of before says that it is missing; `test_files.py` has a disk that really loses some."""
+    plan = make_plan(Size(100, 100), 32, block_tiles=1)
+    pixels = PixelFormat("rgb", "uint8", 3, "mean", (1, 2, 3))
+    level = Scratch(str(tmp_path), plan, pixels, sparse=True, single=True).level(1)
+    level.create()
+    level.write(Region(0, 0, 16, 16), np.full((16, 16, 3), 9, np.uint8))
+
+    def lost(fd):
+        raise OSError(errno.EIO, "the disk has lost a part")
+
+    monkeypatch.setattr(chunks, "tell_of_loss", lost)
+    out = np.empty((16, 16, 3), np.uint8)
+    assert (level.read(0, 0, 16, 16, out) == 9).all()
+    for look in (lambda: level.read(0, 16, 16, 16, out), lambda: level.has(0, 16)):
+        with pytest.raises(OutputError, match="has lost a part"):
+            look()
+
+
+def test_chunk_of_shards_that_the_disk_has_lost_is_an_error(tmp_path, monkeypatch):
+    plan = make_plan(Size(100, 100), 32, block_tiles=1)
+    level = Scratch(str(tmp_path), plan, PixelFormat("rgb", "uint8", 3, "mean", (1, 2, 3))).level(1)
+    level.create()
+    level.write(Region(0, 0, 16, 16), np.full((16, 16, 3), 9, np.uint8))
+    out = np.empty((16, 16, 3), np.uint8)
+    assert (level.read(0, 0, 16, 16, out) == 9).all()
+
+    def lost(fd):
+        raise OSError(errno.EIO, "the disk has lost a part")
+
+    monkeypatch.setattr(chunks, "tell_of_loss", lost)
+    with pytest.raises(OutputError, match="has lost a part"):
+        level.read(0, 0, 16, 16, out)
 
 
 def test_scratch_of_a_dead_run_is_swept_and_of_a_living_one_kept(tmp_path):

@@ -26,6 +26,7 @@ from kept_sources import TILE, picture
 
 from slidewright.sources.access.dicom_places import slow_places
 from slidewright.sources.dicom_files import read_header
+from slidewright.system.pixel_file import PixelFile
 
 _EXACT = ("jpeg2000", "htj2k", "none", "none planar", "jpegls", "inverted", "jpeg lossless")
 
@@ -235,6 +236,16 @@ def test_damaged_frame_is_named_and_may_be_kept_or_filled(tmp_path, damage):
     assert "row 1, column 1" in report.warnings[0]
     slidewright.convert(folder, tmp_path / "filled.tif", n_workers=0, on_corrupt="fill")
     slidewright.verify_file(tmp_path / "filled.tif")
+
+
+def test_frame_of_which_the_disk_gives_a_part_is_not_kept(tmp_path, monkeypatch):
+    folder = made.slide(tmp_path / "slide")
+    place = int(slidewright.open_source(folder).open()._table.offsets[8])
+    read = PixelFile.read
+    monkeypatch.setattr(PixelFile, "read", lambda f, at, count: read(f, at, count // 2 if at == place else count))
+    with pytest.raises(CorruptTileError, match="ends outside the file"):
+        slidewright.convert(folder, tmp_path / "out.tif", n_workers=0)
+    assert not (tmp_path / "out.tif").exists()
 
 
 def test_file_that_is_cut_short_ends_in_an_error_of_ours(tmp_path):

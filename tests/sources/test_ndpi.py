@@ -20,6 +20,7 @@ from PIL import Image
 import slidewright
 from slidewright.errors import CorruptTileError, SlidewrightError, SourceError
 from slidewright.sources.ndpi import NdpiSource
+from slidewright.system.pixel_file import PixelFile
 
 WIDTH, HEIGHT, TILE = 768, 304, 256
 
@@ -148,6 +149,18 @@ def test_damaged_stripes_are_named_and_may_be_kept_or_filled(tmp_path, damage):
     assert rows[24:].all()  # only stripes 0 to 2 can be lost
     assert not rows[8:16].all()
     slidewright.convert(path, tmp_path / "filled.tif", n_workers=0, on_corrupt="fill")
+
+
+@pytest.mark.parametrize("stripe", [4, -1])
+def test_stripe_of_which_the_disk_gives_a_part_is_not_kept(tmp_path, monkeypatch, stripe):
+    """It is whole in the file; of the last one nobody looks at the end."""
+    path = made.slide(tmp_path / "in.ndpi")
+    place = int(slidewright.open_source(path).open()._stripes._page.offsets[stripe])
+    read = PixelFile.read
+    monkeypatch.setattr(PixelFile, "read", lambda f, at, count: read(f, at, count // 2 if at == place else count))
+    with pytest.raises(CorruptTileError, match="ends outside the file"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+    assert not (tmp_path / "out.tif").exists()
 
 
 def test_every_way_to_convert_gives_the_same_bytes_and_leaves_nothing_open(tmp_path):

@@ -279,6 +279,32 @@ def test_changed_file_of_the_same_size_is_another_source(served: tuple[Path, str
     assert fingerprint(slidewright.open_source(f"{url}/s.tif"), f"{url}/s.tif") != before
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_file_that_changes_on_its_server_while_it_is_read_makes_no_file(
+    served: tuple[Path, str], tmp_path: Path, change: str, workers: int
+) -> None:
+    """A file that is not there any more, when all of it has been read, need not have changed."""
+    folder, url = served
+    pixels = slide(folder / "s.tif", compression=None)
+    os.utime(folder / "s.tif", (1_000_000_000, 1_000_000_000))
+
+    def change_it(progress: Any) -> None:
+        if change == "removed" and progress.tiles_done == progress.tiles_total:
+            (folder / "s.tif").unlink(missing_ok=True)
+        elif change == "replaced":
+            tifffile.imwrite(folder / "s.tif", 255 - pixels, tile=(128, 128), photometric="rgb")
+
+    options: dict[str, Any] = {"tile_size": 128, "n_workers": workers, "compression": "zstd", "progress": change_it}
+    if change == "removed":
+        slidewright.convert(f"{url}/s.tif", tmp_path / "o.tif", **options)
+        assert np.array_equal(tifffile.imread(tmp_path / "o.tif"), pixels)
+        return
+    with pytest.raises(SourceError, match=r"s\.tif has changed while it was read|start again"):
+        slidewright.convert(f"{url}/s.tif", tmp_path / "o.tif", **options)
+    assert not (tmp_path / "o.tif").exists()
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("form", [2, 3])
 def test_store_that_a_server_has_lost_is_no_background(served: tuple[Path, str], tmp_path: Path, form: Any) -> None:

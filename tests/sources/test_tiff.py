@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +306,41 @@ def test_jpeg_that_stops_in_the_middle_is_not_grey(tmp_path: Path) -> None:
         open_source(path).open().read(0, 0, 64, 64, np.empty((64, 64, 3), np.uint8))
 
 
+SHORT_OF_MEMORY = """
+import resource, sys
+import numpy as np
+from slidewright.sources.open import open_source
+reader = open_source(sys.argv[1]).open()
+out = np.empty((512, 512, 3), np.uint8)
+reader.read(0, 0, 512, 512, out)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20), resource.RLIM_INFINITY))
+held = []
+try:
+    while True:
+        held.append(bytearray(1 << 16))
+except MemoryError:
+    del held[-int(sys.argv[2]) :]
+try:
+    reader.read(512, 512, 512, 512, out)
+except MemoryError:
+    print("no memory")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
+@pytest.mark.parametrize("left", [20, 40])
+@pytest.mark.parametrize("codec", ["jpeg2000", "jpegxl", "lzma"])
+def test_codec_that_lacks_memory_is_no_damage(tmp_path: Path, codec: str, left: int) -> None:
+    """Some codecs say of it what they say of damage; what is damaged would be background in the levels above."""
+    path = tmp_path / "a.tif"
+    pixels = np.random.default_rng(0).integers(0, 60, (1024, 1024, 3)).astype(np.uint8)
+    tifffile.imwrite(path, pixels, photometric="rgb", tile=(512, 512), compression=codec)
+    script = [sys.executable, "-c", SHORT_OF_MEMORY, str(path), str(left)]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "no memory\n"), done.stderr
+
+
 @pytest.mark.parametrize("tile", [None, (64, 64)])
 def test_file_cut_short_is_an_error(tmp_path: Path, tile: Any) -> None:
     path = tmp_path / "a.tif"
@@ -314,9 +351,10 @@ def test_file_cut_short_is_an_error(tmp_path: Path, tile: Any) -> None:
         open_source(path).open().read(64, 64, 86, 141, np.empty((512, 512, 3), np.uint8))
 
 
-def test_file_that_shrinks_after_it_was_described_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tile", [None, (64, 64)])
+def test_file_that_shrinks_after_it_was_described_is_an_error(tmp_path: Path, tile: Any) -> None:
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, picture(), photometric="rgb", metadata=None)
+    tifffile.imwrite(path, picture(), photometric="rgb", metadata=None, tile=tile)
     reader = open_source(path).open()
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(CorruptTileError, match="cut short"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import tifffile
 
 import slidewright
-from slidewright.errors import CorruptTileError
+from slidewright.errors import CorruptTileError, OutputError
 from slidewright.sources.access import unpack as strips
 from slidewright.sources.access.unpack import WideStripsSource
 from slidewright.sources.open import open_source
@@ -43,6 +44,23 @@ def test_unpacked_strips_are_the_files_pixels(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(reader.read(y, x, 64, 64, out), PIXELS[y : y + 64, x : x + 64])
             reader.close()
     assert list(scratch.iterdir()) == []
+
+
+def test_unpacked_pixels_that_the_temporary_disk_has_lost_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`test_files.py` has a disk that really loses some."""
+
+    def lost(fd: int) -> None:
+        raise OSError(errno.EIO, "the disk has lost a part")
+
+    monkeypatch.setattr(strips, "tell_of_loss", lost)
+    with wide(tmp_path / "a.tif", rowsperstrip=16).shared(str(tmp_path)) as unpacked:
+        reader = unpacked.open()
+        for x, side in [(0, 64), (0, 205)]:
+            with pytest.raises(OutputError, match="the disk has lost a part; check the temporary disk"):
+                reader.read(0, x, 64, side, np.empty((64, side, 3), np.uint8))
+        reader.close()
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])

@@ -104,3 +104,36 @@ def test_short_reads_are_put_together(tmp_path, monkeypatch):
     file.close()
     with open(path, "rb", buffering=0) as raw:
         assert files.fill_from(raw, memoryview(out)) == 40
+
+
+LOSING = """
+import os, sys
+from slidewright.system.files import tell_of_loss
+fds = [os.open("lossy/file", os.O_RDWR | os.O_CREAT), os.open("lossy/file", os.O_RDONLY)]
+os.posix_fallocate(fds[0], 0, 20 << 20)
+os.pwrite(fds[0], bytes(1 << 20), 0)
+os.sync()
+tell_of_loss(fds[0])
+os.pwrite(fds[0], b"x" * (20 << 20), 0)
+os.sync()
+for fd in fds:
+    try:
+        tell_of_loss(fd)
+    except OSError as error:
+        print(error.strerror)
+    tell_of_loss(fd)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root, to mount a disk")
+@pytest.mark.timeout(60)
+def test_a_disk_with_less_behind_it_than_it_says_tells_of_what_it_has_lost(tmp_path):
+    """Once to each open file. The image of the disk lies on a disk that is too small for it."""
+    script = """mkdir small lossy && mount -t tmpfs -o size=8m tmpfs small && truncate -s 64m small/image &&
+        mkfs.ext4 -q -O ^has_journal small/image && mount -o loop small/image lossy || exit 77; exec "$0" -c "$1" """
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, sys.executable, LOSING], capture_output=True, text=True, cwd=tmp_path
+    )
+    if done.returncode in (1, 77, 127) and "Traceback" not in done.stderr:
+        pytest.skip(f"no such disk can be had: {done.stderr}")
+    assert (done.returncode, done.stdout) == (0, "the disk has lost a part of what was written\n" * 2), done.stderr

@@ -22,9 +22,10 @@ from slidewright.conversions.told import warnings_of
 from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, SourceError, without_keys
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
-from slidewright.sources.on_disk import file_identity
-from slidewright.system.files import lies_in, local_path, same_file
+from slidewright.sources.on_disk import file_identity, folder_times
+from slidewright.system.files import lies_in, local_path, regular, same_file
 from slidewright.system.limits import usable_cpus
+from slidewright.system.remote_file import is_store, is_url
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
     from slidewright.codecs import Encoding
@@ -41,6 +42,7 @@ if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started fi
 Callback = Callable[[Progress], None] | None
 
 _LARGE_TILE = 16 << 20
+_MAX_HELD = 64  # files of a source that are kept open; only DICOM and zarr have more than a few
 _MAX_SIDE = (1 << 32) - 1  # of a TIFF, and more than a cluster can write
 
 
@@ -233,6 +235,7 @@ class Conversion:
         self._source_seen = {
             path: _seen(path) for path in decided.source.read_from or _files_of(decided.source, source_path)
         }
+        self._held: dict[str, int] = {}
         self._destination = make_destination(dest, options, decided.format, decided.source, source_path, compare)
         self._stack.callback(self._destination.close)
 
@@ -266,6 +269,7 @@ class Conversion:
         if launcher is not None:
             launcher.restore(self._destination.aside, self._destination.place)
         self._destination.claim()
+        self._hold_source()
         levels = shards.levels if shards is not None else self._make_levels(own)
         if launcher is not None:
             self._stack.callback(self._end_children, launcher)
@@ -343,13 +347,24 @@ class Conversion:
         except SourceError as error:  # of what was written: the run has failed, and its source is fine
             raise OutputError(f"what was written can't be read back: {error}") from error
 
+    def _hold_source(self) -> None:
+        """Keep the files of the source open: one that is written over, or cut short, and then removed, tells so."""
+        for path in [path for path, seen in self._source_seen.items() if seen is not None][:_MAX_HELD]:
+            with contextlib.suppress(OSError):
+                self._held[path] = regular(local_path(path))
+                self._stack.callback(os.close, self._held[path])
+
     def _check_source(self) -> None:
         """Refuse what may be a mixture of two files."""
         for path, before in self._source_seen.items():
             now = _seen(path)
+            if now is None and path in self._held and before is not None:
+                with contextlib.suppress(OSError):  # of a network disk, which does not keep what was removed
+                    status = os.fstat(self._held[path])
+                    now = {**before, "bytes": status.st_size, "changed": status.st_mtime_ns}
             if now is None and (before is None or "bytes" in before):  # a file that was removed is read to its end
                 continue
-            if now != before:
+            if now != before and not (before is None and is_url(path)):  # whose server was silent before
                 raise SourceError(f"{path} has changed while it was read; run again when it is complete")
 
     def _give_name(self, form: Format) -> int:
@@ -437,11 +452,15 @@ def _files_of(source: Source, path: str | None) -> list[str]:
 
 
 def _seen(path: str) -> dict[str, Any] | None:
-    """What tells a file from what it was before; None where it is none of this machine, or has been removed."""
+    """What tells a file from what it was before; None where nobody knows (as of a store behind a URL), or it has been
+    removed.
+    """
     local = local_path(path)
+    known = not is_store(local) if is_url(local) else os.path.isfile(local) or os.path.isdir(local)
     try:
-        return file_identity(local) if os.path.isfile(local) or os.path.isdir(local) else None
-    except OSError:
+        seen = file_identity(local) if known else None
+        return seen if seen is None or not os.path.isdir(local) else {**seen, "times": folder_times(local)}
+    except (OSError, SourceError):
         return None
 
 

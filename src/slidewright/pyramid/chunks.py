@@ -15,7 +15,7 @@ import struct
 from typing import IO, Any, Protocol
 
 from slidewright.system.checksum import crc32
-from slidewright.system.files import fill_from, make_below, new_file, regular, token
+from slidewright.system.files import fill_from, make_below, new_file, regular, tell_of_loss, token
 
 Place = tuple[int, int, int]
 """(row, column, band) in the grid of chunks."""
@@ -83,7 +83,9 @@ class ChunkFiles:
         """See `ChunkStore`."""
         try:
             with open(self._path(place), "rb", buffering=0, opener=regular) as file:
-                return fill_from(file, out)
+                got = fill_from(file, out)
+                tell_of_loss(file.fileno())  # shards have checksums, at which nobody looks in the run that makes them
+                return got
         except FileNotFoundError:
             return None
 
@@ -169,6 +171,8 @@ class ChunkShard:
         entry = file.read(_ENTRY.size)
         if len(entry) != _ENTRY.size:
             raise OSError(f"the index of {self._path!r} was cut short")
+        if entry == _MISSING:  # or it is that of before, as the disk has lost a part of the index
+            tell_of_loss(file.fileno())
         return entry
 
     def _number(self, place: Place) -> int:

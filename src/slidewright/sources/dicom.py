@@ -43,6 +43,7 @@ from slidewright.sources.dicom_files import (
 )
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.tiff_stored import CONFLICT, jpeg_stored
+from slidewright.system.limits import blame_memory
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.jpeg_header import read_jpeg_header
 from slidewright.tiff.stream_headers import HEAD_BYTES, look
@@ -262,6 +263,8 @@ class DicomReader(Reader):
                 f"{self._where(index)} lies outside the file ({file.nbytes} bytes); copy the file again"
             )
         data: bytes = file.read(offset, count)
+        if len(data) < count:  # it has become shorter since it was opened, or the disk gives less of it
+            raise CorruptTileError(f"{self._where(index)} ends outside the file; the file is cut short, copy it again")
         if table.encapsulated:
             data = b"".join(_fragments(data))
             if data.endswith((b"\xff\xd9\0", b"\xff\xd9\0\0")):
@@ -311,6 +314,7 @@ class DicomReader(Reader):
         except MemoryError:
             raise
         except Exception as error:  # each codec has an error class of its own
+            blame_memory(out.nbytes)
             raise corrupt(where, error) from error
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
         if pixels.shape != out.shape or pixels.dtype.itemsize > out.dtype.itemsize or pixels.dtype.kind != "u":

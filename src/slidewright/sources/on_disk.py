@@ -32,6 +32,18 @@ def file_identity(path: str) -> dict[str, Any]:
     return seen
 
 
+def folder_times(path: str) -> list[int]:
+    """When a name last came to a folder, or went, and to the first 20,000 folders in it: of a chunk that comes late,
+    in a store of more files than are looked at, this alone tells.
+    """
+    folders = [path]
+    for folder in folders:
+        if len(folders) < _MAX_FILES:
+            with os.scandir(folder) as found:
+                folders += [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
+    return [os.stat(folder).st_mtime_ns for folder in folders[:_MAX_FILES]]
+
+
 def zarr_files(store: str, array: str) -> tuple[str, ...]:
     """What of a zarr store in a folder is read for one array of it: the array, and the metadata of the groups that have
     it. Not the rest, such as labels, which others may write meanwhile. Nothing is known of a .zip file or a URL.

@@ -37,6 +37,7 @@ from slidewright.sources.ome_attributes import (
 )
 from slidewright.sources.on_disk import file_identity, zarr_files
 from slidewright.system.files import fill_from, leads_to, regular
+from slidewright.system.limits import blame_memory
 from slidewright.system.remote_file import absolute, is_url
 from slidewright.tiff.metadata import MICROMETRES, SECONDS
 
@@ -212,6 +213,7 @@ class ZarrReader(Reader):
                 ) from error
             if isinstance(error, OSError) and error.errno:  # of the system's; some codecs have OSErrors of their own
                 raise SourceError(f"{what}; try again when its disk is well") from error
+            blame_memory(out.nbytes)
             raise CorruptTileError(f"{what}; the store is damaged") from error
         left = [axis for axis in self._axes if axis in spans]
         if "c" in left:

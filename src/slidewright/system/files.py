@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import shutil
 import stat
 import sys
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 _LONGEST_NAME = 200  # bytes; most filesystems hold 255, and what is hidden beside a file has a longer name than it
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
+_WAIT_BEFORE = 1  # of Linux's sync_file_range
+_LOSSES = (errno.EIO, errno.ENOSPC, getattr(errno, "EDQUOT", errno.EIO))
 
 
 def regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
@@ -364,6 +367,28 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
             os.fsync(fd)
     finally:
         os.close(fd)
+
+
+@functools.cache
+def _sync_file_range() -> Callable[..., int] | None:
+    """Linux's, where the C library has it."""
+    if sys.platform != "linux":
+        return None
+    try:
+        call = ctypes.CDLL(None, use_errno=True).sync_file_range
+    except (OSError, AttributeError):
+        return None
+    call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return cast("Callable[..., int]", call)
+
+
+def tell_of_loss(fd: int) -> None:
+    """Raise the OSError of a disk that has lost something of an open file since it was opened, without having it write
+    anything: the system tells of that once, and only who waits for a part of the file.
+    """
+    call = _sync_file_range()
+    if call is not None and call(fd, 0, 1, _WAIT_BEFORE) and ctypes.get_errno() in _LOSSES:
+        raise OSError(ctypes.get_errno(), "the disk has lost a part of what was written")
 
 
 def remove_guarded(path: str, lock: str) -> None:

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_CODEC_FACTOR = 12  # more than what is decoded: 32 bits a sample, twice, as JPEG 2000 has them
+_CODEC_MOST = 1 << 29
 _NO_LIMIT = 1 << 60  # version 1 writes its "none" as a number near 2^63
+
+
+def blame_memory(nbytes: int) -> None:
+    """Raise MemoryError where a codec that could not make so many bytes may have had too little memory for that: those
+    of JPEG 2000, JPEG XL and LZMA say of it what they say of damage.
+    """
+    import numpy as np  # nothing else here needs it
+
+    np.empty(min(_CODEC_FACTOR * nbytes, _CODEC_MOST), np.uint8)  # which takes addresses, and no memory
 
 
 def usable_cpus() -> int:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from slidewright.errors import SlidewrightError
 from slidewright.geometry import Region
+from slidewright.system.limits import blame_memory
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.fax import fax_decoder
 from slidewright.tiff.half_jpeg import decode_half_jpeg
@@ -51,6 +52,7 @@ class Segments:
         self._nodata = page.nodata
         self._offsets, self._counts = page.offsets, page.counts
         self._codec = "jpeg" if page.is_jpeg else page.compression.partition("-")[0]
+        self._cell_bytes = page.cell.height * page.cell.width * page.samples * page.dtype.itemsize
         self._last: tuple[int, bytes] = (-1, b"")
 
     def read(self, index: int) -> bytes | None:
@@ -62,6 +64,8 @@ class Segments:
         if place is None:
             return None
         data = self._file.read(*place)
+        if len(data) < place[1]:
+            raise self._cut_short(index)
         self._last = (index, data)
         return data
 
@@ -84,7 +88,8 @@ class Segments:
             out[...] = self._nodata
             return
         if self._raw and out.flags.c_contiguous and place[1] >= out.nbytes:
-            self._file.read_into(place[0], memoryview(out).cast("B"))
+            if self._file.read_into(place[0], memoryview(out).cast("B")) < out.nbytes:
+                raise self._cut_short(index)
             if self._swap:
                 out.byteswap(inplace=True)
             return
@@ -116,6 +121,8 @@ class Segments:
         try:
             as_rgb = self._jpeg[0] == _RGB
             return decode_half_jpeg(data, out, self.page.cell, tables=self._tables, as_rgb=as_rgb)
+        except MemoryError:
+            raise
         except Exception as error:
             raise self._damaged(index, error) from error
 
@@ -194,6 +201,7 @@ class Segments:
         except Exception as error:  # each codec has an error class of its own
             cut = self._cut(index, data)
             if cut is None:
+                blame_memory(self._cell_bytes)
                 raise self._damaged(index, error) from error
             return self._decode_any(index, cut)
         return None if pixels is None else np.asarray(pixels[0])
@@ -229,6 +237,10 @@ class Segments:
             raise self._error(
                 f"{self.where(index)} holds a {self._codec.upper()} of {size}, not of {cell}; the file is damaged"
             )
+
+    def _cut_short(self, index: int) -> SlidewrightError:
+        """The error about a file that has become shorter since it was opened, or a disk that gives less of it."""
+        return self._error(f"{self.where(index)} ends outside the file; the file is cut short, copy it again")
 
     def _damaged(self, index: int, error: object) -> SlidewrightError:
         return self._error(f"{self.where(index)} does not decode: {error}; the file is damaged, copy it again")

@@ -66,6 +66,11 @@ class Stripes:
         """The coded bits of a stripe, without the marker that ends it."""
         offset, count = int(self._page.offsets[index]), int(self._page.counts[index])
         data = self._file.read(offset, count) if 0 < count <= self._file.nbytes - offset and offset > 0 else b""
+        if data and len(data) < count:  # it has become shorter since it was opened, or the disk gives less of it
+            raise CorruptTileError(
+                f"{self._file.path}: {self._page.place(index)} (a stripe) ends outside the file; the file is cut "
+                "short, copy it again"
+            )
         if data and index == self._page.n_segments - 1:
             return data[: data.rfind(_END)] if _END in data else data
         if data[-2:-1] != b"\xff" or not 0xD0 <= data[-1] <= 0xD7:

@@ -28,6 +28,8 @@ def decode_jpeg(data: bytes, out: Pixels, colours: str, where: str) -> None:
     target = out if out.shape[2] > 1 else out[:, :, 0]
     try:
         jpeg8_decode(data, colorspace=space[0], outcolorspace=space[1], out=target)
+    except MemoryError:
+        raise
     except Exception as error:
         raise corrupt(where, error) from error
 
@@ -37,6 +39,8 @@ def halve_jpeg(data: bytes, out: Pixels, cell: Size, colours: str, where: str) -
     check(data, cell, where)
     try:
         return decode_half_jpeg(data, out, cell, tables=None, as_rgb=colours == "rgb")
+    except MemoryError:
+        raise
     except Exception as error:
         raise corrupt(where, error) from error
 

@@ -21,6 +21,7 @@ from slidewright.sources.access.raw_rows import RowsReader
 from slidewright.sources.access.tile_grid import CACHE_BYTES
 from slidewright.sources.base import CorruptPlace, Pixels, Reader, Source, SourceInfo, known
 from slidewright.sources.tiff import TiffSource
+from slidewright.system.files import tell_of_loss
 from slidewright.system.pixel_file import PixelFile
 from slidewright.system.shared_memory import SharedBuffer
 
@@ -108,13 +109,35 @@ class UnpackedSource(Source):
         """Read the unpacked rows, by a descriptor of the reader's own."""
         if self.buffer.fd is None:
             raise SourceError(f"{self.info.name}: its unpacked strips were given back already")
-        file = PixelFile(self.info.name, os.dup(self.buffer.fd))
+        file = _TemporaryFile(self.info.name, os.dup(self.buffer.fd))
         samples = 1 if self.info.planar else self.info.samples
         return RowsReader(file, _offsets(self.info), self.info.size, samples, np.dtype(self.info.dtype))
 
     def close(self) -> None:
         """Give the disk space back."""
         self.buffer.close()
+
+
+class _TemporaryFile(PixelFile):
+    """The unlinked file, of which a temporary disk may have lost some, so that there are zeros."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """See `PixelFile`."""
+        got = super().read_into(offset, buffer)
+        self._check()
+        return got
+
+    def read_rows(self, offset: int, pitch: int, count: int, rows: int, buffer: memoryview, stride: int) -> int:
+        """See `PixelFile`."""
+        got = super().read_rows(offset, pitch, count, rows, buffer, stride)
+        self._check()
+        return got
+
+    def _check(self) -> None:
+        try:
+            tell_of_loss(-1 if self._fd is None else self._fd)
+        except OSError as error:
+            raise OutputError(f"unpacked pixels of {self.path}: {error.strerror}; check the temporary disk") from error
 
 
 def _offsets(info: SourceInfo) -> list[int]:

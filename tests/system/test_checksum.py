@@ -1,0 +1,24 @@
+"""The checksum of what waits on a temporary disk."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import imagecodecs
+import pytest
+
+from slidewright.system.checksum import crc32
+
+
+@pytest.mark.parametrize("data", [b"", b"pixels" * 1000, memoryview(bytearray(b"pixels" * 1000))[6:600]])
+@pytest.mark.parametrize("built", [True, False])
+def test_it_is_that_of_zlib_also_where_imagecodecs_has_no_libdeflate(
+    monkeypatch: pytest.MonkeyPatch, data: Any, built: bool
+) -> None:
+    def missing(*_: Any) -> int:
+        raise imagecodecs.DelayedImportError("deflate_crc32")
+
+    if not built:
+        monkeypatch.setattr(imagecodecs, "deflate_crc32", missing)
+    assert crc32(data) == zlib.crc32(data)
