@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -39,6 +40,16 @@ def test_every_way_gives_the_same_bytes_and_leaves_nothing_open(tmp_path, folder
     slidewright.convert(folder, tmp_path / "2.tif", n_workers=2, block_tiles=1)
     assert len({digest(tmp_path / f"{name}.tif") for name in ("0", "joined", "resumed", "listed", "2")}) == 1
     assert segments(tmp_path / "0.tif") == made.frames_of("jpeg 422")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing limits open files there")
+def test_a_folder_of_many_files_needs_few_that_are_open(tmp_path, folder):
+    label = (folder / "label.dcm").read_bytes()
+    for number in range(80):
+        (folder / f"label_{number}.dcm").write_bytes(label)
+    command = 'ulimit -n 64; exec "$0" -m slidewright convert "$1" "$2" --workers 0'
+    subprocess.run(["sh", "-c", command, sys.executable, folder, tmp_path / "o.tif"], check=True, capture_output=True)
+    assert (tmp_path / "o.tif").exists()
 
 
 @pytest.mark.parametrize("given", ["all", "all/*/"])

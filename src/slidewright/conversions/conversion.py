@@ -24,7 +24,7 @@ from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.sources.on_disk import file_identity, folder_times
 from slidewright.system.files import lies_in, local_path, regular, same_file
-from slidewright.system.limits import usable_cpus
+from slidewright.system.limits import open_files, usable_cpus
 from slidewright.system.remote_file import is_store, is_url
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
@@ -42,7 +42,8 @@ if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started fi
 Callback = Callable[[Progress], None] | None
 
 _LARGE_TILE = 16 << 20
-_MAX_HELD = 64  # files of a source that are kept open; only DICOM and zarr have more than a few
+_MAX_HELD = 64  # files of a source that are kept open; only DICOM has more than a few
+_SHARE_HELD = 32  # of the files that may be open, which other conversions in this process need as well
 _MAX_SIDE = (1 << 32) - 1  # of a TIFF, and more than a cluster can write
 
 
@@ -349,7 +350,8 @@ class Conversion:
 
     def _hold_source(self) -> None:
         """Keep the files of the source open: one that is written over, or cut short, and then removed, tells so."""
-        for path in [path for path, seen in self._source_seen.items() if seen is not None][:_MAX_HELD]:
+        most = min(_MAX_HELD, open_files() // _SHARE_HELD)
+        for path in [path for path, seen in self._source_seen.items() if seen is not None][:most]:
             with contextlib.suppress(OSError):
                 self._held[path] = regular(local_path(path))
                 self._stack.callback(os.close, self._held[path])
