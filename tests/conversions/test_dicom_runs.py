@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import tifffile
 from written import digest
 
 import slidewright
-from slidewright.errors import DestinationError, VerifyError
+from slidewright.errors import DestinationError, SourceError, VerifyError
 
 pytest.importorskip("pydicom")
 
@@ -50,6 +51,23 @@ def test_a_folder_of_many_files_needs_few_that_are_open(tmp_path, folder):
     command = 'ulimit -n 64; exec "$0" -m slidewright convert "$1" "$2" --workers 0'
     subprocess.run(["sh", "-c", command, sys.executable, folder, tmp_path / "o.tif"], check=True, capture_output=True)
     assert (tmp_path / "o.tif").exists()
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_folder_by_a_relative_path_is_found_again_by_a_program_that_goes_elsewhere(
+    tmp_path, folder, monkeypatch, changes
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+
+    def go(progress):
+        os.chdir(tmp_path / "elsewhere")
+        if changes:
+            os.utime(folder / "a_level_0.dcm", (1, 1))
+
+    with pytest.raises(SourceError, match="changed while it was read") if changes else contextlib.nullcontext():
+        slidewright.convert("slide", tmp_path / "o.tif", n_workers=0, progress=go)
+    assert (tmp_path / "o.tif").exists() is not changes
 
 
 @pytest.mark.parametrize("given", ["all", "all/*/"])

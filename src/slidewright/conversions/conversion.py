@@ -25,7 +25,7 @@ from slidewright.report import LevelReport, Progress, Report
 from slidewright.sources.on_disk import file_identity, folder_times
 from slidewright.system.files import lies_in, local_path, regular, same_file
 from slidewright.system.limits import open_files, usable_cpus
-from slidewright.system.remote_file import is_store, is_url
+from slidewright.system.remote_file import absolute, is_store, is_url
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
     from slidewright.codecs import Encoding
@@ -447,10 +447,10 @@ def make_destination(
 
 
 def _files_of(source: Source, path: str | None) -> list[str]:
-    """The files that a source is read from, as far as known."""
+    """The files that a source is read from, as far as known, wherever the program goes meanwhile."""
     name = source.info.name
     given = path or (name if os.path.isabs(name) else None)
-    return [*([] if given is None else [given]), *source.beside]
+    return [absolute(each) for each in (*([] if given is None else [given]), *source.beside)]
 
 
 def _seen(path: str) -> dict[str, Any] | None:
