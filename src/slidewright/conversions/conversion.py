@@ -367,7 +367,10 @@ class Conversion:
             if now is None and (before is None or "bytes" in before):  # a file that was removed is read to its end
                 continue
             if now != before and not (before is None and is_url(path)):  # whose server was silent before
-                raise SourceError(f"{path} has changed while it was read; run again when it is complete")
+                remedy = "run again when it is complete"
+                if is_url(path) and before is not None and now is not None and now["bytes"] == before["bytes"]:
+                    remedy += "; if its server gives each answer another ETag or time of change, download it first"
+                raise SourceError(f"{path} has changed while it was read; {remedy}")
 
     def _give_name(self, form: Format) -> int:
         """Give the output its name, and have what others say of it brought up to date; its bytes. Once it has its name,
