@@ -319,6 +319,13 @@ def test_server_whose_files_have_the_time_of_the_answer_is_told_of(served: tuple
         slidewright.convert(f"{url}/s.tif", tmp_path / "o.tif", tile_size=128, n_workers=0, progress=touch)
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("said", ["://a" * 50_000, "://a?b" + ")" * 100_000 + "x", "://a@" * 50_000])
+def test_keys_are_looked_for_in_linear_time(said: str) -> None:
+    """Messages say what damaged metadata have."""
+    assert len(without_keys(said)) <= len(said)
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("form", [2, 3])
 def test_store_that_a_server_has_lost_is_no_background(served: tuple[Path, str], tmp_path: Path, form: Any) -> None:
