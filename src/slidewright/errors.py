@@ -10,12 +10,18 @@ import re
 from collections.abc import Iterable
 
 _USER = re.compile(r"(?<=://)(?<!file://)[^/?#\s'\"]*@")
-_QUERY = re.compile(r"((?<!file)://[^?#\n'\"<>]*)[?#](?=\S)\S*?(?=[)\],;:.]*(?:\s|$)|['\"<>])")
+_QUERY = re.compile(r"((?<!file)://(?:(?!(?<!file)://)[^?#\n'\"<>])*)[?#](?=\S)([^\s'\"<>]*)(['\"<>]?)")
+_STOPS = ")],;:."  # at the end of a word they are those of the sentence
 
 
 def without_keys(text: str) -> str:
     """A text, the URLs in it without user, password and query, any of which may open what others must not see."""
-    return _QUERY.sub(r"\1", _USER.sub("", text)) if "://" in text else text
+    return _QUERY.sub(_without_query, _USER.sub("", text)) if "://" in text else text
+
+
+def _without_query(found: re.Match[str]) -> str:
+    place, query, quote = found.groups()
+    return place + (quote or query[len(query.rstrip(_STOPS)) :])
 
 
 class SlidewrightError(Exception):

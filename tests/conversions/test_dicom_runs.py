@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import tifffile
 from written import digest
 
 import slidewright
-from slidewright.errors import DestinationError, VerifyError
+from slidewright.errors import DestinationError, SourceError, VerifyError
 
 pytest.importorskip("pydicom")
 
@@ -39,6 +41,33 @@ def test_every_way_gives_the_same_bytes_and_leaves_nothing_open(tmp_path, folder
     slidewright.convert(folder, tmp_path / "2.tif", n_workers=2, block_tiles=1)
     assert len({digest(tmp_path / f"{name}.tif") for name in ("0", "joined", "resumed", "listed", "2")}) == 1
     assert segments(tmp_path / "0.tif") == made.frames_of("jpeg 422")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing limits open files there")
+def test_a_folder_of_many_files_needs_few_that_are_open(tmp_path, folder):
+    label = (folder / "label.dcm").read_bytes()
+    for number in range(80):
+        (folder / f"label_{number}.dcm").write_bytes(label)
+    command = 'ulimit -n 64; exec "$0" -m slidewright convert "$1" "$2" --workers 0'
+    subprocess.run(["sh", "-c", command, sys.executable, folder, tmp_path / "o.tif"], check=True, capture_output=True)
+    assert (tmp_path / "o.tif").exists()
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_folder_by_a_relative_path_is_found_again_by_a_program_that_goes_elsewhere(
+    tmp_path, folder, monkeypatch, changes
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+
+    def go(progress):
+        os.chdir(tmp_path / "elsewhere")
+        if changes:
+            os.utime(folder / "a_level_0.dcm", (1, 1))
+
+    with pytest.raises(SourceError, match="changed while it was read") if changes else contextlib.nullcontext():
+        slidewright.convert("slide", tmp_path / "o.tif", n_workers=0, progress=go)
+    assert (tmp_path / "o.tif").exists() is not changes
 
 
 @pytest.mark.parametrize("given", ["all", "all/*/"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import threading
@@ -303,6 +304,26 @@ def test_file_that_changes_on_its_server_while_it_is_read_makes_no_file(
     with pytest.raises(SourceError, match=r"s\.tif has changed while it was read|start again"):
         slidewright.convert(f"{url}/s.tif", tmp_path / "o.tif", **options)
     assert not (tmp_path / "o.tif").exists()
+
+
+def test_server_whose_files_have_the_time_of_the_answer_is_told_of(served: tuple[Path, str], tmp_path: Path) -> None:
+    """As those give it that don't want to be cached: to run again would not help."""
+    folder, url = served
+    slide(folder / "s.tif")
+    times = itertools.count(1_000_000_000, 60)
+
+    def touch(_: Any) -> None:
+        os.utime(folder / "s.tif", (next(times),) * 2)
+
+    with pytest.raises(SourceError, match=r"s\.tif has changed while it was read; .* download it first"):
+        slidewright.convert(f"{url}/s.tif", tmp_path / "o.tif", tile_size=128, n_workers=0, progress=touch)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("said", ["://a" * 50_000, "://a?b" + ")" * 100_000 + "x", "://a@" * 50_000])
+def test_keys_are_looked_for_in_linear_time(said: str) -> None:
+    """Messages say what damaged metadata have."""
+    assert len(without_keys(said)) <= len(said)
 
 
 @pytest.mark.timeout(60)

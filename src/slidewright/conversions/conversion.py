@@ -24,8 +24,8 @@ from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.sources.on_disk import file_identity, folder_times
 from slidewright.system.files import lies_in, local_path, regular, same_file
-from slidewright.system.limits import usable_cpus
-from slidewright.system.remote_file import is_store, is_url
+from slidewright.system.limits import open_files, usable_cpus
+from slidewright.system.remote_file import absolute, is_store, is_url
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
     from slidewright.codecs import Encoding
@@ -42,7 +42,8 @@ if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started fi
 Callback = Callable[[Progress], None] | None
 
 _LARGE_TILE = 16 << 20
-_MAX_HELD = 64  # files of a source that are kept open; only DICOM and zarr have more than a few
+_MAX_HELD = 64  # files of a source that are kept open; only DICOM has more than a few
+_SHARE_HELD = 32  # of the files that may be open, which other conversions in this process need as well
 _MAX_SIDE = (1 << 32) - 1  # of a TIFF, and more than a cluster can write
 
 
@@ -349,7 +350,8 @@ class Conversion:
 
     def _hold_source(self) -> None:
         """Keep the files of the source open: one that is written over, or cut short, and then removed, tells so."""
-        for path in [path for path, seen in self._source_seen.items() if seen is not None][:_MAX_HELD]:
+        most = min(_MAX_HELD, open_files() // _SHARE_HELD)
+        for path in [path for path, seen in self._source_seen.items() if seen is not None][:most]:
             with contextlib.suppress(OSError):
                 self._held[path] = regular(local_path(path))
                 self._stack.callback(os.close, self._held[path])
@@ -365,7 +367,10 @@ class Conversion:
             if now is None and (before is None or "bytes" in before):  # a file that was removed is read to its end
                 continue
             if now != before and not (before is None and is_url(path)):  # whose server was silent before
-                raise SourceError(f"{path} has changed while it was read; run again when it is complete")
+                remedy = "run again when it is complete"
+                if is_url(path) and before is not None and now is not None and now["bytes"] == before["bytes"]:
+                    remedy += "; if its server gives each answer another ETag or time of change, download it first"
+                raise SourceError(f"{path} has changed while it was read; {remedy}")
 
     def _give_name(self, form: Format) -> int:
         """Give the output its name, and have what others say of it brought up to date; its bytes. Once it has its name,
@@ -445,10 +450,10 @@ def make_destination(
 
 
 def _files_of(source: Source, path: str | None) -> list[str]:
-    """The files that a source is read from, as far as known."""
+    """The files that a source is read from, as far as known, wherever the program goes meanwhile."""
     name = source.info.name
     given = path or (name if os.path.isabs(name) else None)
-    return [*([] if given is None else [given]), *source.beside]
+    return [absolute(each) for each in (*([] if given is None else [given]), *source.beside)]
 
 
 def _seen(path: str) -> dict[str, Any] | None:

@@ -36,6 +36,16 @@ def usable_cpus() -> int:
     return max(1, min(counts))
 
 
+def open_files() -> int:
+    """How many files this process may have open; many where nothing limits them."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return 1 << 20
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
+
+
 def _read_words(path: Path) -> list[str]:
     try:
         return path.read_text().split()
