@@ -184,6 +184,14 @@ def test_from_pil(tmp_path):
         small.from_pil(Image.new("RGB", (30, 30)))
 
 
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "LAB"])
+def test_pil_image_in_other_colours_becomes_rgb(tmp_path, mode):
+    colour = Image.new("RGB", (64, 64), (200, 40, 90)).convert(mode)
+    writer = TifffileImageWriter(tmp_path / "out.tif", (64, 64, 3), 0.5, (64, 64), compression="lzw", n_workers=0)
+    writer.from_pil(colour)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), colour.convert("RGB"))
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
 def test_pil_image_whose_values_do_not_fit_is_refused(tmp_path, dtype):

@@ -130,6 +130,8 @@ class TifffileImageWriter:
         """
         import numpy as np
 
+        if pil_image.mode in ("CMYK", "YCbCr", "HSV", "LAB"):  # of 3 or 4 samples, which would be taken for RGB
+            pil_image = pil_image.convert("RGB")
         width, height = pil_image.size
         if height < self._tile or width < self._tile:
             raise RuntimeError(

@@ -264,6 +264,14 @@ def test_streams_say_their_size_and_whether_they_are_lossless(shape: Any, sample
             assert look("webp", stream).size == size
 
 
+@pytest.mark.parametrize("name", ["jpeg2000", "webp-lossless", "png", "jpegxl-lossless"])
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_tile_of_one_colour_says_what_any_other_does(name: str, value: int) -> None:
+    """A WebP of one colour has 34 bytes: a file whose first tile was one was taken for lossy."""
+    segment = encode(np.full_like(RGB, value), compression=name)
+    assert look(name.removesuffix("-lossless"), segment)[:2] == (Size(64, 64), True)
+
+
 @pytest.mark.parametrize("name", ["jpeg", "jpeg2000", "webp", "png", "jpegxl"])
 def test_damaged_streams_say_nothing(name: str) -> None:
     segment = encode(RGB, compression=name)

@@ -213,6 +213,20 @@ def test_killed_between_the_final_name_and_tidying_up_it_is_done(tmp_path, whole
     assert report.levels[0].tiles == 32 * 35
 
 
+def test_stopped_while_tidying_up_it_leaves_nothing(tmp_path, whole, monkeypatch):
+    """Nobody looks for a folder with such a name but another run with resume."""
+
+    def stopped(path):
+        monkeypatch.undo()
+        raise StopError(path)
+
+    monkeypatch.setattr("slidewright.conversions.shard_job.remove_tree", stopped)
+    with pytest.raises(StopError):
+        slidewright.convert(SlowSource(*SIZE), tmp_path / "out.tif", resume=True, n_workers=0, **OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.tif"]
+    assert digest(tmp_path / "out.tif") == whole
+
+
 def test_killed_after_the_final_name_it_still_tells_of_tiles_that_were_filled(tmp_path, monkeypatch):
     def die(*_):
         raise StopError

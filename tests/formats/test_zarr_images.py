@@ -117,6 +117,19 @@ def test_it_is_a_source_again(tmp_path: Path, compression: str, kind: str) -> No
     np.testing.assert_array_equal(np.moveaxis(found, 0, 2) if found.shape[0] == 3 else found, wanted)
 
 
+@pytest.mark.parametrize("compression", LOSSLESS)
+def test_tiles_of_one_colour_are_read_and_kept(tmp_path: Path, compression: str) -> None:
+    pixels = np.full((256, 256, 3), (0, 0, 128), np.uint8)
+    pixels[100:] = picture()[:156, :256]
+    slidewright.convert(pixels, tmp_path / "a.zarr", compression=compression, verify=True, **SMALL)
+    slidewright.convert(tmp_path / "a.zarr", tmp_path / "a.tif", compression=compression, levels=1, **SMALL)
+    slidewright.convert(tmp_path / "a.tif", tmp_path / "b.zarr", keep_tiles="always", verify=True, n_workers=0)
+    for number, level in enumerate(pyramid(pixels, 64, "mean")):
+        for name in ("a.zarr", "b.zarr"):
+            found = np.asarray(zarr.open_group(tmp_path / name, mode="r")[str(number)])
+            np.testing.assert_array_equal(found.transpose(1, 2, 0), level)
+
+
 def test_chunks_are_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
     found = []
     for workers in (0, 2):

@@ -77,3 +77,18 @@ def test_folder_that_can_not_be_removed_keeps_its_lock_for_the_next_run(tmp_path
     assert sorted(os.listdir(tmp_path)) == [os.path.basename(folder.path), os.path.basename(folder.path) + ".lock"]
     ScratchFolder(tmp_path).remove()
     assert os.listdir(tmp_path) == []
+
+
+def test_lock_whose_release_a_signal_interrupts_is_not_closed_twice(tmp_path, monkeypatch):
+    """Its number may be that of another file by then; else Ctrl-C came as an error of a bad descriptor."""
+    lock, close = FileLock(str(tmp_path / "lock")), os.close
+
+    def interrupted(fd):
+        close(fd)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lock.release()
+    monkeypatch.undo()
+    lock.release()

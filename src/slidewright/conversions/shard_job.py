@@ -123,12 +123,16 @@ def remove_folder(
     if launcher is not None:
         with contextlib.suppress(SlidewrightError):  # the fork server has gone, and the file is complete
             launcher.own(trash)
-    with contextlib.suppress(OSError):
-        os.rename(path, trash)
-        path = trash
-        if release is not None:
-            release()
-    remove_tree(path)
+    try:
+        with contextlib.suppress(OSError):
+            os.rename(path, trash)
+            path = trash
+            if release is not None:
+                release()
+        remove_tree(path)
+    except BaseException:  # Ctrl-C: the file is complete, and nobody looks for what has this name
+        remove_tree(trash)
+        raise
 
 
 def trash_name(dest: str | os.PathLike[str], unique: str) -> str:

@@ -49,10 +49,10 @@ class FileLock:
             os.close(fd)  # it has removed the file between its making and its locking
 
     def release(self) -> None:
-        """Give it up."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        """Give it up, once: a signal may come right after, and whoever cleans up then calls this again."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
 
 
 def remove_abandoned(lock: str, remove: Callable[[], None]) -> None:

@@ -64,7 +64,7 @@ def _jpeg2000(data: bytes) -> Stream:
 def _webp(data: bytes) -> Stream:
     """The first chunks (RFC 9649, section 2): VP8L is lossless, VP8 and the alpha chunk before it are not."""
     size, at = None, 12
-    while at + 30 <= len(data) and data[:4] == b"RIFF":
+    while at + 13 <= len(data) and data[:4] == b"RIFF":  # a tile of one colour has 34 bytes in all
         name, payload = data[at : at + 4], data[at + 8 : at + 18]
         if name == b"VP8L":
             bits = int.from_bytes(payload[1:5], "little")
