@@ -60,12 +60,15 @@ def assert_whole(process: subprocess.Popen[bytes], slide: Path, out: Path) -> No
 )
 def test_process_that_is_stopped_goes_on_where_it_was(tmp_path, slide, role):
     process = start(slide, tmp_path / "o.tif")
-    members = session_members(process.pid)
-    chosen = [
-        pid for pid in members if role == "all" or role in role_of(pid) or (role == "caller" and pid == process.pid)
-    ]
-    assert chosen, [role_of(pid) for pid in members]
-    for pid in chosen[: len(members) if role == "all" else 1]:
+
+    def playing() -> list[int]:
+        members = session_members(process.pid)
+        caller = [process.pid] if role == "caller" else []
+        return caller or [pid for pid in members if role == "all" or role in role_of(pid)]
+
+    assert wait_until(lambda: bool(playing()), 10), "a process that was just forked has its name a moment later"
+    chosen = playing()
+    for pid in chosen if role == "all" else chosen[:1]:
         os.kill(pid, signal.SIGSTOP)
     time.sleep(1.5)
     if role != "slidewright-for":  # which nobody waits for once it has forked, so that the run may be over
