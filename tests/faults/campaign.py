@@ -8,8 +8,10 @@ import hashlib
 import os
 import random
 import secrets
+import shutil
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,14 @@ class Campaign:
         done = sum(self.counts.values())
         if self.long and done % 200 == 0:
             print(f"{self.name}: {done} tried, {time.monotonic() - self._begin:.0f} s", flush=True)
+
+    def trials(self, parent: Path) -> Iterator[tuple[int, Path]]:
+        """For each try a seed, from which it can be made again, and a folder, which is removed after it."""
+        for number in range(self.tries):
+            folder = parent / str(number)
+            folder.mkdir()
+            yield self.random.randrange(1 << 40), folder
+            shutil.rmtree(folder)
 
     def close(self) -> None:
         """Print what was tried."""

@@ -31,17 +31,12 @@ IN_TIFF = ("none", "zstd", "deflate", "lzw", "packbits", "png", "jpeg2000", "web
 @pytest.mark.timeout(7200)
 def test_random_images_with_random_options(tmp_path: Path) -> None:
     campaign = Campaign("random images", short=60, long=20_000)
-    for number in range(campaign.tries):
-        seed = campaign.random.randrange(1 << 40)
-        folder = tmp_path / str(number)
-        folder.mkdir()
+    for seed, folder in campaign.trials(tmp_path):
         made = Made(folder, random.Random(seed))
         try:
             campaign.count(made.convert_and_compare())
         except Exception as error:
             raise AssertionError(f"seed {seed}: {made}") from error
-        for file in sorted(folder.rglob("*"), reverse=True):
-            file.rmdir() if file.is_dir() else file.unlink()
     campaign.close()
 
 

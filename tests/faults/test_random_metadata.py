@@ -56,18 +56,13 @@ def test_metadata_through_many_random_chains_of_formats(tmp_path: Path) -> None:
 
 def run_chains(tmp_path: Path, campaign: Campaign) -> None:
     """So many; each failure names the seed from which `Chain` makes the same again."""
-    for number in range(campaign.tries):
-        seed = campaign.random.randrange(1 << 40)
-        folder = tmp_path / str(number)
-        folder.mkdir()
+    for seed, folder in campaign.trials(tmp_path):
         chain = Chain(folder, random.Random(seed))
         try:
             for outcome in chain.run():
                 campaign.count(outcome)
         except Exception as error:
             raise AssertionError(f"seed {seed}: {chain}") from error
-        for file in sorted(folder.rglob("*"), reverse=True):
-            file.rmdir() if file.is_dir() else file.unlink()
     campaign.close()
 
 
