@@ -6,6 +6,7 @@ output has gone.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
@@ -190,8 +191,14 @@ def _drop_stdout() -> None:
         os.close(null)
 
 
+def _send_again(number: int) -> None:
+    """Have a signal come in a moment. Not by `threading`, whose locks a handler of signals can find taken."""
+    _thread.start_new_thread(_signal_main_thread, (number,))
+
+
 def _signal_main_thread(number: int) -> None:
     """Send a signal so that what the main thread waits in is interrupted, where that can be done."""
+    time.sleep(_AGAIN)
     thread = threading.main_thread().ident
     if hasattr(signal, "pthread_kill") and thread is not None:
         signal.pthread_kill(thread, number)
@@ -216,24 +223,29 @@ def _signals(last: bool = False) -> Iterator[None]:
         yield
         return
     first: float | None = None
+    hooked = False
 
     def end(number: int, _: FrameType | None) -> None:
         nonlocal first
-        if first is None:
+        if hooked:  # where an exception is lost as well, and nobody is told
+            _send_again(number)
+        elif first is None:
             first = time.monotonic()
             raise _Interrupted if number == signal.SIGINT else Terminated(number)
-        if time.monotonic() - first > _CLEANING:
+        elif time.monotonic() - first > _CLEANING:
             os._exit(128 + number)
 
     def give_again(lost: sys.UnraisableHookArgs) -> None:
-        nonlocal first
-        if not isinstance(lost.exc_value, (_Interrupted, Terminated)):
-            hook(lost)
-            return
-        first = None
-        timer = threading.Timer(_AGAIN, _signal_main_thread, (lost.exc_value.number,))
-        timer.daemon = True
-        timer.start()
+        nonlocal first, hooked
+        hooked = True
+        try:
+            if isinstance(lost.exc_value, (_Interrupted, Terminated)):
+                first = None
+                _send_again(lost.exc_value.number)
+            else:
+                hook(lost)
+        finally:
+            hooked = False
 
     hook, sys.unraisablehook = sys.unraisablehook, give_again
     before = {}
