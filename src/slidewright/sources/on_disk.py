@@ -21,7 +21,7 @@ def file_identity(path: str) -> dict[str, Any]:
         return {"files": _word(files_below(path))}
     if is_url(path):
         with contextlib.closing(RemoteFile(path)) as file:
-            return {"bytes": file.nbytes, "changed": file.version}
+            return {"bytes": file.nbytes, "changed": file.version()}
     path = os.path.abspath(path)
     if os.path.isdir(path):
         return {"files": _folder(path)}
