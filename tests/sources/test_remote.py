@@ -538,6 +538,17 @@ def test_s3_is_read_as_http_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         mine, there = s3fs.S3FileSystem(), "s3://slides/s.tif"
         mine.ls("slides")  # of which fsspec keeps the answer, for all of this process
         before = fingerprint(slidewright.open_source(there), there)
+        store = tmp_path / "s.zarr"
+        zarr.create_array(store, data=np.zeros((300, 260), np.uint8), chunks=(64, 64), compressors=None, fill_value=1)
+        files.put(str(store), "slides/s.zarr", recursive=True)
+        options: dict[str, Any] = {"n_workers": 0, "tile_size": 64}
+        slidewright.convert("s3://slides/s.zarr", tmp_path / "z.tif", **options)
+
+        def change_a_chunk(_: Any) -> None:
+            files.pipe_file("slides/s.zarr/c/1/1", bytes([7]) * 64 * 64)
+
+        with pytest.raises(SourceError, match=r"s\.zarr has changed while it was read"):
+            slidewright.convert("s3://slides/s.zarr", tmp_path / "y.tif", progress=change_a_chunk, **options)
         slide(tmp_path / "s.tif", 900)
         files.put(str(tmp_path / "s.tif"), "slides/s.tif")
         assert RemoteFile(there).nbytes == (tmp_path / "s.tif").stat().st_size

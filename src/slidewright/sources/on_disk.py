@@ -11,13 +11,14 @@ from typing import Any
 from slidewright.system.remote_file import RemoteFile, files_below, is_store, is_url
 
 _MAX_FILES = 20_000
+_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
 
 def file_identity(path: str) -> dict[str, Any]:
     """A file is known by its size and time of change (behind a URL by what its server says of that), a folder by those
     of the first 20,000 files in it.
     """
-    if is_url(path) and is_store(path):
+    if is_url(path) and is_store(path) and not path.endswith(_DOCUMENTS):
         return {"files": _word(files_below(path))}
     if is_url(path):
         with contextlib.closing(RemoteFile(path)) as file:
@@ -44,11 +45,17 @@ def folder_times(path: str) -> list[int]:
     return [os.stat(folder).st_mtime_ns for folder in folders[:_MAX_FILES]]
 
 
-def zarr_files(store: str, array: str) -> tuple[str, ...]:
-    """What of a zarr store in a folder is read for one array of it: the array, and the metadata of the groups that have
-    it. Not the rest, such as labels, which others may write meanwhile. Nothing is known of a .zip file or a URL.
+def zarr_files(store: str, array: str, form: int) -> tuple[str, ...]:
+    """What of a zarr store, of format v2 or v3, is read for one array of it: the array, and the metadata of the groups
+    that have it (behind a URL of the outermost, which is there). Not the rest, such as labels, which others may write
+    meanwhile. Nothing is known of a .zip file.
     """
-    if is_url(store) or not os.path.isdir(store):
+    if is_url(store):
+        root = store.rstrip("/")
+        url, new = f"{root}/{array}".rstrip("/"), form == 3
+        outer = (f"{root}/{'zarr.json' if new else '.zgroup'}",) if array else ()
+        return (*outer, f"{url}/{'zarr.json' if new else '.zarray'}", url)
+    if not os.path.isdir(store):
         return ()
     names = array.split("/") if array else []
     groups = [os.path.join(store, *names[:depth]) for depth in range(len(names))]

@@ -58,6 +58,7 @@ class ZarrSource(Source):
     info: SourceInfo
     planes: Mapping[str, range] = field(default_factory=dict)
     """The places along z and t, where there are several."""
+    form: int = 3
 
     @classmethod
     def at(cls, path: str, selection: Selection = Selection()) -> ZarrSource:  # noqa: B008 - frozen
@@ -109,7 +110,7 @@ class ZarrSource(Source):
             raise
         except Exception as error:  # metadata can be anything, such as paths that lead out of the store
             raise SourceError(f"{name}: its metadata can't be used ({type(error).__name__}: {error})") from error
-        return cls(store, chosen.array.path, axes, info, planes)
+        return cls(store, chosen.array.path, axes, info, planes, chosen.array.metadata.zarr_format)
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
@@ -120,7 +121,7 @@ class ZarrSource(Source):
     @property
     def read_from(self) -> tuple[str, ...]:
         """See `Source`."""
-        return zarr_files(self.store, self.array)
+        return zarr_files(self.store, self.array, self.form)
 
     def open(self) -> ZarrReader:
         """Open the array in this process."""
@@ -293,8 +294,7 @@ def _dataset(node: Any, multiscale: Mapping[str, Any], name: str, level: int) ->
     if not 0 <= level < len(datasets):
         raise OptionError(f"{name} has no level {level}; {numbered(len(datasets))}")
     path = str(datasets[level].get("path", ""))
-    array = node[path] if path and path in node else None
-    if not isinstance(array, zarr.Array):
+    if not isinstance(array := node[path] if path and path in node else None, zarr.Array):
         raise SourceError(f"{name}: its multiscales name an array {path!r} that is not there; the store is damaged")
     axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in multiscale.get("axes") or []]
     if not axes:
