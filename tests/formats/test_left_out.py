@@ -129,6 +129,9 @@ def test_images_that_nobody_chose_from_are_told_with_their_series(tmp_path):
         assert slidewright.convert(tmp_path / name, tmp_path / "out.tif", **chosen).warnings == ()
 
 
+OBJECTIVES = '<Objective ID="O:0" NominalMagnification="40"/><Objective ID="O:1" NominalMagnification="10"/>'
+
+
 def ome_of(pixels: str, planes: str = "") -> str:
     return (
         '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
@@ -152,6 +155,7 @@ def ome_of(pixels: str, planes: str = "") -> str:
         ({"description": ome_of('SignificantBits="16"', '<Plane TheC="0" TheZ="0" TheT="0"/>')}, None),
         ({"description": ome_of("", '<Plane TheC="0" TheZ="0" TheT="0" PositionX="3"/>')}, "plane .PositionX."),
         ({"description": ome_of("").replace("</Pixels>", '</Pixels><ROIRef ID="ROI:0"/>')}, "what is drawn on it"),
+        ({"description": ome_of("").replace("<Image", OBJECTIVES + "<Image")}, "of its objectives .* 10, 40: give obj"),
         ({"imagej": True, "metadata": {"unit": "furlong"}, "resolution": (2, 3)}, "2 x 3 pixels in a unit"),
         ({"imagej": True, "metadata": {"unit": "micron", "xorigin": 3.0}, "resolution": (2, 3)}, "ImageJ's origin"),
         ({"imagej": True, "metadata": {"ROI": b"Iout"}}, "what is drawn on it"),

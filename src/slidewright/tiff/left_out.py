@@ -16,6 +16,7 @@ from slidewright.tiff.metadata import (
     resolution_of,
 )
 from slidewright.tiff.series import main_pages
+from slidewright.tiff.vendor_metadata import untold_objective
 
 _MASK = 4  # NewSubfileType, bit 2: a transparency mask
 _NODATA = 42113  # GDAL's
@@ -68,6 +69,7 @@ def _of_ome(tiff: Any, series: int) -> list[str]:
         unit = pixels.get(f"{name}Unit", default)
         if positive(pixels.get(name)) and unit.lower() not in known:
             found.append(f"its {name} {pixels.get(name)} ({unit}), which is of no known unit")
+    found += untold_objective(str(tiff.ome_metadata), series)
     if _is_drawn_on(str(tiff.ome_metadata), series):
         found.append("what is drawn on it (ROI)")
     planes = (one for one in pixels if one.tag.rpartition("}")[2] == "Plane")
