@@ -101,7 +101,7 @@ def test_imagej_channels_have_names_and_colours(tmp_path):
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("powers", "power", "told"),
-    [((20, 20), 20, False), ((10, 20), None, True), ((20, None), None, True), ((None,) * 2, None, False), ((), None, 0)],
+    [((20, 20), 20, False), ((10, 20), None, True), ((20, None), None, True), ((None,) * 2, None, False)],
 )
 def test_magnification_of_objectives_of_which_none_is_named_is_what_they_agree_in(powers, power, told):
     objectives = "".join(

@@ -261,16 +261,16 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
         if member not in node:
             raise OptionError(f"{name} has no series {member}; it has {_names(node)}")
         chosen = _choose(node[member], f"{name}/{member}", None, level)
-        chosen = replace(chosen, beside=described_beside(node, series or 0))
         return chosen if series is not None else replace(chosen, left_out=(*chosen.left_out, *other_members(node)))
     images = attributes.get("multiscales")
     if images:
         if not 0 <= (series or 0) < len(images):
             raise OptionError(f"{name} has no series {series}; {numbered(len(images))}")
         chosen = _dataset(node, images[series or 0], name, level or 0)
+        beside, told = described_beside(node, name)
         chosen = replace(chosen, channels=OmeAttributes(node.attrs).channels, attributes=dict(node.attrs))
         more = () if series is not None else more_images(range(1, len(images)))
-        chosen = replace(chosen, left_out=(*chosen.left_out, *labels_of(node), *more))
+        chosen = replace(chosen, beside=beside, left_out=(*chosen.left_out, *told, *labels_of(node), *more))
         return replace(chosen, kind="labels") if "image-label" in attributes else chosen
     arrays = [key for key, _ in node.arrays()]
     if len(arrays) != 1:
