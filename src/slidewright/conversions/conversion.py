@@ -22,7 +22,7 @@ from slidewright.conversions.told import warnings_of
 from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, SourceError, without_keys
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
-from slidewright.sources.on_disk import file_identity, folder_times
+from slidewright.sources.on_disk import file_identity, folder_identity
 from slidewright.system.files import lies_in, local_path, regular, same_file
 from slidewright.system.limits import open_files, usable_cpus
 from slidewright.system.remote_file import absolute, is_url
@@ -463,8 +463,7 @@ def _seen(path: str) -> dict[str, Any] | None:
     local = local_path(path)
     known = is_url(local) or os.path.isfile(local) or os.path.isdir(local)
     try:
-        seen = file_identity(local) if known else None
-        return seen if seen is None or not os.path.isdir(local) else {**seen, "times": folder_times(local)}
+        return None if not known else folder_identity(local) if os.path.isdir(local) else file_identity(local)
     except (OSError, SourceError):
         return None
 

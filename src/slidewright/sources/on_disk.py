@@ -25,24 +25,24 @@ def file_identity(path: str) -> dict[str, Any]:
             return {"bytes": file.nbytes, "changed": file.version()}
     path = os.path.abspath(path)
     if os.path.isdir(path):
-        return {"files": _folder(path)}
+        return {"files": _folder(path, _files(path))}
     seen: dict[str, Any] = dict(_stat(path))
     beside = companion(path)
     if beside is not None:
-        seen["files"] = _folder(beside)
+        seen["files"] = _folder(beside, _files(beside))
     return seen
 
 
-def folder_times(path: str) -> list[int]:
-    """When a name last came to a folder, or went, and to the first 20,000 folders in it: of a chunk that comes late,
-    in a store of more files than are looked at, this alone tells.
+def folder_identity(path: str) -> dict[str, Any]:
+    """The same of a folder, and when a name last came to it, or went, and to the first 20,000 folders in it: of a chunk
+    that comes late, in a store of more files than are looked at, this alone tells.
     """
-    folders = [path]
-    for folder in folders:
-        if len(folders) < _MAX_FILES:
-            with os.scandir(folder) as found:
-                folders += [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
-    return [os.stat(folder).st_mtime_ns for folder in folders[:_MAX_FILES]]
+    times: list[int] = []
+    files = _files(path, times)
+    word = _folder(path, files)
+    while len(times) < _MAX_FILES and next(files, None) is not None:
+        pass  # the other folders
+    return {"files": word, "times": times[:_MAX_FILES]}
 
 
 def zarr_files(store: str, array: str, form: int) -> tuple[str, ...]:
@@ -74,9 +74,9 @@ def _stat(path: str) -> dict[str, int]:
     return {"bytes": status.st_size, "changed": status.st_mtime_ns}
 
 
-def _folder(path: str) -> str:
+def _folder(path: str, files: Iterable[str]) -> str:
     """Names, sizes and times of the files in a folder, in one word."""
-    return _word(f"{os.path.relpath(file, path)}\0{sorted(_stat(file).items())}" for file in _files(path))
+    return _word(f"{os.path.relpath(file, path)}\0{sorted(_stat(file).items())}" for file in files)
 
 
 def _word(files: Iterable[str]) -> str:
@@ -88,8 +88,11 @@ def _word(files: Iterable[str]) -> str:
     return seen.hexdigest()[:16]
 
 
-def _files(path: str) -> Iterator[str]:
+def _files(path: str, times: list[int] | None = None) -> Iterator[str]:
+    """The files in a folder; to `times` go those of the folders, as they are looked at."""
     for folder, folders, files in os.walk(path):
         folders.sort()
+        if times is not None:
+            times.append(os.stat(folder).st_mtime_ns)
         for name in sorted(files):
             yield os.path.join(folder, name)
