@@ -88,7 +88,8 @@ def assemble(
         folder, decided = open_job(folder.path, opened, path, selection, checked, started)
         with Conversion(decided, dest, checked, path) as conversion:
             plan = shard_plan(folder, decided, tuple(range(job.count)), ())
-            folder.require(decided.plan, plan.levels, _files(decided, plan))
+            files = _files(decided, plan)  # which nobody reads: they get another name
+            folder.require(decided.plan, plan.levels, files, deep=files is not None and checked.verify)
             with _naming_damaged_shards(folder, decided, plan):
                 report = conversion.run(launcher, counting_from(plan, callback), shards=plan)
         if remove:
