@@ -507,6 +507,18 @@ def test_a_changed_chunk_of_a_store_behind_a_url_is_noticed(tmp_path: Path) -> N
         slidewright.shard(url, tmp_path / "shards", index=1, count=2, tile_size=64)
 
 
+@pytest.mark.timeout(60)
+def test_the_last_chunk_of_a_store_of_very_many_behind_a_url_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slidewright.sources.on_disk._MAX_FILES", 10)
+    zarr.create_array(tmp_path / "s.zarr", data=np.ones((300, 260), np.uint8), chunks=(64, 64), compressors=None)
+    url = f"file://{tmp_path}/s.zarr"
+    before = fingerprint(slidewright.open_source(url), url)
+    os.utime(tmp_path / "s.zarr/c/4/4", (1_000_000_000, 1_000_000_000))
+    assert fingerprint(slidewright.open_source(url), url) != before
+
+
 def test_a_store_behind_http_is_refused_where_a_change_must_be_noticed(
     served: tuple[Path, str], tmp_path: Path
 ) -> None:

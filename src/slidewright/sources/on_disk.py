@@ -16,7 +16,7 @@ _DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
 def file_identity(path: str) -> dict[str, Any]:
     """A file is known by its size and time of change (behind a URL by what its server says of that), a folder by those
-    of the first 20,000 files in it.
+    of the first 20,000 files in it, a store behind a URL by all.
     """
     if is_url(path) and is_store(path) and not path.endswith(_DOCUMENTS):
         return {"files": _word(files_below(path))}
@@ -76,14 +76,14 @@ def _stat(path: str) -> dict[str, int]:
 
 def _folder(path: str, files: Iterable[str]) -> str:
     """Names, sizes and times of the files in a folder, in one word."""
-    return _word(f"{os.path.relpath(file, path)}\0{sorted(_stat(file).items())}" for file in files)
+    return _word(f"{os.path.relpath(file, path)}\0{sorted(_stat(file).items())}" for file in islice(files, _MAX_FILES))
 
 
 def _word(files: Iterable[str]) -> str:
     import hashlib
 
     seen = hashlib.sha256()
-    for file in islice(files, _MAX_FILES):
+    for file in files:
         seen.update(f"{file}\n".encode(errors="surrogateescape"))
     return seen.hexdigest()[:16]
 
