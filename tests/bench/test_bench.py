@@ -424,7 +424,7 @@ def test_plot_is_drawn_from_json_alone(tmp_path: Path, suffix: str) -> None:
         invoke("plot", str(source), str(picture))
         first = picture.read_bytes()
         assert first.startswith(b"\x89PNG" if suffix == ".png" else b"<?xml")
-        invoke("plot", str(source), str(picture))
+        invoke("plot", str(source), str(picture), "--overwrite")
         assert picture.read_bytes() == first
 
 
@@ -473,3 +473,17 @@ def test_results_are_not_written_over_the_source(tiled: str, tmp_path: Path, ver
     before = Path(source).read_bytes()
     assert main(["bench", verb, str(source), option, str(tmp_path / "link.tif")]) == 2
     assert Path(source).read_bytes() == before
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("verb", "option"), [("convert", "--json"), ("small", "--csv"), ("scaling", "--json"), ("plot", "")]
+)
+def test_results_of_before_are_not_replaced_unless_told_to(
+    tiled: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str, option: str
+) -> None:
+    (tmp_path / "kept").write_text("precious")
+    given = ["bench", verb, tiled, *filter(None, [option]), str(tmp_path / "kept")]
+    assert main(given) == 2
+    assert "kept' exists; choose another name or overwrite it (--overwrite)" in capsys.readouterr().err
+    assert (tmp_path / "kept").read_text() == "precious"

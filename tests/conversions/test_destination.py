@@ -77,6 +77,23 @@ def test_other_names_are_a_tiff_and_so_is_any_with_a_format(tmp_path, pixels, na
     assert tifffile.TiffFile(tmp_path / name).pages.first.tile == (512, 512)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("suffix", [".tif", ".ome.zarr"])
+def test_file_is_where_it_was_asked_for_wherever_a_function_of_the_callers_goes(tmp_path, suffix, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def away(y, x, height, width):
+        os.chdir(tmp_path / "there")
+        return np.ones((height, width), np.uint8)
+
+    options = {"shape": (100, 120), "n_workers": 0, "scratch": "."}
+    slidewright.convert(away, f"x{suffix}", report="x.html", **options)
+    assert sorted(os.listdir(tmp_path / "here")) == ["x.html", f"x{suffix}"]
+    assert os.listdir(tmp_path / "there") == []
+
+
 @pytest.mark.parametrize("suffix", [".tif", ".ome.zarr"])
 @pytest.mark.parametrize("length", [238, 255])
 @pytest.mark.parametrize("resume", [False, True])

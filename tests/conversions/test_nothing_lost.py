@@ -456,6 +456,17 @@ def test_chunk_that_comes_late_to_a_store_of_very_many_is_no_background(tmp_path
     assert os.listdir(tmp_path) == ["s.zarr"]
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("most", [10, 20_000])
+def test_folder_is_walked_once_to_see_whether_it_has_changed(tmp_path, most, monkeypatch):
+    monkeypatch.setattr(on_disk, "_MAX_FILES", most)
+    zarr.create_array(tmp_path / "s.zarr", shape=(256, 256), chunks=(64, 64), dtype="uint8")[...] = 50
+    scandir, walked = os.scandir, []
+    monkeypatch.setattr(os, "scandir", lambda path: walked.append(os.fspath(path)) or scandir(path))
+    seen = conversion._seen(str(tmp_path / "s.zarr"))
+    assert len(walked) == len(set(walked)) == len(seen["times"]) == 6  # it, c, and four rows
+
+
 def test_store_that_has_gone_at_the_end_makes_no_file(tmp_path, monkeypatch):
     """It may have gone file by file, so that chunks were missing while its folder was there."""
     zarr.create_array(tmp_path / "s.zarr", shape=(256, 256), chunks=(64, 64), dtype="uint8")[...] = 50

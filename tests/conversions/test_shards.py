@@ -280,7 +280,7 @@ def test_assemble_refuses_what_shards_decide_and_what_is_no_folder_of_shards(tmp
     (tmp_path / "out.tif").write_bytes(b"precious")
     with pytest.raises(DestinationError, match="exists"):
         slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", source=SOURCE)
-    (tmp_path / "shards" / "job.json").write_text(json.dumps({"version": 3}))
+    (tmp_path / "shards" / "job.json").write_text(json.dumps({"version": 4}))
     with pytest.raises(ShardError, match=r"job\.json' can't be read"):
         slidewright.assemble(tmp_path / "shards", tmp_path / "new.tif", source=SOURCE)
 

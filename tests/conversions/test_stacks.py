@@ -518,3 +518,42 @@ def test_the_page_about_a_run_shows_a_stack(folder, tmp_path):
     page = tmp_path / "run.html"
     slidewright.convert(folder / "rgb.ome.tif", tmp_path / "out.ome.tif", z="all", report=page, **MADE)
     assert "data:image/png" in page.read_text()
+
+
+def by_libvips(path: Path, planes: NDArray[Any], order: str, data: str = "", **sizes: int) -> None:
+    """As its documentation makes an OME-TIFF, whose XML does not say of any plane where it is."""
+    pages = [pyvips.Image.new_from_array(plane) for plane in planes.reshape(-1, *planes.shape[-2:])]
+    joined = pyvips.Image.arrayjoin(pages, across=1).copy()
+    joined.set_type(pyvips.GValue.gint_type, "page-height", planes.shape[-2])
+    counts = " ".join(f'{name}="{size}"' for name, size in sizes.items())
+    xml = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+        f'<Pixels ID="Pixels:0" DimensionOrder="{order}" Type="uint16" SizeX="210" SizeY="150" {counts}>{data}</Pixels>'
+        "</Image></OME>"
+    )
+    joined.set_type(pyvips.GValue.gstr_type, "image-description", xml)
+    joined.tiffsave(str(path), compression="deflate", tile=True, pyramid=True, subifd=True)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("order", ["XYCZT", "XYZTC", "XYTCZ"])
+def test_planes_of_an_ome_tiff_that_says_of_none_where_it_is_are_in_its_order(tmp_path: Path, order: str) -> None:
+    stored = np.moveaxis(TZC, range(3), [order[:1:-1].index(axis) for axis in "TZC"])
+    by_libvips(tmp_path / "a.ome.tif", stored, order, SizeT=2, SizeZ=3, SizeC=2)
+    slidewright.convert(tmp_path / "a.ome.tif", tmp_path / "o.ome.tif", z="all", t="all", **MADE)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "o.ome.tif"), TZC)
+    slidewright.convert(tmp_path / "a.ome.tif", tmp_path / "p.tif", t=1, z=2, **MADE)
+    source = slidewright.open_source(tmp_path / "p.tif")
+    found = source.open().read(0, 0, 150, 210, np.empty((150, 210, 2), np.uint16))
+    np.testing.assert_array_equal(np.moveaxis(found, 2, 0), TZC[1, 2])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("data", [{"SizeC": 4}, {"SizeC": 3, "data": "<MetadataOnly/>"}])
+def test_planes_of_which_an_ome_tiff_says_something_else_are_a_stack_of_images(
+    tmp_path: Path, data: dict[str, Any]
+) -> None:
+    by_libvips(tmp_path / "a.ome.tif", TZC[:, :, 0].reshape(-1, 150, 210)[:3], "XYCZT", SizeT=1, SizeZ=1, **data)
+    assert slidewright.open_source(tmp_path / "a.ome.tif", z=1).info.samples == 1
+    with pytest.raises(SourceError, match="is a stack of images"):
+        slidewright.open_source(tmp_path / "a.ome.tif")

@@ -21,13 +21,12 @@ from slidewright.system.shared_memory import SharedBuffer
 @given(st.lists(st.one_of(st.integers(0, 3000), st.integers(SLOT_BYTES - 9000, 3 * SLOT_BYTES)), max_size=12))
 def test_segments_of_any_size_come_through_the_ring_whole(sizes):
     memory = SharedBuffer.allocate(2 * SLOT_BYTES)
-    view = memory.view()
     plan = make_plan(Size(16, 16 * max(1, len(sizes))), 16, n_levels=1)
     store = SegmentStore(plan, TiffFormat().wave, 1 << 30)
     slots = iter(range(1000))
 
     def send(slot, entries):
-        store.add_parts(1, read_slot(view, slot % 2, entries))
+        store.add_parts(1, read_slot(memory, slot % 2, entries))
 
     writer = SlotWriter(memory, lambda: next(slots) % 2, send)
     rng = np.random.default_rng(0)
@@ -42,7 +41,6 @@ def test_segments_of_any_size_come_through_the_ring_whole(sizes):
 
 def test_redone_block_replaces_half_a_segment_and_repeats_are_ignored():
     memory = SharedBuffer.allocate(SLOT_BYTES * 8)
-    view = memory.view()
     store = SegmentStore(make_plan(Size(16, 32), 16, n_levels=1), TiffFormat().wave, 1 << 30)
     big = os.urandom(3 * SLOT_BYTES)
     for sender, parts in ((1, 2), (2, 99)):  # the first sender dies after two slots
@@ -53,7 +51,7 @@ def test_redone_block_replaces_half_a_segment_and_repeats_are_ignored():
         writer.put((0, 0, 0, 1), big)
         writer.flush()
         for slot, entries in sent[:parts]:
-            store.add_parts(sender, read_slot(view, slot, entries))
+            store.add_parts(sender, read_slot(memory, slot, entries))
     assert store.take((0, 0, 0, 1)) == big
     assert store.take((0, 0, 0, 0)) == b"small"
     assert store.take((0, 0, 0, 0)) is None
@@ -86,3 +84,20 @@ def test_segment_that_the_temporary_disk_has_lost_is_an_error(tmp_path):
     with pytest.raises(OutputError, match="has lost some"):
         store.take(keys[1])
     store.close()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("lost", ["segment", "end of the slot", "all"])
+def test_slot_of_a_ring_in_a_file_that_the_disk_has_lost_is_an_error(tmp_path, lost):
+    memory, sent = SharedBuffer.allocate(2 * SLOT_BYTES, tmp_path, on_disk=True), []
+    writer = SlotWriter(memory, iter(range(2)).__next__, lambda *slot: sent.append(slot))
+    for column in range(2):
+        writer.put((0, 0, 0, column), b"segment" * 20)
+    writer.flush()
+    assert [bytes(part.data) for part in read_slot(memory, *sent[0])] == [b"segment" * 20] * 2
+    places = {"segment": (150, 170), "end of the slot": (SLOT_BYTES - 4096, SLOT_BYTES), "all": (0, SLOT_BYTES)}
+    first, end = places[lost]
+    memory.view()[first:end] = bytes(end - first)
+    with pytest.raises(OutputError, match="has lost some"):
+        list(read_slot(memory, *sent[0]))
+    memory.close()

@@ -129,6 +129,13 @@ def test_images_that_nobody_chose_from_are_told_with_their_series(tmp_path):
         assert slidewright.convert(tmp_path / name, tmp_path / "out.tif", **chosen).warnings == ()
 
 
+GDAL = (
+    '<GDALMetadata><Item name="DESCRIPTION" sample="0" role="description">near &amp; far</Item>'
+    '<Item name="DESCRIPTION" sample="1">a word about it</Item></GDALMetadata>'
+)
+OBJECTIVES = '<Objective ID="O:0" NominalMagnification="40"/><Objective ID="O:1" NominalMagnification="10"/>'
+
+
 def ome_of(pixels: str, planes: str = "") -> str:
     return (
         '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
@@ -152,9 +159,13 @@ def ome_of(pixels: str, planes: str = "") -> str:
         ({"description": ome_of('SignificantBits="16"', '<Plane TheC="0" TheZ="0" TheT="0"/>')}, None),
         ({"description": ome_of("", '<Plane TheC="0" TheZ="0" TheT="0" PositionX="3"/>')}, "plane .PositionX."),
         ({"description": ome_of("").replace("</Pixels>", '</Pixels><ROIRef ID="ROI:0"/>')}, "what is drawn on it"),
+        ({"description": ome_of("").replace("<Image", OBJECTIVES + "<Image")}, "of its objectives .* 10, 40: give obj"),
         ({"imagej": True, "metadata": {"unit": "furlong"}, "resolution": (2, 3)}, "2 x 3 pixels in a unit"),
         ({"imagej": True, "metadata": {"unit": "micron", "xorigin": 3.0}, "resolution": (2, 3)}, "ImageJ's origin"),
         ({"imagej": True, "metadata": {"ROI": b"Iout"}}, "what is drawn on it"),
+        ({"imagej": True, "metadata": {"min": 10.0, "max": 500.0}}, "shows as black and white .10 to 500"),
+        ({"imagej": True, "metadata": {"min": 0.0, "max": 65535.0}}, None),
+        ({"extratags": [(42112, 2, 0, GDAL, True)]}, "names of its bands as GDAL has them .near & far"),
     ],
 )
 def test_what_a_tiff_says_of_size_place_and_bits_is_told(tmp_path, given, words):
@@ -163,6 +174,21 @@ def test_what_a_tiff_says_of_size_place_and_bits_is_told(tmp_path, given, words)
     tifffile.imwrite(tmp_path / "a.tif", PIXELS[:, :, 0].astype(np.uint16), **given)
     report = slidewright.convert(tmp_path / "a.tif", tmp_path / "b.ome.tif", n_workers=0)
     assert [bool(re.search(words or "", warning)) for warning in report.warnings] == ([] if words is None else [True])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kept", ["allowed", "all"])
+def test_what_is_given_in_place_of_what_is_lost_is_not_asked_for(tmp_path, kept):
+    given = {"resolution": (1, 2), "resolutionunit": "INCH", "description": ome_of("").encode(), "metadata": None}
+    given["description"] = given["description"].replace(b"<Image", OBJECTIVES.encode() + b"<Image")
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS[:, :, 0].astype(np.uint16), **given)
+    options = {"n_workers": 0, "overwrite": True, "keep_metadata": kept}
+    (warning,) = slidewright.convert(tmp_path / "a.tif", tmp_path / "b.ome.tif", **options).warnings
+    assert {"give mpp", "give objective_power"} <= set(re.findall(r"give \w+", warning))
+    (warning,) = slidewright.convert(tmp_path / "a.tif", tmp_path / "b.ome.tif", mpp=0.5, **options).warnings
+    assert re.findall(r"give \w+", warning) == ["give objective_power"]
+    more = {"mpp": 0.5, "objective_power": 40}
+    assert slidewright.convert(tmp_path / "a.tif", tmp_path / "b.ome.tif", **more, **options).warnings == ()
 
 
 @pytest.mark.timeout(60)
@@ -214,6 +240,8 @@ def test_names_of_channels_that_are_taken_for_colours_are_told(tmp_path, names):
     group.attrs["ome"] = ome
     report = slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / "b.ome.tif", n_workers=0)
     assert ["DAPI, FITC, Cy5" in warning for warning in report.warnings] == ([True] if names[0] == "DAPI" else [])
+    coloured = {"channel_colors": ["white"], "n_workers": 0}
+    assert slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / "d.ome.tif", **coloured).warnings == report.warnings
     told = {"channel_names": ["H&E"], "n_workers": 0}
     assert slidewright.convert(tmp_path / "a.ome.zarr", tmp_path / "c.ome.tif", **told).warnings == ()
 

@@ -283,6 +283,17 @@ def test_damage_to_files_of_shards_is_told_by_shard(tmp_path: Path, parts: Path)
     assert "shard 2: can't be read" in problem_of(parts, tmp_path / "o.zarr")
 
 
+@pytest.mark.timeout(60)
+def test_files_of_shards_are_read_whole_where_the_output_is_to_be_verified(tmp_path: Path, parts: Path) -> None:
+    first = min(path for path in (parts / "files").rglob("*") if path.is_file())
+    data = bytearray(first.read_bytes())
+    data[10] ^= 1
+    first.write_bytes(data)
+    with pytest.raises(ShardError, match=r"1 of 3 shards.*does not match its checksum.*Make them: .*--index 0"):
+        slidewright.assemble(parts, tmp_path / "o.zarr", n_workers=0, verify=True)
+    assert not (tmp_path / "o.zarr").exists()
+
+
 def test_a_shard_made_again_makes_its_files_again_and_leaves_a_store_alone(
     tmp_path: Path, slide: Path, parts: Path
 ) -> None:

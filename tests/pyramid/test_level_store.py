@@ -79,14 +79,15 @@ def test_missing_chunk_of_a_scratch_is_background_only_where_it_is_sparse(tmp_pa
 
 
 @pytest.mark.timeout(30)
-def test_chunk_of_which_the_disk_has_lost_a_part_is_an_error(tmp_path):
+@pytest.mark.parametrize("single", [False, True])
+def test_chunk_of_which_the_disk_has_lost_a_part_is_an_error(tmp_path, single):
     """A full disk behind the temporary one, or one that breaks: nobody is told who does not wait for it."""
     plan = make_plan(Size(100, 100), 32, block_tiles=1)
-    level = Scratch(str(tmp_path), plan, PixelFormat("rgb", "uint8", 3, "mean", (1, 2, 3)), single=True).level(1)
+    level = Scratch(str(tmp_path), plan, PixelFormat("rgb", "uint8", 3, "mean", (1, 2, 3)), single=single).level(1)
     level.create()
     for x in (0, 16):
         level.write(Region(0, x, 16, 16), np.full((16, 16, 3), 9, np.uint8))
-    file = Path(level.path, "c", "0", "0", "0")
+    file = Path(level.path, "c", "0", "0" if single else "1", "0")
     data = bytearray(file.read_bytes())
     data[-100:-50] = bytes(50)
     file.write_bytes(data)

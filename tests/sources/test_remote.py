@@ -35,12 +35,22 @@ class Quiet(RangeRequestHandler):
 
     asked: ClassVar[list[str]] = []
     failures = 0
+    etags: ClassVar[Iterator[int] | None] = None
+    aside = 0
+
+    def end_headers(self) -> None:
+        if Quiet.etags is not None:
+            self.send_header("ETag", f'"{next(Quiet.etags)}"')
+        super().end_headers()
 
     def do_GET(self) -> None:
         asked = self.headers.get("Range", "")
         if asked.startswith("bytes=-"):  # the last so many, which this server does not know
             size = os.path.getsize(self.translate_path(self.path))
             self.headers.replace_header("Range", f"bytes={size - int(asked[7:])}-{size - 1}")
+        elif Quiet.aside and asked and not asked.startswith("bytes=0-"):
+            first, last = (int(word) - Quiet.aside for word in asked[6:].split("-"))
+            self.headers.replace_header("Range", f"bytes={first}-{last}")
         Quiet.asked.append(asked)
         if Quiet.failures:
             Quiet.failures -= 1
@@ -56,7 +66,7 @@ class Quiet(RangeRequestHandler):
 def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     folder = tmp_path / "served"
     folder.mkdir()
-    Quiet.asked, Quiet.failures = [], 0
+    Quiet.asked, Quiet.failures, Quiet.etags, Quiet.aside = [], 0, None, 0
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -320,6 +330,45 @@ def test_server_whose_files_have_the_time_of_the_answer_is_told_of(served: tuple
         slidewright.convert(f"{url}/s.tif", tmp_path / "o.tif", tile_size=128, n_workers=0, progress=touch)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["s.tif", "s.zarr"])
+def test_server_that_sends_another_part_than_it_was_asked_for_is_refused(
+    served: tuple[Path, str], tmp_path: Path, name: str
+) -> None:
+    folder, url = served
+    pixels = slide(folder / "s.tif", 1200, compression=None)
+    zarr.create_array(folder / "s.zarr", data=pixels, shards=(256, 256, 3), chunks=(64, 64, 3), compressors=None)
+    source = slidewright.open_source(f"{url}/{name}")
+    Quiet.aside = 16
+    with pytest.raises(SourceError, match=r"asked for bytes=\d+-\d+, its server sent bytes \d+-\d+/\d+; .* download"):
+        slidewright.convert(source, tmp_path / "o.tif", n_workers=0, tile_size=64)
+    assert not (tmp_path / "o.tif").exists()
+
+
+@pytest.mark.timeout(60)
+def test_part_of_a_file_of_another_size_is_refused(served: tuple[Path, str]) -> None:
+    folder, url = served
+    (folder / "f").write_bytes(bytes(1000))
+    remote = RemoteFile(f"{url}/f")
+    (folder / "f").write_bytes(bytes(1001))
+    with pytest.raises(SourceError, match=r"sent bytes 0-9/1001; the file has changed"):
+        remote.read(0, 10)
+
+
+@pytest.mark.timeout(60)
+def test_server_that_gives_each_answer_another_etag_is_believed_by_size_and_time(
+    served: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, url = served
+    slide(folder / "s.tif")
+    Quiet.etags = itertools.count()
+    before = fingerprint(slidewright.open_source(f"{url}/s.tif"), f"{url}/s.tif")
+    slidewright.convert(f"{url}/s.tif", tmp_path / "o.tif", tile_size=128, n_workers=0)
+    assert fingerprint(slidewright.open_source(f"{url}/s.tif"), f"{url}/s.tif") == before
+    os.utime(folder / "s.tif", (1_000_000_000, 1_000_000_000))
+    assert fingerprint(slidewright.open_source(f"{url}/s.tif"), f"{url}/s.tif") != before
+
+
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("said", ["://a" * 50_000, "://a?b" + ")" * 100_000 + "x", "://a@" * 50_000])
 def test_keys_are_looked_for_in_linear_time(said: str) -> None:
@@ -342,6 +391,28 @@ def test_store_that_a_server_has_lost_is_no_background(served: tuple[Path, str],
     with pytest.raises(SourceError, match="moved or removed"):
         slidewright.convert(f"{url}/s.zarr", tmp_path / "o.tif", progress=move, **options)
     assert not (tmp_path / "o.tif").exists()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+def test_store_that_is_written_anew_on_its_server_while_it_is_read_makes_no_file(
+    served: tuple[Path, str], tmp_path: Path, ngff: Any
+) -> None:
+    """By its metadata, as HTTP does not list chunks."""
+    folder, url = served
+    made: dict[str, Any] = {"n_workers": 0, "tile_size": 128, "ngff": ngff, "overwrite": True}
+    slidewright.convert(image(512, 512, 3), folder / "s.zarr", **made)
+    for path in folder.rglob("*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+
+    def write_anew(_: Any) -> None:
+        slidewright.convert(image(512, 512, 3), folder / "s.zarr", **made)
+
+    options: dict[str, Any] = {"tile_size": 128, "n_workers": 0, "compression": "zstd"}
+    slidewright.convert(f"{url}/s.zarr", tmp_path / "o.tif", **options)
+    with pytest.raises(SourceError, match=r"s\.zarr/.* has changed while it was read"):
+        slidewright.convert(f"{url}/s.zarr", tmp_path / "p.tif", progress=write_anew, **options)
+    assert not (tmp_path / "p.tif").exists()
 
 
 def test_zarr_group_behind_a_url(served: tuple[Path, str], tmp_path: Path) -> None:
@@ -436,6 +507,18 @@ def test_a_changed_chunk_of_a_store_behind_a_url_is_noticed(tmp_path: Path) -> N
         slidewright.shard(url, tmp_path / "shards", index=1, count=2, tile_size=64)
 
 
+@pytest.mark.timeout(60)
+def test_the_last_chunk_of_a_store_of_very_many_behind_a_url_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slidewright.sources.on_disk._MAX_FILES", 10)
+    zarr.create_array(tmp_path / "s.zarr", data=np.ones((300, 260), np.uint8), chunks=(64, 64), compressors=None)
+    url = f"file://{tmp_path}/s.zarr"
+    before = fingerprint(slidewright.open_source(url), url)
+    os.utime(tmp_path / "s.zarr/c/4/4", (1_000_000_000, 1_000_000_000))
+    assert fingerprint(slidewright.open_source(url), url) != before
+
+
 def test_a_store_behind_http_is_refused_where_a_change_must_be_noticed(
     served: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -467,6 +550,17 @@ def test_s3_is_read_as_http_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         mine, there = s3fs.S3FileSystem(), "s3://slides/s.tif"
         mine.ls("slides")  # of which fsspec keeps the answer, for all of this process
         before = fingerprint(slidewright.open_source(there), there)
+        store = tmp_path / "s.zarr"
+        zarr.create_array(store, data=np.zeros((300, 260), np.uint8), chunks=(64, 64), compressors=None, fill_value=1)
+        files.put(str(store), "slides/s.zarr", recursive=True)
+        options: dict[str, Any] = {"n_workers": 0, "tile_size": 64}
+        slidewright.convert("s3://slides/s.zarr", tmp_path / "z.tif", **options)
+
+        def change_a_chunk(_: Any) -> None:
+            files.pipe_file("slides/s.zarr/c/1/1", bytes([7]) * 64 * 64)
+
+        with pytest.raises(SourceError, match=r"s\.zarr has changed while it was read"):
+            slidewright.convert("s3://slides/s.zarr", tmp_path / "y.tif", progress=change_a_chunk, **options)
         slide(tmp_path / "s.tif", 900)
         files.put(str(tmp_path / "s.tif"), "slides/s.tif")
         assert RemoteFile(there).nbytes == (tmp_path / "s.tif").stat().st_size

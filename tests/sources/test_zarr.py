@@ -161,7 +161,15 @@ def test_bioformats2raw_series_is_chosen(tmp_path: Path) -> None:
     (tmp_path / "a.zarr/OME/METADATA.ome.xml").write_text(f"<OME>{instrument}{image}</OME>")
     said, other = (open_source(tmp_path / "a.zarr", series=n).info.metadata for n in (None, 1))
     assert (said.objective_power, said.scanner_model, said.identifying) == (40, "AT2", (("Name", "jane.svs"),))
+    for itself in (tmp_path / "a.zarr/0", f"{tmp_path}/a.zarr/0/", root["0"]):
+        assert open_source(itself).info.metadata == said
+    assert open_source(tmp_path / "a.zarr/1").info.metadata == other
     assert other.objective_power is None
+    several = f"{objective}{objective.replace('40', '10').replace('O:0', 'O:1')}"
+    unnamed = image.replace('<ObjectiveSettings ID="O:0"/>', "")
+    (tmp_path / "a.zarr/OME/METADATA.ome.xml").write_text(f"<OME>{several}{unnamed}</OME>")
+    for path in ("a.zarr", "a.zarr/0"):
+        assert [words for words in open_source(tmp_path / path).info.left_out if "its objectives" in words]
     (tmp_path / "a.zarr/OME/METADATA.ome.xml").write_text("<OME")
     assert open_source(tmp_path / "a.zarr").info.metadata.objective_power is None
 

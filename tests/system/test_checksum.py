@@ -8,7 +8,7 @@ from typing import Any
 import imagecodecs
 import pytest
 
-from slidewright.system.checksum import crc32
+from slidewright.system.checksum import crc32, crc32c
 
 
 @pytest.mark.parametrize("data", [b"", b"pixels" * 1000, memoryview(bytearray(b"pixels" * 1000))[6:600]])
@@ -22,3 +22,8 @@ def test_it_is_that_of_zlib_also_where_imagecodecs_has_no_libdeflate(
     if not built:
         monkeypatch.setattr(imagecodecs, "deflate_crc32", missing)
     assert crc32(data) == zlib.crc32(data)
+
+
+def test_the_check_value_of_crc32c() -> None:
+    """RFC 3720, appendix B.4: 32 bytes of zeros."""
+    assert crc32c(memoryview(bytearray(32))) == 0x8A9136AA

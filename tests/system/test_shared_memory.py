@@ -18,5 +18,6 @@ def test_shared_buffer_is_anonymous_reserved_and_travels_by_descriptor(tmp_path)
         other = loads(data, [os.dup(buffer.fd)])
         assert bytes(other["ring"].view()[:4]) == b"tile"
         assert other["ring"] is other["again"]
+        assert (other["ring"].in_file, buffer.in_file) == (on_disk, on_disk)
         other["ring"].close()
         buffer.close()

@@ -14,7 +14,7 @@ from slidewright.errors import OptionError
 from slidewright.metadata import Channel, Metadata
 from slidewright.sources import openslide as openslide_source
 from slidewright.tiff.slide import TiffSlide
-from slidewright.tiff.vendor_metadata import aperio, as_description, ome, own
+from slidewright.tiff.vendor_metadata import aperio, as_description, ome, own, untold_objective
 
 PIXELS = np.zeros((64, 64, 3), np.uint8)
 OME = """<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">
@@ -96,6 +96,24 @@ def test_imagej_channels_have_names_and_colours(tmp_path):
     found = slidewright.open_source(tmp_path / "a.tif").info.metadata
     assert found.channels == (Channel("red one", (255, 0, 0)), Channel("green one", (0, 255, 0)))
     assert dict(found.identifying)["Info"].strip() == "patient Smith"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("powers", "power", "told"),
+    [((20, 20), 20, False), ((10, 20), None, True), ((20, None), None, True), ((None,) * 2, None, False)],
+)
+def test_magnification_of_objectives_of_which_none_is_named_is_what_they_agree_in(powers, power, told):
+    objectives = "".join(
+        f'<Objective ID="Objective:{number}"' + ("/>" if one is None else f' NominalMagnification="{one}"/>')
+        for number, one in enumerate(powers)
+    )
+    said = re.sub("<Objective .*\n.*</Instrument>", f"{objectives}</Instrument>", OME)
+    said = said.replace('<ObjectiveSettings ID="Objective:1"/>', "")
+    assert ome(said, 0).objective_power == power
+    assert bool(untold_objective(said, 0)) == told
+    other = said.replace("</OME>", '<Image ID="Image:1"><ObjectiveSettings ID="Objective:0"/></Image></OME>')
+    assert (ome(other, 0).objective_power, untold_objective(other, 0)) == (None, ())
 
 
 def test_serial_numbers_projects_and_annotations_of_ome_identify():

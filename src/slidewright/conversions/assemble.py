@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
 from slidewright.conversions.conversion import Conversion
-from slidewright.conversions.opening import make_launcher, open_selected
+from slidewright.conversions.opening import fixed, make_launcher, open_selected
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan
 from slidewright.conversions.signatures import AssembleOptions, with_options
 from slidewright.errors import DestinationError, OptionError, ShardError
@@ -68,6 +68,7 @@ def assemble(
     folder = ShardFolder.open(shards)
     job = folder.job
     make_options(options, "assemble")
+    dest = fixed(dest, source)
     _refuse_own(folder, dest)
     try:
         checked = make_options({**identity.options_from(job.options), **options})
@@ -87,7 +88,8 @@ def assemble(
         folder, decided = open_job(folder.path, opened, path, selection, checked, started)
         with Conversion(decided, dest, checked, path) as conversion:
             plan = shard_plan(folder, decided, tuple(range(job.count)), ())
-            folder.require(decided.plan, plan.levels, _files(decided, plan))
+            files = _files(decided, plan)  # which nobody reads: they get another name
+            folder.require(decided.plan, plan.levels, files, deep=files is not None and checked.verify)
             with _naming_damaged_shards(folder, decided, plan):
                 report = conversion.run(launcher, counting_from(plan, callback), shards=plan)
         if remove:

@@ -22,10 +22,10 @@ from slidewright.conversions.told import warnings_of
 from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, SourceError, without_keys
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
-from slidewright.sources.on_disk import file_identity, folder_times
+from slidewright.sources.on_disk import file_identity, folder_identity
 from slidewright.system.files import lies_in, local_path, regular, same_file
 from slidewright.system.limits import open_files, usable_cpus
-from slidewright.system.remote_file import absolute, is_store, is_url
+from slidewright.system.remote_file import absolute, is_url
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
     from slidewright.codecs import Encoding
@@ -368,7 +368,7 @@ class Conversion:
                 continue
             if now != before and not (before is None and is_url(path)):  # whose server was silent before
                 remedy = "run again when it is complete"
-                if is_url(path) and before is not None and now is not None and now["bytes"] == before["bytes"]:
+                if is_url(path) and before is not None and now is not None and now.get("bytes") == before.get("bytes"):
                     remedy += "; if its server gives each answer another ETag or time of change, download it first"
                 raise SourceError(f"{path} has changed while it was read; {remedy}")
 
@@ -457,14 +457,13 @@ def _files_of(source: Source, path: str | None) -> list[str]:
 
 
 def _seen(path: str) -> dict[str, Any] | None:
-    """What tells a file from what it was before; None where nobody knows (as of a store behind a URL), or it has been
-    removed.
+    """What tells a file from what it was before; None where nobody knows (as of the chunks of a store behind HTTP), or
+    it has been removed.
     """
     local = local_path(path)
-    known = not is_store(local) if is_url(local) else os.path.isfile(local) or os.path.isdir(local)
+    known = is_url(local) or os.path.isfile(local) or os.path.isdir(local)
     try:
-        seen = file_identity(local) if known else None
-        return seen if seen is None or not os.path.isdir(local) else {**seen, "times": folder_times(local)}
+        return None if not known else folder_identity(local) if os.path.isdir(local) else file_identity(local)
     except (OSError, SourceError):
         return None
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
-from slidewright.conversions.opening import open_selected, option_files
+from slidewright.conversions.opening import fixed, open_selected, option_files
 from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.conversions.workload import Workforce
 from slidewright.errors import DestinationError, OptionError
@@ -82,6 +83,9 @@ def convert(
     started = monotonic()
     selection, checked = split_options(options, "convert")
     checked = settle_format(checked, dest)
+    dest, report = fixed(dest, source), None if report is None else fixed(report, source)
+    if checked.scratch is not None:
+        checked = replace(checked, scratch=fixed(checked.scratch, source))
     recorder = None if report is None else prepare_report(report, source, dest, checked, started)
     with Workforce(checked, source) as workforce, make_callback(progress) as callback:
         opened, path = open_selected(source, selection, shape, dtype)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from slidewright.option_text import FileColormap
 from slidewright.options import ConvertOptions
 from slidewright.selection import Selection
+from slidewright.system.remote_file import absolute
 
 if TYPE_CHECKING:
     from slidewright.sources.base import Source
@@ -35,6 +36,12 @@ def open_selected(
         dtype=dtype,
     )
     return opened, os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+
+
+def fixed(path: str | os.PathLike[str], source: Any) -> str:
+    """A path of the caller's that means the same wherever the source goes, which may run code of theirs."""
+    given = os.fspath(path)
+    return given if source is None or isinstance(source, (str, os.PathLike)) else absolute(given)
 
 
 def option_files(options: ConvertOptions) -> dict[str, str]:

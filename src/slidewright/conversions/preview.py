@@ -12,7 +12,7 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Unpack
 
 from slidewright.conversions.convert import prepare_report
-from slidewright.conversions.opening import open_selected
+from slidewright.conversions.opening import fixed, open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.conversions.workload import START_SECONDS, settle_workers
 from slidewright.errors import OptionError, without_keys
@@ -76,6 +76,7 @@ def preview(
     """
     selection, checked = split_options(options, "convert")
     checked = settle_format(checked, dest)
+    dest = fixed(dest, source)
     if report is not None:
         prepare_report(report, source, dest, checked, monotonic())
     opened, path = open_selected(source, selection, shape, dtype)

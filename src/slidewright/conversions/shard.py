@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
 from slidewright.conversions.conversion import execute, share_source
-from slidewright.conversions.opening import make_launcher, open_selected
+from slidewright.conversions.opening import fixed, make_launcher, open_selected
 from slidewright.conversions.shard_job import SHARDS_A_WORKER, open_job, shard_plan
 from slidewright.conversions.signatures import ShardOptions, with_options
 from slidewright.errors import OptionError
@@ -94,6 +94,7 @@ def shard(
         raise OptionError(f"{count} shards are more than {MAX_SHARDS}, the most there can be")
     if count < 1 or not 0 <= index < count:
         raise OptionError(f"shard {index} of {count} does not exist; shards are numbered from 0 to {count - 1}")
+    shards = fixed(shards, source)
     opened, path = open_selected(source, selection)
     folder, decided = open_job(shards, opened, path, selection, checked, started, count, SHARDS_A_WORKER * count)
     plan = shard_plan(folder, decided, (), (index,), sync=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from slidewright.options import ConvertOptions, can_be_mpp
@@ -9,6 +10,8 @@ from slidewright.options import ConvertOptions, can_be_mpp
 if TYPE_CHECKING:
     from slidewright.engine.run import Run
 
+_GIVE = re.compile(r"\bgive (\w+)")
+"""In a clause about what can be given in place of what is lost: the name of the option."""
 _COLOURS = {"red", "green", "blue", "alpha", "r", "g", "b", "a"}  # names that say no more than that it is one
 
 
@@ -20,8 +23,10 @@ def warnings_of(run: Run, options: ConvertOptions) -> list[str]:
 def _left_out(run: Run, options: ConvertOptions) -> list[str]:
     """One warning about all that the source says and the file will not."""
     info = run.source.info
-    clauses = [*info.left_out, *run.format.no_place(run.image)]
-    silent = options.keep_metadata == "none" or run.image.metadata.channels
+    given = {name for clause in info.left_out for name in _GIVE.findall(clause) if getattr(options, name, None)}
+    lost = (clause for clause in info.left_out if given.isdisjoint(_GIVE.findall(clause)))
+    clauses = [*lost, *run.format.no_place(run.image)]
+    silent = options.keep_metadata == "none" or any(channel.name for channel in run.image.metadata.channels)
     names = [] if silent else info.metadata.telling_names
     if {name.lower() for name in names} - _COLOURS:
         colours, count = run.encoding.pixels.kind in ("rgb", "rgba"), run.encoding.pixels.channels
@@ -32,7 +37,7 @@ def _left_out(run: Run, options: ConvertOptions) -> list[str]:
         clauses.append(f"that {bits} bits of each of its values are used")
     if info.icc_profile is not None and run.image.icc_profile is None:
         clauses.append("its ICC profile, which is of other channels than those that are written")
-    if info.mpp is not None and not can_be_mpp(info.mpp):
+    if info.mpp is not None and not can_be_mpp(info.mpp) and options.mpp is None:
         clauses.append(f"its resolution of {info.mpp[0]:.4g} um a pixel")
     return [f"not passed on of {info.name}: {'; '.join(clauses)}"] if clauses else []
 

@@ -4,7 +4,8 @@ Each worker owns a few slots; a slot travels worker -> coordinator -> writer -> 
 number in a message of fixed size. So memory is bounded by the number of slots, there is no lock in shared memory that
 a killed process could hold, and the coordinator always knows who has which slot. The index of a slot lies at its end,
 growing downwards, so that the message does not grow with the number of segments and no pipe can fill up. A segment
-that does not fit is continued in the next slot.
+that does not fit is continued in the next slot. Where there is no room in memory the ring is a file, and each entry has
+a checksum: a disk may lose it.
 
 Rejected: `multiprocessing.Queue` (a lock shared by all workers: one killed while holding it hangs everybody); one
 slot a segment (slots would have to fit the largest segment any codec can make, for any tile size).
@@ -16,13 +17,16 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from slidewright.errors import OutputError
+from slidewright.system.checksum import crc32
+
 if TYPE_CHECKING:
     from slidewright.pyramid.plan import Key
     from slidewright.system.shared_memory import SharedBuffer
 
 SLOT_BYTES = 1 << 20
 SLOTS_PER_WORKER = 4
-_ENTRY = struct.Struct("<HHIIIQQ")
+_ENTRY = struct.Struct("<HHIIIQQI")
 _MIN_PART = 4096  # a part smaller than this is not worth its entry, except at a segment's end
 
 
@@ -42,7 +46,7 @@ class SlotWriter:
     """
 
     def __init__(self, memory: SharedBuffer, acquire: Callable[[], int], send: Callable[[int, int], None]) -> None:
-        self._view = memory.view()
+        self._view, self._checked = memory.view(), memory.in_file
         self._acquire = acquire
         self._send = send
         self._slot: int | None = None
@@ -80,16 +84,28 @@ class SlotWriter:
         self._view[base + self._used : base + self._used + len(part)] = part
         self._entries += 1
         at = base + SLOT_BYTES - self._entries * _ENTRY.size
-        _ENTRY.pack_into(self._view, at, *key, len(part), offset, total)
+        crc = _crc(self._view[base + self._used :], *key, len(part), offset, total) if self._checked else 0
+        _ENTRY.pack_into(self._view, at, *key, len(part), offset, total, crc)
         self._used += len(part)
 
 
-def read_slot(view: memoryview, slot: int, entries: int) -> Iterator[Part]:
-    """The writer's end: the parts in a slot, in the order in which they were put; valid until the slot is freed."""
+def read_slot(memory: SharedBuffer, slot: int, entries: int) -> Iterator[Part]:
+    """The writer's end: the parts in a slot, in the order in which they were put; valid until the slot is freed. Raises
+    OutputError for what a disk has lost.
+    """
+    view = memory.view()
     base = slot * SLOT_BYTES
     at = base
     for number in range(1, entries + 1):
         entry = base + SLOT_BYTES - number * _ENTRY.size
-        level, plane, row, column, length, offset, total = _ENTRY.unpack_from(view, entry)
+        level, plane, row, column, length, offset, total, crc = _ENTRY.unpack_from(view, entry)
+        if memory.in_file and crc != _crc(view[at:], level, plane, row, column, length, offset, total):
+            raise OutputError("a temporary file of segments on their way has lost some; check the temporary disk")
         yield Part((level, plane, row, column), offset, total, view[at : at + length])
         at += length
+
+
+def _crc(data: memoryview, level: int, plane: int, row: int, column: int, length: int, offset: int, total: int) -> int:
+    """That of an entry and its data, which is not 0 for zeros."""
+    entry = _ENTRY.pack(level, plane, row, column, length, offset, total, 0)
+    return crc32(data[:length]) ^ crc32(entry)

@@ -43,7 +43,6 @@ def main(connection: Pipe, job: WriterJob) -> None:
 
 def _write(connection: Pipe, job: WriterJob) -> None:
     outputs = Outputs(job.run)
-    view = job.ring.view()
     waited, more = 0.0, True
 
     def receive() -> None:
@@ -55,7 +54,7 @@ def _write(connection: Pipe, job: WriterJob) -> None:
         waited += perf_counter() - start
         match message:
             case SlotFull(slot, entries, sender):
-                outputs.store.add_parts(sender, read_slot(view, slot, entries))
+                outputs.store.add_parts(sender, read_slot(job.ring, slot, entries))
                 connection.send(SlotFree(slot))
             case Filled():
                 outputs.note_filled(message)

@@ -14,7 +14,7 @@ import os
 import struct
 from typing import IO, Any, Protocol
 
-from slidewright.system.checksum import crc32
+from slidewright.system.checksum import crc32, crc32c
 from slidewright.system.files import fill_from, make_below, new_file, regular, tell_of_loss, token
 
 Place = tuple[int, int, int]
@@ -57,7 +57,7 @@ def _bytes_codec() -> dict[str, Any]:
 
 
 class ChunkFiles:
-    """One file a chunk ("regular" grid, "default" chunk keys)."""
+    """One file a chunk ("regular" grid, "default" chunk keys), with a CRC-32C at its end ("crc32c" codec)."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -65,7 +65,7 @@ class ChunkFiles:
     def metadata(self, chunk_shape: tuple[int, ...]) -> dict[str, Any]:
         """See `ChunkStore`."""
         grid = {"name": "regular", "configuration": {"chunk_shape": list(chunk_shape)}}
-        return {"chunk_grid": grid, "codecs": [_bytes_codec()]}
+        return {"chunk_grid": grid, "codecs": [_bytes_codec(), {"name": "crc32c"}]}
 
     def create(self) -> None:
         """Nothing to make."""
@@ -77,6 +77,7 @@ class ChunkFiles:
         partial = partial_name(path)
         with open(partial, "wb", buffering=0, opener=new_file) as file:
             _write_all(file, data)
+            _write_all(file, memoryview(_CRC.pack(crc32c(data))))
         os.replace(partial, path)
 
     def read(self, place: Place, out: memoryview) -> int | None:
@@ -84,7 +85,9 @@ class ChunkFiles:
         try:
             with open(self._path(place), "rb", buffering=0, opener=regular) as file:
                 got = fill_from(file, out)
-                tell_of_loss(file.fileno())  # shards have checksums, at which nobody looks in the run that makes them
+                tell_of_loss(file.fileno())
+                if got == len(out) and file.read(_CRC.size) != _CRC.pack(crc32c(out)):
+                    raise _lost()
                 return got
         except FileNotFoundError:
             return None
@@ -152,7 +155,7 @@ class ChunkShard:
         file.seek(offset)
         got = fill_from(file, out[:length])
         if got == length and file.read(_CRC.size) != _CRC.pack(crc32(out[:length])):
-            raise OSError(errno.EIO, "the disk has lost a part of what was written")
+            raise _lost()
         return got
 
     def has(self, place: Place) -> bool:
@@ -183,6 +186,10 @@ class ChunkShard:
         if self._file is None:
             self._file = open(self._path, "r+b", buffering=0, opener=regular)  # noqa: SIM115 - closed in close()
         return self._file
+
+
+def _lost() -> OSError:
+    return OSError(errno.EIO, "the disk has lost a part of what was written")
 
 
 def _write_all(file: IO[bytes], data: memoryview) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -32,7 +33,7 @@ from slidewright.system.json_file import parse_json
 from slidewright.system.remote_file import is_url
 
 JOB_FILE = "job.json"
-_VERSION = 3
+_VERSION = 4
 _MAX_JOB_BYTES = 64 << 20  # a palette may be long
 MAX_SHARDS = 100_000
 _OWN = re.compile(r"job\.json|finished\.json|lock|files|level-\d+\.zarr|shard-\d+-of-\d+")
@@ -186,9 +187,8 @@ class ShardFolder:
                 for key, receipt in self._receipts(index, found, files):
                     if problem := files.problem(key, receipt, deep=deep):
                         return f"damaged: {problem}"
-            for number, crc in found.chunks.items():
-                if scratch.chunk_crc(plan.passes[0].block(number)) != crc:
-                    return "a chunk of its reduced level is missing or damaged"
+            if not _has_chunks(scratch, plan, found):
+                return "a chunk of its reduced level is missing or damaged"
             if deep:
                 check_segments(self.shard_path(index), found)
         except FileNotFoundError:
@@ -237,6 +237,16 @@ class ShardFolder:
             f"Make them: {self.job.command(self.path, first)}{more}; "
             f"in an array job with --array --count {self.job.count}: the tasks {_ranges(sorted(problems))}"
         )
+
+
+def _has_chunks(scratch: Any, plan: Plan, found: ShardIndex) -> bool:
+    """Whether the chunks of a shard are there and whole."""
+    try:
+        return all(scratch.chunk_crc(plan.passes[0].block(number)) == crc for number, crc in found.chunks.items())
+    except OSError as error:
+        if error.errno != errno.EIO:  # which one that does not match its own checksum has as well
+            raise
+        return False
 
 
 def shard_name(index: int, count: int) -> str:

@@ -8,6 +8,7 @@ import base64
 import binascii
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from slidewright.metadata import Channel, Metadata, background_of, fields_of
 from slidewright.options import KINDS
 from slidewright.pixels import Colormap
 from slidewright.sources.base import more_images
-from slidewright.tiff.vendor_metadata import ome
+from slidewright.tiff.vendor_metadata import ome, untold_objective
 
 _SAMPLES = {"rgb": 3, "rgba": 4, "grey": 1, "labels": 1, "binary": 1}
 _COLORS = ("uint8", "uint16")
@@ -189,17 +190,24 @@ def other_members(node: Any) -> tuple[str, ...]:
         return ()
 
 
-def described_beside(node: Any, series: int) -> Metadata:
-    """What the OME-XML that bioformats2raw puts beside its images says of one of them."""
+def described_beside(node: Any, name: str) -> tuple[Metadata, tuple[str, ...]]:
+    """What the OME-XML that bioformats2raw puts beside its images says of one of them, which has a number for a name in
+    a group or folder; and what of that is not passed on, as clauses of a warning.
+    """
     from zarr.core.buffer import default_buffer_prototype
     from zarr.core.sync import sync
 
-    key = "/".join((*([node.path] if node.path else []), "OME/METADATA.ome.xml"))
+    from slidewright.sources.access.zarr_store import open_store
+
+    folder, member = os.path.split((node.path or name).rstrip("/"))
     try:
-        found = sync(node.store.get(key, default_buffer_prototype()))
-        return Metadata() if found is None else ome(found.to_bytes().decode("utf-8"), series)
-    except Exception:  # it may be damaged, which the image need not be
-        return Metadata()
+        series = int(member)
+        store = node.store if node.path else open_store(folder, "").store
+        key = "/".join((*([folder] if node.path and folder else []), "OME/METADATA.ome.xml"))
+        xml = sync(store.get(key, default_buffer_prototype())).to_bytes().decode("utf-8")
+        return ome(xml, series), untold_objective(xml, series)
+    except Exception:  # there is none, or it is damaged, which the image need not be
+        return Metadata(), ()
 
 
 def step_of(

@@ -11,44 +11,51 @@ from typing import Any
 from slidewright.system.remote_file import RemoteFile, files_below, is_store, is_url
 
 _MAX_FILES = 20_000
+_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
 
 def file_identity(path: str) -> dict[str, Any]:
     """A file is known by its size and time of change (behind a URL by what its server says of that), a folder by those
-    of the first 20,000 files in it.
+    of the first 20,000 files in it, a store behind a URL by all.
     """
-    if is_url(path) and is_store(path):
+    if is_url(path) and is_store(path) and not path.endswith(_DOCUMENTS):
         return {"files": _word(files_below(path))}
     if is_url(path):
         with contextlib.closing(RemoteFile(path)) as file:
-            return {"bytes": file.nbytes, "changed": file.version}
+            return {"bytes": file.nbytes, "changed": file.version()}
     path = os.path.abspath(path)
     if os.path.isdir(path):
-        return {"files": _folder(path)}
+        return {"files": _folder(path, _files(path))}
     seen: dict[str, Any] = dict(_stat(path))
     beside = companion(path)
     if beside is not None:
-        seen["files"] = _folder(beside)
+        seen["files"] = _folder(beside, _files(beside))
     return seen
 
 
-def folder_times(path: str) -> list[int]:
-    """When a name last came to a folder, or went, and to the first 20,000 folders in it: of a chunk that comes late,
-    in a store of more files than are looked at, this alone tells.
+def folder_identity(path: str) -> dict[str, Any]:
+    """The same of a folder, and when a name last came to it, or went, and to the first 20,000 folders in it: of a chunk
+    that comes late, in a store of more files than are looked at, this alone tells.
     """
-    folders = [path]
-    for folder in folders:
-        if len(folders) < _MAX_FILES:
-            with os.scandir(folder) as found:
-                folders += [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
-    return [os.stat(folder).st_mtime_ns for folder in folders[:_MAX_FILES]]
+    times: list[int] = []
+    files = _files(path, times)
+    word = _folder(path, files)
+    while len(times) < _MAX_FILES and next(files, None) is not None:
+        pass  # the other folders
+    return {"files": word, "times": times[:_MAX_FILES]}
 
 
-def zarr_files(store: str, array: str) -> tuple[str, ...]:
-    """What of a zarr store in a folder is read for one array of it: the array, and the metadata of the groups that have
-    it. Not the rest, such as labels, which others may write meanwhile. Nothing is known of a .zip file or a URL.
+def zarr_files(store: str, array: str, form: int) -> tuple[str, ...]:
+    """What of a zarr store, of format v2 or v3, is read for one array of it: the array, and the metadata of the groups
+    that have it (behind a URL of the outermost, which is there). Not the rest, such as labels, which others may write
+    meanwhile. Nothing is known of a .zip file.
     """
-    if is_url(store) or not os.path.isdir(store):
+    if is_url(store):
+        root = store.rstrip("/")
+        url, new = f"{root}/{array}".rstrip("/"), form == 3
+        outer = (f"{root}/{'zarr.json' if new else '.zgroup'}",) if array else ()
+        return (*outer, f"{url}/{'zarr.json' if new else '.zarray'}", url)
+    if not os.path.isdir(store):
         return ()
     names = array.split("/") if array else []
     groups = [os.path.join(store, *names[:depth]) for depth in range(len(names))]
@@ -67,22 +74,25 @@ def _stat(path: str) -> dict[str, int]:
     return {"bytes": status.st_size, "changed": status.st_mtime_ns}
 
 
-def _folder(path: str) -> str:
+def _folder(path: str, files: Iterable[str]) -> str:
     """Names, sizes and times of the files in a folder, in one word."""
-    return _word(f"{os.path.relpath(file, path)}\0{sorted(_stat(file).items())}" for file in _files(path))
+    return _word(f"{os.path.relpath(file, path)}\0{sorted(_stat(file).items())}" for file in islice(files, _MAX_FILES))
 
 
 def _word(files: Iterable[str]) -> str:
     import hashlib
 
     seen = hashlib.sha256()
-    for file in islice(files, _MAX_FILES):
+    for file in files:
         seen.update(f"{file}\n".encode(errors="surrogateescape"))
     return seen.hexdigest()[:16]
 
 
-def _files(path: str) -> Iterator[str]:
+def _files(path: str, times: list[int] | None = None) -> Iterator[str]:
+    """The files in a folder; to `times` go those of the folders, as they are looked at."""
     for folder, folders, files in os.walk(path):
         folders.sort()
+        if times is not None:
+            times.append(os.stat(folder).st_mtime_ns)
         for name in sorted(files):
             yield os.path.join(folder, name)

@@ -58,6 +58,7 @@ class ZarrSource(Source):
     info: SourceInfo
     planes: Mapping[str, range] = field(default_factory=dict)
     """The places along z and t, where there are several."""
+    form: int = 3
 
     @classmethod
     def at(cls, path: str, selection: Selection = Selection()) -> ZarrSource:  # noqa: B008 - frozen
@@ -109,7 +110,7 @@ class ZarrSource(Source):
             raise
         except Exception as error:  # metadata can be anything, such as paths that lead out of the store
             raise SourceError(f"{name}: its metadata can't be used ({type(error).__name__}: {error})") from error
-        return cls(store, chosen.array.path, axes, info, planes)
+        return cls(store, chosen.array.path, axes, info, planes, chosen.array.metadata.zarr_format)
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
@@ -120,7 +121,7 @@ class ZarrSource(Source):
     @property
     def read_from(self) -> tuple[str, ...]:
         """See `Source`."""
-        return zarr_files(self.store, self.array)
+        return zarr_files(self.store, self.array, self.form)
 
     def open(self) -> ZarrReader:
         """Open the array in this process."""
@@ -260,16 +261,16 @@ def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Cho
         if member not in node:
             raise OptionError(f"{name} has no series {member}; it has {_names(node)}")
         chosen = _choose(node[member], f"{name}/{member}", None, level)
-        chosen = replace(chosen, beside=described_beside(node, series or 0))
         return chosen if series is not None else replace(chosen, left_out=(*chosen.left_out, *other_members(node)))
     images = attributes.get("multiscales")
     if images:
         if not 0 <= (series or 0) < len(images):
             raise OptionError(f"{name} has no series {series}; {numbered(len(images))}")
         chosen = _dataset(node, images[series or 0], name, level or 0)
+        beside, told = described_beside(node, name)
         chosen = replace(chosen, channels=OmeAttributes(node.attrs).channels, attributes=dict(node.attrs))
         more = () if series is not None else more_images(range(1, len(images)))
-        chosen = replace(chosen, left_out=(*chosen.left_out, *labels_of(node), *more))
+        chosen = replace(chosen, beside=beside, left_out=(*chosen.left_out, *told, *labels_of(node), *more))
         return replace(chosen, kind="labels") if "image-label" in attributes else chosen
     arrays = [key for key, _ in node.arrays()]
     if len(arrays) != 1:
@@ -293,8 +294,7 @@ def _dataset(node: Any, multiscale: Mapping[str, Any], name: str, level: int) ->
     if not 0 <= level < len(datasets):
         raise OptionError(f"{name} has no level {level}; {numbered(len(datasets))}")
     path = str(datasets[level].get("path", ""))
-    array = node[path] if path and path in node else None
-    if not isinstance(array, zarr.Array):
+    if not isinstance(array := node[path] if path and path in node else None, zarr.Array):
         raise SourceError(f"{name}: its multiscales name an array {path!r} that is not there; the store is damaged")
     axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in multiscale.get("axes") or []]
     if not axes:

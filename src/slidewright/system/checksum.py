@@ -13,3 +13,10 @@ def crc32(data: bytes | bytearray | memoryview) -> int:
         import zlib
 
         return zlib.crc32(data)
+
+
+def crc32c(data: bytes | bytearray | memoryview) -> int:
+    """Castagnoli's, which zarr has as a codec."""
+    from google_crc32c import value
+
+    return int(value(bytes(data)))

@@ -13,6 +13,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
 from slidewright.errors import SourceError
@@ -33,6 +34,8 @@ _HEAD = 256 << 10  # what is fetched at once where little is known, as of direct
 _TRIES = 4
 _VERSIONS = ("ETag", "etag", "mtime", "LastModified", "Last-Modified")  # one of which changes with a file
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _Got = TypeVar("_Got")
 
 
@@ -84,10 +87,16 @@ class RemoteFile(PixelFile):
         if found.get("size") is None or found.get("partial") is False:
             raise SourceError(f"{url}: its server does not send parts of a file; download it first")
         self.nbytes = int(found["size"])
-        self.version = _version(found)
+        self._found: Mapping[str, Any] = found
+        self._checked = {"raise_for_status": partial(_as_asked, size=self.nbytes)} if _is_http(url) else {}
         self._threads: ThreadPool | None = None
         self._starts: list[int] = []
         self._pieces: list[Future[bytes]] = []
+
+    def version(self) -> str:
+        """What its server says that changes with the file; looked at twice, as some give each answer another ETag."""
+        again = self._asked(lambda: self._system.info(self._name), "can't be opened")
+        return _version({name: said for name, said in self._found.items() if again.get(name) == said})
 
     def ahead(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Begin to fetch ranges of (byte, number of bytes), `AHEAD_BYTES` at most, and forget those of before."""
@@ -138,7 +147,7 @@ class RemoteFile(PixelFile):
 
     def _fetch(self, start: int, stop: int) -> bytes:
         what = f"can't be read at byte {start}"
-        data = self._asked(lambda: self._system.cat_file(self._name, start=start, end=stop), what)
+        data = self._asked(lambda: self._system.cat_file(self._name, start=start, end=stop, **self._checked), what)
         if len(data) != stop - start:
             raise SourceError(
                 f"{self.path}: {len(data)} bytes came of {stop - start} at byte {start}; its server does not send "
@@ -151,6 +160,8 @@ class RemoteFile(PixelFile):
         for attempt in range(_TRIES):
             try:
                 return ask()
+            except SourceError:  # of `_as_asked`
+                raise
             except Exception as error:  # each kind of server has its own
                 cause = _cause(error)
                 if isinstance(cause, (FileNotFoundError, PermissionError, ImportError)):
@@ -195,7 +206,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
     except ImportError:
         raise SourceError(f"{url} needs fsspec; install it with: pip install 'slidewright[remote]'") from None
     try:
-        system, name = url_to_fs(url, **patience(url))
+        system, name = url_to_fs(url, **http_options(url))
     except ImportError as error:  # the scheme's own library
         raise SourceError(
             f"{url} can't be opened: {error}; pip install 'slidewright[remote]' has it for HTTP and S3"
@@ -214,7 +225,7 @@ def files_below(url: str) -> list[str]:
     SourceError
         Where nothing lists them, as with HTTP.
     """
-    if url.lower().startswith("http"):
+    if _is_http(url):
         raise SourceError(
             f"{url}: HTTP does not list the files of a store, so whether it is the same as before can't be known; "
             "download it first, or convert it in one go"
@@ -231,13 +242,37 @@ def _version(told: Mapping[str, Any]) -> str:
     return str(next((told[name] for name in _VERSIONS if name in told), ""))
 
 
-def patience(url: str) -> dict[str, Any]:
-    """How long a silent server is waited for, and one that gives a byte now and then."""
-    if not url.lower().startswith("http"):
+def http_options(url: str) -> dict[str, Any]:
+    """What fsspec is told for HTTP: how long a silent server is waited for, and one that gives a byte now and then, and
+    what looks at each answer.
+    """
+    if not _is_http(url):
         return {}
     from aiohttp import ClientTimeout
 
-    return {"client_kwargs": {"timeout": ClientTimeout(total=WHOLE, sock_connect=SILENCE, sock_read=SILENCE)}}
+    timeout = ClientTimeout(total=WHOLE, sock_connect=SILENCE, sock_read=SILENCE)
+    return {"client_kwargs": {"timeout": timeout, "raise_for_status": _as_asked}}
+
+
+def _is_http(url: str) -> bool:
+    return url.lower().startswith("http")
+
+
+async def _as_asked(answer: Any, size: int | None = None) -> None:
+    """Refuse an answer of HTTP that says of itself that it is another part of the file (RFC 9110, section 14.4), or a
+    part of a file of another size; aiohttp calls it with every answer.
+    """
+    asked = _RANGE.fullmatch(answer.request_info.headers.get("Range", ""))
+    sent = _CONTENT_RANGE.match(answer.headers.get("Content-Range", ""))
+    if asked is None or not (sent if answer.status == 206 else answer.status == 200):
+        return
+    first, total = (int(sent[1]), None if sent[2] == "*" else int(sent[2])) if sent else (0, None)
+    start = int(asked[1]) if asked[1] else None if total is None else max(0, total - int(asked[2]))
+    if start not in (None, first) or (size is not None and total not in (None, size)):
+        raise SourceError(
+            f"{answer.url}: asked for {asked[0]}, its server sent {sent[0] if sent else 'the whole file'}; the file "
+            "has changed, or its server does not send parts of a file as asked: run again, or download it first"
+        )
 
 
 def _cause(error: BaseException) -> BaseException:

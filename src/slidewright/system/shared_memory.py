@@ -26,9 +26,11 @@ class SharedBuffer:
     can be shared between threads only.
     """
 
-    def __init__(self, fd: int | None, nbytes: int) -> None:
+    def __init__(self, fd: int | None, nbytes: int, in_file: bool = False) -> None:
         self.fd = fd
         self.nbytes = nbytes
+        self.in_file = in_file
+        """Whether it is a temporary file, which a disk may lose a part of and tell nobody."""
         self._map = mmap.mmap(-1 if fd is None else fd, max(1, nbytes))
 
     @classmethod
@@ -43,14 +45,14 @@ class SharedBuffer:
             If neither has room.
         """
         if not hasattr(os, "posix_fallocate"):
-            return cls(_unreserved_file(nbytes, folder), nbytes)
+            return cls(_unreserved_file(nbytes, folder), nbytes, os.name != "nt")
         if not on_disk and hasattr(os, "memfd_create"):
             fd = os.memfd_create("slidewright", os.MFD_CLOEXEC)
             if _reserve(fd, nbytes):
                 return cls(fd, nbytes)
         fd = _unlinked_file(folder)
         if _reserve(fd, nbytes):
-            return cls(fd, nbytes)
+            return cls(fd, nbytes, True)
         where = folder or tempfile.gettempdir()
         raise OutputError(
             f"no room for {nbytes / 1e6:.0f} MB of working memory, neither in memory nor in {os.fspath(where)!r}; "
@@ -103,12 +105,12 @@ def dumps(value: object) -> tuple[bytes, list[SharedBuffer]]:
     buffers: list[SharedBuffer] = []
 
     class Pickler(pickle.Pickler):
-        def persistent_id(self, obj: object) -> tuple[int, int] | None:
+        def persistent_id(self, obj: object) -> tuple[int, int, bool] | None:
             if not isinstance(obj, SharedBuffer):
                 return None
             if obj not in buffers:
                 buffers.append(obj)
-            return buffers.index(obj), obj.nbytes
+            return buffers.index(obj), obj.nbytes, obj.in_file
 
     stream = io.BytesIO()
     Pickler(stream, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
@@ -121,10 +123,10 @@ def loads(data: bytes, fds: Sequence[int]) -> Any:
     """
 
     class Unpickler(pickle.Unpickler):
-        def persistent_load(self, pid: tuple[int, int]) -> SharedBuffer:
-            index, nbytes = pid
+        def persistent_load(self, pid: tuple[int, int, bool]) -> SharedBuffer:
+            index, nbytes, in_file = pid
             if index not in opened:
-                opened[index] = SharedBuffer(fds[index], nbytes)
+                opened[index] = SharedBuffer(fds[index], nbytes, in_file)
             return opened[index]
 
     opened: dict[int, SharedBuffer] = {}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from html import unescape
 from typing import Any
+
+import numpy as np
 
 from slidewright.tiff.metadata import (
     MAX_MPP,
@@ -16,9 +20,11 @@ from slidewright.tiff.metadata import (
     resolution_of,
 )
 from slidewright.tiff.series import main_pages
+from slidewright.tiff.vendor_metadata import untold_objective
 
 _MASK = 4  # NewSubfileType, bit 2: a transparency mask
-_NODATA = 42113  # GDAL's
+_GDAL, _NODATA = 42112, 42113  # GDAL's
+_BAND = re.compile(r'<Item name="DESCRIPTION"[^>]*role="description"[^>]*>([^<]+)<')
 _PLACES = (286, 287)  # XPosition and YPosition
 _GEOTIFF = (33550, 33922, 34264, 34735)  # ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory
 _OF_PLANE = ("TheC", "TheZ", "TheT")
@@ -27,7 +33,7 @@ _IMAGEJ_ORIGINS, _IMAGEJ_DRAWN = ("xorigin", "yorigin", "zorigin"), ("ROI", "Ove
 
 def left_out_of(tiff: Any, page: Any, series: int, mpp: tuple[float, float] | None) -> tuple[str, ...]:
     """One clause for each thing of a series, whose full-size page is given, that is lost."""
-    found = _of_ome(tiff, series) if tiff.is_ome else _of_imagej(tiff) if tiff.is_imagej else []
+    found = _of_ome(tiff, series) if tiff.is_ome else _of_imagej(tiff, page) if tiff.is_imagej else []
     resolution = resolution_of(tiff, page)
     if mpp is None and resolution is not None and max(resolution) > MAX_MPP:
         found.append(
@@ -48,6 +54,9 @@ def left_out_of(tiff: Any, page: Any, series: int, mpp: tuple[float, float] | No
         found.append(f"that its {page.samplesperpixel} channels of {page.dtype.name} are red, green and blue")
     elif page.photometric == 2 and page.samplesperpixel > 4:
         found.append(f"that the first three of its {page.samplesperpixel} channels are red, green and blue")
+    names = [name for name in _BAND.findall(str(page.tags.valueof(_GDAL) or "")) if name.strip()]
+    if names:
+        found.append(f"names of its bands as GDAL has them ({', '.join(map(unescape, names))})")
     if _NODATA in page.tags:
         found.append(f"that the value {str(page.tags[_NODATA].value).strip()} stands for no data")
     return tuple(found)
@@ -68,6 +77,7 @@ def _of_ome(tiff: Any, series: int) -> list[str]:
         unit = pixels.get(f"{name}Unit", default)
         if positive(pixels.get(name)) and unit.lower() not in known:
             found.append(f"its {name} {pixels.get(name)} ({unit}), which is of no known unit")
+    found += untold_objective(str(tiff.ome_metadata), series)
     if _is_drawn_on(str(tiff.ome_metadata), series):
         found.append("what is drawn on it (ROI)")
     planes = (one for one in pixels if one.tag.rpartition("}")[2] == "Plane")
@@ -87,7 +97,7 @@ def _is_drawn_on(xml: str, series: int) -> bool:
     return any("ROIRef" in names for names in [names for names in parts if "Pixels" in names][series : series + 1])
 
 
-def _of_imagej(tiff: Any) -> list[str]:
+def _of_imagej(tiff: Any, page: Any) -> list[str]:
     """What ImageJ's fields say, and has no place here."""
     said = tiff.imagej_metadata or {}
     found = []
@@ -96,6 +106,11 @@ def _of_imagej(tiff: Any) -> list[str]:
     clock = str(said.get("tunit", "sec")).strip()
     if positive(said.get("finterval")) and int(said.get("frames", 1)) > 1 and clock.lower() not in SECONDS:
         found.append(f"the distance of its times, {said['finterval']} {clock} (give time_increment)")
+    ranges = said.get("Ranges") or [said.get(name) for name in ("min", "max") if name in said]
+    kind = np.dtype(page.dtype)
+    if ranges and (kind.kind != "u" or set(ranges) != {0, np.iinfo(kind).max}):
+        words = ", ".join(f"{low:g} to {high:g}" for low, high in zip(ranges[::2], ranges[1::2], strict=False))
+        found.append(f"the values that ImageJ shows as black and white ({words})")
     if any(said.get(name) for name in _IMAGEJ_ORIGINS):
         found.append("where it lies (ImageJ's origin)")
     if any(said.get(name) for name in _IMAGEJ_DRAWN):

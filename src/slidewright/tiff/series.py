@@ -219,8 +219,11 @@ def image_of(tiff: Any, path: str, selection: Selection) -> Image:
         _places(path, which, {}, selection)
         return Image((read_page(first),))
     depth = len(chosen.axes) - first.ndim
-    axes = _named(str(chosen.axes[:depth]))
-    lengths = dict(zip(axes, map(int, chosen.shape[:depth]), strict=True))
+    lengths = _implied(tiff, series, chosen)
+    axes, depth = "".join(lengths), len(lengths) or depth
+    if not lengths:
+        axes = _named(str(chosen.axes[:depth]))
+        lengths = dict(zip(axes, map(int, chosen.shape[:depth]), strict=True))
     places = _places(path, which, lengths, selection)
     left = [axis for axis, length in lengths.items() if length > 1 and axis not in places]
     if left not in ([], ["C"]):
@@ -230,7 +233,7 @@ def image_of(tiff: Any, path: str, selection: Selection) -> Image:
         raise SourceError(
             f"{path}: {which} is a stack of images (axes {chosen.axes}, shape {chosen.shape}); choose one with {remedy}"
         )
-    numbers = np.arange(int(np.prod(chosen.shape[:depth]))).reshape(chosen.shape[:depth])
+    numbers = np.arange(math.prod(lengths.values())).reshape(tuple(lengths.values()))
     kept = numbers[np.ix_(*(places.get(axis, range(length)) for axis, length in lengths.items()))]
     order = [axes.index(axis) for axis in "TZC" if axis in axes]
     rest = [number for number in range(depth) if number not in order]  # of one
@@ -252,6 +255,32 @@ def _names_others(xml: str) -> bool:
     planes = [element for element in root.iter() if element.tag.endswith("TiffData")]
     inside = [next((one.text for one in element if one.tag.endswith("UUID")), None) for element in planes]
     return len({str(uuid or root.get("UUID")).strip() for uuid in inside}) > 1
+
+
+def _implied(tiff: Any, series: int, level: Any) -> dict[str, int]:
+    """The axes of a stack in an OME-TIFF whose XML does not say of any plane where it is, and how long they are: pages
+    are in DimensionOrder then, as libvips writes them. Nothing where the XML has been told of other pages.
+    """
+    from xml.etree import ElementTree
+
+    first = tiff.series[series].keyframe
+    if not tiff.is_ome or level.kind != "generic":  # tifffile makes something of the others
+        return {}
+    try:
+        root = ElementTree.fromstring(str(tiff.ome_metadata))
+        (said,) = (one for one in root.iter() if one.tag.rpartition("}")[2] == "Pixels")
+        sizes = {axis: int(said.get(f"Size{axis}", 0)) for axis in "XYZCT"}
+    except (ElementTree.ParseError, ValueError):
+        return {}
+    sizes["C"] //= int(first.samplesperpixel)
+    order, kind = said.get("DimensionOrder", ""), said.get("Type", "")
+    told = any(one.tag.rpartition("}")[2] in ("TiffData", "BinData", "MetadataOnly") for one in said)
+    if told or sorted(order) != sorted(sizes) or {"float": "float32"}.get(kind, kind) != str(first.dtype):
+        return {}
+    lengths = {axis: sizes[axis] for axis in reversed(order.removeprefix("XY"))}
+    pages = math.prod(level.shape[: len(level.axes) - first.ndim])
+    fits = (sizes["X"], sizes["Y"], math.prod(lengths.values())) == (first.imagewidth, first.imagelength, pages)
+    return lengths if fits and len(lengths) == 3 else {}
 
 
 def _named(axes: str) -> str:

@@ -118,25 +118,14 @@ def aperio(description: str) -> Metadata:
 
 def ome(xml: str, series: int) -> Metadata:
     """The `series`-th Image of an OME-XML."""
-    from xml.etree import ElementTree
-
-    try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError:
+    root, image = _image(xml, series)
+    if root is None or image is None:
         return Metadata()
-    images = _all(root, "Image")
-    if not 0 <= series < len(images):
-        return Metadata()
-    image = images[series]
-    pixels, reference = _first(image, "Pixels"), _first(image, "ObjectiveSettings")
-    other = reference is None and _first(root, "ObjectiveSettings") is not None  # which is another image's
-    objective = None if other else _by_id(root, "Objective", None if reference is None else reference.get("ID"))
-    used = _first(image, "InstrumentRef")
-    instrument = _by_id(root, "Instrument", None if used is None else used.get("ID"))
+    pixels, instrument, powers = _first(image, "Pixels"), _instrument(root, image), _powers(root, image)
     own = _own_annotations(root)
     microscope = None if instrument is None else _first(instrument, "Microscope")
     return Metadata(
-        objective_power=None if objective is None else positive(objective.get("NominalMagnification")),
+        objective_power=next(iter(powers)) if len(powers) == 1 else None,
         scanner_vendor=None if microscope is None else microscope.get("Manufacturer"),
         scanner_model=None if microscope is None else microscope.get("Model"),
         scanner_software=own.get("scanner_software"),
@@ -147,6 +136,47 @@ def ome(xml: str, series: int) -> Metadata:
         significant_bits=None if pixels is None else _significant_bits(pixels),
         identifying=_ome_identifying(root, image),
     )
+
+
+def untold_objective(xml: str, series: int) -> tuple[str, ...]:
+    """A clause of a warning about the `series`-th Image of an OME-XML, where it may be of several magnifications."""
+    root, image = _image(xml, series)
+    powers = set() if root is None or image is None else _powers(root, image)
+    if len(powers) < 2:
+        return ()
+    listed = ", ".join(f"{power:g}" for power in sorted(power or 0 for power in powers) if power)
+    return (f"which of its objectives it is of (magnifications of {listed}: give objective_power)",)
+
+
+def _image(xml: str, series: int) -> tuple[Element | None, Element | None]:
+    """An OME-XML, and an Image of it; None where there is none."""
+    from xml.etree import ElementTree
+
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return None, None
+    images = _all(root, "Image")
+    return root, images[series] if 0 <= series < len(images) else None
+
+
+def _instrument(root: Element, image: Element) -> Element | None:
+    used = _first(image, "InstrumentRef")
+    return _by_id(root, "Instrument", None if used is None else used.get("ID"))
+
+
+def _powers(root: Element, image: Element) -> set[float | None]:
+    """The magnification of the objective that an image names, or where no image names any, of all that it has."""
+    reference = _first(image, "ObjectiveSettings")
+    if reference is not None:
+        named = _by_id(root, "Objective", reference.get("ID"))
+        found = [] if named is None else [named]
+    elif _first(root, "ObjectiveSettings") is not None:  # which is another image's
+        found = []
+    else:
+        instrument = _instrument(root, image)
+        found = _all(root if instrument is None else instrument, "Objective")
+    return {positive(one.get("NominalMagnification")) for one in found}
 
 
 def own(description: str) -> Metadata:

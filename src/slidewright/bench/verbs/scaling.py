@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slidewright.bench.verbs.shared import replacing_nothing
 from slidewright.cli.common import FilePath, debug_option, hush_libraries, say, table
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _ARRAYS = (1, 2, 4, 8, 16, 64)
     "--repeat", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="The fastest counts."
 )
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, writable=True), help="Write the constants there.")
+@replacing_nothing("json_file")
 @debug_option
 @click.pass_context
 def scaling(

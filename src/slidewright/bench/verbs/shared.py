@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
+from slidewright.errors import DestinationError
 from slidewright.system.files import same_file
 
 _WIDTH = 150  # of a table where no terminal says otherwise
@@ -54,20 +56,27 @@ def measured(function: Any) -> Any:
         click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Runs."),
     ):
         function = option(function)
-    return _keeping_the_source(function)
+    return replacing_nothing("json_file", "csv_file")(function)
 
 
-def _keeping_the_source(function: Any) -> Any:
-    """Refuse results that would be written over what is measured."""
+def replacing_nothing(*names: str) -> Callable[[Any], Any]:
+    """The option --overwrite: without it, results of these names that are there already are refused, and always those
+    that would be written over what is measured; before anything is.
+    """
 
-    @functools.wraps(function)
-    def careful(*arguments: Any, **given: Any) -> Any:
-        for file in (given["json_file"], given["csv_file"]):
-            if file is not None and same_file(file, given["source"]):
-                raise click.UsageError(f"{file!r} is the source itself; name another file")
-        return function(*arguments, **given)
+    def decorate(function: Any) -> Any:
+        @functools.wraps(function)
+        def careful(*arguments: Any, overwrite: bool, **given: Any) -> Any:
+            for file in filter(None, map(given.get, names)):
+                if given.get("source") is not None and same_file(file, given["source"]):
+                    raise click.UsageError(f"{file!r} is the source itself; name another file")
+                if os.path.isfile(file) and not overwrite:
+                    raise DestinationError(f"{file!r} exists; choose another name or overwrite it (--overwrite)")
+            return function(*arguments, **given)
 
-    return careful
+        return click.option("--overwrite", is_flag=True, help="Replace results that exist.")(careful)
+
+    return decorate
 
 
 def encoded(function: Any) -> Any:

@@ -19,7 +19,7 @@ from zarr.storage import FsspecStore, LocalStore
 from slidewright.errors import SourceError
 from slidewright.sources.access.zarr_codecs import know_images, open_node
 from slidewright.system.files import leads_to, regular
-from slidewright.system.remote_file import is_url, patience
+from slidewright.system.remote_file import http_options, is_url
 
 _MAX_METADATA_BYTES = 64 << 20
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
@@ -107,7 +107,7 @@ def open_store(store: str, inner: str) -> Any:
     try:
         is_zip = store.lower().endswith(".zip")
         if is_url(store):
-            target: Any = RemoteStore.from_url(store, patience(store), read_only=True)
+            target: Any = RemoteStore.from_url(store, http_options(store), read_only=True)
         else:
             target = zarr.storage.ZipStore(store, mode="r") if is_zip else FolderStore(store, read_only=True)
         with warnings.catch_warnings():  # about codecs beyond the specification, which are read all the same
