@@ -17,6 +17,7 @@ from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Size, halvings
 from slidewright.inspection.decode import Decode, decode_page
 from slidewright.inspection.pyramid_file import PyramidFile, open_pyramid
+from slidewright.options import Color
 from slidewright.system.limits import usable_cpus
 from slidewright.tiff.page import Page, TiledImage
 from slidewright.tiff.segments import MAX_SEGMENT_BYTES
@@ -66,6 +67,7 @@ def verify_file(
     n_workers: int | None = None,
     decode: Decode = "all",
     min_psnr: float | None = None,
+    background: Color | int | float | None = None,
 ) -> VerifyReport:
     """Check a pyramidal TIFF or an OME-Zarr image; of an archive also that its original comes out of it.
 
@@ -89,6 +91,8 @@ def verify_file(
         each image, "none" reads the tables only.
     min_psnr
         The least PSNR in dB that each level of a lossy file must reach against the source; default none.
+    background
+        What the source's alpha was composed on, as `convert` takes it; default white, or the source's own.
 
     Raises
     ------
@@ -97,8 +101,9 @@ def verify_file(
     SourceError
         When the file can't be read or is not a TIFF.
     """
-    if min_psnr is not None and against is None:
-        raise OptionError("min_psnr needs a source to compare with; give against")
+    for name, given in (("min_psnr", min_psnr), ("background", background)):
+        if given is not None and against is None:
+            raise OptionError(f"{name} needs a source to compare with; give against")
     started = time.perf_counter()
     threads = max(1, usable_cpus() if n_workers is None else n_workers)
     with open_pyramid(path) as slide:
@@ -114,7 +119,7 @@ def verify_file(
         if against is not None:
             from slidewright.inspection.compare import compare_levels
 
-            checks = compare_levels(slide, against, resampling, threads)
+            checks = compare_levels(slide, against, resampling, background, threads)
             decoded |= {page.name: int(np.count_nonzero(page.counts)) for pages in slide.planes for page in pages}
         levels = tuple(
             LevelCheck(

@@ -195,6 +195,12 @@ class ZarrPyramid:
         return self._said.software or ""
 
     @property
+    def noted_kind(self) -> str | None:
+        """See `TiffSlide`."""
+        kind = self.levels[0].kind
+        return kind if kind in MASKS else None
+
+    @property
     def kind(self) -> str:
         """A word for the kind of store."""
         return f"ome-zarr {self.ngff}"
