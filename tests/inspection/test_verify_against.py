@@ -9,7 +9,7 @@ import pytest
 
 import slidewright
 from slidewright.cli.main import main
-from slidewright.errors import VerifyError
+from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Size
 from slidewright.sources.base import BLANK, Reader, Source, SourceInfo
 
@@ -79,3 +79,9 @@ def test_mask_of_wide_integers_is_compared_as_the_bytes_that_it_becomes(name, tm
     slidewright.verify_file(tmp_path / name, against=mask, n_workers=1)
     with pytest.raises(VerifyError, match="differs"):
         slidewright.verify_file(tmp_path / name, against=1 - mask, n_workers=1)
+
+
+@pytest.mark.timeout(60)
+def test_least_psnr_that_is_no_number_is_refused(tmp_path):
+    with pytest.raises(OptionError, match="min_psnr nan is no number"):
+        slidewright.verify_file(tmp_path / "a.tif", against=noise(9, 9), min_psnr=float("nan"))

@@ -5,6 +5,7 @@ It reads the file as a stranger would, through tifffile, and shares no code with
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -104,6 +105,8 @@ def verify_file(
     for name, given in (("min_psnr", min_psnr), ("background", background)):
         if given is not None and against is None:
             raise OptionError(f"{name} needs a source to compare with; give against")
+    if min_psnr is not None and math.isnan(min_psnr):
+        raise OptionError("min_psnr nan is no number of decibels; give one such as 30")
     started = time.perf_counter()
     threads = max(1, usable_cpus() if n_workers is None else n_workers)
     with open_pyramid(path) as slide:
