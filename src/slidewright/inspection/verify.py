@@ -17,6 +17,7 @@ import numpy as np
 from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Size, halvings
 from slidewright.inspection.decode import Decode, decode_page
+from slidewright.inspection.lost import check_lost
 from slidewright.inspection.pyramid_file import PyramidFile, open_pyramid
 from slidewright.options import Color
 from slidewright.system.limits import usable_cpus
@@ -114,6 +115,8 @@ def verify_file(
         decoded = {page.name: 0 for page in slide.levels}
         for page in slide.others if against is not None else slide.pages:
             decoded[page.name] = decode_page(slide, page, decode, threads)
+        if slide.ours and isinstance(slide, TiffSlide):
+            check_lost(slide)
         if decode == "all" and isinstance(slide, TiffSlide):
             _check_archive(slide, threads)
         if decode == "all" and against is None and not isinstance(slide, TiffSlide):
@@ -226,6 +229,11 @@ def _check_sizes(slide: PyramidFile, strict: bool, warnings: list[str]) -> None:
         before, times = times, halvings(first.size, page.size)
         if times <= before and not (times == before and page.size == first.size.halved(before + 1)):
             raise VerifyError(f"{slide.path}: {page.name} is {page.size}, not smaller than the level before it")
+        if strict and times > before + 1:
+            raise VerifyError(
+                f"{slide.path}: {page.name} is {page.size}; the level before it, of {first.size.halved(before + 1)}, "
+                "is lost"
+            )
         times = max(times, before + 1)
         wanted = first.size.halved(times)
         if page.size == wanted:

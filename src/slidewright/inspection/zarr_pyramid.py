@@ -216,7 +216,13 @@ class ZarrPyramid:
         return ZarrSegments(self.path, page, error)
 
     def check(self) -> None:
-        """Hold every index against its file: its checksum, and that chunks fill the file without gap or overlap."""
+        """Hold every index against its file: its checksum, and that chunks fill the file without gap or overlap; in a
+        store of ours also that every level that is there is listed.
+        """
+        listed = {os.path.basename(level.folder) for level in self.levels}
+        for name in sorted(os.listdir(self.path)) if self.ours else ():
+            if name.isdecimal() and name not in listed and is_zarr(os.path.join(self.path, name)):
+                raise VerifyError(f"{self.path}: its multiscales do not list the level {name}; the store is damaged")
         for level in self.levels:
             if level.layout.sharded:
                 planes = level.planes * level.layout.stack.frames

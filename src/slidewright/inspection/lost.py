@@ -1,0 +1,69 @@
+"""What a TIFF of slidewright has lost, though all that is left of it is right: levels whose directories no other leads
+to any more, and copies of levels that are no longer copies.
+
+Apart from `verify.py` because that looks at what the directories say, and this at what they should say.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from slidewright.errors import VerifyError
+from slidewright.geometry import Size
+from slidewright.tiff.archive import is_archive
+from slidewright.tiff.series import ASSOCIATED
+from slidewright.tiff.slide import TiffSlide
+
+_WIDTH, _HEIGHT, _LONG = 256, 257, 4
+_STEP = 1 << 20
+
+
+def check_lost(slide: TiffSlide) -> None:
+    """Raise a VerifyError for a level that is in the file, but not in its pyramid.
+
+    Nothing in a plain TIFF says how many levels it has. But where the chain of its directories is cut, the directory of
+    the next level is still there: it is looked for in the bytes that are no segment's.
+    """
+    for page in slide.others:
+        if page.name not in ASSOCIATED:
+            raise VerifyError(
+                f"{slide.path}: {page.name} is neither a level nor a copy of one, nor an image beside them; the file "
+                "is damaged, write it again"
+            )
+    copies, levels = slide.copies
+    if copies and copies != levels:
+        raise VerifyError(
+            f"{slide.path}: the copies of the levels at its end, which OpenSlide reads, differ from the levels; the "
+            "file is damaged, write it again"
+        )
+    last = slide.levels[-1].size
+    lost = last.halved(1)
+    alike = sum(page.size == lost for page in slide.others)  # such as a thumbnail
+    if lost != last and not is_archive(slide) and _directories_of(slide, lost) > alike:
+        raise VerifyError(
+            f"{slide.path}: a level of {lost} is in the file, but the directories of its {len(slide.levels)} levels do "
+            "not lead to it; the file is damaged, write it again"
+        )
+
+
+def _directories_of(slide: TiffSlide, size: Size) -> int:
+    """How many directories of images of a size are anywhere in the file, by their first two tags after the kind."""
+    wide = 8 if slide.bigtiff else 4
+    sides = ((_WIDTH, size.width), (_HEIGHT, size.height))
+    fields = [((tag, 2), (_LONG, 2), (1, wide), (side, wide)) for tag, side in sides]
+    wanted = b"".join(value.to_bytes(length, "little") for entry in fields for value, length in entry)
+    starts = np.concatenate([page.offsets for page in slide.pages])
+    ends = np.concatenate([page.offsets + page.counts for page in slide.pages])
+    order = np.argsort(starts)
+    starts = np.append(starts[order], slide.bytes)
+    ends = np.concatenate(([0], np.maximum.accumulate(ends[order])))
+    found = 0
+    for gap in np.flatnonzero(starts - ends >= len(wanted)):
+        for place in itertools.count(int(ends[gap]), _STEP):
+            left = int(starts[gap]) - place
+            if left <= 0:
+                break
+            found += slide.file.read(place, min(left, _STEP + len(wanted) - 1)).count(wanted)
+    return found
