@@ -284,7 +284,7 @@ class _Comparison:
             own = self._compare_bytes(page, index, in_plane, plane) if not number and self._kept else None
             if own == b"":
                 continue
-            tile = decode_checked(self._segments[number], index)
+            tile = decode_checked(self._segments[number], index, self._slide.slide.ours)
             change = self._changes[number]
             if change is not None and tile is not None:  # compared is what a viewer shows
                 tile = tile.copy()

@@ -113,12 +113,15 @@ def verify_file(
     with open_pyramid(path) as slide:
         warnings = check_tables(slide, strict=slide.ours, kept=slide.kept)
         decoded = {page.name: 0 for page in slide.levels}
-        for page in slide.others if against is not None else slide.pages:
-            decoded[page.name] = decode_page(slide, page, decode, threads)
         if slide.ours and isinstance(slide, TiffSlide):
             check_lost(slide)
-        if decode == "all" and isinstance(slide, TiffSlide):
-            _check_archive(slide, threads)
+        kept = _check_archive(slide, threads) if decode == "all" and isinstance(slide, TiffSlide) else []
+        for page in slide.others if against is not None else slide.pages:
+            decoded[page.name], cut = decode_page(slide, page, decode, threads, kept)
+            if cut:
+                warnings.append(f"{page.name}: {cut} tiles at the edge are stored smaller; some readers skip them")
+        if kept:
+            warnings.append(f"{len(kept)} segments are in the archive as they were; readers do not show them")
         if decode == "all" and against is None and not isinstance(slide, TiffSlide):
             slide.check_gaps()
         checks = {}
@@ -152,13 +155,14 @@ def verify_file(
         )
 
 
-def _check_archive(slide: TiffSlide, threads: int) -> None:
-    """Raise a VerifyError for an archive whose original does not come out of it."""
+def _check_archive(slide: TiffSlide, threads: int) -> list[int]:
+    """Raise a VerifyError for an archive whose original does not come out of it; the answer is where segments are that
+    were not recompressed.
+    """
     from slidewright.inspection.original import check_original  # only here: no conversion needs either
     from slidewright.tiff.archive import is_archive
 
-    if is_archive(slide):
-        check_original(slide.path, threads)
+    return check_original(slide.path, threads) if is_archive(slide) else []
 
 
 def check_structure(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import SlidewrightError, SourceError, VerifyError
-from slidewright.geometry import Region, Size
+from slidewright.geometry import Size
 from slidewright.inspection.zarr_layout import ArrayLayout, read_layout
 from slidewright.pixels import MASKS
 from slidewright.sources.ome_attributes import OmeAttributes
@@ -67,12 +67,6 @@ class ZarrLevel(TiledImage):
         """The file with a chunk."""
         plane += self.frame * self.planes
         return self.layout.path(self.folder, plane, row // self.layout.shard, column // self.layout.shard)
-
-    def pixels_of(self, index: int) -> Region:
-        """The pixels of the level that a chunk has."""
-        _, row, column = self.chunk(index)
-        height, width = self.cell
-        return Region(row * height, column * width, height, width).clipped(self.size)
 
 
 class ZarrSegments:

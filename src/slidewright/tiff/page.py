@@ -110,6 +110,12 @@ class TiledImage:
         parts = (self.name, f"channel {plane}" if self.planes > 1 else "", where)
         return ", ".join(part for part in parts if part)
 
+    def pixels_of(self, index: int) -> Region:
+        """The pixels of the image that a segment has."""
+        row, column = divmod(index % (self.grid.height * self.grid.width), self.grid.width)
+        height, width = self.cell
+        return Region(row * height, column * width, height, width).clipped(self.size)
+
     def tiles_in(self, region: Region) -> Iterator[tuple[int, Region]]:
         """(index, pixels of the region) for each tile that a region touches."""
         for row in range(region.y // self.cell.height, -(-(region.y + region.height) // self.cell.height)):
