@@ -17,7 +17,7 @@ import numpy as np
 from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Size, halvings
 from slidewright.inspection.decode import Decode, decode_page
-from slidewright.inspection.lost import check_lost
+from slidewright.inspection.own_tiff import check_own, check_xml
 from slidewright.inspection.pyramid_file import PyramidFile, open_pyramid
 from slidewright.options import Color
 from slidewright.system.limits import usable_cpus
@@ -111,10 +111,13 @@ def verify_file(
     started = time.perf_counter()
     threads = max(1, usable_cpus() if n_workers is None else n_workers)
     with open_pyramid(path) as slide:
+        own = slide if slide.ours and isinstance(slide, TiffSlide) else None
+        if own is not None:
+            check_xml(own)
         warnings = check_tables(slide, strict=slide.ours, kept=slide.kept)
         decoded = {page.name: 0 for page in slide.levels}
-        if slide.ours and isinstance(slide, TiffSlide):
-            check_lost(slide)
+        if own is not None:
+            check_own(own)
         kept = _check_archive(slide, threads) if decode == "all" and isinstance(slide, TiffSlide) else []
         for page in slide.others if against is not None else slide.pages:
             decoded[page.name], cut = decode_page(slide, page, decode, threads, kept)

@@ -1,12 +1,12 @@
-"""What a TIFF of slidewright has lost, though all that is left of it is right: levels whose directories no other leads
-to any more, and copies of levels that are no longer copies.
-
-Apart from `verify.py` because that looks at what the directories say, and this at what they should say.
+"""What a TIFF of slidewright must be beyond what any TIFF must: no level is lost to whose directory no other leads any
+more, copies of levels are copies, and an OME-XML says the sizes that the directories say.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -20,8 +20,8 @@ _WIDTH, _HEIGHT, _LONG = 256, 257, 4
 _STEP = 1 << 20
 
 
-def check_lost(slide: TiffSlide) -> None:
-    """Raise a VerifyError for a level that is in the file, but not in its pyramid.
+def check_own(slide: TiffSlide) -> None:
+    """Raise a VerifyError for a file of slidewright that it would not have written so.
 
     Nothing in a plain TIFF says how many levels it has. But where the chain of its directories is cut, the directory of
     the next level is still there: it is looked for in the bytes that are no segment's.
@@ -46,6 +46,26 @@ def check_lost(slide: TiffSlide) -> None:
             f"{slide.path}: a level of {lost} is in the file, but the directories of its {len(slide.levels)} levels do "
             "not lead to it; the file is damaged, write it again"
         )
+
+
+def check_xml(slide: TiffSlide) -> None:
+    """Hold the first image of an OME-XML against the directories: most readers go by what it says."""
+    if slide.vendor != "ome":
+        return
+    first, kinds = slide.levels[0], {"float32": "float"}
+    try:
+        pixels = ElementTree.fromstring(slide.description).find("{*}Image/{*}Pixels")
+    except ElementTree.ParseError as error:
+        raise VerifyError(f"{slide.path}: its OME-XML is no XML ({error}); the file is damaged, write it again") from error
+    said = {} if pixels is None else pixels.attrib
+    kind = "bit" if first.bits == 1 else kinds.get(first.dtype.name, first.dtype.name)
+    found = {"SizeX": first.size.width, "SizeY": first.size.height, "Type": kind}
+    wrong = [f"{name} is {said.get(name)}, not {true}" for name, true in found.items() if said.get(name) != str(true)]
+    planes, held = [said.get(f"Size{axis}", "none") for axis in "CZT"], len(slide.planes[0]) * first.samples
+    if not all(map(str.isdecimal, planes)) or math.prod(map(int, planes)) != held:
+        wrong.append(f"SizeC, SizeZ and SizeT are {', '.join(planes)}, and there are {held} channels and planes in all")
+    if wrong:
+        raise VerifyError(f"{slide.path}: its OME-XML is wrong: {wrong[0]}; the file is damaged, write it again")
 
 
 def _directories_of(slide: TiffSlide, size: Size) -> int:

@@ -1,4 +1,6 @@
-"""Verification of a file of slidewright notices levels that are in the file, but no longer in its pyramid."""
+"""Verification of a file of slidewright notices levels that are in the file, but no longer in its pyramid, and an
+OME-XML that says otherwise than the directories.
+"""
 
 from __future__ import annotations
 
@@ -122,6 +124,25 @@ def test_level_of_an_ome_zarr_that_is_not_listed_is_lost(ngff, level, tmp_path):
     del ome["multiscales"][0]["datasets"][level]
     file.write_text(json.dumps(said))
     with pytest.raises(VerifyError, match=r"do not list the level|is lost"):
+        slidewright.verify_file(path, n_workers=1)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("said", ["SizeX", "SizeY", "SizeC", "SizeZ", "SizeT", "Type"])
+def test_size_in_the_ome_xml_must_be_that_of_the_directories(said, tmp_path):
+    path = make(tmp_path, "ome.ome.tif")
+    data = path.read_bytes()
+    place = data.index(b" %s=" % said.encode()) + len(said) + 3
+    path.write_bytes(data[:place] + b"7" + data[place + 1 :])
+    with pytest.raises(VerifyError, match=f"its OME-XML is wrong: .*{said}"):
+        slidewright.verify_file(path, n_workers=1)
+
+
+@pytest.mark.timeout(60)
+def test_ome_xml_that_is_no_xml_is_named(tmp_path):
+    path = make(tmp_path, "ome.ome.tif")
+    path.write_bytes(path.read_bytes().replace(b"<Pixels", b">Pixels", 1))
+    with pytest.raises(VerifyError, match="its OME-XML is no XML"):
         slidewright.verify_file(path, n_workers=1)
 
 
