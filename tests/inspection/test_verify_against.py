@@ -82,6 +82,18 @@ def test_mask_of_wide_integers_is_compared_as_the_bytes_that_it_becomes(name, tm
 
 
 @pytest.mark.timeout(60)
+def test_chunk_that_a_lossy_store_has_lost_differs_from_the_source(tmp_path):
+    pixels, path = noise(150, 170, 3), tmp_path / "out.ome.zarr"
+    pixels[:64, :64] = 255
+    slidewright.convert(pixels, path, tile_size=64, n_workers=0, compression="jpeg", zarr_shard=0)
+    assert not (path / "0/c/0/0/0").exists()
+    slidewright.verify_file(path, against=pixels, n_workers=1)
+    (path / "0/c/0/1/1").unlink()
+    with pytest.raises(VerifyError, match="level 0, tile at row 1, column 1 differs from the source"):
+        slidewright.verify_file(path, against=pixels, n_workers=1)
+
+
+@pytest.mark.timeout(60)
 def test_least_psnr_that_is_no_number_is_refused(tmp_path):
     with pytest.raises(OptionError, match="min_psnr nan is no number"):
         slidewright.verify_file(tmp_path / "a.tif", against=noise(9, 9), min_psnr=float("nan"))

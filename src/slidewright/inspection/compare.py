@@ -298,7 +298,7 @@ class _Comparison:
             ]
             if np.array_equal(found, wanted):
                 errors = 0.0
-            elif page.lossless or own is not None:
+            elif page.lossless or own is not None or not page.counts[index]:  # what is left out is exact too
                 self._differ(page, index, part, found, wanted)
             else:
                 errors = squared_error(found, wanted)
