@@ -139,6 +139,30 @@ def test_size_in_the_ome_xml_must_be_that_of_the_directories(said, tmp_path):
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["plain.tif", "aperio.svs", "ome.ome.tif", "classic.ome.tif"])
+@pytest.mark.parametrize(("tag", "value"), [("Predictor", 1), ("PhotometricInterpretation", 6)])
+def test_levels_that_are_said_to_be_encoded_otherwise_are_damaged(name, tag, value, tmp_path):
+    path = make(tmp_path, name)
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first.pages[1].aspage() if ".ome" in name else tiff.pages[2].aspage()
+        place = page.tags[tag].valueoffset
+    write_number(path, place, value, 2)
+    with pytest.raises(VerifyError, match=r"level \d is encoded otherwise than level 0|copies of the levels"):
+        slidewright.verify_file(path, n_workers=1)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+def test_levels_of_an_ome_zarr_that_are_stored_otherwise_are_damaged(ngff, tmp_path):
+    path = tmp_path / "out.ome.zarr"
+    slidewright.convert(PIXELS, path, n_workers=0, tile_size=64, ngff=ngff)
+    file = path / "1" / ("zarr.json" if ngff == "0.5" else ".zarray")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "fill_value": 7}))
+    with pytest.raises(VerifyError, match="1 is stored otherwise than"):
+        slidewright.verify_file(path, n_workers=1)
+
+
+@pytest.mark.timeout(60)
 def test_ome_xml_that_is_no_xml_is_named(tmp_path):
     path = make(tmp_path, "ome.ome.tif")
     path.write_bytes(path.read_bytes().replace(b"<Pixels", b">Pixels", 1))

@@ -38,10 +38,19 @@ def check_own(slide: TiffSlide) -> None:
             f"{slide.path}: the copies of the levels at its end, which OpenSlide reads, differ from the levels; the "
             "file is damaged, write it again"
         )
+    if is_archive(slide):  # of which each image may be JPEG XL, or as it was, and which has the directories twice
+        return
+    made = [page for level in slide.planes[slide.kept :] for page in level]
+    for page in made:
+        if page.encoding != made[0].encoding:
+            raise VerifyError(
+                f"{slide.path}: by its tags {page.name} is encoded otherwise than {made[0].name}; the file is damaged, "
+                "write it again"
+            )
     last = slide.levels[-1].size
     lost = last.halved(1)
     alike = sum(page.size == lost for page in slide.others)  # such as a thumbnail
-    if lost != last and not is_archive(slide) and _directories_of(slide, lost) > alike:
+    if lost != last and _directories_of(slide, lost) > alike:
         raise VerifyError(
             f"{slide.path}: a level of {lost} is in the file, but the directories of its {len(slide.levels)} levels do "
             "not lead to it; the file is damaged, write it again"
@@ -56,7 +65,7 @@ def check_xml(slide: TiffSlide) -> None:
     try:
         pixels = ElementTree.fromstring(slide.description).find("{*}Image/{*}Pixels")
     except ElementTree.ParseError as error:
-        raise VerifyError(f"{slide.path}: its OME-XML is no XML ({error}); the file is damaged, write it again") from error
+        raise VerifyError(f"{slide.path}: its OME-XML is no XML ({error}); copy the file again") from error
     said = {} if pixels is None else pixels.attrib
     kind = "bit" if first.bits == 1 else kinds.get(first.dtype.name, first.dtype.name)
     found = {"SizeX": first.size.width, "SizeY": first.size.height, "Type": kind}

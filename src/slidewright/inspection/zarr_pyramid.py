@@ -211,12 +211,17 @@ class ZarrPyramid:
 
     def check(self) -> None:
         """Hold every index against its file: its checksum, and that chunks fill the file without gap or overlap; in a
-        store of ours also that every level that is there is listed.
+        store of ours also that every level that is there is listed, and stored as the others are.
         """
         listed = {os.path.basename(level.folder) for level in self.levels}
         for name in sorted(os.listdir(self.path)) if self.ours else ():
             if name.isdecimal() and name not in listed and is_zarr(os.path.join(self.path, name)):
                 raise VerifyError(f"{self.path}: its multiscales do not list the level {name}; the store is damaged")
+        made = self.levels[self.kept :] if self.ours else ()
+        for level in made:
+            layout, first = level.layout, made[0].layout
+            if replace(layout, size=first.size, shard=first.shard, sharded=first.sharded) != first:
+                raise VerifyError(f"{level.folder} is stored otherwise than {made[0].folder}; the store is damaged")
         for level in self.levels:
             if level.layout.sharded:
                 planes = level.planes * level.layout.stack.frames

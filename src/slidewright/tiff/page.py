@@ -31,6 +31,10 @@ _ASSOCIATED_ALPHA = 1
 _SUBSAMPLING, _ORIENTATION = 530, 274
 _INK_SET, _COEFFICIENTS, _REFERENCE = 332, 529, 532
 _PHOTOMETRIC = 262
+_ENCODING = (258, 259, 262, 266, 277, 284, 317, 322, 323, 338, 339, 347, 530)
+"""BitsPerSample, Compression, PhotometricInterpretation, FillOrder, SamplesPerPixel, PlanarConfiguration, Predictor,
+TileWidth, TileLength, ExtraSamples, SampleFormat, JPEGTables, YCbCrSubSampling.
+"""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -182,6 +186,11 @@ class Page(TiledImage):
         if value is None:
             return (2, 2) if self.photometric == "ycbcr" else None
         return (int(value[0]), int(value[1]))
+
+    @property
+    def encoding(self) -> tuple[Any, ...]:
+        """What the tags say of how segments are encoded and what samples mean, to be held against another page's."""
+        return (*map(self.page.tags.valueof, _ENCODING), self.colormap)
 
     @property
     def uneven_bits(self) -> tuple[int, ...]:
