@@ -163,6 +163,30 @@ def test_levels_of_an_ome_zarr_that_are_stored_otherwise_are_damaged(ngff, tmp_p
 
 
 @pytest.mark.timeout(60)
+def test_thumbnail_that_stops_in_the_middle_does_not_decode(tmp_path):
+    path = tmp_path / "out.tif"
+    slidewright.convert(PIXELS, path, n_workers=0, tile_size=64, compression="jpeg", associated=["thumbnail"])
+    slidewright.verify_file(path, n_workers=1)
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[-1].aspage()
+        place, count = page.dataoffsets[0], page.databytecounts[0]
+    data = bytearray(path.read_bytes())
+    data[place + count // 2 : place + count] = bytes(count - count // 2)
+    path.write_bytes(data)
+    with pytest.raises(VerifyError, match="thumbnail, strip 0 is a JPEG without an end"):
+        slidewright.verify_file(path, n_workers=1)
+
+
+@pytest.mark.timeout(60)
+def test_store_that_is_no_group_is_damaged(tmp_path):
+    path = tmp_path / "out.ome.zarr"
+    slidewright.convert(PIXELS, path, n_workers=0, tile_size=64, ngff="0.4")
+    (path / ".zgroup").unlink()
+    with pytest.raises(VerifyError, match=r"there is no \.zgroup"):
+        slidewright.verify_file(path, n_workers=1)
+
+
+@pytest.mark.timeout(60)
 def test_ome_xml_that_is_no_xml_is_named(tmp_path):
     path = make(tmp_path, "ome.ome.tif")
     path.write_bytes(path.read_bytes().replace(b"<Pixels", b">Pixels", 1))

@@ -213,6 +213,8 @@ class ZarrPyramid:
         """Hold every index against its file: its checksum, and that chunks fill the file without gap or overlap; in a
         store of ours also that every level that is there is listed, and stored as the others are.
         """
+        if not any(os.path.exists(os.path.join(self.path, name)) for name in ("zarr.json", ".zgroup")):
+            raise VerifyError(f"{self.path}: there is no .zgroup, without which it is no group; copy the store again")
         listed = {os.path.basename(level.folder) for level in self.levels}
         for name in sorted(os.listdir(self.path)) if self.ours else ():
             if name.isdecimal() and name not in listed and is_zarr(os.path.join(self.path, name)):
