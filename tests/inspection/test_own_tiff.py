@@ -163,6 +163,19 @@ def test_levels_of_an_ome_zarr_that_are_stored_otherwise_are_damaged(ngff, tmp_p
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("level", [0, 1])
+def test_planes_of_a_level_have_one_size(level, tmp_path):
+    path = tmp_path / "out.ome.tif"
+    slidewright.convert(PIXELS, path, n_workers=0, tile_size=64, kind="multichannel", strict=True)
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.series[0].levels[level].pages[1].aspage()
+        place, height = page.tags["ImageLength"].valueoffset, page.imagelength
+    write_number(path, place, height - 1, 4)
+    with pytest.raises(VerifyError, match=f"level {level}, channel 1 is .* and level {level} is"):
+        slidewright.verify_file(path, n_workers=1)
+
+
+@pytest.mark.timeout(60)
 def test_thumbnail_that_stops_in_the_middle_does_not_decode(tmp_path):
     path = tmp_path / "out.tif"
     slidewright.convert(PIXELS, path, n_workers=0, tile_size=64, compression="jpeg", associated=["thumbnail"])

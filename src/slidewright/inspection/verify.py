@@ -230,7 +230,11 @@ def _is_kept(page: TiledImage, levels: int) -> bool:
 
 
 def _check_sizes(slide: PyramidFile, strict: bool, warnings: list[str]) -> None:
-    """Each level is the first one, halved a whole number of times and rounded down."""
+    """Each level is the first one, halved a whole number of times and rounded down, in all of its planes."""
+    for pages in slide.planes:
+        for page in pages:
+            if page.size != pages[0].size:
+                raise VerifyError(f"{slide.path}: {page.name} is {page.size}, and {pages[0].name} is {pages[0].size}")
     first, times = slide.levels[0], 0
     for page in slide.levels[1:]:
         before, times = times, halvings(first.size, page.size)
