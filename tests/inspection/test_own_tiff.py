@@ -191,6 +191,17 @@ def test_thumbnail_that_stops_in_the_middle_does_not_decode(tmp_path):
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize(("name", "key", "value"), [("", "node_type", "x"), ("1", "dimension_names", [1, 2, 3])])
+def test_store_that_zarr_does_not_open_is_damaged(name, key, value, tmp_path):
+    path = tmp_path / "out.ome.zarr"
+    slidewright.convert(PIXELS, path, n_workers=0, tile_size=64)
+    file = path / name / "zarr.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(VerifyError, match="zarr can't open it"):
+        slidewright.verify_file(path, n_workers=1)
+
+
+@pytest.mark.timeout(60)
 def test_store_that_is_no_group_is_damaged(tmp_path):
     path = tmp_path / "out.ome.zarr"
     slidewright.convert(PIXELS, path, n_workers=0, tile_size=64, ngff="0.4")

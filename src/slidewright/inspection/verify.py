@@ -118,6 +118,8 @@ def verify_file(
         decoded = {page.name: 0 for page in slide.levels}
         if own is not None:
             check_own(own)
+        if slide.ours and not isinstance(slide, TiffSlide):
+            slide.check_opens()
         kept = _check_archive(slide, threads) if decode == "all" and isinstance(slide, TiffSlide) else []
         for page in slide.others if against is not None else slide.pages:
             decoded[page.name], cut = decode_page(slide, page, decode, threads, kept)

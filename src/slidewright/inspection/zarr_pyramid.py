@@ -20,6 +20,7 @@ from slidewright.errors import SlidewrightError, SourceError, VerifyError
 from slidewright.geometry import Size
 from slidewright.inspection.zarr_layout import ArrayLayout, read_layout
 from slidewright.pixels import MASKS
+from slidewright.sources.access.image_chunks import NAMES
 from slidewright.sources.ome_attributes import OmeAttributes
 from slidewright.system.files import read_at, regular, total_bytes
 from slidewright.system.json_file import read_json
@@ -229,6 +230,21 @@ class ZarrPyramid:
                 planes = level.planes * level.layout.stack.frames
                 for plane, row, column in np.ndindex(planes, *level.grid.grid(level.layout.shard)):
                     self._check_shard(level, plane, row, column)
+
+    def check_opens(self) -> None:
+        """Have zarr itself open the group, and the levels but those of codecs that it may not have: it looks at more of
+        the JSON than is read here. Raises VerifyError.
+        """
+        import zarr
+
+        plain = [level.folder for level in self.levels if level.layout.compression not in NAMES.values()]
+        for folder in (self.path, *plain):
+            try:
+                zarr.open(store=folder, mode="r")
+            except MemoryError:
+                raise
+            except Exception as error:  # zarr raises many kinds
+                raise VerifyError(f"{folder}: zarr can't open it ({error}); the store is damaged") from error
 
     def check_gaps(self) -> None:
         """Hold chunks that are left out, and so background, against the level above, which is background there too
