@@ -15,6 +15,8 @@ REREADING = frozenset(("convert", "batch"))
 ENCODING = REREADING | {"shard", "PyramidWriter"}
 FINISHING = REREADING | {"assemble", "PyramidWriter"}
 RUNNING = ENCODING | FINISHING | {"restore"}
+COMPARING = ENCODING | {"verify"}
+"""Who must know of a source what a conversion knew."""
 
 
 @dataclass(frozen=True, slots=True)

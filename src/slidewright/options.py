@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from slidewright.errors import OptionError, did_you_mean
-from slidewright.option import ENCODING, FINISHING, REREADING, RUNNING, Option, says
+from slidewright.option import COMPARING, ENCODING, FINISHING, REREADING, RUNNING, Option, says
 from slidewright.option_text import (
     parse_bytes,
     read_background,
@@ -201,6 +201,7 @@ class ConvertOptions:
             metavar="COLOUR",
             default="white for RGB and RGBA, or the source's own; 0 for anything else",
             more="In a `PyramidWriter` that of tiles never written.",
+            takers=COMPARING,
         ),
     )
     bits: int | None = field(
@@ -224,17 +225,12 @@ class ConvertOptions:
             default="mean; of labels and masks nearest",
             more='"nearest" takes the top left pixel. Of labels and binary masks only nearest, mode, max and min are '
             "taken, which make no new values.",
+            takers=COMPARING,
         ),
     )
     mpp: float | tuple[float, float] | None = field(
         default=None,
-        metadata=says(
-            "Micrometres a pixel of level 0, one number or X,Y.",
-            "Metadata",
-            parse=read_mpp,
-            metavar="UM",
-            default="the source's",
-        ),
+        metadata=says("Micrometres a pixel of level 0, one number or X,Y.", parse=read_mpp, metavar="UM", **_SAID),
     )
     description: str | None = field(
         default=None, metadata=says("ImageDescription of level 0.", "Metadata", metavar="TEXT", default="none")

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slidewright.errors import OptionError, numbered
-from slidewright.option import ENCODING, says
+from slidewright.option import COMPARING, says
 from slidewright.option_text import read_places, read_region, read_whole
 
 _SELECT: dict[str, Any] = {
     **{"group": "Source", "parse": read_whole, "metavar": "N"},
-    "takers": ENCODING - {"PyramidWriter"},
+    "takers": COMPARING - {"PyramidWriter"},
 }
 _PLACES: dict[str, Any] = {**_SELECT, "parse": read_places, "metavar": "N|all", "default": "none"}
 

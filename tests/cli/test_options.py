@@ -19,17 +19,20 @@ from slidewright.cli.batch import batch
 from slidewright.cli.convert import convert
 from slidewright.cli.main import main
 from slidewright.cli.shard import shard
+from slidewright.cli.verify import verify
 from slidewright.option import GROUPS
 from slidewright.options import OPTIONS, SELECTION, taken_by
 
-VERBS = {"convert": convert, "shard": shard, "assemble": assemble, "batch": batch}
+VERBS = {"convert": convert, "shard": shard, "assemble": assemble, "batch": batch, "verify": verify}
 OWN = {
     "convert": {"--report", "--dry-run"},
     "shard": {"--index", "--count", "--array"},
     "assemble": {"--source", "--remove"},
+    "verify": {"--against", "--min-psnr", "--workers"},
     "batch": {"--out", "--suffix", "--recursive", "--dry-run", "--array", "--count", "--report"},
 }
-EVERY = {"--quiet", "-q", "--debug", "--json"}
+EVERY = {"--debug", "--json"}
+QUIET = {"--quiet", "-q"}
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -38,7 +41,7 @@ def test_flags_of_a_verb_are_those_of_the_table_and_its_own(verb: str) -> None:
     found = {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
     selection = [option for option in SELECTION.values() if verb in option.takers]
     table = {flag for option in (*selection, *taken_by(verb).values()) for flag in option.flags}
-    assert found == table | OWN[verb] | EVERY
+    assert found == table | OWN[verb] | EVERY | (QUIET if verb != "verify" else set())
 
 
 def test_help_has_every_flag_under_its_heading_and_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -315,6 +315,24 @@ def test_verify_sees_what_would_not_come_back(tmp_path, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 6
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_verify_takes_an_archive_for_good_from_which_an_odd_original_comes_back(damaged, tmp_path):
+    pixels = np.random.default_rng(8).integers(90, 160, (100, 130, 3), np.uint8)
+    tiles = [pixels[y : y + 64, x : x + 64] for y in (0, 64) for x in (0, 64, 128)]
+    segments = [imagecodecs.jpeg8_encode(np.ascontiguousarray(tile), level=90) for tile in tiles]
+    segments[1] = segments[1][: len(segments[1]) // (2 if damaged else 1)]
+    said = {"shape": pixels.shape, "dtype": np.uint8, "tile": (64, 64), "compression": "jpeg", "metadata": None}
+    tifffile.imwrite(tmp_path / "in.tif", iter(segments), photometric="ycbcr", subsampling=(2, 2), **said)
+    slidewright.convert(tmp_path / "in.tif", tmp_path / "archive.tif", archive="jpegxl", n_workers=0)
+    warnings = " ".join(slidewright.verify_file(tmp_path / "archive.tif", n_workers=1).warnings)
+    assert "level 0: 4 tiles at the edge are stored smaller" in warnings
+    assert ("1 segments are in the archive as they were" in warnings) == damaged
+    slidewright.restore(tmp_path / "archive.tif", tmp_path / "again.tif", n_workers=0)
+    assert (tmp_path / "again.tif").read_bytes() == (tmp_path / "in.tif").read_bytes()
+
+
+@pytest.mark.timeout(60)
 def test_process_of_a_batch_tells_of_its_files_before_it_makes_them(tmp_path):
     """Else they stay when the batch is killed."""
     slide(tmp_path / "slide.tif")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,13 +18,19 @@ from slidewright.cli.common import (
     table,
     warn,
 )
-from slidewright.options import RESAMPLINGS
+from slidewright.cli.options import GroupedCommand, collected, options_of
+from slidewright.errors import OptionError
+from slidewright.options import SELECTION
 
 if TYPE_CHECKING:
     from slidewright.inspection.verify import VerifyReport
 
 
-@click.command(short_help="Check a pyramidal TIFF or OME-Zarr, and its pixels against a source.")
+@click.command(
+    cls=GroupedCommand,
+    short_help="Check a pyramidal TIFF or OME-Zarr, and its pixels against a source.",
+    example="slidewright verify out.ome.tif --against stack.tif --z all --min-psnr 30",
+)
 @click.argument("file", type=FilePath(), metavar="FILE")
 @click.option(
     "--against",
@@ -32,35 +38,41 @@ if TYPE_CHECKING:
     metavar="SRC",
     help="Compare every level with this source: exactly when lossless, PSNR when lossy.",
 )
-@click.option(
-    "--resampling",
-    type=click.Choice(RESAMPLINGS),
-    help="How the levels were made.  [default: mean; of palettes and bits nearest]",
-)
 @click.option("--min-psnr", type=float, metavar="DB", help="Fail when a level's PSNR against SRC is lower.")
 @click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Threads.  [default: usable CPUs]")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @debug_option
+@options_of("verify")
 @click.pass_context
 def verify(
     context: click.Context,
     /,
     file: str,
     against: str | None,
-    resampling: str | None,
     min_psnr: float | None,
     workers: int | None,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Check the pyramidal TIFF or OME-Zarr FILE: its tables, that every tile decodes, its level sizes; with --against,
     its pixels.
 
-    The exit code is 0 when all is well and 1 when something is wrong, which is then named.
+    Options that say how FILE was made of SRC are those of convert. The exit code is 0 when all is well and 1 when
+    something is wrong, which is then named.
     """
     hush_libraries(context)
     from slidewright.inspection.verify import verify_file
 
-    report = verify_file(file, against=against, resampling=resampling, n_workers=workers, min_psnr=min_psnr)
+    options = collected(given)
+    selection = {name: options.pop(name) for name in SELECTION if name in options}
+    source: Any = against
+    if selection:
+        from slidewright.sources.open import open_source
+
+        if against is None:
+            raise OptionError(f"{next(iter(selection))} chooses an image of a source to compare with; give --against")
+        source = open_source(against, **selection)
+    report = verify_file(file, against=source, n_workers=workers, min_psnr=min_psnr, **options)
     if as_json:
         say_json(as_dict(report))
         return

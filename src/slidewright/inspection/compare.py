@@ -23,17 +23,23 @@ from slidewright.errors import OutputError, VerifyError
 from slidewright.geometry import Region, Size, halvings
 from slidewright.inspection.decode import decode_checked, in_parallel
 from slidewright.inspection.pyramid_file import PyramidFile
+from slidewright.options import Color
+from slidewright.pixels import MASKS
 from slidewright.pyramid.plan import Block, Pass, make_plan
 from slidewright.pyramid.reduce import halve
+from slidewright.sources.base import BLANK, Blank, Source, known
 from slidewright.tiff.page import TiledImage
 from slidewright.tiff.shown import change_of
 from slidewright.tiff.slide import TiffSlide
 
 _KEEP_BYTES = 1 << 26  # a larger reduced level goes to a temporary file
 Match = tuple[bool, float, float]
+Background = Color | int | float | None
 
 
-def compare_levels(slide: PyramidFile, against: Any, resampling: str | None, threads: int) -> dict[int, Match]:
+def compare_levels(
+    slide: PyramidFile, against: Any, resampling: str | None, background: Background, threads: int
+) -> dict[int, Match]:
     """Compare every level with the oracle made from `against`.
 
     Returns
@@ -48,7 +54,7 @@ def compare_levels(slide: PyramidFile, against: Any, resampling: str | None, thr
     """
     first = slide.levels[0]
     images = len(slide.planes[0])
-    source = _as_written(against, first.samples, several=images > 1)
+    source, blank = _as_written(against, slide, background)
     info, samples = source.info, first.samples * images
     if (first.size, samples, first.dtype.name) != (info.size, info.all_samples, info.dtype):
         raise VerifyError(
@@ -62,15 +68,14 @@ def compare_levels(slide: PyramidFile, against: Any, resampling: str | None, thr
     reused = source.reduced()[: slide.kept - 1] if slide.kept > 1 else ()
     if len(reused) < slide.kept - 1:
         raise VerifyError(f"{slide.path} says that levels are {info.name}'s own, which has no such levels")
-    noted = isinstance(slide, TiffSlide) and slide.noted_kind is not None
-    masks = first.masks or noted or info.kind in ("labels", "binary")
+    masks = first.masks or slide.noted_kind is not None or info.kind in MASKS
     resampling, tallies = resampling or ("nearest" if masks else "mean"), dict[int, _Tally]()
     if resampling == "mode" and first.photometric == "minisblack":
         resampling = "mode-of-each"  # see `PixelFormat.reduction`
     for start, own in enumerate((source, *reused)):  # each that was copied with the source's, the others with the last
         part, found = _Part(slide, start, start + 1 if start < len(reused) else None), dict[int, _Tally]()
         for number in range(images):
-            _Comparison(part, own, resampling, threads, number).run(found)
+            _Comparison(part, own, blank, resampling, threads, number).run(found)
         tallies |= {start + number: tally for number, tally in found.items()}
     peak = float(np.iinfo(first.dtype).max) if first.dtype.kind in "iu" else 1.0
     return {number: tally.match(peak) for number, tally in tallies.items()}
@@ -110,9 +115,9 @@ def _same_bytes(path: str, page: TiledImage, segments: Any, index: int, wanted: 
         )
 
 
-def _as_written(against: Any, samples: int, *, several: bool) -> Any:
-    """The source as a conversion writes it: booleans as bytes, RGBA on white where the file is RGB; of a stack all
-    planes and times, where the file has several images.
+def _as_written(against: Any, slide: PyramidFile, background: Background) -> tuple[Source, tuple[float, ...]]:
+    """The source as a conversion writes it, and what its blank parts are: a mask as bytes, RGBA on the background where
+    the file is RGB; of a stack all planes and times, where the file has several images.
     """
     from slidewright.options import ConvertOptions
     from slidewright.sources.open import open_all, open_source
@@ -122,12 +127,16 @@ def _as_written(against: Any, samples: int, *, several: bool) -> Any:
     if hasattr(against, "info") and hasattr(against, "open"):
         source = against
     else:
-        source = open_all(against) if several else open_source(against)
-    composed = source.info.samples == 4 and samples == 3
-    if source.info.dtype != "bool" and not composed:
-        return source
-    options = ConvertOptions(alpha="compose" if composed else "keep")
-    return adapted(source, resolve_pixels(options, source.info), options)
+        source = open_all(against) if len(slide.planes[0]) > 1 else open_source(against)
+    info = source.info
+    composed = info.samples == 4 and slide.levels[0].samples == 3
+    binary = info.dtype != "uint8" and (slide.levels[0].is_mask or slide.noted_kind == "binary")
+    if not (composed or binary or info.dtype == "bool" or info.sparse or background is not None):
+        return source, ()
+    kind = "binary" if binary else None
+    options = ConvertOptions(alpha="compose" if composed else "keep", kind=kind, background=background)
+    pixels = resolve_pixels(options, info)
+    return adapted(source, pixels, options), pixels.background
 
 
 class _Tally:
@@ -156,8 +165,11 @@ class _Comparison:
     `image` is which of the images of a level is compared, where channels or frames are images of their own.
     """
 
-    def __init__(self, slide: _Part, source: Any, resampling: str, threads: int, image: int) -> None:
+    def __init__(
+        self, slide: _Part, source: Source, blank: tuple[float, ...], resampling: str, threads: int, image: int
+    ) -> None:
         self._slide, self._source, self._resampling, self._threads = slide, source, resampling, threads
+        self._blank = blank
         self._image, self._several = image, len(slide.planes[0]) > 1
         self._pages: list[TiledImage] = [level[image] for level in slide.planes]
         first, last = self._pages[0], self._pages[-1]
@@ -249,8 +261,11 @@ class _Comparison:
             buffer = self._local.buffer = np.empty(math.prod(shape), page.dtype)
         out = buffer[: math.prod(shape)].reshape(shape)
         place = (self._image * page.samples,) if self._several else ()
-        pixels: NDArray[Any] = reader.read(*region, out, *place)
-        return pixels[: region.height, : region.width]
+        answer: NDArray[Any] | Blank = reader.read(*region, out, *place)
+        if answer is BLANK and self._source.info.sparse:
+            out[...] = self._blank[: page.samples]
+            return out
+        return known(answer)[: region.height, : region.width]
 
     def _compare(self, number: int, region: Region, pixels: NDArray[Any]) -> None:
         """Hold the file's tiles of a level against the oracle's pixels of a region."""
@@ -269,7 +284,7 @@ class _Comparison:
             own = self._compare_bytes(page, index, in_plane, plane) if not number and self._kept else None
             if own == b"":
                 continue
-            tile = decode_checked(self._segments[number], index)
+            tile = decode_checked(self._segments[number], index, self._slide.slide.ours)
             change = self._changes[number]
             if change is not None and tile is not None:  # compared is what a viewer shows
                 tile = tile.copy()
@@ -283,7 +298,7 @@ class _Comparison:
             ]
             if np.array_equal(found, wanted):
                 errors = 0.0
-            elif page.lossless or own is not None:
+            elif page.lossless or own is not None or not page.counts[index]:  # what is left out is exact too
                 self._differ(page, index, part, found, wanted)
             else:
                 errors = squared_error(found, wanted)

@@ -18,8 +18,10 @@ _SEGMENTS = 64  # that are in memory at a time
 _STEP = 1 << 20
 
 
-def check_original(path: str, threads: int) -> None:
-    """Raise a VerifyError for an archive whose original can't be restored; nothing is written."""
+def check_original(path: str, threads: int) -> list[int]:
+    """Raise a VerifyError for an archive whose original can't be restored; nothing is written. The answer is where the
+    segments are that no JPEG XL could be made of, because they are damaged for instance.
+    """
     try:
         recipe, digest = read_recipe(path), hasher()
         for piece in _pieces(path, recipe, threads):
@@ -28,6 +30,7 @@ def check_original(path: str, threads: int) -> None:
         raise VerifyError(str(error)) from error
     if digest.hexdigest() != recipe.sha256:
         raise VerifyError(f"{path}: what comes out of it is not the file that was archived; copy it again")
+    return list(map(int, recipe.segment_places[~recipe.recompressed]))
 
 
 def _pieces(path: str, recipe: Recipe, threads: int) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ It reads the file as a stranger would, through tifffile, and shares no code with
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ import numpy as np
 from slidewright.errors import OptionError, VerifyError
 from slidewright.geometry import Size, halvings
 from slidewright.inspection.decode import Decode, decode_page
+from slidewright.inspection.own_tiff import check_own, check_xml
 from slidewright.inspection.pyramid_file import PyramidFile, open_pyramid
+from slidewright.options import Color
 from slidewright.system.limits import usable_cpus
 from slidewright.tiff.page import Page, TiledImage
 from slidewright.tiff.segments import MAX_SEGMENT_BYTES
@@ -66,6 +69,7 @@ def verify_file(
     n_workers: int | None = None,
     decode: Decode = "all",
     min_psnr: float | None = None,
+    background: Color | int | float | None = None,
 ) -> VerifyReport:
     """Check a pyramidal TIFF or an OME-Zarr image; of an archive also that its original comes out of it.
 
@@ -89,6 +93,8 @@ def verify_file(
         each image, "none" reads the tables only.
     min_psnr
         The least PSNR in dB that each level of a lossy file must reach against the source; default none.
+    background
+        What the source's alpha was composed on, as `convert` takes it; default white, or the source's own.
 
     Raises
     ------
@@ -97,24 +103,37 @@ def verify_file(
     SourceError
         When the file can't be read or is not a TIFF.
     """
-    if min_psnr is not None and against is None:
-        raise OptionError("min_psnr needs a source to compare with; give against")
+    for name, given in (("min_psnr", min_psnr), ("background", background)):
+        if given is not None and against is None:
+            raise OptionError(f"{name} needs a source to compare with; give against")
+    if min_psnr is not None and math.isnan(min_psnr):
+        raise OptionError("min_psnr nan is no number of decibels; give one such as 30")
     started = time.perf_counter()
     threads = max(1, usable_cpus() if n_workers is None else n_workers)
     with open_pyramid(path) as slide:
+        own = slide if slide.ours and isinstance(slide, TiffSlide) else None
+        if own is not None:
+            check_xml(own)
         warnings = check_tables(slide, strict=slide.ours, kept=slide.kept)
         decoded = {page.name: 0 for page in slide.levels}
+        if own is not None:
+            check_own(own)
+        if slide.ours and not isinstance(slide, TiffSlide):
+            slide.check_opens()
+        kept = _check_archive(slide, threads) if decode == "all" and isinstance(slide, TiffSlide) else []
         for page in slide.others if against is not None else slide.pages:
-            decoded[page.name] = decode_page(slide, page, decode, threads)
-        if decode == "all" and isinstance(slide, TiffSlide):
-            _check_archive(slide, threads)
+            decoded[page.name], cut = decode_page(slide, page, decode, threads, kept)
+            if cut:
+                warnings.append(f"{page.name}: {cut} tiles at the edge are stored smaller; some readers skip them")
+        if kept:
+            warnings.append(f"{len(kept)} segments are in the archive as they were; readers do not show them")
         if decode == "all" and against is None and not isinstance(slide, TiffSlide):
             slide.check_gaps()
         checks = {}
         if against is not None:
             from slidewright.inspection.compare import compare_levels
 
-            checks = compare_levels(slide, against, resampling, threads)
+            checks = compare_levels(slide, against, resampling, background, threads)
             decoded |= {page.name: int(np.count_nonzero(page.counts)) for pages in slide.planes for page in pages}
         levels = tuple(
             LevelCheck(
@@ -141,13 +160,14 @@ def verify_file(
         )
 
 
-def _check_archive(slide: TiffSlide, threads: int) -> None:
-    """Raise a VerifyError for an archive whose original does not come out of it."""
+def _check_archive(slide: TiffSlide, threads: int) -> list[int]:
+    """Raise a VerifyError for an archive whose original does not come out of it; the answer is where segments are that
+    were not recompressed.
+    """
     from slidewright.inspection.original import check_original  # only here: no conversion needs either
     from slidewright.tiff.archive import is_archive
 
-    if is_archive(slide):
-        check_original(slide.path, threads)
+    return check_original(slide.path, threads) if is_archive(slide) else []
 
 
 def check_structure(
@@ -212,12 +232,21 @@ def _is_kept(page: TiledImage, levels: int) -> bool:
 
 
 def _check_sizes(slide: PyramidFile, strict: bool, warnings: list[str]) -> None:
-    """Each level is the first one, halved a whole number of times and rounded down."""
+    """Each level is the first one, halved a whole number of times and rounded down, in all of its planes."""
+    for pages in slide.planes:
+        for page in pages:
+            if page.size != pages[0].size:
+                raise VerifyError(f"{slide.path}: {page.name} is {page.size}, and {pages[0].name} is {pages[0].size}")
     first, times = slide.levels[0], 0
     for page in slide.levels[1:]:
         before, times = times, halvings(first.size, page.size)
         if times <= before and not (times == before and page.size == first.size.halved(before + 1)):
             raise VerifyError(f"{slide.path}: {page.name} is {page.size}, not smaller than the level before it")
+        if strict and times > before + 1:
+            raise VerifyError(
+                f"{slide.path}: {page.name} is {page.size}; the level before it, of {first.size.halved(before + 1)}, "
+                "is lost"
+            )
         times = max(times, before + 1)
         wanted = first.size.halved(times)
         if page.size == wanted:

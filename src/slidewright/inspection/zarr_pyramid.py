@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import SlidewrightError, SourceError, VerifyError
-from slidewright.geometry import Region, Size
+from slidewright.geometry import Size
 from slidewright.inspection.zarr_layout import ArrayLayout, read_layout
 from slidewright.pixels import MASKS
+from slidewright.sources.access.image_chunks import NAMES
 from slidewright.sources.ome_attributes import OmeAttributes
 from slidewright.system.files import read_at, regular, total_bytes
 from slidewright.system.json_file import read_json
@@ -67,12 +68,6 @@ class ZarrLevel(TiledImage):
         """The file with a chunk."""
         plane += self.frame * self.planes
         return self.layout.path(self.folder, plane, row // self.layout.shard, column // self.layout.shard)
-
-    def pixels_of(self, index: int) -> Region:
-        """The pixels of the level that a chunk has."""
-        _, row, column = self.chunk(index)
-        height, width = self.cell
-        return Region(row * height, column * width, height, width).clipped(self.size)
 
 
 class ZarrSegments:
@@ -195,6 +190,12 @@ class ZarrPyramid:
         return self._said.software or ""
 
     @property
+    def noted_kind(self) -> str | None:
+        """See `TiffSlide`."""
+        kind = self.levels[0].kind
+        return kind if kind in MASKS else None
+
+    @property
     def kind(self) -> str:
         """A word for the kind of store."""
         return f"ome-zarr {self.ngff}"
@@ -210,12 +211,40 @@ class ZarrPyramid:
         return ZarrSegments(self.path, page, error)
 
     def check(self) -> None:
-        """Hold every index against its file: its checksum, and that chunks fill the file without gap or overlap."""
+        """Hold every index against its file: its checksum, and that chunks fill the file without gap or overlap; in a
+        store of ours also that every level that is there is listed, and stored as the others are.
+        """
+        if not any(os.path.exists(os.path.join(self.path, name)) for name in ("zarr.json", ".zgroup")):
+            raise VerifyError(f"{self.path}: there is no .zgroup, without which it is no group; copy the store again")
+        listed = {os.path.basename(level.folder) for level in self.levels}
+        for name in sorted(os.listdir(self.path)) if self.ours else ():
+            if name.isdecimal() and name not in listed and is_zarr(os.path.join(self.path, name)):
+                raise VerifyError(f"{self.path}: its multiscales do not list the level {name}; the store is damaged")
+        made = self.levels[self.kept :] if self.ours else ()
+        for level in made:
+            layout, first = level.layout, made[0].layout
+            if replace(layout, size=first.size, shard=first.shard, sharded=first.sharded) != first:
+                raise VerifyError(f"{level.folder} is stored otherwise than {made[0].folder}; the store is damaged")
         for level in self.levels:
             if level.layout.sharded:
                 planes = level.planes * level.layout.stack.frames
                 for plane, row, column in np.ndindex(planes, *level.grid.grid(level.layout.shard)):
                     self._check_shard(level, plane, row, column)
+
+    def check_opens(self) -> None:
+        """Have zarr itself open the group, and the levels but those of codecs that it may not have: it looks at more of
+        the JSON than is read here. Raises VerifyError.
+        """
+        import zarr
+
+        plain = [level.folder for level in self.levels if level.layout.compression not in NAMES.values()]
+        for folder in (self.path, *plain):
+            try:
+                zarr.open(store=folder, mode="r")
+            except MemoryError:
+                raise
+            except Exception as error:  # zarr raises many kinds
+                raise VerifyError(f"{folder}: zarr can't open it ({error}); the store is damaged") from error
 
     def check_gaps(self) -> None:
         """Hold chunks that are left out, and so background, against the level above, which is background there too

@@ -31,6 +31,10 @@ _ASSOCIATED_ALPHA = 1
 _SUBSAMPLING, _ORIENTATION = 530, 274
 _INK_SET, _COEFFICIENTS, _REFERENCE = 332, 529, 532
 _PHOTOMETRIC = 262
+_ENCODING = (258, 259, 262, 266, 277, 284, 317, 322, 323, 338, 339, 347, 530)
+"""BitsPerSample, Compression, PhotometricInterpretation, FillOrder, SamplesPerPixel, PlanarConfiguration, Predictor,
+TileWidth, TileLength, ExtraSamples, SampleFormat, JPEGTables, YCbCrSubSampling.
+"""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -110,6 +114,12 @@ class TiledImage:
         parts = (self.name, f"channel {plane}" if self.planes > 1 else "", where)
         return ", ".join(part for part in parts if part)
 
+    def pixels_of(self, index: int) -> Region:
+        """The pixels of the image that a segment has."""
+        row, column = divmod(index % (self.grid.height * self.grid.width), self.grid.width)
+        height, width = self.cell
+        return Region(row * height, column * width, height, width).clipped(self.size)
+
     def tiles_in(self, region: Region) -> Iterator[tuple[int, Region]]:
         """(index, pixels of the region) for each tile that a region touches."""
         for row in range(region.y // self.cell.height, -(-(region.y + region.height) // self.cell.height)):
@@ -176,6 +186,11 @@ class Page(TiledImage):
         if value is None:
             return (2, 2) if self.photometric == "ycbcr" else None
         return (int(value[0]), int(value[1]))
+
+    @property
+    def encoding(self) -> tuple[Any, ...]:
+        """What the tags say of how segments are encoded and what samples mean, to be held against another page's."""
+        return (*map(self.page.tags.valueof, _ENCODING), self.colormap)
 
     @property
     def uneven_bits(self) -> tuple[int, ...]:

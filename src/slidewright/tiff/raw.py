@@ -18,6 +18,7 @@ from slidewright.tiff.page import Page, read_page
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _HALVES = (5, 10)  # fractions, which are two numbers
 _MAX_DEPTH = 8
+RawTags = dict[int, tuple[int, int, bytes]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -25,7 +26,7 @@ class RawDirectory:
     """One directory."""
 
     page: Page
-    tags: dict[int, tuple[int, int, bytes]]
+    tags: RawTags
     """(TIFF type, how many, their bytes in little endian) by number."""
     children: tuple[RawDirectory, ...]
     """The directories that SubIFDs name."""

@@ -76,7 +76,7 @@ class Segments:
     def decode(self, index: int) -> NDArray[Any] | None:
         """The pixels of a segment as (height, width, samples), padding included; None for one that was left out."""
         data = self.read(index)
-        if data is not None and self._jpeg is not None and self.page.tiled:
+        if data is not None and self._jpeg is not None:
             self._check_end(index, data)
         pixels = None if data is None else self._decode_any(index, data)
         return pixels.astype(np.uint8, copy=False) if pixels is not None and self.page.bits == 1 else pixels

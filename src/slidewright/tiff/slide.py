@@ -24,7 +24,7 @@ from slidewright.tiff.directories import check_directories
 from slidewright.tiff.left_out import left_out_of
 from slidewright.tiff.metadata import description_of, mpp_of
 from slidewright.tiff.page import Page, TiledImage, bytes_of, read_page
-from slidewright.tiff.raw import RawDirectory, raw_directory
+from slidewright.tiff.raw import RawDirectory, RawTags, raw_directory
 from slidewright.tiff.segments import Segments
 from slidewright.tiff.series import Image
 from slidewright.tiff.stream_headers import HEAD_BYTES, look
@@ -155,6 +155,15 @@ class TiffSlide:
         """Every directory of the main chain as it is, with those below it."""
         with damage_named(self.path, VerifyError):
             return tuple(raw_directory(page, self.file) for page in layout.main_pages(self._tiff))
+
+    @property
+    def copies(self) -> tuple[list[RawTags], list[RawTags]]:
+        """Tags of the directories of the main chain that show a level once more, and of the levels below the first."""
+        with damage_named(self.path, VerifyError):
+            shown = {page.page.offset for page in self.pages}
+            first, *others = layout.main_pages(self._tiff)
+            copies = [raw_directory(page, self.file).tags for page in others if page.offset not in shown]
+            return copies, [child.tags for child in raw_directory(first, self.file).children]
 
     def has_tag(self, code: int) -> bool:
         """Whether the first directory has a tag."""
