@@ -6,6 +6,7 @@ killed run left from what another run is writing at the moment.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import stat
@@ -135,7 +136,8 @@ class Destination:
             except OSError:  # of a network disk whose answer was lost, and which was asked again
                 if not leads_to(self.place, mine):
                     raise
-            sync_folder(os.path.dirname(self.place))
+            with contextlib.suppress(PermissionError, FileNotFoundError):  # one that may be written into and not read,
+                sync_folder(os.path.dirname(self.place))  # or that was moved at once, with the file in it
         except FileExistsError:
             if not self._is_there_already():
                 raise self._exists() from None
