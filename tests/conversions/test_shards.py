@@ -285,6 +285,18 @@ def test_assemble_refuses_what_shards_decide_and_what_is_no_folder_of_shards(tmp
         slidewright.assemble(tmp_path / "shards", tmp_path / "new.tif", source=SOURCE)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("inside", ["", "shards", "../link"])
+def test_folder_of_shards_that_is_the_source_or_lies_in_it_is_refused(tmp_path, inside):
+    store = tmp_path / "in.zarr"
+    slidewright.convert(np.zeros((90, 90), np.uint8), store, tile_size=32, n_workers=0)
+    (tmp_path / "link").symlink_to(store)
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    with pytest.raises(OptionError, match="is the source, or lies in it"):
+        slidewright.shard(store, store / inside, index=0, count=2, **OPTIONS)
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
+
+
 def test_array_in_memory_is_refused(tmp_path):
     with pytest.raises(OptionError, match="save them to a file"):
         slidewright.shard(np.zeros((100, 100), np.uint8), tmp_path / "shards", index=0, count=1)
