@@ -286,6 +286,32 @@ def test_assemble_refuses_what_shards_decide_and_what_is_no_folder_of_shards(tmp
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("again", ["assemble", "convert", "resume"])
+def test_what_a_kill_left_of_shards_that_were_being_removed_goes_with_the_next_run(tmp_path, npy, again, monkeypatch):
+    out, real = tmp_path / "out.tif", os.rename
+
+    def killed(old, new):
+        real(old, new)
+        os._exit(9)
+
+    child = os.fork()
+    if not child:
+        slidewright.shard(npy, tmp_path / "shards", index=0, count=1, **OPTIONS)
+        monkeypatch.setattr(os, "rename", killed)
+        slidewright.assemble(tmp_path / "shards", out, remove=True, n_workers=0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert len(list(tmp_path.glob(".out.tif.*.trash"))) == 1
+    if again == "assemble":
+        with pytest.raises(SourceError):
+            slidewright.assemble(tmp_path / "shards", out, n_workers=0)
+    else:
+        with pytest.raises(DestinationError):
+            slidewright.convert(npy, out, resume=again == "resume", **OPTIONS)
+    assert sorted(os.listdir(tmp_path)) == ["in.npy", "out.tif"]
+
+
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("inside", ["", "shards", "../link"])
 def test_folder_of_shards_that_is_the_source_or_lies_in_it_is_refused(tmp_path, inside):
     store = tmp_path / "in.zarr"

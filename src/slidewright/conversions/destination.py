@@ -244,14 +244,19 @@ def sweep_beside(*paths: str | os.PathLike[str]) -> None:
         folders.setdefault(folder, {})[short_name(name)] = name
     for folder, names in folders.items():
         try:
-            found = [each.removesuffix(".lock") for each in os.listdir(folder) if each.endswith(".lock")]
+            found = [each for each in os.listdir(folder) if each.startswith(".")]
         except OSError:
             continue
-        for stem in found:
+        for each in found:
+            stem, ending = os.path.splitext(each)
             short, _, unique = stem[1:].rpartition(".")
-            if stem.startswith(".") and short in names and len(unique) == TOKEN_LENGTH:
-                whole, place = os.path.join(folder, stem), os.path.join(folder, names[short])
+            if short not in names or len(unique) != TOKEN_LENGTH:
+                continue
+            whole, place = os.path.join(folder, stem), os.path.join(folder, names[short])
+            if ending == ".lock":
                 remove_abandoned(f"{whole}.lock", functools.partial(_clean, whole, place))
+            elif ending == ".trash":  # shards that have done their duty, and nobody's any more
+                remove(f"{whole}.trash")
 
 
 def _clean(stem: str, path: str) -> None:
