@@ -118,6 +118,13 @@ class Destination:
         except OSError as error:
             raise DestinationError(f"can't write into {str(self.path.parent)!r}: {error.strerror}") from error
 
+    def make_folder(self) -> None:
+        """Make the partial folder, for several to write into; raises DestinationError."""
+        try:
+            os.mkdir(self.partial)
+        except OSError as error:
+            raise DestinationError(f"can't write into {str(self.path.parent)!r}: {error.strerror}") from error
+
     def commit(self) -> int:
         """Give the partial file its final name, in one step, and make sure that the name is on the disk. Returns its
         bytes, or those of all files in it: whoever waits for the name may move it away at once.
