@@ -20,11 +20,13 @@ import slidewright
 from slidewright.cli.main import main
 from slidewright.conversions.array_jobs import read_array
 from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, ShardError, SourceError
+from slidewright.formats import ome_zarr
 from slidewright.formats.zarr_shard import ShardWriter as ShardFile
 from slidewright.geometry import Size
 from slidewright.pyramid.level_store import ScratchLevel
 from slidewright.shards.file import ShardDamageError, ShardWriter, check_segments, read_index
 from slidewright.shards.folder import share
+from slidewright.system.files import regular, same_content
 
 SOURCE = SlowSource(700, 900)
 OPTIONS = {"tile_size": 32, "compression": "deflate", "block_tiles": 4, "n_workers": 0}
@@ -309,6 +311,27 @@ def test_what_a_kill_left_of_shards_that_were_being_removed_goes_with_the_next_r
         with pytest.raises(DestinationError):
             slidewright.convert(npy, out, resume=again == "resume", **OPTIONS)
     assert sorted(os.listdir(tmp_path)) == ["in.npy", "out.tif"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+def test_shards_that_may_not_be_changed_are_put_together_and_stay_where_they_are(tmp_path, npy, name, monkeypatch):
+    folder, real = tmp_path / "shards", os.access
+    more = {} if name == "out.tif" else {"compression": "zstd", "format": "ome-zarr", "zarr_shard": 2}
+    options = {**OPTIONS, **more}
+    slidewright.shard(npy, folder, index=0, count=1, **options)
+
+    def to_read(path, flags=os.O_RDONLY, mode=0o666):
+        if flags & os.O_RDWR:
+            raise PermissionError(13, "Permission denied", path)
+        return regular(path, flags, mode)
+
+    monkeypatch.setattr(ome_zarr, "regular", to_read)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder and real(path, mode))
+    slidewright.assemble(folder, tmp_path / name, remove=True, n_workers=0)
+    assert sorted(os.listdir(tmp_path)) == ["in.npy", name, "shards"]
+    slidewright.convert(npy, tmp_path / f"whole-{name}", **options)
+    assert same_content(str(tmp_path / name), str(tmp_path / f"whole-{name}"))
 
 
 @pytest.mark.timeout(60)

@@ -111,13 +111,13 @@ def remove_folder(
     """Remove a folder of shards that has done its duty, in one step as far as other runs can see; the launcher's fork
     server does, if this process is killed meanwhile. `release` gives up the lock that lies in it, once others can't
     find it any more: NFS keeps what is open, and with it the folder. What others have put there stays, and so does a
-    link to a folder elsewhere, with that folder.
+    link to a folder elsewhere, with that folder, and a folder from which nothing may be removed.
     """
     try:
         own, alone = own_names(path)
     except OSError:  # it is gone, or can't be read: nothing more can be done
         return
-    if not alone or os.path.islink(path):
+    if not alone or os.path.islink(path) or not os.access(path, os.W_OK):
         for name in own:
             remove_tree(os.path.join(path, name))
         return

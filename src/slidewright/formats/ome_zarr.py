@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -361,9 +361,17 @@ def _await_files(there: LevelFiles, files: LevelFiles, plane: int, take: TakeSeg
             path = files.path(plane, row, column)
             if there is not files:
                 link(there.path(plane, row, column), path, files.home)
-            syncer.close(open(path, "r+b", buffering=0, opener=regular))  # noqa: SIM115 - the syncer closes it
+            syncer.close(_opened(path))
         total += nbytes
     return total
+
+
+def _opened(path: str) -> IO[bytes]:
+    """A file to sync; to read where it may not be changed, as of shards that are kept so."""
+    try:
+        return open(path, "r+b", buffering=0, opener=regular)
+    except PermissionError:
+        return open(path, "rb", buffering=0, opener=regular)
 
 
 def _blank_segment(encoding: Encoding) -> bytes:
