@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slidewright.bench.verbs.shared import keeping_the_source
 from slidewright.cli.common import FilePath, debug_option, hush_libraries, say, table
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ _ARRAYS = (1, 2, 4, 8, 16, 64)
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, writable=True), help="Write the constants there.")
 @debug_option
 @click.pass_context
+@keeping_the_source
 def scaling(
     context: click.Context,
     /,

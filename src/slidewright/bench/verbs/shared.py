@@ -54,16 +54,16 @@ def measured(function: Any) -> Any:
         click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Runs."),
     ):
         function = option(function)
-    return _keeping_the_source(function)
+    return keeping_the_source(function)
 
 
-def _keeping_the_source(function: Any) -> Any:
+def keeping_the_source(function: Any) -> Any:
     """Refuse results that would be written over what is measured."""
 
     @functools.wraps(function)
     def careful(*arguments: Any, **given: Any) -> Any:
-        for file in (given["json_file"], given["csv_file"]):
-            if file is not None and same_file(file, given["source"]):
+        for file in (given["json_file"], given.get("csv_file")):
+            if file is not None and given["source"] is not None and same_file(file, given["source"]):
                 raise click.UsageError(f"{file!r} is the source itself; name another file")
         return function(*arguments, **given)
 
