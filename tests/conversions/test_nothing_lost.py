@@ -57,6 +57,28 @@ def linked_folder(old: Path, new: Path) -> Path:
     return new / old.name
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder is found again by its descriptor")
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("name", ["o.tif", "o.zarr"])
+def test_nothing_is_left_in_a_folder_that_is_renamed_in_mid_run(tmp_path, name, workers):
+    place, renamed = tmp_path / "place", tmp_path / "renamed"
+    pixels = np.random.default_rng(0).integers(1, 255, (512, 512), np.uint8)
+
+    def read(y, x, height, width):
+        if y == 256:
+            with contextlib.suppress(OSError):
+                place.rename(renamed)
+        return pixels[y : y + height, x : x + width]
+
+    place.mkdir()
+    (place / "mine.txt").write_text("mine")
+    given = {"tile_size": 64, "n_workers": workers, "block_tiles": 1}
+    with pytest.raises(OutputError):
+        slidewright.convert(read, place / name, shape=pixels.shape, dtype="uint8", **given)
+    assert os.listdir(renamed) == ["mine.txt"]
+    assert os.listdir(tmp_path) == ["renamed"]
+
+
 @posix
 @pytest.mark.parametrize("back", [True, False])
 @pytest.mark.parametrize("more", [{"zarr_shard": 0}, {"zarr_shard": 2}, {"ngff": "0.4"}, {"n_workers": 1}])

@@ -99,6 +99,7 @@ class Destination:
         self.aside = f"{stem}.old"
         self._lock_path = f"{stem}.lock"
         self._lock: FileLock | None = None
+        self._folder: int | None = None
 
     @property
     def temporary(self) -> tuple[str, str]:
@@ -117,6 +118,9 @@ class Destination:
             self._lock = FileLock(self._lock_path)
         except OSError as error:
             raise DestinationError(f"can't write into {str(self.path.parent)!r}: {error.strerror}") from error
+        if hasattr(os, "O_PATH"):  # Linux: it is found again should somebody rename it
+            with contextlib.suppress(OSError):
+                self._folder = os.open(os.path.dirname(self.place), os.O_PATH | os.O_CLOEXEC)
 
     def make_folder(self) -> None:
         """Make the partial folder, for several to write into; raises DestinationError."""
@@ -160,13 +164,19 @@ class Destination:
             return False
 
     def close(self) -> None:
-        """Remove what is left beside the destination."""
+        """Remove what is left beside the destination, also in a folder that has another name by now."""
         try:
             settle_aside(self.aside, self.place)
             remove_guarded(*self.temporary)
+            if self._folder is not None:
+                partial, lock = (f"/proc/self/fd/{self._folder}/{os.path.basename(path)}" for path in self.temporary)
+                remove_guarded(partial, lock)
         finally:
             if self._lock is not None:
                 self._lock.release()
+            folder, self._folder = self._folder, None
+            if folder is not None:
+                os.close(folder)
 
     def _rename(self) -> None:
         if self._only_seen:
