@@ -465,8 +465,14 @@ def test_means_that_are_rounded_otherwise_are_the_same_work() -> None:
     assert differences(replace(ours, psnr=(60.0, None)), ours)
 
 
-@pytest.mark.parametrize("verb", ["convert", "peers", "codecs", "small"])
-@pytest.mark.parametrize("option", ["--json", "--csv"])
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        *((verb, option) for verb in ("convert", "peers", "codecs", "small") for option in ("--json", "--csv")),
+        ("scaling", "--json"),
+    ],
+)
 def test_results_are_not_written_over_the_source(tiled: str, tmp_path: Path, verb: str, option: str) -> None:
     source = shutil.copy(tiled, tmp_path / "s.tif")
     (tmp_path / "link.tif").symlink_to(source)

@@ -403,6 +403,25 @@ def test_slides_that_would_become_one_file_are_refused(tmp_path):
         slidewright.batch(tmp_path, tmp_path / "out")
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("suffix", [".ome.tif", ".tif", ".zarr", ".pyramid.tif"])
+@pytest.mark.parametrize("pattern", ["", "slide?.*"])
+def test_results_in_the_folder_of_the_slides_are_no_slides_when_it_is_run_again(tmp_path, slides, suffix, pattern):
+    for name in os.listdir(slides):
+        (slides / name).rename(slides / f"{name[:-4]}.svs")
+    for index in range(2):
+        assert statuses(slidewright.batch(slides / pattern, slides, suffix=suffix, task=(index, 2), **OPTIONS)) == [
+            "done"
+        ] * (2 - index)
+    assert statuses(slidewright.batch(slides, slides, suffix=suffix, **OPTIONS)) == ["skipped"] * 3
+    assert statuses(slidewright.batch(slides, slides, suffix=suffix, tile_size=32, n_workers=0)) == ["done"] * 3
+    result = slides / f"slide0{suffix}"
+    with open(result / "note.txt" if result.is_dir() else result, "ab") as file:
+        file.write(b"touched")
+    with pytest.raises(OptionError, match=r"would both become|is the same file"):  # it may be a slide of somebody's
+        slidewright.batch(slides / pattern, slides, suffix=suffix, overwrite=True, **OPTIONS)
+
+
 @pytest.mark.parametrize("recursive", [False, True])
 def test_what_is_hidden_in_a_folder_is_no_slide(tmp_path, slides, recursive):
     for name in ("._slide0.tif", ".b.svs"):

@@ -180,6 +180,25 @@ def test_output_that_somebody_moves_away_as_soon_as_it_has_its_name_is_a_success
     assert [path.name for path in out.parent.iterdir() if path.suffix != ".jsonl"] == []
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["s.tif", "s.zarr"])
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), FileNotFoundError(2, "gone")])
+def test_folder_that_may_be_written_and_not_read_is_no_failure_of_a_complete_file(tmp_path, monkeypatch, name, error):
+    """As a drop box is, of mode 1733; or one that was moved as soon as the file had its name."""
+    real, drop = os.open, tmp_path / "drop"
+
+    def refused(path, flags, *more, **options):
+        if os.fspath(path) == str(drop) and flags == os.O_RDONLY:
+            raise error
+        return real(path, flags, *more, **options)
+
+    drop.mkdir()
+    monkeypatch.setattr(os, "open", refused)
+    report = slidewright.convert(np.zeros((150, 200), np.uint8), drop / name, n_workers=0, tile_size=64)
+    assert report.bytes == total_bytes(drop / name)
+    assert os.listdir(drop) == [name]
+
+
 def test_name_taken_by_another_file_is_still_an_error(tmp_path, monkeypatch):
     def taken(old, new, **_):
         (tmp_path / "o.tif").write_bytes(b"another's")

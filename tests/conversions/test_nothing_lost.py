@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -54,6 +55,53 @@ def soft_link(old: Path, new: Path) -> Path:
 def linked_folder(old: Path, new: Path) -> Path:
     new.symlink_to(old.parent)
     return new / old.name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder is found again by its descriptor")
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("name", ["o.tif", "o.zarr"])
+def test_nothing_is_left_in_a_folder_that_is_renamed_in_mid_run(tmp_path, name, workers):
+    place, renamed = tmp_path / "place", tmp_path / "renamed"
+    pixels = np.random.default_rng(0).integers(1, 255, (512, 512), np.uint8)
+
+    def read(y, x, height, width):
+        if y == 256:
+            with contextlib.suppress(OSError):
+                place.rename(renamed)
+        return pixels[y : y + height, x : x + width]
+
+    place.mkdir()
+    (place / "mine.txt").write_text("mine")
+    given = {"tile_size": 64, "n_workers": workers, "block_tiles": 1}
+    with pytest.raises(OutputError):
+        slidewright.convert(read, place / name, shape=pixels.shape, dtype="uint8", **given)
+    assert os.listdir(renamed) == ["mine.txt"]
+    assert os.listdir(tmp_path) == ["renamed"]
+
+
+@posix
+@pytest.mark.parametrize("back", [True, False])
+@pytest.mark.parametrize("more", [{"zarr_shard": 0}, {"zarr_shard": 2}, {"ngff": "0.4"}, {"n_workers": 1}])
+def test_disk_of_a_store_that_is_away_for_a_while_is_an_error(tmp_path, more, back):
+    """Chunks that were written to where it had been would be background in a store that seems to be complete."""
+    disk, away = tmp_path / "disk", tmp_path / "away"
+    pixels = np.random.default_rng(0).integers(1, 255, (512, 512), np.uint8)
+
+    def read(y, x, height, width):
+        with contextlib.suppress(OSError):
+            if (y, x) == (128, 0):
+                disk.rename(away)
+                disk.mkdir()
+            elif (y, x) == (320, 0) and back:
+                shutil.rmtree(disk)
+                away.rename(disk)
+        return pixels[y : y + height, x : x + width]
+
+    disk.mkdir()
+    given = {**OPTIONS, "zarr_shard": 0 if "n_workers" in more else None, "block_tiles": 1, **more}
+    with pytest.raises(OutputError, match="No such file"):
+        slidewright.convert(read, disk / "o.zarr", shape=pixels.shape, dtype="uint8", **given)
+    assert not os.path.exists(disk / "o.zarr")
 
 
 @posix

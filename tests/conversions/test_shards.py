@@ -20,11 +20,13 @@ import slidewright
 from slidewright.cli.main import main
 from slidewright.conversions.array_jobs import read_array
 from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, ShardError, SourceError
+from slidewright.formats import ome_zarr
 from slidewright.formats.zarr_shard import ShardWriter as ShardFile
 from slidewright.geometry import Size
 from slidewright.pyramid.level_store import ScratchLevel
 from slidewright.shards.file import ShardDamageError, ShardWriter, check_segments, read_index
 from slidewright.shards.folder import share
+from slidewright.system.files import regular, same_content
 
 SOURCE = SlowSource(700, 900)
 OPTIONS = {"tile_size": 32, "compression": "deflate", "block_tiles": 4, "n_workers": 0}
@@ -283,6 +285,65 @@ def test_assemble_refuses_what_shards_decide_and_what_is_no_folder_of_shards(tmp
     (tmp_path / "shards" / "job.json").write_text(json.dumps({"version": 4}))
     with pytest.raises(ShardError, match=r"job\.json' can't be read"):
         slidewright.assemble(tmp_path / "shards", tmp_path / "new.tif", source=SOURCE)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("again", ["assemble", "convert", "resume"])
+def test_what_a_kill_left_of_shards_that_were_being_removed_goes_with_the_next_run(tmp_path, npy, again, monkeypatch):
+    out, real = tmp_path / "out.tif", os.rename
+
+    def killed(old, new):
+        real(old, new)
+        os._exit(9)
+
+    child = os.fork()
+    if not child:
+        slidewright.shard(npy, tmp_path / "shards", index=0, count=1, **OPTIONS)
+        monkeypatch.setattr(os, "rename", killed)
+        slidewright.assemble(tmp_path / "shards", out, remove=True, n_workers=0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert len(list(tmp_path.glob(".out.tif.*.trash"))) == 1
+    if again == "assemble":
+        with pytest.raises(SourceError):
+            slidewright.assemble(tmp_path / "shards", out, n_workers=0)
+    else:
+        with pytest.raises(DestinationError):
+            slidewright.convert(npy, out, resume=again == "resume", **OPTIONS)
+    assert sorted(os.listdir(tmp_path)) == ["in.npy", "out.tif"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+def test_shards_that_may_not_be_changed_are_put_together_and_stay_where_they_are(tmp_path, npy, name, monkeypatch):
+    folder, real = tmp_path / "shards", os.access
+    more = {} if name == "out.tif" else {"compression": "zstd", "format": "ome-zarr", "zarr_shard": 2}
+    options = {**OPTIONS, **more}
+    slidewright.shard(npy, folder, index=0, count=1, **options)
+
+    def to_read(path, flags=os.O_RDONLY, mode=0o666):
+        if flags & os.O_RDWR:
+            raise PermissionError(13, "Permission denied", path)
+        return regular(path, flags, mode)
+
+    monkeypatch.setattr(ome_zarr, "regular", to_read)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder and real(path, mode))
+    slidewright.assemble(folder, tmp_path / name, remove=True, n_workers=0)
+    assert sorted(os.listdir(tmp_path)) == ["in.npy", name, "shards"]
+    slidewright.convert(npy, tmp_path / f"whole-{name}", **options)
+    assert same_content(str(tmp_path / name), str(tmp_path / f"whole-{name}"))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("inside", ["", "shards", "../link"])
+def test_folder_of_shards_that_is_the_source_or_lies_in_it_is_refused(tmp_path, inside):
+    store = tmp_path / "in.zarr"
+    slidewright.convert(np.zeros((90, 90), np.uint8), store, tile_size=32, n_workers=0)
+    (tmp_path / "link").symlink_to(store)
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    with pytest.raises(OptionError, match="is the source, or lies in it"):
+        slidewright.shard(store, store / inside, index=0, count=2, **OPTIONS)
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
 
 
 def test_array_in_memory_is_refused(tmp_path):

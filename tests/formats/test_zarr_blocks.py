@@ -136,7 +136,7 @@ def test_shards_are_those_of_the_plane_writer_in_any_order(
         data = {place: None if rng.random() < missing else rng.randbytes(rng.randrange(1, 99)) for place in places}
         one, two = tmp_path / f"one{side}", tmp_path / f"two{side}"
         with Syncer() as syncer:
-            writer = PlaneWriter(str(one), chunks, side, syncer)
+            writer = PlaneWriter(str(one), chunks, side, syncer, str(tmp_path))
             for place in places:
                 writer.add(*place, data[place])
             syncer.wait()
@@ -144,7 +144,7 @@ def test_shards_are_those_of_the_plane_writer_in_any_order(
         for ends_early in (False, True, False):  # over what is there, also where a first try ended early
             rng.shuffle(places)
             staging = str(tmp_path / "staging" / f"{side}") if shared else None
-            shard = ShardWriter(str(two / "0" / "0"), side, chunks, staging)
+            shard = ShardWriter(str(two / "0" / "0"), side, chunks, staging, home=str(tmp_path))
             for place in places[: len(places) // 2 if ends_early else None]:
                 assert not shard.complete
                 shard.add(*place, data[place])

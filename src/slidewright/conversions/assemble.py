@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
 from slidewright.conversions.conversion import Conversion
+from slidewright.conversions.destination import sweep_beside
 from slidewright.conversions.opening import fixed, make_launcher, open_selected
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan
 from slidewright.conversions.signatures import AssembleOptions, with_options
@@ -65,6 +66,7 @@ def assemble(
     from slidewright.reporting.progress import make_callback
 
     started = monotonic()
+    sweep_beside(dest)  # also where the shards are gone: a run that was killed while it removed them left the rest
     folder = ShardFolder.open(shards)
     job = folder.job
     make_options(options, "assemble")

@@ -16,7 +16,16 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Unpack
 
-from slidewright.conversions.batch_slide import FRESH_EVERY, BatchItem, Line, Outcome, convert_slide, due, failed
+from slidewright.conversions.batch_slide import (
+    FRESH_EVERY,
+    BatchItem,
+    Line,
+    Outcome,
+    convert_slide,
+    due,
+    failed,
+    status_of,
+)
 from slidewright.conversions.destination import sweep_beside
 from slidewright.conversions.manifest import Entry, check_apart, check_places, read_entries, told_of_links
 from slidewright.conversions.opening import make_launcher, open_selected
@@ -27,6 +36,7 @@ from slidewright.report import ProgressOption
 from slidewright.shards.schema import read_as
 from slidewright.system.files import regular
 from slidewright.system.json_file import parse_json
+from slidewright.system.remote_file import absolute
 
 _MAX_LINE = 1 << 20
 _FIRST = b'{"source": '
@@ -112,14 +122,16 @@ def batch(
     warnings = told_of_links(links)
     path = os.fspath(report) if report is not None else _default_report(paths[0], out)
     reports = _siblings(path)
-    check_apart(entries, paths if out is None else (), reports)
-    if report is not None:
-        _refuse_another_file(path)
-    check_places(entries, out)
     try:
         done = read_done(reports)
     except OSError as error:
         raise OptionError(f"can't read the report {path!r}: {error.strerror}; give another with --report") from error
+    if out is not None:
+        entries = _without_results(entries, done)
+    check_apart(entries, paths if out is None else (), reports)
+    if report is not None:
+        _refuse_another_file(path)
+    check_places(entries, out)
     if task is not None:
         index, count = task
         if not 0 <= index < count:
@@ -176,6 +188,20 @@ def _ignore(item: BatchItem) -> None:
     """Nobody wants to be told."""
 
 
+def _without_results(entries: list[Entry], done: Mapping[str, Line]) -> list[Entry]:
+    """The entries but for what the batch itself has made of others of them: where results go into the folder of the
+    slides, they are found there when it is run again.
+    """
+    sources = {os.path.abspath(entry.source) for entry in entries}
+    made = set()
+    for entry in entries:
+        destination = os.path.abspath(entry.destination)
+        line = done.get(destination) if destination in sources else None
+        if line is not None and line.identity is not None and line.identity.get("path") == absolute(entry.source):
+            made.update([destination] if line.made == status_of(destination) else [])  # nobody has touched it since
+    return [entry for entry in entries if os.path.abspath(entry.source) not in made]
+
+
 def _make_folders(entries: Sequence[Entry]) -> None:
     for folder in dict.fromkeys(os.path.dirname(entry.destination) for entry in entries):
         try:
@@ -214,7 +240,7 @@ def read_done(paths: Iterable[str]) -> dict[str, Line]:
     newest: dict[str, Line] = {}
     for path in paths:
         with (
-            contextlib.suppress(FileNotFoundError),
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
             open(path, encoding="utf-8", errors="replace", opener=regular) as file,
         ):
             while text := file.readline(_MAX_LINE):

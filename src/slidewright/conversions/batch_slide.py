@@ -154,7 +154,7 @@ def convert_slide(
         report.retries,
         warnings=report.warnings,
     )
-    line = {**asdict(item), "destination": destination, "identity": made_of, "made": _status(destination)}
+    line = {**asdict(item), "destination": destination, "identity": made_of, "made": status_of(destination)}
     return Outcome(item, line)
 
 
@@ -171,7 +171,7 @@ def due(
     """The options to convert a slide with, None if it is done and nothing has changed; and what it is made of."""
     made_of = _identity(entry, opened, path)
     made_before = before.identity if before is not None else None
-    if before is None or made_before is None or before.made != _status(os.path.abspath(entry.destination)):
+    if before is None or made_before is None or before.made != status_of(os.path.abspath(entry.destination)):
         return entry.options, made_of
     if made_before == made_of:
         return None, made_of
@@ -211,7 +211,7 @@ def _label(options: ConvertOptions) -> dict[str, Any]:
     return {} if options.label is None else {"label": file_identity(os.fspath(options.label))}
 
 
-def _status(path: str) -> tuple[int, int] | None:
+def status_of(path: str) -> tuple[int, int] | None:
     """Size and time of change of a file; of a folder those of all in it, the newest; or None."""
     try:
         status = os.stat(path)

@@ -282,6 +282,8 @@ class Conversion:
             run = replace(run, format=run.format.by_blocks(shards.files))
         elif run.memory.by_blocks:
             run = replace(run, format=run.format.by_blocks())
+        if run.format.block_files(self._destination.partial, run.image) is not None:
+            self._destination.make_folder()  # nobody who writes into it makes it, in case its disk goes
         return replace(run, output=self._destination.partial, levels=levels, shards=shards)
 
     def finish(

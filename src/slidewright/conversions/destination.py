@@ -6,6 +6,7 @@ killed run left from what another run is writing at the moment.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import stat
@@ -98,6 +99,7 @@ class Destination:
         self.aside = f"{stem}.old"
         self._lock_path = f"{stem}.lock"
         self._lock: FileLock | None = None
+        self._folder: int | None = None
 
     @property
     def temporary(self) -> tuple[str, str]:
@@ -114,6 +116,16 @@ class Destination:
         """
         try:
             self._lock = FileLock(self._lock_path)
+        except OSError as error:
+            raise DestinationError(f"can't write into {str(self.path.parent)!r}: {error.strerror}") from error
+        if hasattr(os, "O_PATH"):  # Linux: it is found again should somebody rename it
+            with contextlib.suppress(OSError):
+                self._folder = os.open(os.path.dirname(self.place), os.O_PATH | os.O_CLOEXEC)
+
+    def make_folder(self) -> None:
+        """Make the partial folder, for several to write into; raises DestinationError."""
+        try:
+            os.mkdir(self.partial)
         except OSError as error:
             raise DestinationError(f"can't write into {str(self.path.parent)!r}: {error.strerror}") from error
 
@@ -135,7 +147,8 @@ class Destination:
             except OSError:  # of a network disk whose answer was lost, and which was asked again
                 if not leads_to(self.place, mine):
                     raise
-            sync_folder(os.path.dirname(self.place))
+            with contextlib.suppress(PermissionError, FileNotFoundError):  # one that may be written into and not read,
+                sync_folder(os.path.dirname(self.place))  # or that was moved at once, with the file in it
         except FileExistsError:
             if not self._is_there_already():
                 raise self._exists() from None
@@ -151,13 +164,19 @@ class Destination:
             return False
 
     def close(self) -> None:
-        """Remove what is left beside the destination."""
+        """Remove what is left beside the destination, also in a folder that has another name by now."""
         try:
             settle_aside(self.aside, self.place)
             remove_guarded(*self.temporary)
+            if self._folder is not None:
+                partial, lock = (f"/proc/self/fd/{self._folder}/{os.path.basename(path)}" for path in self.temporary)
+                remove_guarded(partial, lock)
         finally:
             if self._lock is not None:
                 self._lock.release()
+            folder, self._folder = self._folder, None
+            if folder is not None:
+                os.close(folder)
 
     def _rename(self) -> None:
         if self._only_seen:
@@ -242,14 +261,19 @@ def sweep_beside(*paths: str | os.PathLike[str]) -> None:
         folders.setdefault(folder, {})[short_name(name)] = name
     for folder, names in folders.items():
         try:
-            found = [each.removesuffix(".lock") for each in os.listdir(folder) if each.endswith(".lock")]
+            found = [each for each in os.listdir(folder) if each.startswith(".")]
         except OSError:
             continue
-        for stem in found:
+        for each in found:
+            stem, ending = os.path.splitext(each)
             short, _, unique = stem[1:].rpartition(".")
-            if stem.startswith(".") and short in names and len(unique) == TOKEN_LENGTH:
-                whole, place = os.path.join(folder, stem), os.path.join(folder, names[short])
+            if short not in names or len(unique) != TOKEN_LENGTH:
+                continue
+            whole, place = os.path.join(folder, stem), os.path.join(folder, names[short])
+            if ending == ".lock":
                 remove_abandoned(f"{whole}.lock", functools.partial(_clean, whole, place))
+            elif ending == ".trash":  # shards that have done their duty, and nobody's any more
+                remove(f"{whole}.trash")
 
 
 def _clean(stem: str, path: str) -> None:

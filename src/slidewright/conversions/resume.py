@@ -7,7 +7,6 @@ earlier try left. With a Dask cluster the shards are made there first.
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 from collections.abc import Callable
@@ -17,7 +16,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from slidewright.conversions.conversion import Conversion, make_destination
-from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan, trash_name
+from slidewright.conversions.destination import sweep_beside
+from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan
 from slidewright.errors import DestinationError, OptionError, OutputError, ShardError
 from slidewright.formats.registry import make_format
 from slidewright.options import ConvertOptions
@@ -28,8 +28,7 @@ from slidewright.shards.plan import ShardPlan
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.wrappers.fill import describe_corrupt
 from slidewright.system.file_lock import FileLock
-from slidewright.system.files import TOKEN_PATTERN, regular, short_name, total_bytes, write_whole
-from slidewright.system.files import remove as remove_tree
+from slidewright.system.files import regular, short_name, total_bytes, write_whole
 from slidewright.system.json_file import parse_json
 from slidewright.system.limits import usable_cpus
 from slidewright.system.thread_pool import ThreadPool
@@ -62,7 +61,7 @@ def convert_resumably(
     """
     home, name = os.path.split(os.path.abspath(os.fspath(dest)))
     path = os.path.join(home, f"{short_name(name)}.shards")
-    _sweep_trash(dest)
+    sweep_beside(dest)
     with contextlib.ExitStack() as stack:
         fresh = not os.path.exists(os.path.join(path, JOB_FILE))
         if fresh:  # a destination that is refused must not leave a folder
@@ -168,10 +167,3 @@ def _finished_before(
     said = (describe_corrupt(corrupt, kept=kept is not None and kept.corrupt),) if corrupt else ()
     report = Report(str(Path(dest)), levels, total_bytes(dest), monotonic() - decided.started, 0, 0, 0, None)
     return replace(report, warnings=said, corrupt_tiles=len(corrupt))
-
-
-def _sweep_trash(dest: str | os.PathLike[str]) -> None:
-    folder, name = os.path.split(trash_name(dest, ""))
-    stem = name.removesuffix("..trash")
-    for found in glob.glob(f"{glob.escape(stem)}.{TOKEN_PATTERN}.trash", root_dir=folder, include_hidden=True):
-        remove_tree(os.path.join(folder, found))

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slidewright.conversions.conversion import decide
-from slidewright.errors import SlidewrightError
+from slidewright.errors import OptionError, SlidewrightError
 from slidewright.options import ConvertOptions
 from slidewright.pyramid.level_store import Scratch
 from slidewright.report import Progress
@@ -19,8 +19,8 @@ from slidewright.selection import Selection
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.folder import JOB_FILE, Job, ShardFolder, own_names
 from slidewright.shards.plan import ShardPlan
+from slidewright.system.files import lies_in, same_file, short_name, token
 from slidewright.system.files import remove as remove_tree
-from slidewright.system.files import short_name, token
 from slidewright.system.remote_file import absolute
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def open_job(
     """Make or join the folder of this job. What only decides how work is cut (block size, number of shards) is taken
     from the folder where the caller leaves it open.
     """
+    if source_path is not None and (same_file(path, source_path) or lies_in(path, source_path)):
+        raise OptionError(f"the folder of shards {os.fspath(path)!r} is the source, or lies in it; choose another")
     there = ShardFolder.open(path).job if os.path.exists(os.path.join(path, JOB_FILE)) else None
     if there is not None:
         planned_workers = there.planned_workers
@@ -109,13 +111,13 @@ def remove_folder(
     """Remove a folder of shards that has done its duty, in one step as far as other runs can see; the launcher's fork
     server does, if this process is killed meanwhile. `release` gives up the lock that lies in it, once others can't
     find it any more: NFS keeps what is open, and with it the folder. What others have put there stays, and so does a
-    link to a folder elsewhere, with that folder.
+    link to a folder elsewhere, with that folder, and a folder from which nothing may be removed.
     """
     try:
         own, alone = own_names(path)
     except OSError:  # it is gone, or can't be read: nothing more can be done
         return
-    if not alone or os.path.islink(path):
+    if not alone or os.path.islink(path) or not os.access(path, os.W_OK):
         for name in own:
             remove_tree(os.path.join(path, name))
         return

@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from slidewright.inspection.zarr_pyramid import ZarrPyramid, is_zarr
 from slidewright.options import DEFAULTS
 from slidewright.pixels import MASKS
 from slidewright.report import LevelReport
-from slidewright.system.files import regular, sync_folder
+from slidewright.system.files import make_below, regular, sync_folder
 
 if TYPE_CHECKING:
     from slidewright.codecs import Encoding
@@ -154,7 +154,8 @@ class OmeZarrFormat(Format):
     def write(self, path: str, image: ImageDescription, take: TakeSegment) -> list[int]:
         """See `Format`."""
         try:
-            os.makedirs(path, exist_ok=self.workers_write)
+            if not (self.workers_write and os.path.isdir(path)):
+                os.mkdir(path)
             with Syncer() as syncer:
                 sizes = self._write_levels(path, image, take, syncer)
                 syncer.wait()
@@ -246,7 +247,7 @@ class OmeZarrFormat(Format):
         files = self._files(path, image, level)
         kept, encoding = _stored_as(image, level)
         folder = os.path.join(path, str(level.index))
-        os.makedirs(folder, exist_ok=self.workers_write)
+        make_below(path, folder)
         if self.ngff == "0.5":
             write_json(os.path.join(folder, "zarr.json"), metadata.array_v3(encoding, level, files.side, kept))
         else:
@@ -278,7 +279,7 @@ class OmeZarrFormat(Format):
             return segment if kept is None else whole_stream(segment, kept.stored)
 
         folder = functools.partial(self._plane_folder, os.path.join(path, str(level.index)), encoding)
-        return LevelFiles(level, self.side(encoding, level), folder, chunk, shared)
+        return LevelFiles(level, path, self.side(encoding, level), folder, chunk, shared)
 
     def _plane_folder(self, folder: str, encoding: Encoding, plane: int) -> str:
         """Where the chunk keys of a plane begin: "c" (v3), then its time, channel and z, where there are those axes."""
@@ -338,7 +339,8 @@ def _turn(plan: Plan, level: int, rows: int) -> float:
 
 def _write_plane(files: LevelFiles, plane: int, take: TakeSegment, syncer: Syncer) -> Rows:
     level, total = files.level, 0
-    with contextlib.closing(PlaneWriter(files.plane_folder(plane), level.tiles, files.side, syncer)) as writer:
+    folder = files.plane_folder(plane)
+    with contextlib.closing(PlaneWriter(folder, level.tiles, files.side, syncer, files.home)) as writer:
         for row in range(level.tiles.height):
             yield row + 1
             for column in range(level.tiles.width):
@@ -358,10 +360,18 @@ def _await_files(there: LevelFiles, files: LevelFiles, plane: int, take: TakeSeg
         if nbytes:
             path = files.path(plane, row, column)
             if there is not files:
-                link(there.path(plane, row, column), path)
-            syncer.close(open(path, "r+b", buffering=0, opener=regular))  # noqa: SIM115 - the syncer closes it
+                link(there.path(plane, row, column), path, files.home)
+            syncer.close(_opened(path))
         total += nbytes
     return total
+
+
+def _opened(path: str) -> IO[bytes]:
+    """A file to sync; to read where it may not be changed, as of shards that are kept so."""
+    try:
+        return open(path, "r+b", buffering=0, opener=regular)
+    except PermissionError:
+        return open(path, "rb", buffering=0, opener=regular)
 
 
 def _blank_segment(encoding: Encoding) -> bytes:

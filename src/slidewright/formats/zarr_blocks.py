@@ -21,7 +21,7 @@ from slidewright.geometry import Size
 from slidewright.pyramid.block import Emit
 from slidewright.pyramid.block_files import BlockFiles, SharedFolder
 from slidewright.pyramid.plan import Block, Key, Level, Plan
-from slidewright.system.files import regular
+from slidewright.system.files import make_below, regular
 
 _RECEIPT = struct.Struct("<QQI")
 _READ_BYTES = 1 << 20
@@ -32,6 +32,8 @@ class LevelFiles:
     """Where the chunks of one level go, and what is stored of a segment."""
 
     level: Level
+    home: str
+    """The store, or where else the files are; nobody makes it again if it is gone."""
     side: int | None
     """Chunks a side of a shard; None where a chunk is a file."""
     plane_folder: Callable[[int], str]
@@ -166,13 +168,13 @@ def _shard(files: LevelFiles, first: Key) -> ShardWriter:
     chunks = Size(min(step, tiles.height - row), min(step, tiles.width - column))
     path, shared = files.path(plane, row, column), files.shared
     if shared is None:
-        return ShardWriter(path, files.side, chunks)
+        return ShardWriter(path, files.side, chunks, home=files.home)
     return ShardWriter(path, files.side, chunks, os.path.join(shared.staging, "-".join(map(str, first))), shared.sync)
 
 
-def link(there: str, here: str) -> None:
+def link(there: str, here: str, home: str) -> None:
     """Give a file of a shard its name in a store: a second name for it, or on another disk a copy. Raises OSError."""
-    os.makedirs(os.path.dirname(here), exist_ok=True)
+    make_below(home, os.path.dirname(here))
     if not stat.S_ISREG(os.lstat(there).st_mode):
         raise ShardError(f"{there!r} is no file; make the shard again")
     try:

@@ -64,10 +64,12 @@ class PlaneWriter:
         Chunks a side of a shard; None for a file a chunk.
     syncer
         Gets each finished file.
+    home
+        The folder above that must be there: one that is gone, as with its disk, does not come back without its files.
     """
 
-    def __init__(self, folder: str, chunks: Size, side: int | None, syncer: Syncer) -> None:
-        self._folder, self._chunks, self._side, self._syncer = folder, chunks, side, syncer
+    def __init__(self, folder: str, chunks: Size, side: int | None, syncer: Syncer, home: str) -> None:
+        self._folder, self._chunks, self._side, self._syncer, self._home = folder, chunks, side, syncer, home
         self._shards: dict[int, ShardIndex] = {}
         self._open: OrderedDict[int, IO[bytes]] = OrderedDict()
 
@@ -99,7 +101,7 @@ class PlaneWriter:
         shard = self._shards.get(number)
         if shard is None:
             shard = self._shards[number] = ShardIndex(self._path(row // self._side, number), self._side)
-            os.makedirs(os.path.dirname(shard.path), exist_ok=True)
+            make_below(self._home, os.path.dirname(shard.path))
         write_all(self._file(number, shard), data)
         shard.note(row % self._side, column % self._side, len(data))
 
@@ -122,7 +124,7 @@ class PlaneWriter:
     def _create(self, row: int, column: int) -> IO[bytes]:
         path = self._path(row, column)
         if column == 0 or not os.path.isdir(os.path.dirname(path)):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            make_below(self._home, os.path.dirname(path))
         return open(path, "xb", buffering=0)
 
     def _path(self, row: int, column: int) -> str:
@@ -147,12 +149,21 @@ class ShardWriter:
         there of a first try.
     sync
         Whether to wait for the disk when it is complete, with `staging`.
+    home
+        As for `PlaneWriter`; with `staging` it is known.
     """
 
     def __init__(
-        self, path: str, side: int | None, chunks: Size, staging: str | None = None, sync: bool = False
+        self,
+        path: str,
+        side: int | None,
+        chunks: Size,
+        staging: str | None = None,
+        sync: bool = False,
+        home: str = "",
     ) -> None:
         self.path = path
+        self._home = home if staging is None else _home_of(staging)
         self._index = None if side is None else ShardIndex(path, side)
         self._chunks, self._staging, self._sync = chunks, staging, sync
         self._held: dict[int, bytes | None] = {}
@@ -210,8 +221,8 @@ class ShardWriter:
         path = self._staging or self.path
         if not self.size:
             if self._staging is not None:
-                make_below(_home_of(path), os.path.dirname(path))
-            return _made(path)
+                make_below(self._home, os.path.dirname(path))
+            return _made(path, self._home)
         try:
             return regular(path, _TO_CHANGE)
         except FileNotFoundError:
@@ -222,7 +233,7 @@ class ShardWriter:
     def _rename(self, staging: str) -> None:
         """Put the file in its place."""
         try:
-            make_below(_home_of(staging), os.path.dirname(self.path))
+            make_below(self._home, os.path.dirname(self.path))
             os.replace(staging, self.path)
         except FileNotFoundError:  # another task at the same shard was faster, and tidied up
             if not os.path.exists(self.path):
@@ -234,15 +245,15 @@ def _home_of(staging: str) -> str:
     return os.path.dirname(os.path.dirname(staging))
 
 
-def _made(path: str) -> int:
+def _made(path: str, home: str) -> int:
     """A descriptor of a new file, or of that of a first try."""
     try:
         return new_file(path, os.O_RDWR)
     except FileExistsError:
         return regular(path, _TO_CHANGE)
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return _made(path)
+        make_below(home, os.path.dirname(path))
+        return _made(path, home)
 
 
 class ShardIndex:

@@ -148,7 +148,6 @@ def token() -> str:
 
 
 TOKEN_LENGTH = 16
-TOKEN_PATTERN = "?" * TOKEN_LENGTH
 
 
 def short_name(name: str) -> str:
