@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import glob
 import os
 import random
 import signal
@@ -23,7 +24,7 @@ from written import assert_levels_equal_oracle, digest, image
 
 import slidewright
 from slidewright import DestinationError, OptionError, OutputError, PyramidWriter, SourceError
-from slidewright.pyramid.level_store import ScratchLevel
+from slidewright.pyramid.level_store import Scratch, ScratchLevel
 
 TILE = 32
 OPTIONS = {"tile_size": TILE, "compression": "zstd"}
@@ -504,6 +505,47 @@ def test_part_of_an_iterable_is_not_closed_into_a_file(tmp_path, n_workers, erro
     assert writer.report is None
     assert out.read_bytes() == b"good"
     assert os.listdir(tmp_path) == ["out.tif"]
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OutputError])
+def test_writer_that_failed_while_it_started_waits_for_nothing_and_makes_no_file(tmp_path, monkeypatch, error, workers):
+    """Ctrl-C in a notebook, or a full disk: the next call waited for the lock of the first try for ever."""
+
+    def fail_once(self):
+        monkeypatch.undo()
+        raise error("while it starts")
+
+    monkeypatch.setattr(Scratch, "create", fail_once)
+    writer = PyramidWriter(tmp_path / "a.tif", (300, 300, 3), tile_size=64, n_workers=workers).open()
+    with pytest.raises(error, match="while it starts"):
+        writer.write_tile(image(64, 64, 3), 0, 0)
+    with pytest.raises(OptionError, match="is not open"):
+        writer.write_tile(image(64, 64, 3), 0, 0)
+    writer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OutputError])
+def test_writer_that_fails_while_it_starts_gives_its_shared_memory_back(tmp_path, monkeypatch, error):
+    def fail(self):
+        raise error("while it starts")
+
+    def shared():
+        return [path for path in map(os.path.realpath, glob.glob("/proc/self/fd/*")) if "memfd:slidewright" in path]
+
+    before = shared()
+    monkeypatch.setattr(Scratch, "create", fail)
+    writer = PyramidWriter(tmp_path / "a.tif", (300, 300, 3), tile_size=64, n_workers=2).open()
+    try:
+        with pytest.raises(error, match="while it starts"):
+            writer.write_tile(image(64, 64, 3), 0, 0)
+    finally:
+        writer.discard()
+    assert shared() == before
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OutputError])

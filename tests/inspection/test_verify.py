@@ -25,6 +25,7 @@ from slidewright.geometry import Size, halvings
 from slidewright.inspection.verify import check_structure, check_tables, verify_file
 from slidewright.pyramid.reduce import halve
 from slidewright.sources.base import SourceInfo
+from slidewright.sources.tiff import TiffSource
 from slidewright.tiff.directories import check_directories
 from slidewright.tiff.page import Page
 from slidewright.tiff.slide import TiffSlide
@@ -287,6 +288,19 @@ def test_odd_shapes_equal_the_oracle(tmp_path: Path, height: int, width: int, le
     pixels = image(height, width, samples=1, dtype="uint16")
     path = write(tmp_path / "a.tif", pixels, levels=levels, tile=32)
     assert all(level.exact for level in verify_file(path, against=ArraySource(pixels), n_workers=2).levels)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_source_is_not_opened_again_for_each_image(tmp_path: Path, threads: int, monkeypatch) -> None:
+    """Of a stack of n planes that would be n times n directories."""
+    pixels = np.random.default_rng(1).integers(0, 255, (20, 100, 100), np.uint8)
+    source, path, opened = tmp_path / "a.ome.tif", tmp_path / "b.ome.tif", []
+    tifffile.imwrite(source, pixels, ome=True, metadata={"axes": "ZYX"}, tile=(32, 32))
+    slidewright.convert(source, path, z="all", tile_size=32, compression="zstd", n_workers=0)
+    monkeypatch.setattr(TiffSource, "open", lambda self, real=TiffSource.open: opened.append(1) or real(self))
+    assert all(level.exact for level in verify_file(path, against=source, n_workers=threads).levels)
+    assert len(opened) <= threads
 
 
 def test_one_wrong_pixel_of_an_upper_level_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,6 +158,23 @@ def test_filled_reader_reports_what_it_filled_and_adapted_passes_it_on() -> None
         pixels, found = read_all(wrapped(AbleSource(corrupt=True), wrapper))
         assert list(found) == [(32, 96, 0)]
         assert (pixels[32:64, 96:128] == 0).all()
+
+
+@pytest.mark.timeout(60)
+def test_thousands_of_filled_tiles_of_one_block_are_not_looked_through_for_each_tile() -> None:
+    class Rubbish(AbleReader):
+        def read(self, *given: Any, **more: Any) -> Any:
+            raise CorruptTileError("rubbish")
+
+    source, side = AbleSource(), 160
+    source.open = lambda: Rubbish(source)  # type: ignore[method-assign]
+    reader = FillingSource(source, (0.0,)).open()
+    height, width = (side * wide for wide in source.info.tile)
+    reader.read(0, 0, height, width, np.empty((height, width, 1), np.uint8))
+    began = time.process_time()
+    assert all(reader.segment(*divmod(number, side)) is None for number in range(side * side))
+    assert time.process_time() - began < 2  # else more than ten
+    assert len(reader.filled()) == side * side
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)

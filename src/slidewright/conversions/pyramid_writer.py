@@ -350,7 +350,11 @@ class PyramidWriter:
             )
         if self._way is None:
             make = Tiles if tiles else Regions
-            self._way = make(self._expected, self._stack, self._give_up)
+            try:
+                self._way = make(self._expected, self._stack, self._give_up)
+            except BaseException:  # a second start, or `close`, would wait for the lock of the first for ever
+                self._give_up()
+                raise
         return self._way
 
     def _pixels(self, array: Any, what: str, exact: Size | None, tile: int) -> NDArray[Any]:

@@ -35,7 +35,11 @@ class Feeder:
             self._inline = Inline(run, report, schedule)
         else:
             self._coordinator = Coordinator(run, launcher, report, schedule)
-            self._coordinator.start()
+            try:
+                self._coordinator.start()
+            except BaseException:  # Ctrl-C, or a full disk: nobody has what could be closed yet, and memory would stay
+                self._coordinator.close()
+                raise
 
     def make_room(self) -> None:
         """Wait until the inbox has a free slot."""

@@ -12,7 +12,8 @@ import math
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,8 +75,12 @@ def compare_levels(
         resampling = "mode-of-each"  # see `PixelFormat.reduction`
     for start, own in enumerate((source, *reused)):  # each that was copied with the source's, the others with the last
         part, found = _Part(slide, start, start + 1 if start < len(reused) else None), dict[int, _Tally]()
-        for number in range(images):
-            _Comparison(part, own, blank, resampling, threads, number).run(found)
+        readers = _Readers(own)
+        try:
+            for number in range(images):
+                _Comparison(part, own, blank, readers, resampling, threads, number).run(found)
+        finally:
+            readers.close()
         tallies |= {start + number: tally for number, tally in found.items()}
     peak = float(np.iinfo(first.dtype).max) if first.dtype.kind in "iu" else 1.0
     return {number: tally.match(peak) for number, tally in tallies.items()}
@@ -159,6 +164,31 @@ def psnr(mean_square: float, peak: float) -> float:
     return 10 * math.log10(peak * peak / mean_square) if mean_square > 0 else math.inf
 
 
+class _Readers:
+    """Open readers of a source for the threads of each image in turn: to open one looks through all pages of a file, so
+    that a reader for every image would take quadratic time.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._idle: list[Any] = []
+        self._opened: list[Any] = []
+
+    @contextmanager
+    def one(self) -> Iterator[Any]:
+        try:
+            reader = self._idle.pop()
+        except IndexError:
+            reader = self._source.open()
+            self._opened.append(reader)
+        yield reader
+        self._idle.append(reader)
+
+    def close(self) -> None:
+        for reader in self._opened:
+            reader.close()
+
+
 class _Comparison:
     """One sweep after another over the source, as `plan` divides the pyramid.
 
@@ -166,10 +196,17 @@ class _Comparison:
     """
 
     def __init__(
-        self, slide: _Part, source: Source, blank: tuple[float, ...], resampling: str, threads: int, image: int
+        self,
+        slide: _Part,
+        source: Source,
+        blank: tuple[float, ...],
+        readers: _Readers,
+        resampling: str,
+        threads: int,
+        image: int,
     ) -> None:
         self._slide, self._source, self._resampling, self._threads = slide, source, resampling, threads
-        self._blank = blank
+        self._blank, self._readers = blank, readers
         self._image, self._several = image, len(slide.planes[0]) > 1
         self._pages: list[TiledImage] = [level[image] for level in slide.planes]
         first, last = self._pages[0], self._pages[-1]
@@ -190,7 +227,6 @@ class _Comparison:
         self._kept = slide.kept and source.info.stored is not None and source.info.tile == first.cell
         self._lock = threading.Lock()
         self._local = threading.local()
-        self._readers: list[Any] = []
         self._below: NDArray[Any] | None = None
         self._above: NDArray[Any] | None = None
 
@@ -199,16 +235,12 @@ class _Comparison:
         self._tallies = tallies
         for number in self._numbers.values():
             tallies.setdefault(number, _Tally())
-        try:
-            for pas in self._plan.passes:
-                self._above = None if pas.scratch_level is None else self._keep(self._plan.size_at(pas.scratch_level))
-                blocks = [pas.block(number) for number in range(pas.n_blocks)]
-                for _ in in_parallel(functools.partial(self._block, pas), blocks, self._threads):
-                    pass
-                self._below = self._above
-        finally:
-            for reader in self._readers:
-                reader.close()
+        for pas in self._plan.passes:
+            self._above = None if pas.scratch_level is None else self._keep(self._plan.size_at(pas.scratch_level))
+            blocks = [pas.block(number) for number in range(pas.n_blocks)]
+            for _ in in_parallel(functools.partial(self._block, pas), blocks, self._threads):
+                pass
+            self._below = self._above
 
     def _keep(self, size: Size) -> NDArray[Any]:
         """An array for a whole reduced level."""
@@ -229,6 +261,13 @@ class _Comparison:
             ) from error
 
     def _block(self, pas: Pass, block: Block) -> None:
+        if self._below is not None:
+            self._compare_block(pas, block)
+            return
+        with self._readers.one() as self._local.reader:
+            self._compare_block(pas, block)
+
+    def _compare_block(self, pas: Pass, block: Block) -> None:
         side = pas.block_tiles * self._plan.tile
         pixels = self._read(self._plan.region(block))
         last = pas.last if pas.scratch_level is None else pas.scratch_level
@@ -249,11 +288,6 @@ class _Comparison:
     def _read(self, region: Region) -> NDArray[Any]:
         if self._below is not None:
             return self._below[region.y : region.y + region.height, region.x : region.x + region.width]
-        reader = getattr(self._local, "reader", None)
-        if reader is None:
-            reader = self._local.reader = self._source.open()
-            with self._lock:
-                self._readers.append(reader)
         page = self._pages[0]
         shape = (region.height, region.width, page.samples)
         buffer = getattr(self._local, "buffer", None)
@@ -261,7 +295,7 @@ class _Comparison:
             buffer = self._local.buffer = np.empty(math.prod(shape), page.dtype)
         out = buffer[: math.prod(shape)].reshape(shape)
         place = (self._image * page.samples,) if self._several else ()
-        answer: NDArray[Any] | Blank = reader.read(*region, out, *place)
+        answer: NDArray[Any] | Blank = self._local.reader.read(*region, out, *place)
         if answer is BLANK and self._source.info.sparse:
             out[...] = self._blank[: page.samples]
             return out

@@ -39,6 +39,7 @@ class FillingReader(WrappedReader):
     def __init__(self, source: FillingSource) -> None:
         super().__init__(source.source.open())
         self._found: dict[CorruptPlace, str] = {}
+        self._corners: set[tuple[int, int]] = set()  # of what was found: a block may have thousands
         info = source.info
         self._colour = np.array(source.colour * info.stack.frames, info.dtype)
         self._cell = info.tile or Size(256, 256)
@@ -62,7 +63,7 @@ class FillingReader(WrappedReader):
     def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
         """See `Reader`; None for a tile that was filled since `filled` was called, unless such are handed out."""
         corner = (row * self._cell.height, column * self._cell.width)
-        if not self._hand_out and any(place[:2] == corner for place in self._found):
+        if not self._hand_out and corner in self._corners:
             return None
         return self._reader.segment(row, column, plane)
 
@@ -71,14 +72,18 @@ class FillingReader(WrappedReader):
         try:
             return self._reader.halved(row, column, out)
         except CorruptTileError as error:
-            self._found[row * self._cell.height, column * self._cell.width, 0] = str(error)
+            self._note((row * self._cell.height, column * self._cell.width, 0), error)
             out[...] = self._colour
             return True
 
     def filled(self) -> dict[CorruptPlace, str]:
         """See `Reader`."""
-        found, self._found = self._found, {}
+        found, self._found, self._corners = self._found, {}, set()
         return found
+
+    def _note(self, place: CorruptPlace, error: CorruptTileError) -> None:
+        self._found[place] = str(error)
+        self._corners.add(place[:2])
 
     def _mend(self, place: CorruptPlace, part: Region, target: Pixels, plane: int) -> None:
         """Read one part by itself, or fill it."""
@@ -90,7 +95,7 @@ class FillingReader(WrappedReader):
             pixels = self._reader.read(*part, self._piece, plane)
             target[...] = self._colour[plane : plane + shape[2]] if pixels is BLANK else pixels
         except CorruptTileError as error:
-            self._found[place] = str(error)
+            self._note(place, error)
             target[...] = self._colour[plane : plane + shape[2]]
 
     def _parts(self, region: Region) -> Iterator[tuple[tuple[int, int], Region]]:
