@@ -422,6 +422,29 @@ def test_results_in_the_folder_of_the_slides_are_no_slides_when_it_is_run_again(
         slidewright.batch(slides / pattern, slides, suffix=suffix, overwrite=True, **OPTIONS)
 
 
+@pytest.mark.timeout(60)
+def test_results_beside_their_slides_are_known_without_a_report_by_another_path_and_name(tmp_path, slides):
+    for name in os.listdir(slides):
+        (slides / name).rename(slides / f"{name[:-4]}.svs")
+    assert statuses(slidewright.batch(slides, slides, **OPTIONS)) == ["done"] * 3
+    before = {path.name: path.stat() for path in slides.glob("*.tif")}
+    (slides / "slidewright-batch.jsonl").unlink()  # as after a kill between the name of a file and its line
+    assert statuses(slidewright.batch(slides, slides, **OPTIONS)) == ["done"] * 3
+    assert {path.name: path.stat() for path in slides.glob("*.tif")} == before  # the same, so kept
+    (tmp_path / "link").symlink_to(slides)
+    assert statuses(slidewright.batch(tmp_path / "link", tmp_path / "link", suffix=".zarr", **OPTIONS)) == ["done"] * 3
+    assert statuses(slidewright.batch(slides, slides, suffix=".zarr", **OPTIONS)) == ["done"] * 3  # compared
+    for path in slides.glob("*.zarr"):
+        path.rename(tmp_path / path.name)
+    (slides / "slide0.svs").unlink()
+    assert statuses(slidewright.batch(slides, slides, **OPTIONS)) == ["skipped"] * 2
+    pixels = np.zeros((100, 100), np.uint8)
+    tifffile.imwrite(slides / "slide3.svs", pixels, tile=(64, 64))
+    tifffile.imwrite(slides / "slide3.tif", pixels + 1)  # somebody else's: nothing is made in its place
+    assert statuses(slidewright.batch(slides, slides, **OPTIONS)) == ["skipped"] * 2 + ["failed"]
+    assert (tifffile.imread(slides / "slide3.tif") == 1).all()
+
+
 @pytest.mark.parametrize("recursive", [False, True])
 def test_what_is_hidden_in_a_folder_is_no_slide(tmp_path, slides, recursive):
     for name in ("._slide0.tif", ".b.svs"):

@@ -8,6 +8,7 @@ warm from slide to slide, so a small slide does not pay for the start of Python.
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import json
 import os
@@ -36,7 +37,7 @@ from slidewright.report import ProgressOption
 from slidewright.shards.schema import read_as
 from slidewright.system.files import regular
 from slidewright.system.json_file import parse_json
-from slidewright.system.remote_file import absolute
+from slidewright.system.remote_file import is_url
 
 _MAX_LINE = 1 << 20
 _FIRST = b'{"source": '
@@ -189,17 +190,35 @@ def _ignore(item: BatchItem) -> None:
 
 
 def _without_results(entries: list[Entry], done: Mapping[str, Line]) -> list[Entry]:
-    """The entries but for what the batch itself has made of others of them: where results go into the folder of the
-    slides, they are found there when it is run again.
+    """The entries but for what batches have made of others of them, or would convert onto itself: where results go into
+    the folder of the slides, they are found there when it is run again, maybe by another path or with another suffix.
+
+    Of some the report says nothing: a kill came first, or it is lost. What lies where the result of another slide goes
+    is compared with that, so it stays, and is told if it is something else.
     """
-    sources = {os.path.abspath(entry.source) for entry in entries}
-    made = set()
-    for entry in entries:
-        destination = os.path.abspath(entry.destination)
-        line = done.get(destination) if destination in sources else None
-        if line is not None and line.identity is not None and line.identity.get("path") == absolute(entry.source):
-            made.update([destination] if line.made == status_of(destination) else [])  # nobody has touched it since
-    return [entry for entry in entries if os.path.abspath(entry.source) not in made]
+    real = functools.cache(os.path.realpath)
+
+    def place(path: str) -> str:
+        folder, name = os.path.split(path)
+        return path if is_url(path) else os.path.join(real(folder), name)
+
+    known = {place(line.destination): line for line in done.values()}
+    sources = {place(entry.source) for entry in entries}
+    due = {
+        place(entry.destination)
+        for entry in entries
+        if not entry.options.overwrite and place(entry.destination) != place(entry.source)
+    }
+
+    def is_result(entry: Entry) -> bool:
+        source = place(entry.source)
+        line = known.get(source)
+        if line is None or line.identity is None or line.made != status_of(source):  # somebody has touched it since
+            return source in due
+        made_of = place(str(line.identity.get("path")))
+        return source in due or source == place(entry.destination) or (made_of != source and made_of in sources)
+
+    return [entry for entry in entries if not is_result(entry)]
 
 
 def _make_folders(entries: Sequence[Entry]) -> None:
