@@ -433,7 +433,7 @@ def test_results_beside_their_slides_are_known_without_a_report_by_another_path_
     assert {path.name: path.stat() for path in slides.glob("*.tif")} == before  # the same, so kept
     (tmp_path / "link").symlink_to(slides)
     assert statuses(slidewright.batch(tmp_path / "link", tmp_path / "link", suffix=".zarr", **OPTIONS)) == ["done"] * 3
-    assert statuses(slidewright.batch(slides, slides, suffix=".zarr", **OPTIONS)) == ["done"] * 3  # compared
+    assert statuses(slidewright.batch(slides, slides, suffix=".zarr", **OPTIONS)) == ["skipped"] * 3
     for path in slides.glob("*.zarr"):
         path.rename(tmp_path / path.name)
     (slides / "slide0.svs").unlink()
@@ -443,6 +443,22 @@ def test_results_beside_their_slides_are_known_without_a_report_by_another_path_
     tifffile.imwrite(slides / "slide3.tif", pixels + 1)  # somebody else's: nothing is made in its place
     assert statuses(slidewright.batch(slides, slides, **OPTIONS)) == ["skipped"] * 2 + ["failed"]
     assert (tifffile.imread(slides / "slide3.tif") == 1).all()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_folders_behind_links_are_the_same_by_any_path(tmp_path, slides, workers, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "out").mkdir()
+    (tmp_path / "home").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    options = {"tile_size": 64, "n_workers": workers}
+    assert statuses(slidewright.batch("slides", "disk/out", **options)) == ["done"] * 3
+    assert statuses(slidewright.batch("home/slides", "home/disk/out", **options)) == ["skipped"] * 3
+    tifffile.imwrite(slides / "slide1.tif", np.zeros((100, 100), np.uint8), tile=(64, 64))
+    assert statuses(slidewright.batch("home/slides", "disk/out", **options)) == ["skipped", "done", "skipped"]
+    assert tifffile.imread("disk/out/slide1.tif").shape == (100, 100)
+    assert statuses(slidewright.batch(slides, "home/disk/out", levels=1, **options)) == ["done"] * 3
 
 
 @pytest.mark.parametrize("recursive", [False, True])

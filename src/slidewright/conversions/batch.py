@@ -8,7 +8,6 @@ warm from slide to slide, so a small slide does not pay for the start of Python.
 from __future__ import annotations
 
 import contextlib
-import functools
 import glob
 import json
 import os
@@ -25,6 +24,7 @@ from slidewright.conversions.batch_slide import (
     convert_slide,
     due,
     failed,
+    place_of,
     status_of,
 )
 from slidewright.conversions.destination import sweep_beside
@@ -37,7 +37,6 @@ from slidewright.report import ProgressOption
 from slidewright.shards.schema import read_as
 from slidewright.system.files import regular
 from slidewright.system.json_file import parse_json
-from slidewright.system.remote_file import is_url
 
 _MAX_LINE = 1 << 20
 _FIRST = b'{"source": '
@@ -164,7 +163,7 @@ def _converted(
     from slidewright.conversions.batch_pool import Slide, SlidePool, count_processes, is_small
     from slidewright.reporting.progress import make_callback
 
-    before = [done.get(os.path.abspath(entry.destination)) for entry in entries]
+    before = [done.get(place_of(entry.destination)) for entry in entries]
     small = {Slide(entry, before[number]): number for number, entry in enumerate(entries) if is_small(entry)}
     processes = count_processes(options, len(small))
     finished = set()
@@ -196,29 +195,22 @@ def _without_results(entries: list[Entry], done: Mapping[str, Line]) -> list[Ent
     Of some the report says nothing: a kill came first, or it is lost. What lies where the result of another slide goes
     is compared with that, so it stays, and is told if it is something else.
     """
-    real = functools.cache(os.path.realpath)
-
-    def place(path: str) -> str:
-        folder, name = os.path.split(path)
-        return path if is_url(path) else os.path.join(real(folder), name)
-
-    known = {place(line.destination): line for line in done.values()}
-    sources = {place(entry.source) for entry in entries}
+    places = [(place_of(entry.source), place_of(entry.destination)) for entry in entries]
+    sources = {source for source, _ in places}
     due = {
-        place(entry.destination)
-        for entry in entries
-        if not entry.options.overwrite and place(entry.destination) != place(entry.source)
+        destination
+        for entry, (source, destination) in zip(entries, places, strict=True)
+        if destination != source and not entry.options.overwrite
     }
 
-    def is_result(entry: Entry) -> bool:
-        source = place(entry.source)
-        line = known.get(source)
+    def is_result(source: str, destination: str) -> bool:
+        line = done.get(source)
         if line is None or line.identity is None or line.made != status_of(source):  # somebody has touched it since
             return source in due
-        made_of = place(str(line.identity.get("path")))
-        return source in due or source == place(entry.destination) or (made_of != source and made_of in sources)
+        made_of = str(line.identity.get("path"))
+        return source in due or source == destination or (made_of != source and made_of in sources)
 
-    return [entry for entry in entries if not is_result(entry)]
+    return [entry for entry, place in zip(entries, places, strict=True) if not is_result(*place)]
 
 
 def _make_folders(entries: Sequence[Entry]) -> None:
@@ -255,7 +247,7 @@ def _siblings(path: str) -> list[str]:
 
 
 def read_done(paths: Iterable[str]) -> dict[str, Line]:
-    """The newest line about each destination that was made, by its absolute path; half lines of a kill are left out."""
+    """The newest line about each destination that was made, by its `place_of`; half lines of a kill are left out."""
     newest: dict[str, Line] = {}
     for path in paths:
         with (
@@ -310,7 +302,7 @@ def _preview_one(entry: Entry, done: Mapping[str, Line], tell: Callable[[BatchIt
 
     try:
         opened, path = open_selected(entry.source, entry.selection)
-        options, _ = due(entry, opened, path, done.get(os.path.abspath(entry.destination)))
+        options, _ = due(entry, opened, path, done.get(place_of(entry.destination)))
         if options is None:
             item = BatchItem(entry.source, entry.destination, "skipped", 0.0)
         else:
