@@ -304,6 +304,21 @@ def test_half_a_line_that_a_kill_left_does_no_harm(tmp_path, slides):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no helper process without fork")
+@pytest.mark.timeout(60)
+def test_clock_that_was_set_back_does_no_harm(tmp_path, slides):
+    out = tmp_path / "out"
+    slidewright.batch(slides / "slide0.tif", out, **OPTIONS)
+    ahead = (out / "slide0.tif").stat().st_mtime_ns + 3600 * 10**9
+    os.utime(out / "slide0.tif", ns=(ahead, ahead))
+    (line,) = lines(out / "slidewright-batch.jsonl")
+    line["made"][1] = ahead
+    (out / "slidewright-batch.jsonl").write_text(json.dumps(line) + "\n")
+    assert statuses(slidewright.batch(slides / "slide0.tif", out, **OPTIONS)) == ["skipped"]
+    for levels in (1, 2):
+        assert statuses(slidewright.batch(slides / "slide0.tif", out, levels=levels, **OPTIONS)) == ["done"]
+        assert statuses(slidewright.batch(slides / "slide0.tif", out, levels=levels, **OPTIONS)) == ["skipped"]
+
+
 def test_one_helper_process_serves_all_slides(tmp_path, slides):
     helpers = set()
 

@@ -250,6 +250,7 @@ def read_done(paths: Iterable[str]) -> dict[str, Line]:
     """The newest line about each destination that was made, by its `place_of`; half lines of a kill are left out."""
     newest: dict[str, Line] = {}
     for path in paths:
+        last: dict[str, Line] = {}  # of this report, whose lines have an order: a clock may have been set back
         with (
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
             open(path, encoding="utf-8", errors="replace", opener=regular) as file,
@@ -260,9 +261,11 @@ def read_done(paths: Iterable[str]) -> dict[str, Line]:
                 except ValueError:
                     continue
                 if line.status == "done" and line.made is not None:
-                    old = newest.get(line.destination)
-                    if old is None or old.made is None or line.made[1] >= old.made[1]:
-                        newest[line.destination] = line
+                    last[line.destination] = line
+        for destination, line in last.items():
+            old = newest.get(destination)
+            if old is None or old.made is None or line.made is None or line.made[1] >= old.made[1]:
+                newest[destination] = line
     return newest
 
 
