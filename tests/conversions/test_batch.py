@@ -476,6 +476,18 @@ def test_folders_behind_links_are_the_same_by_any_path(tmp_path, slides, workers
     assert statuses(slidewright.batch(slides, "home/disk/out", levels=1, **options)) == ["done"] * 3
 
 
+@pytest.mark.timeout(60)
+def test_results_of_the_days_before_below_the_slides_are_no_slides(tmp_path, slides):
+    (slides / "below").mkdir()
+    (slides / "slide2.tif").rename(slides / "below" / "slide2.tif")
+    for day in range(3):
+        report = slidewright.batch(slides, slides / f"day{day}", recursive=True, **OPTIONS)
+        assert statuses(report) == ["done"] * 3
+    assert sorted(path.name for path in (slides / "day2").iterdir()) == sorted(
+        ["below", "slide0.tif", "slide1.tif", "slidewright-batch.jsonl"]
+    )
+
+
 @pytest.mark.parametrize("recursive", [False, True])
 def test_what_is_hidden_in_a_folder_is_no_slide(tmp_path, slides, recursive):
     for name in ("._slide0.tif", ".b.svs"):

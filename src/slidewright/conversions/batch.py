@@ -37,8 +37,10 @@ from slidewright.report import ProgressOption
 from slidewright.shards.schema import read_as
 from slidewright.system.files import regular
 from slidewright.system.json_file import parse_json
+from slidewright.system.remote_file import is_url
 
 _MAX_LINE = 1 << 20
+_REPORT = "slidewright-batch.jsonl"
 _FIRST = b'{"source": '
 """What each line of a report begins with."""
 
@@ -127,7 +129,7 @@ def batch(
     except OSError as error:
         raise OptionError(f"can't read the report {path!r}: {error.strerror}; give another with --report") from error
     if out is not None:
-        entries = _without_results(entries, done)
+        entries = _without_results(entries, {**(_done_below(entries, paths) if recursive else {}), **done})
     check_apart(entries, paths if out is None else (), reports)
     if report is not None:
         _refuse_another_file(path)
@@ -213,6 +215,24 @@ def _without_results(entries: list[Entry], done: Mapping[str, Line]) -> list[Ent
     return [entry for entry, place in zip(entries, places, strict=True) if not is_result(*place)]
 
 
+def _done_below(entries: Sequence[Entry], paths: Sequence[str]) -> dict[str, Line]:
+    """What other batches say that they made in the folders from `paths` to the slides: with a new folder for results
+    there each time, all results of before would be slides.
+    """
+    tops = {path.rstrip(os.sep) for path in paths}
+    folders: set[str] = set()
+    for entry in entries:
+        folder = "" if is_url(entry.source) else os.path.dirname(entry.source)
+        while folder not in ("", os.sep, *tops) and folder not in folders:
+            folders.add(folder)
+            folder = os.path.dirname(folder)
+    found: dict[str, Line] = {}
+    for folder in sorted(folders):
+        with contextlib.suppress(OSError):  # one that can't be read is none of ours
+            found |= read_done(_siblings(os.path.join(folder, _REPORT)))
+    return found
+
+
 def _make_folders(entries: Sequence[Entry]) -> None:
     for folder in dict.fromkeys(os.path.dirname(entry.destination) for entry in entries):
         try:
@@ -223,7 +243,7 @@ def _make_folders(entries: Sequence[Entry]) -> None:
 
 def _default_report(path: str, out: str | os.PathLike[str] | None) -> str:
     if out is not None:
-        return os.path.join(out, "slidewright-batch.jsonl")
+        return os.path.join(out, _REPORT)
     return os.path.splitext(path)[0] + ".report.jsonl"
 
 
