@@ -304,6 +304,21 @@ def test_half_a_line_that_a_kill_left_does_no_harm(tmp_path, slides):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no helper process without fork")
+@pytest.mark.timeout(60)
+def test_clock_that_was_set_back_does_no_harm(tmp_path, slides):
+    out = tmp_path / "out"
+    slidewright.batch(slides / "slide0.tif", out, **OPTIONS)
+    ahead = (out / "slide0.tif").stat().st_mtime_ns + 3600 * 10**9
+    os.utime(out / "slide0.tif", ns=(ahead, ahead))
+    (line,) = lines(out / "slidewright-batch.jsonl")
+    line["made"][1] = ahead
+    (out / "slidewright-batch.jsonl").write_text(json.dumps(line) + "\n")
+    assert statuses(slidewright.batch(slides / "slide0.tif", out, **OPTIONS)) == ["skipped"]
+    for levels in (1, 2):
+        assert statuses(slidewright.batch(slides / "slide0.tif", out, levels=levels, **OPTIONS)) == ["done"]
+        assert statuses(slidewright.batch(slides / "slide0.tif", out, levels=levels, **OPTIONS)) == ["skipped"]
+
+
 def test_one_helper_process_serves_all_slides(tmp_path, slides):
     helpers = set()
 
@@ -420,6 +435,57 @@ def test_results_in_the_folder_of_the_slides_are_no_slides_when_it_is_run_again(
         file.write(b"touched")
     with pytest.raises(OptionError, match=r"would both become|is the same file"):  # it may be a slide of somebody's
         slidewright.batch(slides / pattern, slides, suffix=suffix, overwrite=True, **OPTIONS)
+
+
+@pytest.mark.timeout(60)
+def test_results_beside_their_slides_are_known_without_a_report_by_another_path_and_name(tmp_path, slides):
+    for name in os.listdir(slides):
+        (slides / name).rename(slides / f"{name[:-4]}.svs")
+    assert statuses(slidewright.batch(slides, slides, **OPTIONS)) == ["done"] * 3
+    before = {path.name: path.stat() for path in slides.glob("*.tif")}
+    (slides / "slidewright-batch.jsonl").unlink()  # as after a kill between the name of a file and its line
+    assert statuses(slidewright.batch(slides, slides, **OPTIONS)) == ["done"] * 3
+    assert {path.name: path.stat() for path in slides.glob("*.tif")} == before  # the same, so kept
+    (tmp_path / "link").symlink_to(slides)
+    assert statuses(slidewright.batch(tmp_path / "link", tmp_path / "link", suffix=".zarr", **OPTIONS)) == ["done"] * 3
+    assert statuses(slidewright.batch(slides, slides, suffix=".zarr", **OPTIONS)) == ["skipped"] * 3
+    for path in slides.glob("*.zarr"):
+        path.rename(tmp_path / path.name)
+    (slides / "slide0.svs").unlink()
+    assert statuses(slidewright.batch(slides, slides, **OPTIONS)) == ["skipped"] * 2
+    pixels = np.zeros((100, 100), np.uint8)
+    tifffile.imwrite(slides / "slide3.svs", pixels, tile=(64, 64))
+    tifffile.imwrite(slides / "slide3.tif", pixels + 1)  # somebody else's: nothing is made in its place
+    assert statuses(slidewright.batch(slides, slides, **OPTIONS)) == ["skipped"] * 2 + ["failed"]
+    assert (tifffile.imread(slides / "slide3.tif") == 1).all()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_folders_behind_links_are_the_same_by_any_path(tmp_path, slides, workers, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "out").mkdir()
+    (tmp_path / "home").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    options = {"tile_size": 64, "n_workers": workers}
+    assert statuses(slidewright.batch("slides", "disk/out", **options)) == ["done"] * 3
+    assert statuses(slidewright.batch("home/slides", "home/disk/out", **options)) == ["skipped"] * 3
+    tifffile.imwrite(slides / "slide1.tif", np.zeros((100, 100), np.uint8), tile=(64, 64))
+    assert statuses(slidewright.batch("home/slides", "disk/out", **options)) == ["skipped", "done", "skipped"]
+    assert tifffile.imread("disk/out/slide1.tif").shape == (100, 100)
+    assert statuses(slidewright.batch(slides, "home/disk/out", levels=1, **options)) == ["done"] * 3
+
+
+@pytest.mark.timeout(60)
+def test_results_of_the_days_before_below_the_slides_are_no_slides(tmp_path, slides):
+    (slides / "below").mkdir()
+    (slides / "slide2.tif").rename(slides / "below" / "slide2.tif")
+    for day in range(3):
+        report = slidewright.batch(slides, slides / f"day{day}", recursive=True, **OPTIONS)
+        assert statuses(report) == ["done"] * 3
+    assert sorted(path.name for path in (slides / "day2").iterdir()) == sorted(
+        ["below", "slide0.tif", "slide1.tif", "slidewright-batch.jsonl"]
+    )
 
 
 @pytest.mark.parametrize("recursive", [False, True])

@@ -24,6 +24,7 @@ from slidewright.conversions.batch_slide import (
     convert_slide,
     due,
     failed,
+    place_of,
     status_of,
 )
 from slidewright.conversions.destination import sweep_beside
@@ -36,9 +37,10 @@ from slidewright.report import ProgressOption
 from slidewright.shards.schema import read_as
 from slidewright.system.files import regular
 from slidewright.system.json_file import parse_json
-from slidewright.system.remote_file import absolute
+from slidewright.system.remote_file import is_url
 
 _MAX_LINE = 1 << 20
+_REPORT = "slidewright-batch.jsonl"
 _FIRST = b'{"source": '
 """What each line of a report begins with."""
 
@@ -127,7 +129,7 @@ def batch(
     except OSError as error:
         raise OptionError(f"can't read the report {path!r}: {error.strerror}; give another with --report") from error
     if out is not None:
-        entries = _without_results(entries, done)
+        entries = _without_results(entries, {**(_done_below(entries, paths) if recursive else {}), **done})
     check_apart(entries, paths if out is None else (), reports)
     if report is not None:
         _refuse_another_file(path)
@@ -163,7 +165,7 @@ def _converted(
     from slidewright.conversions.batch_pool import Slide, SlidePool, count_processes, is_small
     from slidewright.reporting.progress import make_callback
 
-    before = [done.get(os.path.abspath(entry.destination)) for entry in entries]
+    before = [done.get(place_of(entry.destination)) for entry in entries]
     small = {Slide(entry, before[number]): number for number, entry in enumerate(entries) if is_small(entry)}
     processes = count_processes(options, len(small))
     finished = set()
@@ -189,17 +191,46 @@ def _ignore(item: BatchItem) -> None:
 
 
 def _without_results(entries: list[Entry], done: Mapping[str, Line]) -> list[Entry]:
-    """The entries but for what the batch itself has made of others of them: where results go into the folder of the
-    slides, they are found there when it is run again.
+    """The entries but for what batches have made of others of them, or would convert onto itself: where results go into
+    the folder of the slides, they are found there when it is run again, maybe by another path or with another suffix.
+
+    Of some the report says nothing: a kill came first, or it is lost. What lies where the result of another slide goes
+    is compared with that, so it stays, and is told if it is something else.
     """
-    sources = {os.path.abspath(entry.source) for entry in entries}
-    made = set()
+    places = [(place_of(entry.source), place_of(entry.destination)) for entry in entries]
+    sources = {source for source, _ in places}
+    due = {
+        destination
+        for entry, (source, destination) in zip(entries, places, strict=True)
+        if destination != source and not entry.options.overwrite
+    }
+
+    def is_result(source: str, destination: str) -> bool:
+        line = done.get(source)
+        if line is None or line.identity is None or line.made != status_of(source):  # somebody has touched it since
+            return source in due
+        made_of = str(line.identity.get("path"))
+        return source in due or source == destination or (made_of != source and made_of in sources)
+
+    return [entry for entry, place in zip(entries, places, strict=True) if not is_result(*place)]
+
+
+def _done_below(entries: Sequence[Entry], paths: Sequence[str]) -> dict[str, Line]:
+    """What other batches say that they made in the folders from `paths` to the slides: with a new folder for results
+    there each time, all results of before would be slides.
+    """
+    tops = {path.rstrip(os.sep) for path in paths}
+    folders: set[str] = set()
     for entry in entries:
-        destination = os.path.abspath(entry.destination)
-        line = done.get(destination) if destination in sources else None
-        if line is not None and line.identity is not None and line.identity.get("path") == absolute(entry.source):
-            made.update([destination] if line.made == status_of(destination) else [])  # nobody has touched it since
-    return [entry for entry in entries if os.path.abspath(entry.source) not in made]
+        folder = "" if is_url(entry.source) else os.path.dirname(entry.source)
+        while folder not in ("", os.sep, *tops) and folder not in folders:
+            folders.add(folder)
+            folder = os.path.dirname(folder)
+    found: dict[str, Line] = {}
+    for folder in sorted(folders):
+        with contextlib.suppress(OSError):  # one that can't be read is none of ours
+            found |= read_done(_siblings(os.path.join(folder, _REPORT)))
+    return found
 
 
 def _make_folders(entries: Sequence[Entry]) -> None:
@@ -212,7 +243,7 @@ def _make_folders(entries: Sequence[Entry]) -> None:
 
 def _default_report(path: str, out: str | os.PathLike[str] | None) -> str:
     if out is not None:
-        return os.path.join(out, "slidewright-batch.jsonl")
+        return os.path.join(out, _REPORT)
     return os.path.splitext(path)[0] + ".report.jsonl"
 
 
@@ -236,9 +267,10 @@ def _siblings(path: str) -> list[str]:
 
 
 def read_done(paths: Iterable[str]) -> dict[str, Line]:
-    """The newest line about each destination that was made, by its absolute path; half lines of a kill are left out."""
+    """The newest line about each destination that was made, by its `place_of`; half lines of a kill are left out."""
     newest: dict[str, Line] = {}
     for path in paths:
+        last: dict[str, Line] = {}  # of this report, whose lines have an order: a clock may have been set back
         with (
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
             open(path, encoding="utf-8", errors="replace", opener=regular) as file,
@@ -249,9 +281,11 @@ def read_done(paths: Iterable[str]) -> dict[str, Line]:
                 except ValueError:
                     continue
                 if line.status == "done" and line.made is not None:
-                    old = newest.get(line.destination)
-                    if old is None or old.made is None or line.made[1] >= old.made[1]:
-                        newest[line.destination] = line
+                    last[line.destination] = line
+        for destination, line in last.items():
+            old = newest.get(destination)
+            if old is None or old.made is None or line.made is None or line.made[1] >= old.made[1]:
+                newest[destination] = line
     return newest
 
 
@@ -291,7 +325,7 @@ def _preview_one(entry: Entry, done: Mapping[str, Line], tell: Callable[[BatchIt
 
     try:
         opened, path = open_selected(entry.source, entry.selection)
-        options, _ = due(entry, opened, path, done.get(os.path.abspath(entry.destination)))
+        options, _ = due(entry, opened, path, done.get(place_of(entry.destination)))
         if options is None:
             item = BatchItem(entry.source, entry.destination, "skipped", 0.0)
         else:

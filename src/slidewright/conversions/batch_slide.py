@@ -21,7 +21,7 @@ from slidewright.conversions.workload import work_seconds
 from slidewright.errors import without_keys
 from slidewright.shards import fingerprint as identity
 from slidewright.sources.on_disk import file_identity
-from slidewright.system.remote_file import absolute
+from slidewright.system.remote_file import absolute, is_url
 
 if TYPE_CHECKING:
     from slidewright.conversions.manifest import Entry
@@ -154,15 +154,15 @@ def convert_slide(
         report.retries,
         warnings=report.warnings,
     )
-    line = {**asdict(item), "destination": destination, "identity": made_of, "made": status_of(destination)}
+    line = {**asdict(item), "destination": place_of(destination), "identity": made_of, "made": status_of(destination)}
     return Outcome(item, line)
 
 
 def failed(entry: Entry, error: str, seconds: float, retries: int = 0) -> Outcome:
     """The outcome of a slide that could not be converted."""
     item = BatchItem(entry.source, entry.destination, "failed", seconds, retries=retries, error=error)
-    destination = os.path.abspath(entry.destination)
-    return Outcome(item, {**asdict(item), "destination": destination, "identity": None, "made": None})
+    place = place_of(entry.destination)
+    return Outcome(item, {**asdict(item), "destination": place, "identity": None, "made": None})
 
 
 def due(
@@ -197,11 +197,18 @@ def _identity(entry: Entry, opened: Source, path: str | None) -> dict[str, Any]:
     return found
 
 
+def place_of(path: str) -> str:
+    """A path from the root on, by whatever links to its folder it is reached; a URL as it is."""
+    folder, name = os.path.split(absolute(path))
+    return path if is_url(path) else os.path.join(os.path.realpath(folder), name)
+
+
 def _place(path: str) -> str:
-    """A path from the root on; in place of a URL's query what tells it from one with another."""
+    """The place of a source; instead of a URL's query what tells it from one with another."""
     import hashlib
 
-    place, shown = absolute(path), without_keys(absolute(path))
+    place = place_of(path)
+    shown = without_keys(place)
     query = place.rpartition("@")[2].encode(errors="surrogateescape")  # no hash of a password, which could be guessed
     return place if shown == place else f"{shown} {hashlib.sha256(query).hexdigest()[:16]}"
 
