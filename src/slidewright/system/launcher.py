@@ -132,7 +132,6 @@ class ProcessLauncher:
                 request = json.dumps(asked).encode() + b"\n"
                 socket.send_fds(self._socket, [request], fds)
                 child = Child(name, ours, self._answer())
-                self._exits.pop(child.pid or 0, None)  # of one before it, which had the same number
         except OSError as error:
             ours.close()
             raise self._forkserver_died() from error
@@ -208,13 +207,19 @@ class ProcessLauncher:
             raise self._forkserver_died() from error
 
     def _answer(self) -> int:
-        while True:
-            for message in self._messages():
+        pid, refused = None, None
+        while pid is None and refused is None:
+            for message in self._messages():  # also those behind the answer: a death is told once
                 if "pid" in message:
-                    return int(message["pid"])
-                if "refused" in message:
-                    raise _can_not_start(message["refused"])
-                self._note(message)
+                    pid = int(message["pid"])
+                    self._exits.pop(pid, None)  # of one before it, which had the same number
+                elif "refused" in message:
+                    refused = message["refused"]
+                else:
+                    self._note(message)
+        if pid is None:
+            raise _can_not_start(str(refused))
+        return pid
 
     def _note(self, message: dict[str, Any]) -> None:
         self._exits[int(message["exit"])] = int(message["status"])
