@@ -24,6 +24,7 @@ from slidewright.system import early
 from slidewright.system.files import hold_standard_streams
 from slidewright.system.shared_memory import dumps
 
+_THREAD_PATIENCE = 5.0  # seconds for all threads: a fork of the caller may have their pipes, which then do not end
 _PATIENCE = 1.0  # seconds for the fork server to kill and clean; a run must end within 2 s of Ctrl-C
 
 
@@ -304,8 +305,9 @@ class ThreadLauncher:
     def close(self) -> None:
         for child, _ in self._children:
             child.connection.close()
+        deadline = time.monotonic() + _THREAD_PATIENCE
         for _, thread in self._children:
-            thread.join(timeout=5)
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
 
 def make_launcher(preload: Sequence[str] = ()) -> Launcher:
