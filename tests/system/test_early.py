@@ -113,6 +113,17 @@ def test_death_that_is_told_together_with_the_answer_is_heard(monkeypatch: pytes
         assert launcher.reason(child).startswith("it was killed by SIGKILL")
 
 
+@pytest.mark.timeout(60)
+def test_path_is_not_taken_while_another_thread_imports_opencv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "typing.py").write_text("raise ImportError('this is that of OpenCV')")
+    monkeypatch.setattr(sys, "OpenCV_LOADER", True, raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    threading.Timer(0.3, monkeypatch.undo).start()
+    with contextlib.closing(ProcessLauncher()) as launcher:
+        child = launcher.spawn("slidewright.no_such_module", "nobody", None)
+        assert launcher.reason(child) == "it ended with exit code 1"
+
+
 def test_what_else_children_need_is_imported_there(large: Path, begun: list[early.ForkServer]) -> None:
     early.begin(["convert", str(large), "o.tif"])
     launcher = ProcessLauncher((*early.PRELOAD, "slidewright.no_such_module", "slidewright.conversions.keeping"))
