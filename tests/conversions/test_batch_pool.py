@@ -24,6 +24,7 @@ from slidewright.conversions.batch_slide import Announced, Answer, BatchItem, Ou
 from slidewright.conversions.manifest import Entry
 from slidewright.options import make_options
 from slidewright.selection import Selection
+from slidewright.system import launcher as processes
 from slidewright.system.launcher import Child
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="threads of this process stand in for processes")
@@ -76,6 +77,30 @@ def test_slides_of_killed_processes_are_converted_all_the_same(tmp_path):
 
 
 @needs_fork
+@pytest.mark.timeout(60)
+def test_killed_process_whose_pipe_a_fork_of_the_program_has_is_missed(tmp_path, monkeypatch):
+    pipe, held, killed = processes.Pipe, [], []
+
+    def copied_pipe(duplex):
+        ends = pipe(duplex)
+        held.append(os.dup(ends[1].fileno()))  # as a fork has it that is made before this process closes it
+        return ends
+
+    def kill(item):
+        for process in [] if killed else named("slidewright-s"):
+            killed.append(process.pid)
+            process.kill()
+
+    monkeypatch.setattr(processes, "Pipe", copied_pipe)
+    slides = make_slides(tmp_path / "slides", 6)
+    report = slidewright.batch(slides, tmp_path / "out", n_workers=2, tell=kill, **OPTIONS)
+    for fd in held:
+        os.close(fd)
+    assert len(killed) == 2
+    assert [item.status for item in report.items] == ["done"] * 6
+
+
+@needs_fork
 def test_killed_fork_server_ends_the_pool_and_not_the_batch(tmp_path):
     slides, killed = make_slides(tmp_path / "slides", 4), []
 
@@ -113,7 +138,7 @@ def test_interrupted_batch_leaves_nothing_half_done(tmp_path, number, code):
 class FakeLauncher:
     """Processes that are threads: `deadly` slides end them, `large` ones they give back."""
 
-    waitable = ()
+    waitable = ended = ()
 
     def __init__(self):
         self.owned = []

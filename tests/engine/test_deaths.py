@@ -158,6 +158,26 @@ def test_killed_writer_or_nursery_is_one_error_at_once(tmp_path, scratch, start,
     assert_nothing_left(tmp_path, scratch, before)
 
 
+def test_writer_that_is_killed_while_a_fork_of_the_program_has_its_pipe_is_missed(tmp_path, scratch, monkeypatch):
+    pipe, held = launcher.Pipe, []
+
+    def copied_pipe(duplex):
+        ends = pipe(duplex)
+        held.append(os.dup(ends[1].fileno()))  # as a fork has it that is made before this process closes it
+        return ends
+
+    monkeypatch.setattr(launcher, "Pipe", copied_pipe)
+    before = {p.pid for p in descendants()}
+    hunter = kill_during("slidewright-wri")
+    source = SlowSource(1000, 1000, seconds=0.05)
+    with pytest.raises(RunError, match="writer process died"):
+        slidewright.convert(source, tmp_path / "out.tif", n_workers=2, scratch=scratch, **OPTIONS)
+    hunter.join()
+    for fd in held:
+        os.close(fd)
+    assert_nothing_left(tmp_path, scratch, before)
+
+
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [("corrupt", CorruptTileError, "x=128, y=96"), ("crash", RunError, "ZeroDivisionError: the reader has a bug")],

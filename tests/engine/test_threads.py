@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from fake_sources import SlowSource
@@ -22,6 +23,24 @@ def test_workers_as_threads_where_there_is_no_fork(tmp_path, monkeypatch):
     slidewright.convert(source, tmp_path / "out.tif", n_workers=3, tile_size=32, compression="deflate", block_tiles=2)
     assert len(pyramid(source.pixels(), 32)) == 5
     assert_levels_equal_oracle(tmp_path / "out.tif", source.pixels(), 32)
+
+
+def main(connection, end):
+    """Of a worker whose pipe does not end, since a fork of the program has it too."""
+    end.wait()
+
+
+@pytest.mark.timeout(60)
+def test_threads_that_do_not_end_are_waited_for_together(monkeypatch):
+    monkeypatch.setattr(processes, "_THREAD_PATIENCE", 1.0, raising=False)
+    launcher, end = processes.ThreadLauncher(), threading.Event()
+    for number in range(4):
+        launcher.spawn(__name__, f"w{number}", end)
+    begin = time.monotonic()
+    launcher.close()
+    seconds = time.monotonic() - begin
+    end.set()
+    assert seconds < 4
 
 
 LATE = """

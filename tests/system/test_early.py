@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from children import named
 from faults.campaign import digest, session_members, wait_until
 
 import slidewright
@@ -92,6 +94,34 @@ def test_conversion_takes_what_was_begun(large: Path, tmp_path: Path, begun: lis
     assert begun == []
     assert process.returncode == 0  # ended, and waited for
     assert digest(tmp_path / "a.tif") == digest(tmp_path / "b.tif")
+
+
+@pytest.mark.timeout(60)
+def test_death_that_is_told_together_with_the_answer_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(ProcessLauncher()) as launcher:
+        messages = launcher._messages
+
+        def late_messages() -> list[dict[str, object]]:
+            assert wait_until(lambda: bool(named("nobody")), 20)
+            named("nobody")[0].kill()
+            time.sleep(0.5)  # as this process does where others have the processors
+            return messages()
+
+        monkeypatch.setattr(launcher, "_messages", late_messages)
+        child = launcher.spawn("slidewright.no_such_module", "nobody", None)
+        monkeypatch.undo()
+        assert launcher.reason(child).startswith("it was killed by SIGKILL")
+
+
+@pytest.mark.timeout(60)
+def test_path_is_not_taken_while_another_thread_imports_opencv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "typing.py").write_text("raise ImportError('this is that of OpenCV')")
+    monkeypatch.setattr(sys, "OpenCV_LOADER", True, raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    threading.Timer(0.3, monkeypatch.undo).start()
+    with contextlib.closing(ProcessLauncher()) as launcher:
+        child = launcher.spawn("slidewright.no_such_module", "nobody", None)
+        assert launcher.reason(child) == "it ended with exit code 1"
 
 
 def test_what_else_children_need_is_imported_there(large: Path, begun: list[early.ForkServer]) -> None:

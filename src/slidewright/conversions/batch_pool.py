@@ -45,6 +45,7 @@ PROCESS_BYTES = 512 << 20
 """Of memory that each process must have for itself."""
 MAX_DEATHS = 3
 """Of processes on one slide, before the slide is to blame."""
+_LOOK = 1.0  # seconds between looks at who is gone, of which may have been told while another was started
 
 
 @dataclass(eq=False)
@@ -120,11 +121,7 @@ class SlidePool:
         try:
             while waiting or self._busy:
                 self._give_out(waiting)
-                for ready in wait([*self._workers, *self._launcher.waitable]):
-                    if ready not in self._workers:
-                        self._launcher.attend()
-                        continue
-                    worker = self._workers[ready]
+                for worker in self._heard_of():
                     slide = worker.slide
                     answered = self._listen(worker, waiting)
                     if answered is not None:
@@ -139,6 +136,16 @@ class SlidePool:
     @property
     def _busy(self) -> list[Slide]:
         return [worker.slide for worker in self._workers.values() if worker.slide is not None]
+
+    def _heard_of(self) -> list[_Worker]:
+        """Wait for workers that say something or are gone, and be it that their pipe does not end, since a fork of the
+        caller's program lives that has it too.
+        """
+        came = wait([*self._workers, *self._launcher.waitable], _LOOK)
+        if any(each not in self._workers for each in came):
+            self._launcher.attend()
+        gone = self._launcher.ended
+        return [worker for pipe, worker in self._workers.items() if pipe in came or worker.child.pid in gone]
 
     def _give_out(self, waiting: deque[Slide]) -> None:
         while waiting and len(self._workers) < self._wanted and len(self._workers) < len(self._busy) + len(waiting):
@@ -159,6 +166,8 @@ class SlidePool:
     def _listen(self, worker: _Worker, waiting: deque[Slide]) -> tuple[Outcome | None, Progress | None] | None:
         """Handle a message or a death; what became of the worker's slide, if it is done."""
         try:
+            if worker.child.pid in self._launcher.ended and not worker.child.connection.poll():
+                raise EOFError
             message: Any = worker.child.connection.recv()
         except (EOFError, OSError):
             return self._replace(worker, waiting)

@@ -169,11 +169,15 @@ class Coordinator:
 
     def _replace_silent(self) -> None:
         """Replace the workers that are gone and whose pipe does not end: the caller's code forked, and that fork lives.
+        The writer may have such a fork too, but no successor.
         """
         gone = self._launcher.ended
         for seat in self._crew.seats if gone else ():
             if seat.child.pid in gone and not seat.child.connection.poll():
                 self._crew.replace(seat)
+        writer = self._writer
+        if writer is not None and writer.pid in gone and not self._written and not writer.connection.poll():
+            raise self._writer_died()
 
     def _listen_to_writer(self) -> None:
         assert self._writer is not None

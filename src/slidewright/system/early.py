@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 PRELOAD = (
@@ -49,6 +50,7 @@ ENVIRONMENT = {
 LARGE_SOURCE = 16 << 20
 """A source of more bytes than this is worth processes whatever is in it: they start before it is opened."""
 
+_IMPORT_SECONDS = 3.0
 _VERBS = ("convert", "shard")
 _WITHOUT = ("-h", "--help", "--dry-run")
 
@@ -60,6 +62,7 @@ _ahead: list[ForkServer] = []
 
 def start(preload: Sequence[str]) -> ForkServer:
     """Start a fork server, which imports the modules of `preload`; raises OSError where that can't be done."""
+    path = _settled_path()
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.settimeout(None)  # whatever the caller has made the default of all its sockets
@@ -68,7 +71,6 @@ def start(preload: Sequence[str]) -> ForkServer:
     try:
         with theirs:
             serve = f"main({theirs.fileno()}, {list(preload)!r}, {os.getpid()})"
-            path = [each for each in sys.path if isinstance(each, str)]  # others, such as a Path, count for nothing
             code = f"import sys; sys.path[:] = {path!r}; from slidewright.system.forkserver import main; {serve}"
             try:
                 # Ctrl-C reaches it as well: it waits until the fork server has said that it ignores it, imports or not.
@@ -89,6 +91,19 @@ def start(preload: Sequence[str]) -> ForkServer:
             process.wait()
         raise
     return ours, process
+
+
+def _settled_path() -> list[str]:
+    """`sys.path`, but not as it is for a moment while another thread imports OpenCV: whose folder then comes before the
+    standard library, and has a `typing` of its own.
+    """
+    deadline = time.monotonic() + _IMPORT_SECONDS
+    while True:
+        importing = hasattr(sys, "OpenCV_LOADER")
+        path = [each for each in sys.path if isinstance(each, str)]  # others, such as a Path, count for nothing
+        if not (importing or hasattr(sys, "OpenCV_LOADER")) or time.monotonic() > deadline:  # it stays if that failed
+            return path
+        time.sleep(0.01)
 
 
 def can_start() -> bool:

@@ -24,6 +24,7 @@ from slidewright.system import early
 from slidewright.system.files import hold_standard_streams
 from slidewright.system.shared_memory import dumps
 
+_THREAD_PATIENCE = 5.0  # seconds for all threads: a fork of the caller may have their pipes, which then do not end
 _PATIENCE = 1.0  # seconds for the fork server to kill and clean; a run must end within 2 s of Ctrl-C
 
 
@@ -132,7 +133,6 @@ class ProcessLauncher:
                 request = json.dumps(asked).encode() + b"\n"
                 socket.send_fds(self._socket, [request], fds)
                 child = Child(name, ours, self._answer())
-                self._exits.pop(child.pid or 0, None)  # of one before it, which had the same number
         except OSError as error:
             ours.close()
             raise self._forkserver_died() from error
@@ -208,13 +208,19 @@ class ProcessLauncher:
             raise self._forkserver_died() from error
 
     def _answer(self) -> int:
-        while True:
-            for message in self._messages():
+        pid, refused = None, None
+        while pid is None and refused is None:
+            for message in self._messages():  # also those behind the answer: a death is told once
                 if "pid" in message:
-                    return int(message["pid"])
-                if "refused" in message:
-                    raise _can_not_start(message["refused"])
-                self._note(message)
+                    pid = int(message["pid"])
+                    self._exits.pop(pid, None)  # of one before it, which had the same number
+                elif "refused" in message:
+                    refused = message["refused"]
+                else:
+                    self._note(message)
+        if pid is None:
+            raise _can_not_start(str(refused))
+        return pid
 
     def _note(self, message: dict[str, Any]) -> None:
         self._exits[int(message["exit"])] = int(message["status"])
@@ -299,8 +305,9 @@ class ThreadLauncher:
     def close(self) -> None:
         for child, _ in self._children:
             child.connection.close()
+        deadline = time.monotonic() + _THREAD_PATIENCE
         for _, thread in self._children:
-            thread.join(timeout=5)
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
 
 def make_launcher(preload: Sequence[str] = ()) -> Launcher:
