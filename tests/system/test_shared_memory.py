@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
+import pytest
+
+from slidewright.errors import OutputError
 from slidewright.system.shared_memory import SharedBuffer, dumps, loads
 
 
@@ -21,3 +25,13 @@ def test_shared_buffer_is_anonymous_reserved_and_travels_by_descriptor(tmp_path)
         assert (other["ring"].in_file, buffer.in_file) == (on_disk, on_disk)
         other["ring"].close()
         buffer.close()
+
+
+@pytest.mark.parametrize("call", ["os.memfd_create", "mmap.mmap"])
+def test_memory_that_can_not_be_had_is_an_error_of_ours(tmp_path, call, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(call, refuse)
+    with pytest.raises(OutputError, match=r"can't get 3 MB of working memory \(Too many open files\)"):
+        SharedBuffer.allocate(3_000_000, tmp_path)

@@ -42,8 +42,18 @@ class SharedBuffer:
         Raises
         ------
         OutputError
-            If neither has room.
+            If neither has room, or no more files may be open.
         """
+        try:
+            return cls._allocated(nbytes, folder, on_disk)
+        except OSError as error:
+            raise OutputError(
+                f"can't get {nbytes / 1e6:.0f} MB of working memory ({error.strerror or error}); use fewer workers, or "
+                "raise the limits (ulimit -n)"
+            ) from error
+
+    @classmethod
+    def _allocated(cls, nbytes: int, folder: str | os.PathLike[str] | None, on_disk: bool) -> SharedBuffer:
         if not hasattr(os, "posix_fallocate"):
             return cls(_unreserved_file(nbytes, folder), nbytes, os.name != "nt")
         if not on_disk and hasattr(os, "memfd_create"):
