@@ -127,7 +127,8 @@ def rename_new(old: str, new: str) -> None:
             raise FileExistsError(new) from None
         os.rename(old, new)
     else:
-        os.unlink(old)
+        with contextlib.suppress(FileNotFoundError):  # the folder was moved at once, with the new name in it
+            os.unlink(old)
 
 
 def make_below(home: str, path: str) -> None:
