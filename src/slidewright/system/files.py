@@ -396,10 +396,15 @@ def remove_guarded(path: str, lock: str) -> None:
     keeps what a process holds open, under another name).
     """
     try:
+        _remove_surely(path)
+    finally:
+        if not os.path.lexists(path):
+            _remove_surely(lock)
+
+
+def _remove_surely(path: str) -> None:
+    try:
         remove(path)
     except BaseException:  # Ctrl-C, after which a process may live on
         remove(path)
         raise
-    finally:
-        if not os.path.lexists(path):
-            remove(lock)
