@@ -86,7 +86,8 @@ class Trial:
     def step_of(self, command: Command, disturbance: Disturbance) -> bool:
         """One command that is disturbed, and run again; whether something happened to it."""
         step = self._run([command], disturbance)
-        self._again(step, at_once=False)
+        assert disturbance.happened or step.ended[0].code == 0, "it fails though nothing disturbs it"
+        self._again(step, at_once=False, simply=True)
         return bool(disturbance.happened)
 
     def step(self) -> str:
@@ -125,11 +126,13 @@ class Trial:
             step.check()
         return step
 
-    def _again(self, step: Step, at_once: bool) -> None:
-        """The first command again: it ends as it should, and what the first run left is gone."""
+    def _again(self, step: Step, at_once: bool, simply: bool = False) -> None:
+        """The first command again, `simply` as it was: it ends as it should, and what the first run left is gone."""
         chance, first, code = self._chance, step.commands[0], step.ended[0].code
         start, lost = chance.choice(("", "", "./", f"{self._world.root}/", "here/")), False
-        if first.report is not None and first.report in step.after and first.report not in step.before:
+        if simply:
+            start = ""
+        elif first.report is not None and first.report in step.after and first.report not in step.before:
             lost = chance.random() < 0.2
         if lost:
             (self._world.root / str(first.report)).unlink()

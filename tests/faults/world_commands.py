@@ -205,10 +205,11 @@ class Chooser:
         folder = self._chance.choice(
             ("sh/full", "sh/full", "sh/mixed", "sh/half", "sh/zarr", "sh/zarr", "sh/fixed", "sh/others")
         )
-        suffix = ".zarr" if folder == "sh/zarr" else ".tif"
+        stores = folder in ("sh/zarr", "sh/fixed")
+        suffix = ".zarr" if stores else ".tif"
         to = shared or self._chance.choice((self._destination(), f"deliver/as{suffix}", f"out/good{suffix}"))
         made = Command(["assemble", folder, to, *self._workers()], ["src/a.tif", "src/g.npy"])
-        made.outputs = {self._world.real(to): "src/g.npy" if folder == "sh/zarr" else "src/a.tif"}
+        made.outputs = {self._world.real(to): "src/g.npy" if stores else "src/a.tif"}
         if self._maybe(0.5):
             made.words += ["--overwrite"]
         if self._maybe(0.5):

@@ -132,12 +132,13 @@ class World:
 
     def _make_shards(self) -> None:
         at, tiff = self.root / "sh", {"compression": "deflate", **_TILES}
-        for name, count, made in (("full", 3, 3), ("mixed", 3, 3), ("half", 3, 1), ("fixed", 1, 1)):
+        for name, count, made in (("full", 3, 3), ("mixed", 3, 3), ("half", 3, 1)):
             for index in range(made):
                 slidewright.shard(self.root / "src/a.tif", at / name, index=index, count=count, **tiff)
         store = {"format": "ome-zarr", "compression": "zstd", "zarr_shard": 2, **_TILES}
-        for index in range(2):
-            slidewright.shard(self.root / "src/g.npy", at / "zarr", index=index, count=2, **store)
+        for name, count in (("zarr", 2), ("fixed", 1)):
+            for index in range(count):
+                slidewright.shard(self.root / "src/g.npy", at / name, index=index, count=count, **store)
 
     def names(self) -> Iterator[str]:
         """All there is, by paths from its root; a folder that may not be read is made readable meanwhile."""
