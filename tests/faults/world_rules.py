@@ -78,7 +78,9 @@ class Step:
         for command in self.commands:
             sources = [name for name in command.sources if not _under(name, outputs) and name in self.before]
             sources += [self.world.real(name) for name in sources]
-            lost = [name for name in self._changed() if _under(name, sources) and not _under(name, outputs)]
+            pages = [each.page for each in self.commands if each is not command and each.page is not None]
+            free = [*outputs, *pages]
+            lost = [name for name in self._changed() if _under(name, sources) and not _under(name, free)]
             lost = [name for name in lost if not self._in_what_is_left(name) and "labels" not in name.split("/")]
             assert not lost, f"{lost} of a source changed"
 
