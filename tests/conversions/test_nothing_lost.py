@@ -79,6 +79,41 @@ def test_nothing_is_left_in_a_folder_that_is_renamed_in_mid_run(tmp_path, name, 
     assert os.listdir(tmp_path) == ["renamed"]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder is found again by its descriptor")
+def test_folder_that_is_renamed_as_soon_as_the_file_has_its_name_is_no_failure(tmp_path, monkeypatch):
+    place, renamed, real = tmp_path / "place", tmp_path / "renamed", os.unlink
+
+    def late(path, **more):
+        if place.exists() and str(path).endswith(".partial"):
+            place.rename(renamed)
+        real(path, **more)
+
+    place.mkdir()
+    monkeypatch.setattr(os, "unlink", late)
+    slidewright.convert(np.zeros((90, 90), np.uint8), place / "o.tif", n_workers=0, tile_size=64)
+    assert os.listdir(renamed) == ["o.tif"]
+    assert os.listdir(tmp_path) == ["renamed"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder is found again by its descriptor")
+def test_no_lock_is_left_in_a_folder_that_is_renamed_as_soon_as_it_is_there(tmp_path, monkeypatch):
+    place, renamed, real = tmp_path / "place", tmp_path / "renamed", destinations.FileLock
+
+    def locked(path):
+        lock = real(path)
+        place.rename(renamed)
+        return lock
+
+    place.mkdir()
+    monkeypatch.setattr(destinations, "FileLock", locked)
+    with pytest.raises(OutputError):
+        slidewright.convert(np.zeros((90, 90), np.uint8), place / "o.tif", n_workers=0, tile_size=64)
+    assert os.listdir(tmp_path) == ["renamed"]
+    assert os.listdir(renamed) == []
+
+
 @posix
 @pytest.mark.parametrize("back", [True, False])
 @pytest.mark.parametrize("more", [{"zarr_shard": 0}, {"zarr_shard": 2}, {"ngff": "0.4"}, {"n_workers": 1}])

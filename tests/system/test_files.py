@@ -137,3 +137,23 @@ def test_a_disk_with_less_behind_it_than_it_says_tells_of_what_it_has_lost(tmp_p
     if done.returncode in (1, 77, 127) and "Traceback" not in done.stderr:
         pytest.skip(f"no such disk can be had: {done.stderr}")
     assert (done.returncode, done.stdout) == (0, "the disk has lost a part of what was written\n" * 2), done.stderr
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["partial", "lock"])
+def test_signal_while_what_a_lock_is_for_is_removed_leaves_neither(tmp_path, monkeypatch, name):
+    paths, real = [tmp_path / each for each in ("partial", "lock")], files.remove
+    came = []
+
+    def interrupted(path):
+        if path == str(tmp_path / name) and not came:
+            came.append(path)
+            raise KeyboardInterrupt
+        real(path)
+
+    for path in paths:
+        path.touch()
+    monkeypatch.setattr(files, "remove", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        files.remove_guarded(*map(str, paths))
+    assert os.listdir(tmp_path) == []

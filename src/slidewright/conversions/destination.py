@@ -114,13 +114,13 @@ class Destination:
         DestinationError
             If no file can be made there.
         """
+        if hasattr(os, "O_PATH"):  # Linux: it is found again should somebody rename it
+            with contextlib.suppress(OSError):
+                self._folder = os.open(os.path.dirname(self.place), os.O_PATH | os.O_CLOEXEC)
         try:
             self._lock = FileLock(self._lock_path)
         except OSError as error:
             raise DestinationError(f"can't write into {str(self.path.parent)!r}: {error.strerror}") from error
-        if hasattr(os, "O_PATH"):  # Linux: it is found again should somebody rename it
-            with contextlib.suppress(OSError):
-                self._folder = os.open(os.path.dirname(self.place), os.O_PATH | os.O_CLOEXEC)
 
     def make_folder(self) -> None:
         """Make the partial folder, for several to write into; raises DestinationError."""

@@ -127,7 +127,8 @@ def rename_new(old: str, new: str) -> None:
             raise FileExistsError(new) from None
         os.rename(old, new)
     else:
-        os.unlink(old)
+        with contextlib.suppress(FileNotFoundError):  # the folder was moved at once, with the new name in it
+            os.unlink(old)
 
 
 def make_below(home: str, path: str) -> None:
@@ -395,10 +396,15 @@ def remove_guarded(path: str, lock: str) -> None:
     keeps what a process holds open, under another name).
     """
     try:
+        _remove_surely(path)
+    finally:
+        if not os.path.lexists(path):
+            _remove_surely(lock)
+
+
+def _remove_surely(path: str) -> None:
+    try:
         remove(path)
     except BaseException:  # Ctrl-C, after which a process may live on
         remove(path)
         raise
-    finally:
-        if not os.path.lexists(path):
-            remove(lock)
