@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,12 @@ def generic_description(image: ImageDescription) -> str | None:
     given, said = image.description, image.metadata
     if given is not None and not is_kept(given):
         return given
-    fields = {name: value for name, value in said.identifying if given is None or value not in given}
+    pieces = {piece.strip() for piece in re.split(r"[|=\n]", given or "")}  # most are: to look for each takes long
+    fields = {
+        name: value
+        for name, value in said.identifying
+        if given is None or (value not in pieces and value not in given)
+    }
     lines = [value if name == "ImageDescription" else f"{name} = {value}" for name, value in fields.items()]
     known = as_description(said, **noted_kind(image)) or (OWN if lines else None)
     return "\n".join(line for line in (known, given, *lines) if line is not None) or None
