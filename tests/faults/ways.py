@@ -17,7 +17,7 @@ from faults.campaign import OPTIONS, make_slide
 import slidewright
 from slidewright.errors import SlidewrightError
 
-Run = Callable[[Path, int], object]
+Run = Callable[..., object]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Way:
 
     name: str
     run: Run
-    """With a folder and a number of workers; what was there before is replaced or gone on from."""
+    """With a folder, a number of workers and options; what was there before is replaced or gone on from."""
     makes: tuple[str, ...] = ("out.tif",)
     """Names in `work` that are complete or not there."""
     keeps: tuple[str, ...] = ()
@@ -74,10 +74,10 @@ def _shard(folder: Path, workers: int, index: int = 0, **more: object) -> None:
     )  # fmt: skip
 
 
-def _assemble(folder: Path, workers: int, name: str = "out.tif") -> None:
+def _assemble(folder: Path, workers: int, name: str = "out.tif", **more: object) -> None:
     slidewright.assemble(
         folder / "work" / "shards", folder / "work" / name, n_workers=workers, scratch=folder / "scratch",
-        overwrite=True,
+        overwrite=True, **more,
     )  # fmt: skip
 
 
@@ -163,6 +163,12 @@ WAYS = {
 
 def make_places(folder: Path, height: int = 700, width: int = 900) -> dict[str, dict[str, str]]:
     """Slides, shards and folders; the digests of what each way makes when nobody disturbs it."""
+    make_sources(folder, height, width)
+    return {way.name: undisturbed(folder, way) for way in WAYS.values()}
+
+
+def make_sources(folder: Path, height: int, width: int) -> None:
+    """Slides, shards and folders."""
     make_slide(folder / "slide.tif", height, width)
     make_slide(folder / "kept.tif", height // 2, width // 2, compression="jpeg", seed=4)
     for name in ("work", "scratch"):
@@ -170,13 +176,15 @@ def make_places(folder: Path, height: int = 700, width: int = 900) -> dict[str, 
     for index in range(2):
         _shard(folder, 0, index)
     shutil.move(folder / "work" / "shards", folder / "shards")
-    found = {}
-    for way in WAYS.values():
-        way.prepare(folder)
-        (way.finish or way.run)(folder, 0)
-        names = [name for name in (*way.makes, "out.tif") if exists(folder, name)]
-        found[way.name] = {name: digest(folder / "work" / name) for name in names}
-        clear(folder)
+
+
+def undisturbed(folder: Path, way: Way) -> dict[str, str]:
+    """The digests of what a way makes when nobody disturbs it."""
+    way.prepare(folder)
+    (way.finish or way.run)(folder, 0)
+    names = [name for name in (*way.makes, "out.tif") if exists(folder, name)]
+    found = {name: digest(folder / "work" / name) for name in names}
+    clear(folder)
     return found
 
 
@@ -200,16 +208,21 @@ def digest(path: Path) -> str:
 
 
 def left(folder: Path, allowed: tuple[str, ...]) -> list[str]:
-    """What lies in `work` and `scratch` beside what may."""
+    """What lies in `work`, `scratch` and `tmp` beside what may."""
     found = [path.name for path in (folder / "work").iterdir() if path.name not in allowed]
-    return found + [path.name for path in (folder / "scratch").iterdir()]
+    others = (folder / name for name in ("scratch", "tmp") if (folder / name).exists())
+    return found + [path.name for other in others for path in other.iterdir()]
 
 
-def assert_whole(folder: Path, way: Way, clean: dict[str, str], story: str) -> None:
-    """What has its name is complete."""
+def assert_whole(
+    folder: Path, way: Way, clean: dict[str, str], story: str, old: dict[str, str] | None = None
+) -> None:
+    """What has its name is complete, or still the old one where there was one."""
     for name in way.makes:
         if exists(folder, name):
-            assert digest(folder / "work" / name) == clean[name], f"{name} is wrong: {story}"
+            assert digest(folder / "work" / name) in (clean[name], (old or {}).get(name)), f"{name} is wrong: {story}"
+        else:
+            assert name not in (old or {}), f"the old {name} is gone: {story}"
 
 
 def assert_goes_on(folder: Path, way: Way, clean: dict[str, str], story: str) -> None:
