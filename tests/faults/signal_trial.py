@@ -232,7 +232,7 @@ class Trial:
             assert code in (0, 1, 2, 3), story
         ended = self._sent_to("caller") & (ENDING if not self.is_command else {"KILL"})
         alone = self.workers == 0 or "verify" in way.name  # then there is no fork server that cleans up
-        alone = alone or "KILL" in self._sent_to("fork server")
+        alone = alone or "KILL" in self._sent_to("fork server") | self._sent_to("python")  # before it has its name
         if not (ended and alone):
             found = left(folder, (*way.makes, *way.keeps, *way.stays))
             assert found == [], f"{found} left behind: {story}"
