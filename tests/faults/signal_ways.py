@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 import slidewright
 from slidewright.cli.main import main
+from slidewright.conversions import destination
 
 HEIGHT, WIDTH, TILE = 700, 900, 64
 OPTIONS: dict[str, Any] = {"tile_size": TILE, "compression": "deflate", "effort": 1, "overwrite": True}
@@ -199,6 +200,7 @@ def _execute(
         signal.signal(signal.SIGINT, signal.default_int_handler)
         gc.callbacks.append(lambda *_: time.sleep(0.003))
         gc.set_threshold(100)
+        destination._last_named.clear()  # by the process of which this is a fork
         os._exit(main(line, last=True))
     os.execv(sys.executable, [sys.executable, "-m", "slidewright", *line])
 
