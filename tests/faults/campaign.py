@@ -11,8 +11,9 @@ import secrets
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -54,6 +55,21 @@ class Campaign:
             folder.mkdir()
             yield self.random.randrange(1 << 40), folder
             shutil.rmtree(folder)
+
+    def run(
+        self, parent: Path, make: Callable[[Path, random.Random], Any], act: Callable[[Any], Iterable[str]]
+    ) -> None:
+        """For each try what `make` gives, and what `act` says became of it, counted; each failure names the seed from
+        which `make` makes the same again.
+        """
+        for seed, folder in self.trials(parent):
+            trial = make(folder, random.Random(seed))
+            try:
+                for outcome in act(trial):
+                    self.count(outcome)
+            except Exception as error:
+                raise AssertionError(f"seed {seed}: {error}\n{trial}") from error
+        self.close()
 
     def close(self) -> None:
         """Print what was tried."""

@@ -30,14 +30,7 @@ IN_TIFF = ("none", "zstd", "deflate", "lzw", "packbits", "png", "jpeg2000", "web
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_random_images_with_random_options(tmp_path: Path) -> None:
-    campaign = Campaign("random images", short=60, long=20_000)
-    for seed, folder in campaign.trials(tmp_path):
-        made = Made(folder, random.Random(seed))
-        try:
-            campaign.count(made.convert_and_compare())
-        except Exception as error:
-            raise AssertionError(f"seed {seed}: {made}") from error
-    campaign.close()
+    Campaign("random images", short=60, long=20_000).run(tmp_path, Made, lambda made: [made.convert_and_compare()])
 
 
 class Made:

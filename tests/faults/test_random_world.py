@@ -21,7 +21,7 @@ from faults.world_runs import Disturbance, put_back, run
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the run's processes in /proc")
 STEPS = 6  # of one world
 REFUSED = re.compile("exist|is the source|lies in|missing|not a folder of shards|no slide is")
-"""How a run may be refused that was disturbed before; a batch for what it has made and not yet written down."""
+"""How a run may be refused that was disturbed before."""
 KEPT = re.compile(r"\.html\.|^drop/")
 """What a kill leaves for good: a part of a page, as docs/faults.md says, and all in a folder that can't be listed."""
 
@@ -57,18 +57,15 @@ def test_world_after_a_command_that_is_disturbed_at_each_change(tmp_path: Path, 
 
 
 def run_trials(tmp_path: Path, campaign: Campaign) -> None:
-    """So many worlds; a failure names the seed from which the same is made again, but for what hangs on time."""
+    """So many worlds; the same seed makes the same again, but for what hangs on time."""
     world = World(tmp_path)
-    for seed, folder in campaign.trials(tmp_path):
+
+    def make(folder: Path, chance: random.Random) -> Trial:
         world.reset()
-        trial = Trial(world, folder, random.Random(seed))
-        try:
-            for _ in range(STEPS):
-                campaign.count(trial.step())
-        except Exception as error:
-            raise AssertionError(f"seed {seed}: {error}\n{trial}") from error
+        return Trial(world, folder, chance)
+
+    campaign.run(tmp_path, make, lambda trial: (trial.step() for _ in range(STEPS)))
     world.close()
-    campaign.close()
 
 
 class Trial:
