@@ -666,7 +666,7 @@ def test_batch_that_lost_its_report_finds_its_files_by_their_content(tmp_path, s
     (tmp_path / "m.report.jsonl").unlink()
     report = slidewright.batch(manifest, **OPTIONS)
     assert [item.status for item in report.items] == ["done", "done"]
-    assert (tmp_path / "d.tif").stat() == before or (tmp_path / "d.tif").stat().st_ino == before.st_ino
+    assert (tmp_path / "d.tif").stat().st_ino == before.st_ino
     assert [item.status for item in slidewright.batch(manifest, **OPTIONS).items] == ["skipped", "skipped"]
 
 
