@@ -706,7 +706,7 @@ def test_launcher_outlives_a_conversion_unless_it_failed(tmp_path, fails):
 def test_report_on_a_full_disk_is_an_error_of_ours(tmp_path):
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")
-    from slidewright.conversions.batch import _write_line
+    from slidewright.conversions.batch_report import _write_line
 
     told = pytest.raises(slidewright.OutputError, match=r"report 'r'.*space")
     with open("/dev/full", "wb", buffering=0) as file, told:
