@@ -156,6 +156,34 @@ def test_shards_are_those_of_the_plane_writer_in_any_order(
                 assert shard.size == sum(map(len, expected.values()))
 
 
+def test_shard_that_is_gone_when_it_is_opened_again_is_not_made_of_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more shards than may be open side by side, each is closed and opened again, row by row."""
+    monkeypatch.setattr("slidewright.formats.zarr_shard.MAX_OPEN", 1)
+    made = []
+    for number in range(2):
+        with Syncer() as syncer:
+            writer = PlaneWriter(str(tmp_path / str(number)), Size(4, 4), 2, syncer, str(tmp_path))
+            for row in range(4):
+                for column in range(4):
+                    writer.add(row, column, bytes([16 * row + column]) * 9)
+            syncer.wait()
+        made.append(files(tmp_path / str(number)))
+        monkeypatch.undo()
+    assert made[0] == made[1]
+    assert len(made[0]) == 4
+    monkeypatch.setattr("slidewright.formats.zarr_shard.MAX_OPEN", 1)
+    with Syncer() as syncer:
+        writer = PlaneWriter(str(tmp_path / "2"), Size(2, 4), 2, syncer, str(tmp_path))
+        for column in range(4):
+            writer.add(0, column, b"data")
+        (tmp_path / "2" / "0" / "0").unlink()
+        with pytest.raises(FileNotFoundError):
+            writer.add(1, 0, b"data")
+        writer.close()
+
+
 @pytest.mark.parametrize("first", ["the other", "this"])
 def test_two_tasks_at_the_same_file_make_it_once(tmp_path: Path, first: str) -> None:
     """As when a task is queued again while it still runs: whoever is done first removes what the other has begun."""

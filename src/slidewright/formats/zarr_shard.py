@@ -117,7 +117,11 @@ class PlaneWriter:
         if file is None:
             if len(self._open) >= MAX_OPEN:
                 self._open.popitem(last=False)[1].close()
-            file = open(shard.path, "ab" if shard.size else "xb", buffering=0)  # noqa: SIM115 - closed by the syncer
+            if shard.size:
+                file = os.fdopen(regular(shard.path, _TO_CHANGE), "r+b", buffering=0)  # not made anew if it is gone
+                file.seek(shard.size)
+            else:
+                file = open(shard.path, "xb", buffering=0)  # noqa: SIM115 - closed by the syncer
         self._open[number] = file
         return file
 
