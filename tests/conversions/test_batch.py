@@ -17,7 +17,8 @@ from written import digest
 
 import slidewright
 from slidewright.cli.main import main
-from slidewright.conversions.conversion import Conversion, decide
+from slidewright.conversions.conversion import Conversion
+from slidewright.conversions.deciding import decide
 from slidewright.conversions.manifest import parse_cell
 from slidewright.conversions.opening import make_launcher
 from slidewright.errors import CorruptTileError, OptionError, SourceError
@@ -222,10 +223,10 @@ def test_file_that_comes_in_mid_run_is_not_replaced(tmp_path, slides, suffix, mo
     place, run_whole = tmp_path / "out" / f"slide0{suffix}", Conversion.run
 
     def disturbed(self, *arguments, **named):
-        report_of = self._check_source
+        check = self._source_files.check
 
         def take_the_name():
-            report_of()
+            check()
             place.rename(tmp_path / "old")
             if suffix == ".tif":
                 place.write_bytes(b"precious")
@@ -233,7 +234,7 @@ def test_file_that_comes_in_mid_run_is_not_replaced(tmp_path, slides, suffix, mo
                 place.mkdir()
                 (place / "precious").touch()
 
-        self._check_source = take_the_name
+        self._source_files.check = take_the_name
         return run_whole(self, *arguments, **named)
 
     assert statuses(run()) == ["done"]

@@ -14,7 +14,7 @@ from written import digest
 
 import slidewright
 from slidewright.cli.main import main
-from slidewright.conversions.conversion import decide
+from slidewright.conversions.deciding import decide
 from slidewright.conversions.manifest import read_entries
 from slidewright.errors import OptionError
 from slidewright.geometry import Size

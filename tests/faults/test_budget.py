@@ -162,7 +162,7 @@ def test_disk_that_is_surely_too_small_is_refused_before_anything_is_written(mon
 @pytest.mark.parametrize(("samples", "options"), [(1, {}), (5, {}), (1, {"kind": "binary", "bits": 1})])
 def test_estimate_of_an_uncompressed_output_is_what_it_takes(tmp_path, samples, options):
     """Estimates that nobody compares with the truth drift."""
-    from slidewright.conversions.conversion import decide
+    from slidewright.conversions.deciding import decide
     from slidewright.options import ConvertOptions
 
     options = {"tile_size": 64, "block_tiles": 2, "compression": "none", **options}

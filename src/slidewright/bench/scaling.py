@@ -14,7 +14,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 from slidewright.bench.cost_model import Costs
-from slidewright.conversions.conversion import decide
+from slidewright.conversions.deciding import decide
 from slidewright.engine import writer
 from slidewright.engine.inbox import Undecided
 from slidewright.engine.messages import Failed, SlotFree, SlotFull

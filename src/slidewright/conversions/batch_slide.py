@@ -38,6 +38,7 @@ FRESH_EVERY = 100
 PRELOAD = (
     __name__,
     "slidewright.conversions.conversion",
+    "slidewright.conversions.deciding",
     "slidewright.conversions.keeping",
     "slidewright.engine.inline",
     "slidewright.inspection.verify",

@@ -132,7 +132,8 @@ def convert_opened(
         return convert_resumably(
             launcher, source, source_path, dest, selection, options, callback, started, recorder, compare
         )
-    from slidewright.conversions.conversion import Conversion, decide
+    from slidewright.conversions.conversion import Conversion
+    from slidewright.conversions.deciding import decide
 
     run = decide(source, options, started, recorder=recorder, threads=threads)
     with Conversion(run, dest, options, source_path, compare, announce) as conversion:

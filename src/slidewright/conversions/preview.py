@@ -93,7 +93,8 @@ def preview_opened(
     checked: bool = False,
 ) -> Preview:
     """The same of an open source; unless `checked`, a folder that is not there is one that the caller would make."""
-    from slidewright.conversions.conversion import Conversion, decide
+    from slidewright.conversions.conversion import Conversion
+    from slidewright.conversions.deciding import decide
     from slidewright.conversions.settled import settled
     from slidewright.conversions.told import warnings_of
     from slidewright.engine.disk_budget import check_space, estimate
@@ -132,7 +133,7 @@ def preview_opened(
 
 def _try_blocks(source: Source, options: ConvertOptions) -> tuple[list[float], float]:
     """Bytes of a tile of level 0, and of the levels above it where there are any; and the seconds of a tile."""
-    from slidewright.conversions.conversion import decide
+    from slidewright.conversions.deciding import decide
 
     run = decide(source, replace(options, block_tiles=_BLOCK_TILES), monotonic())
     first = run.plan.passes[0]

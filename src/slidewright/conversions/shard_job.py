@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slidewright.conversions.conversion import decide
+from slidewright.conversions.deciding import decide
 from slidewright.errors import OptionError, SlidewrightError
 from slidewright.options import ConvertOptions
 from slidewright.pyramid.level_store import Scratch

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slidewright.conversions.canvas import Canvas, CanvasSource
-from slidewright.conversions.conversion import Callback, Conversion, decide
+from slidewright.conversions.conversion import Callback, Conversion
+from slidewright.conversions.deciding import decide
 from slidewright.engine.feeding import SLOTS_PER_WORKER, Feeder
 from slidewright.engine.inbox import Inbox, PushedSource, Undecided
 from slidewright.errors import OptionError, SourceError

@@ -1,0 +1,71 @@
+"""The files of a source while they are read: what has changed in between may be a mixture of two files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from slidewright.errors import SourceError
+from slidewright.sources.on_disk import file_identity, folder_identity
+from slidewright.system.files import local_path, regular
+from slidewright.system.limits import open_files
+from slidewright.system.remote_file import is_url
+
+_MAX_HELD = 64  # files of a source that are kept open; only DICOM has more than a few
+_SHARE_HELD = 32  # of the files that may be open, which other conversions in this process need as well
+
+
+class WatchedFiles:
+    """Files as they were when this was made.
+
+    Parameters
+    ----------
+    paths
+        Of files, folders and URLs.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._before = {path: seen(path) for path in paths}
+        self._held: dict[str, int] = {}
+
+    def hold(self) -> None:
+        """Keep them open, until `close`: one that is written over, or cut short, and then removed, tells so."""
+        most = min(_MAX_HELD, open_files() // _SHARE_HELD)
+        for path in [path for path, before in self._before.items() if before is not None][:most]:
+            with contextlib.suppress(OSError):
+                self._held[path] = regular(local_path(path))
+
+    def close(self) -> None:
+        """Close what is held."""
+        while self._held:
+            os.close(self._held.popitem()[1])
+
+    def check(self) -> None:
+        """Raise SourceError where one has changed."""
+        for path, before in self._before.items():
+            now = seen(path)
+            if now is None and path in self._held and before is not None:
+                with contextlib.suppress(OSError):  # of a network disk, which does not keep what was removed
+                    status = os.fstat(self._held[path])
+                    now = {**before, "bytes": status.st_size, "changed": status.st_mtime_ns}
+            if now is None and (before is None or "bytes" in before):  # a file that was removed is read to its end
+                continue
+            if now != before and not (before is None and is_url(path)):  # whose server was silent before
+                remedy = "run again when it is complete"
+                if is_url(path) and before is not None and now is not None and now.get("bytes") == before.get("bytes"):
+                    remedy += "; if its server gives each answer another ETag or time of change, download it first"
+                raise SourceError(f"{path} has changed while it was read; {remedy}")
+
+
+def seen(path: str) -> dict[str, Any] | None:
+    """What tells a file from what it was before; None where nobody knows (as of the chunks of a store behind HTTP), or
+    it has been removed.
+    """
+    local = local_path(path)
+    known = is_url(local) or os.path.isfile(local) or os.path.isdir(local)
+    try:
+        return None if not known else folder_identity(local) if os.path.isdir(local) else file_identity(local)
+    except (OSError, SourceError):
+        return None
