@@ -71,6 +71,13 @@ class RunError(SlidewrightError):
     """A process of the run died or misbehaved and the run could not go on."""
 
 
+def alone(error: Exception) -> Exception:
+    """The first error of a group, as zarr gives those of chunks that are read side by side; any other as it is."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def numbered(count: int) -> str:
     """How many of something there are, and so which numbers: "it has 4: 0 to 3"."""
     return f"it has {count}: 0 to {count - 1}" if count > 1 else "it has only 0"

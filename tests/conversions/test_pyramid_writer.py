@@ -679,5 +679,5 @@ def fork(progress):
 slidewright.convert(np.zeros((500, 500), "u1"), "out.tif", tile_size=64, n_workers=1, progress=fork)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=50)
-    assert (done.returncode, done.stderr.count("ValueError")) == (0, 1), done.stderr
+    assert (done.returncode, done.stderr.splitlines().count("ValueError")) == (0, 1), done.stderr
     assert os.listdir(tmp_path) == ["out.tif"]

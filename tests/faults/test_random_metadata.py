@@ -333,7 +333,8 @@ def _kind_of(page: Any, text: str, tiff: Any) -> str:
         return noted[1] if noted else "binary" if page.bitspersample == 1 else "labels"
     if page.photometric in (2, 6):
         return "rgb"
-    channels = page.samplesperpixel if not tiff.is_ome else tiff.series[0].sizes.get("channel", 1)
+    series = tiff.series[0]
+    channels = dict(zip(series.axes, series.shape, strict=True)).get("C", 1) if tiff.is_ome else page.samplesperpixel
     return "grey" if channels == 1 else "multichannel"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from slidewright.errors import CorruptTileError, SlidewrightError, SourceError
+from slidewright.errors import CorruptTileError, SlidewrightError, SourceError, alone
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, SourceInfo
 from slidewright.system.files import fill_from, leads_to, regular
@@ -96,9 +96,10 @@ class ZarrReader(Reader):
         spans = {"y": slice(y, y + out.shape[0]), "x": slice(x, x + out.shape[1]), "c": channels}
         try:
             pixels = np.asarray(self._array[tuple(spans.get(axis, self._planes.get(axis, 0)) for axis in self._axes)])
-        except (SlidewrightError, MemoryError):
-            raise
-        except Exception as error:  # a codec's own error, or the store's
+        except Exception as raised:  # a codec's own error, or the store's
+            error = alone(raised)
+            if isinstance(error, (SlidewrightError, MemoryError)):
+                raise error from raised.__cause__
             row, column = y // self._chunk.height, x // self._chunk.width
             what = (
                 f"{self._name}: the chunks of {out.shape[1]} x {out.shape[0]} pixels from row {row}, column {column} "

@@ -16,7 +16,7 @@ from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteReques
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore
 
-from slidewright.errors import SourceError
+from slidewright.errors import SourceError, alone
 from slidewright.sources.access.zarr_codecs import know_images, open_node
 from slidewright.system.files import leads_to, regular
 from slidewright.system.remote_file import http_options, is_url
@@ -31,6 +31,10 @@ class FolderStore(LocalStore):
     def __init__(self, root: Any, *, read_only: bool = False) -> None:
         super().__init__(root, read_only=read_only)
         self._opened = os.stat(root)
+
+    async def _ensure_open(self) -> None:
+        """It is there, as `os.stat` has said; zarr would ask a thread, which the end of the main thread takes away."""
+        self._is_open = True
 
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
         """What lies under a key; None where there is nothing."""
@@ -113,7 +117,8 @@ def open_store(store: str, inner: str) -> Any:
         with warnings.catch_warnings():  # about codecs beyond the specification, which are read all the same
             warnings.simplefilter("ignore", UserWarning)
             return open_node(target, inner)
-    except Exception as error:
+    except Exception as raised:
+        error = alone(raised)
         where = os.path.join(store, inner) if inner else store
         remedy = "check that the store is whole"
         if type(error).__name__ == "UnknownCodecError":  # zarr and numcodecs each have one
