@@ -342,16 +342,17 @@ def test_labels_beside_an_image_are_told_to_be_left_out(tmp_path):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE])
-def test_disk_that_fails_is_no_damage_of_the_store(tmp_path, monkeypatch, number):
+@pytest.mark.parametrize("shards", [None, (128, 128)])
+def test_disk_that_fails_is_no_damage_of_the_store(tmp_path, monkeypatch, number, shards):
     """What is filled is what is damaged; another time the disk gives it."""
     from slidewright.sources.access import zarr_store
 
-    array = zarr.create_array(tmp_path / "s.zarr", shape=(256, 256), chunks=(64, 64), dtype="uint8")
+    array = zarr.create_array(tmp_path / "s.zarr", shape=(256, 256), chunks=(64, 64), shards=shards, dtype="uint8")
     array[...] = 50
     real = zarr_store._read
 
     def fail(path, byte_range):
-        if path.endswith("c/1/1"):
+        if path.endswith("c/1/1") and (shards is None or getattr(byte_range, "start", 0)):  # a chunk, not the index
             raise OSError(number, os.strerror(number), path)
         return real(path, byte_range)
 
@@ -362,11 +363,12 @@ def test_disk_that_fails_is_no_damage_of_the_store(tmp_path, monkeypatch, number
     assert os.listdir(tmp_path) == ["s.zarr"]
 
 
-def test_lack_of_memory_is_no_damage_of_the_store(tmp_path, monkeypatch):
+@pytest.mark.parametrize("shards", [None, (128, 128)])
+def test_lack_of_memory_is_no_damage_of_the_store(tmp_path, monkeypatch, shards):
     """A worker's block is done again by those that are left."""
     from slidewright.sources.access import zarr_store
 
-    zarr.create_array(tmp_path / "s.zarr", shape=(256, 256), chunks=(64, 64), dtype="uint8")[...] = 50
+    zarr.create_array(tmp_path / "s.zarr", shape=(256, 256), chunks=(64, 64), shards=shards, dtype="uint8")[...] = 50
     reader = open_source(tmp_path / "s.zarr").open()
 
     def fail(*_):
