@@ -462,6 +462,20 @@ def test_results_beside_their_slides_are_known_without_a_report_by_another_path_
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("suffix", [".tif", ".ome.zarr"])
+def test_pattern_may_fit_the_reports_and_what_is_left_of_a_killed_run(tmp_path, slides, suffix):
+    for name in os.listdir(slides):
+        (slides / name).rename(slides / f"{name[:-4]}.svs")
+    assert statuses(slidewright.batch(slides / "*", slides, suffix=suffix, task=(0, 2), **OPTIONS)) == ["done"] * 2
+    slidewright.shard(slides / "slide1.svs", slides / f"slide1{suffix}.shards", index=0, count=2, **OPTIONS)
+    assert statuses(slidewright.batch(slides / "*", slides, suffix=suffix, **OPTIONS)) == ["skipped", "done", "skipped"]
+    again = [path for path in sorted(slides.iterdir()) if path.suffix != ".shards"]  # as a shell does it
+    other = tmp_path / "other.jsonl"
+    assert statuses(slidewright.batch(again, slides, suffix=suffix, report=other, **OPTIONS)) == ["done"] * 3
+    assert os.path.isdir(slides / f"slide1{suffix}.shards")
+
+
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_folders_behind_links_are_the_same_by_any_path(tmp_path, slides, workers, monkeypatch):
     (tmp_path / "disk").mkdir()

@@ -27,7 +27,7 @@ from slidewright.conversions.batch_slide import (
     place_of,
     status_of,
 )
-from slidewright.conversions.destination import sweep_beside
+from slidewright.conversions.destination import folder_beside, sweep_beside
 from slidewright.conversions.manifest import Entry, check_apart, check_places, read_entries, told_of_links
 from slidewright.conversions.opening import make_launcher, open_selected
 from slidewright.conversions.signatures import AllOptions, with_options
@@ -129,6 +129,7 @@ def batch(
     except OSError as error:
         raise OptionError(f"can't read the report {path!r}: {error.strerror}; give another with --report") from error
     if out is not None:
+        entries = _without_our_own(entries, {*reports, *_siblings(_default_report(paths[0], out))})
         entries = _without_results(entries, {**(_done_below(entries, paths) if recursive else {}), **done})
     check_apart(entries, paths if out is None else (), reports)
     if report is not None:
@@ -188,6 +189,14 @@ def _converted(
 
 def _ignore(item: BatchItem) -> None:
     """Nobody wants to be told."""
+
+
+def _without_our_own(entries: list[Entry], reports: Iterable[str]) -> list[Entry]:
+    """The entries but for reports, and for the parts that a killed run with `resume` left of another of them: a pattern
+    such as "slides/*" fits them too, where results go into the folder of the slides.
+    """
+    own = {place_of(path) for path in reports} | {place_of(folder_beside(entry.destination)) for entry in entries}
+    return [entry for entry in entries if place_of(entry.source) not in own]
 
 
 def _without_results(entries: list[Entry], done: Mapping[str, Line]) -> list[Entry]:
