@@ -476,6 +476,18 @@ def test_pattern_may_fit_the_reports_and_what_is_left_of_a_killed_run(tmp_path, 
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("suffix", [".ome.tif", ".ome.zarr", ".pyramid.tif"])
+def test_result_beside_slides_is_none_when_its_own_is_gone(slides, suffix):
+    for name in os.listdir(slides):
+        (slides / name).rename(slides / f"{name[:-4]}.svs")
+    assert statuses(slidewright.batch(slides, slides, suffix=suffix, **OPTIONS)) == ["done"] * 3
+    (slides / "slide0.svs").unlink()
+    before = sorted(os.listdir(slides))
+    assert statuses(slidewright.batch(slides, slides, suffix=suffix, **OPTIONS)) == ["skipped"] * 2
+    assert sorted(os.listdir(slides)) == before
+
+
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_folders_behind_links_are_the_same_by_any_path(tmp_path, slides, workers, monkeypatch):
     (tmp_path / "disk").mkdir()

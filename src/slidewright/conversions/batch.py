@@ -130,7 +130,7 @@ def batch(
         raise OptionError(f"can't read the report {path!r}: {error.strerror}; give another with --report") from error
     if out is not None:
         entries = _without_our_own(entries, {*reports, *_siblings(_default_report(paths[0], out))})
-        entries = _without_results(entries, {**(_done_below(entries, paths) if recursive else {}), **done})
+        entries = _without_results(entries, {**(_done_below(entries, paths) if recursive else {}), **done}, suffix)
     check_apart(entries, paths if out is None else (), reports)
     if report is not None:
         _refuse_another_file(path)
@@ -199,9 +199,10 @@ def _without_our_own(entries: list[Entry], reports: Iterable[str]) -> list[Entry
     return [entry for entry in entries if place_of(entry.source) not in own]
 
 
-def _without_results(entries: list[Entry], done: Mapping[str, Line]) -> list[Entry]:
+def _without_results(entries: list[Entry], done: Mapping[str, Line], suffix: str) -> list[Entry]:
     """The entries but for what batches have made of others of them, or would convert onto itself: where results go into
     the folder of the slides, they are found there when it is run again, maybe by another path or with another suffix.
+    With a suffix of two parts, such as ".ome.tif", that is also what was made of a slide which is gone.
 
     Of some the report says nothing: a kill came first, or it is lost. What lies where the result of another slide goes
     is compared with that, so it stays, and is told if it is something else.
@@ -219,7 +220,8 @@ def _without_results(entries: list[Entry], done: Mapping[str, Line]) -> list[Ent
         if line is None or line.identity is None or line.made != status_of(source):  # somebody has touched it since
             return source in due
         made_of = str(line.identity.get("path"))
-        return source in due or source == destination or (made_of != source and made_of in sources)
+        of_today = os.path.dirname(source) == os.path.dirname(destination) and source.endswith(suffix)
+        return source in due or source == destination or (made_of != source and (made_of in sources or of_today))
 
     return [entry for entry, place in zip(entries, places, strict=True) if not is_result(*place)]
 
