@@ -488,6 +488,27 @@ def test_result_beside_slides_is_none_when_its_own_is_gone(slides, suffix):
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("suffix", [".tif", ".ome.zarr"])
+def test_result_that_was_moved_and_linked_to_is_not_replaced_unasked(tmp_path, slides, suffix):
+    """As git-annex and DVC do, whose store has each file under the hash of what is in it."""
+    assert statuses(slidewright.batch(slides, tmp_path / "out", suffix=suffix, **OPTIONS)) == ["done"] * 3
+    result, stored = tmp_path / "out" / f"slide0{suffix}", tmp_path / "4f2a"
+    result.rename(stored)
+    result.symlink_to(stored)
+    before = stored.stat().st_ino
+    assert statuses(slidewright.batch(slides, tmp_path / "out", suffix=suffix, **OPTIONS)) == ["skipped"] * 3
+    tifffile.imwrite(slides / "slide0.tif", np.zeros((100, 100), np.uint8), tile=(64, 64))
+    report = slidewright.batch(slides, tmp_path / "out", suffix=suffix, **OPTIONS)
+    assert statuses(report) == ["failed", "skipped", "skipped"]
+    assert "exists" in report.items[0].error
+    assert stored.stat().st_ino == before
+    asked = slidewright.batch(slides, tmp_path / "out", suffix=suffix, overwrite=True, **OPTIONS)
+    assert statuses(asked)[0] == "done"
+    assert result.is_symlink()
+    assert stored.stat().st_ino != before
+
+
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_folders_behind_links_are_the_same_by_any_path(tmp_path, slides, workers, monkeypatch):
     (tmp_path / "disk").mkdir()
