@@ -463,6 +463,53 @@ def test_results_beside_their_slides_are_known_without_a_report_by_another_path_
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("suffix", [".tif", ".ome.zarr"])
+def test_pattern_may_fit_the_reports_and_what_is_left_of_a_killed_run(tmp_path, slides, suffix):
+    for name in os.listdir(slides):
+        (slides / name).rename(slides / f"{name[:-4]}.svs")
+    assert statuses(slidewright.batch(slides / "*", slides, suffix=suffix, task=(0, 2), **OPTIONS)) == ["done"] * 2
+    slidewright.shard(slides / "slide1.svs", slides / f"slide1{suffix}.shards", index=0, count=2, **OPTIONS)
+    assert statuses(slidewright.batch(slides / "*", slides, suffix=suffix, **OPTIONS)) == ["skipped", "done", "skipped"]
+    again = [path for path in sorted(slides.iterdir()) if path.suffix != ".shards"]  # as a shell does it
+    other = tmp_path / "other.jsonl"
+    assert statuses(slidewright.batch(again, slides, suffix=suffix, report=other, **OPTIONS)) == ["done"] * 3
+    assert os.path.isdir(slides / f"slide1{suffix}.shards")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("suffix", [".ome.tif", ".ome.zarr", ".pyramid.tif"])
+def test_result_beside_slides_is_none_when_its_own_is_gone(slides, suffix):
+    for name in os.listdir(slides):
+        (slides / name).rename(slides / f"{name[:-4]}.svs")
+    assert statuses(slidewright.batch(slides, slides, suffix=suffix, **OPTIONS)) == ["done"] * 3
+    (slides / "slide0.svs").unlink()
+    before = sorted(os.listdir(slides))
+    assert statuses(slidewright.batch(slides, slides, suffix=suffix, **OPTIONS)) == ["skipped"] * 2
+    assert sorted(os.listdir(slides)) == before
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("suffix", [".tif", ".ome.zarr"])
+def test_result_that_was_moved_and_linked_to_is_not_replaced_unasked(tmp_path, slides, suffix):
+    """As git-annex and DVC do, whose store has each file under the hash of what is in it."""
+    assert statuses(slidewright.batch(slides, tmp_path / "out", suffix=suffix, **OPTIONS)) == ["done"] * 3
+    result, stored = tmp_path / "out" / f"slide0{suffix}", tmp_path / "4f2a"
+    result.rename(stored)
+    result.symlink_to(stored)
+    before = stored.stat().st_ino
+    assert statuses(slidewright.batch(slides, tmp_path / "out", suffix=suffix, **OPTIONS)) == ["skipped"] * 3
+    tifffile.imwrite(slides / "slide0.tif", np.zeros((100, 100), np.uint8), tile=(64, 64))
+    report = slidewright.batch(slides, tmp_path / "out", suffix=suffix, **OPTIONS)
+    assert statuses(report) == ["failed", "skipped", "skipped"]
+    assert "exists" in report.items[0].error
+    assert stored.stat().st_ino == before
+    asked = slidewright.batch(slides, tmp_path / "out", suffix=suffix, overwrite=True, **OPTIONS)
+    assert statuses(asked)[0] == "done"
+    assert result.is_symlink()
+    assert stored.stat().st_ino != before
+
+
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_folders_behind_links_are_the_same_by_any_path(tmp_path, slides, workers, monkeypatch):
     (tmp_path / "disk").mkdir()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -285,6 +287,34 @@ def test_assemble_refuses_what_shards_decide_and_what_is_no_folder_of_shards(tmp
     (tmp_path / "shards" / "job.json").write_text(json.dumps({"version": 4}))
     with pytest.raises(ShardError, match=r"job\.json' can't be read"):
         slidewright.assemble(tmp_path / "shards", tmp_path / "new.tif", source=SOURCE)
+
+
+@pytest.mark.timeout(60)
+def test_shards_on_another_disk_are_a_folder_of_shards_until_the_last_of_them_is_removed(tmp_path, npy, monkeypatch):
+    """A kill meanwhile would leave what `shard` refuses to use and `assemble` does not know."""
+    folder, rename, unlink, scandir, order = tmp_path / "shards", os.rename, os.unlink, os.scandir, []
+
+    def no_other_disk(old, new, **named):
+        if os.fspath(new).endswith(".trash"):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(old, new, **named)
+
+    def noted(path, **named):
+        order.append(os.path.basename(os.fspath(path)))
+        unlink(path, **named)
+
+    @contextlib.contextmanager
+    def by_name(path):
+        with scandir(path) as found:
+            yield iter(sorted(found, key=lambda entry: entry.name))
+
+    for index in range(2):
+        slidewright.shard(npy, folder, index=index, count=2, **OPTIONS)
+    for name, call in (("rename", no_other_disk), ("unlink", noted), ("scandir", by_name)):
+        monkeypatch.setattr(os, name, call)
+    slidewright.assemble(folder, tmp_path / "out.tif", remove=True, n_workers=0)
+    assert not folder.exists()
+    assert order.index("job.json") > max(order.index(f"shard-{index:05}-of-00002") for index in range(2))
 
 
 @pytest.mark.timeout(60)

@@ -20,6 +20,7 @@ from slidewright.conversions.batch_report import (
     read_done,
     refuse_another_file,
     siblings,
+    without_our_own,
     without_results,
 )
 from slidewright.conversions.batch_slide import (
@@ -125,7 +126,9 @@ def batch(
     except OSError as error:
         raise OptionError(f"can't read the report {path!r}: {error.strerror}; give another with --report") from error
     if out is not None:
-        entries = without_results(entries, {**(done_below(entries, paths) if recursive else {}), **done})
+        entries = without_our_own(entries, {*reports, *siblings(default_report(paths[0], out))})
+        made_before = {**(done_below(entries, paths) if recursive else {}), **done}
+        entries = without_results(entries, made_before, suffix)
     check_apart(entries, paths if out is None else (), reports)
     if report is not None:
         refuse_another_file(path)

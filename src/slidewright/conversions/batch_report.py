@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from slidewright.conversions.batch_slide import Line, place_of, status_of
+from slidewright.conversions.destination import folder_beside
 from slidewright.conversions.manifest import Entry
 from slidewright.errors import OptionError, OutputError
 from slidewright.shards.schema import read_as
@@ -75,9 +76,18 @@ def read_done(paths: Iterable[str]) -> dict[str, Line]:
     return newest
 
 
-def without_results(entries: list[Entry], done: Mapping[str, Line]) -> list[Entry]:
+def without_our_own(entries: list[Entry], reports: Iterable[str]) -> list[Entry]:
+    """The entries but for reports, and for the parts that a killed run with `resume` left of another of them: a pattern
+    such as "slides/*" fits them too, where results go into the folder of the slides.
+    """
+    own = {place_of(path) for path in reports} | {place_of(folder_beside(entry.destination)) for entry in entries}
+    return [entry for entry in entries if place_of(entry.source) not in own]
+
+
+def without_results(entries: list[Entry], done: Mapping[str, Line], suffix: str) -> list[Entry]:
     """The entries but for what batches have made of others of them, or would convert onto itself: where results go into
     the folder of the slides, they are found there when it is run again, maybe by another path or with another suffix.
+    With a suffix of two parts, such as ".ome.tif", that is also what was made of a slide which is gone.
 
     Of some the report says nothing: a kill came first, or it is lost. What lies where the result of another slide goes
     is compared with that, so it stays, and is told if it is something else.
@@ -95,7 +105,8 @@ def without_results(entries: list[Entry], done: Mapping[str, Line]) -> list[Entr
         if line is None or line.identity is None or line.made != status_of(source):  # somebody has touched it since
             return source in due
         made_of = str(line.identity.get("path"))
-        return source in due or source == destination or (made_of != source and made_of in sources)
+        of_today = os.path.dirname(source) == os.path.dirname(destination) and source.endswith(suffix)
+        return source in due or source == destination or (made_of != source and (made_of in sources or of_today))
 
     return [entry for entry, place in zip(entries, places, strict=True) if not is_result(*place)]
 

@@ -177,8 +177,9 @@ def due(
     if made_before == made_of:
         return None, made_of
     # What a batch made of this very source, and nobody has touched since, may be made again when source or options have
-    # changed. Of another source it may be a slide of the same name from another folder, which must not go.
-    again = made_before.get("path") == made_of["path"]
+    # changed. Of another source it may be a slide of the same name from another folder, which must not go. Nor what was
+    # moved and linked to, as git-annex and DVC do: such a store has a file under the hash of what is in it.
+    again = made_before.get("path") == made_of["path"] and not os.path.islink(entry.destination)
     return (replace(entry.options, overwrite=True) if again else entry.options), made_of
 
 

@@ -251,6 +251,12 @@ class Destination:
             raise DestinationError(f"the source lies in the destination {str(self.path)!r}; choose another name")
 
 
+def folder_beside(dest: str | os.PathLike[str]) -> str:
+    """The folder of shards of a resumed conversion, beside its destination."""
+    folder, name = os.path.split(os.path.abspath(os.fspath(dest)))
+    return os.path.join(folder, f"{short_name(name)}.shards")
+
+
 def sweep_beside(*paths: str | os.PathLike[str]) -> None:
     """Remove what killed runs to destinations left, and put back what they had moved aside. A folder of many of them is
     looked through once.

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from slidewright.conversions.conversion import Conversion, make_destination
-from slidewright.conversions.destination import sweep_beside
+from slidewright.conversions.destination import folder_beside, sweep_beside
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan
 from slidewright.errors import DestinationError, OptionError, OutputError, ShardError
 from slidewright.formats.registry import make_format
@@ -28,7 +28,7 @@ from slidewright.shards.plan import ShardPlan
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.wrappers.fill import describe_corrupt
 from slidewright.system.file_lock import FileLock
-from slidewright.system.files import regular, short_name, total_bytes, write_whole
+from slidewright.system.files import regular, total_bytes, write_whole
 from slidewright.system.json_file import parse_json
 from slidewright.system.limits import usable_cpus
 from slidewright.system.thread_pool import ThreadPool
@@ -59,8 +59,7 @@ def convert_resumably(
     """Convert, keeping finished shards beside the destination until it is complete; with engine="dask" the cluster's
     workers make them.
     """
-    home, name = os.path.split(os.path.abspath(os.fspath(dest)))
-    path = os.path.join(home, f"{short_name(name)}.shards")
+    path = folder_beside(dest)
     sweep_beside(dest)
     with contextlib.ExitStack() as stack:
         fresh = not os.path.exists(os.path.join(path, JOB_FILE))

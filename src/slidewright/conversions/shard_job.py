@@ -131,6 +131,8 @@ def remove_folder(
             path = trash
             if release is not None:
                 release()
+        for name in own:  # in this order: where the name is kept, a kill must leave what is a folder of shards
+            remove_tree(os.path.join(path, name))
         remove_tree(path)
     except BaseException:  # Ctrl-C: the file is complete, and nobody looks for what has this name
         remove_tree(trash)
