@@ -139,6 +139,16 @@ def test_transparent_index_and_further_frames_are_told(tmp_path: Path) -> None:
     assert "frames after the first of 3" in warning
 
 
+@pytest.mark.timeout(60)
+def test_transparent_grey_of_16_bits_is_told(tmp_path: Path) -> None:
+    pixels = PIXELS[..., 0].astype(np.uint16) * 200
+    Image.fromarray(pixels).save(tmp_path / "a.png", transparency=int(pixels[3, 3]))
+    report = slidewright.convert(tmp_path / "a.png", tmp_path / "out.tif", n_workers=0)
+    (warning,) = report.warnings
+    assert "which of its greys is transparent" in warning
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif", key=0), pixels)
+
+
 def test_damaged_and_too_large_files_are_errors_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()

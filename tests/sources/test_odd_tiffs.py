@@ -120,6 +120,17 @@ def test_what_can_not_be_read_is_called_by_its_name(tmp_path: Path) -> None:
     assert "damaged" not in str(caught.value)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_integers_of_24_bits_are_refused(byteorder: str, tmp_path: Path) -> None:
+    """tifffile gives them byte by byte in another order than the file's, in files of either byte order."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, GREY.astype(np.uint32), photometric="minisblack", metadata=None, byteorder=byteorder)
+    retag(path, BitsPerSample=24)
+    with pytest.raises(SourceError, match=r"integers of 24 bits.*save it again"):
+        open_source(path)
+
+
 def test_palette_of_8_bits_has_the_colours_that_libvips_shows(tmp_path: Path) -> None:
     labels = (np.arange(64 * 64).reshape(64, 64) % 4).astype(np.uint8)
     palette = np.zeros((3, 256), np.uint16)

@@ -118,6 +118,8 @@ def _left_out(image: Any, path: str) -> tuple[str, ...]:
         found.append(f"its resolution of {mpp[0]:.4g} x {mpp[1]:.4g} um a pixel (give mpp where it is right)")
     if image.mode == "P" and "transparency" in image.info:
         found.append("which colours of its palette are transparent")
+    if image.mode not in ("P", "RGBA") and "transparency" in image.info and not has_transparent_colour(image):
+        found.append("which of its greys is transparent")  # of 16 bits, to which Pillow adds no alpha
     try:
         frames = getattr(image, "n_frames", 1)  # which most of Pillow's images have not
     except Exception:  # a GIF is read to its end for them; if that is damaged, its first image need not be

@@ -235,6 +235,8 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
     """Dtype name and kind of a page that can be converted; a SourceError says why another can't."""
     if page.uneven_bits:  # of 5, 6 and 5 tifffile makes noise in files of the one byte order
         raise SourceError(f"{where} has samples of {page.uneven_bits} bits; save it again with 8 bits each")
+    if page.bits == 24 and page.dtype.kind == "u":  # tifffile takes three bytes for bits, whatever the byte order
+        raise SourceError(f"{where} has integers of 24 bits, which are not read right here; save it again with 32 bits")
     if page.dtype.kind == "V" or page.size.height <= 0 or page.size.width <= 0:
         raise SourceError(f"{where} has an image of no size or of an unknown kind of sample; the file is damaged")
     if page.undecodable:
