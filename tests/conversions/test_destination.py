@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -182,9 +183,17 @@ def test_output_that_somebody_moves_away_as_soon_as_it_has_its_name_is_a_success
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", ["s.tif", "s.zarr"])
-@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), FileNotFoundError(2, "gone")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(PermissionError(13, "Permission denied"), FileNotFoundError(2, "gone")),
+        *(OSError(errno.EMFILE, "Too many open files"), OSError(errno.ESTALE, "Stale file handle")),
+    ],
+)
 def test_folder_that_may_be_written_and_not_read_is_no_failure_of_a_complete_file(tmp_path, monkeypatch, name, error):
-    """As a drop box is, of mode 1733; or one that was moved as soon as the file had its name."""
+    """As a drop box is, of mode 1733; or one that was moved as soon as the file had its name. Others of the program, or
+    of the machine, may have opened all files that may be.
+    """
     real, drop = os.open, tmp_path / "drop"
 
     def refused(path, flags, *more, **options):

@@ -147,8 +147,8 @@ class Destination:
             except OSError:  # of a network disk whose answer was lost, and which was asked again
                 if not leads_to(self.place, mine):
                     raise
-            with contextlib.suppress(PermissionError, FileNotFoundError):  # one that may be written into and not read,
-                sync_folder(os.path.dirname(self.place))  # or that was moved at once, with the file in it
+            with contextlib.suppress(OSError):  # of a folder that may be written into and not read, or was moved at
+                sync_folder(os.path.dirname(self.place))  # once; or no more files may be open: the file has its name
         except FileExistsError:
             if not self._is_there_already():
                 raise self._exists() from None
