@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import slidewright
 from slidewright.conversions import destination as destinations
 from slidewright.conversions.destination import Destination
 from slidewright.errors import DestinationError, OptionError
+from slidewright.pyramid.level_store import ScratchFolder
 from slidewright.system.files import total_bytes
 
 
@@ -218,3 +220,48 @@ def test_name_taken_by_another_file_is_still_an_error(tmp_path, monkeypatch):
         slidewright.convert(np.zeros((99, 99), np.uint8), tmp_path / "o.tif", n_workers=0)
     assert (tmp_path / "o.tif").read_bytes() == b"another's"
     assert os.listdir(tmp_path) == ["o.tif"]
+
+
+def interrupted_at(number, act, *arguments):
+    """Call with a Ctrl-C that is heard after one of its system calls; whether there were so many."""
+    seen = 0
+
+    def profile(frame, event, function):
+        nonlocal seen
+        called = event in ("c_return", "c_exception") and getattr(function, "__module__", None) in ("posix", "fcntl")
+        seen += called
+        if called and seen == number:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        act(*arguments)
+    except (KeyboardInterrupt, OSError):  # `shutil.rmtree` may then close a folder twice
+        pass
+    finally:
+        sys.setprofile(None)
+    return seen >= number
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files are counted there")
+@pytest.mark.parametrize("what", ["destination", "scratch", "making of scratch"])
+def test_ctrl_c_at_any_moment_of_making_or_removing_temporary_files_leaves_none(tmp_path, what):
+    number, came = 0, True
+    before = os.listdir("/proc/self/fd")
+    while came:
+        number += 1
+        if what == "destination":
+            destination = Destination(tmp_path / "o.tif", overwrite=True)
+            destination.claim()
+            Path(destination.partial).touch()
+            came = interrupted_at(number, destination.close)
+        elif what == "scratch":
+            came = interrupted_at(number, ScratchFolder(tmp_path).remove)
+        else:
+            came = interrupted_at(number, ScratchFolder, tmp_path)
+        if came:
+            assert (os.listdir(tmp_path), number) == ([], number)
+    assert number > 5
+    assert len(os.listdir("/proc/self/fd")) <= len(before) + 2  # one that was just opened, and one that nobody broke
