@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import slidewright
 from slidewright.conversions import destination as destinations
 from slidewright.conversions.destination import Destination
 from slidewright.errors import DestinationError, OptionError
+from slidewright.pyramid.level_store import ScratchFolder
 from slidewright.system.files import total_bytes
 
 
@@ -182,9 +185,17 @@ def test_output_that_somebody_moves_away_as_soon_as_it_has_its_name_is_a_success
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", ["s.tif", "s.zarr"])
-@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), FileNotFoundError(2, "gone")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(PermissionError(13, "Permission denied"), FileNotFoundError(2, "gone")),
+        *(OSError(errno.EMFILE, "Too many open files"), OSError(errno.ESTALE, "Stale file handle")),
+    ],
+)
 def test_folder_that_may_be_written_and_not_read_is_no_failure_of_a_complete_file(tmp_path, monkeypatch, name, error):
-    """As a drop box is, of mode 1733; or one that was moved as soon as the file had its name."""
+    """As a drop box is, of mode 1733; or one that was moved as soon as the file had its name. Others of the program, or
+    of the machine, may have opened all files that may be.
+    """
     real, drop = os.open, tmp_path / "drop"
 
     def refused(path, flags, *more, **options):
@@ -209,3 +220,48 @@ def test_name_taken_by_another_file_is_still_an_error(tmp_path, monkeypatch):
         slidewright.convert(np.zeros((99, 99), np.uint8), tmp_path / "o.tif", n_workers=0)
     assert (tmp_path / "o.tif").read_bytes() == b"another's"
     assert os.listdir(tmp_path) == ["o.tif"]
+
+
+def interrupted_at(number, act, *arguments):
+    """Call with a Ctrl-C that is heard after one of its system calls; whether there were so many."""
+    seen = 0
+
+    def profile(frame, event, function):
+        nonlocal seen
+        called = event in ("c_return", "c_exception") and getattr(function, "__module__", None) in ("posix", "fcntl")
+        seen += called
+        if called and seen == number:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        act(*arguments)
+    except (KeyboardInterrupt, OSError):  # `shutil.rmtree` may then close a folder twice
+        pass
+    finally:
+        sys.setprofile(None)
+    return seen >= number
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files are counted there")
+@pytest.mark.parametrize("what", ["destination", "scratch", "making of scratch"])
+def test_ctrl_c_at_any_moment_of_making_or_removing_temporary_files_leaves_none(tmp_path, what):
+    number, came = 0, True
+    before = os.listdir("/proc/self/fd")
+    while came:
+        number += 1
+        if what == "destination":
+            destination = Destination(tmp_path / "o.tif", overwrite=True)
+            destination.claim()
+            Path(destination.partial).touch()
+            came = interrupted_at(number, destination.close)
+        elif what == "scratch":
+            came = interrupted_at(number, ScratchFolder(tmp_path).remove)
+        else:
+            came = interrupted_at(number, ScratchFolder, tmp_path)
+        if came:
+            assert (os.listdir(tmp_path), number) == ([], number)
+    assert number > 5
+    assert len(os.listdir("/proc/self/fd")) <= len(before) + 2  # one that was just opened, and one that nobody broke

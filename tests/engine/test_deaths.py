@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -10,8 +11,10 @@ import sys
 import textwrap
 import threading
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from children import descendants, heed_ctrl_c, named
@@ -176,6 +179,49 @@ def test_writer_that_is_killed_while_a_fork_of_the_program_has_its_pipe_is_misse
     for fd in held:
         os.close(fd)
     assert_nothing_left(tmp_path, scratch, before)
+
+
+def refuse_to_send(monkeypatch, kind):
+    """One message of a kind is not sent, for the system has no memory for it."""
+    refused = []
+
+    def refusing(real):
+        def send(self, message):
+            if type(message).__name__ == kind and not refused:
+                refused.append(message)
+                raise OSError(errno.ENOBUFS, "No buffer space available")
+            real(self, message)
+
+        return send
+
+    for name in ("send", "send_bytes"):
+        monkeypatch.setattr(Connection, name, refusing(getattr(Connection, name)))
+    return refused
+
+
+@pytest.mark.parametrize("kind", ["bytes", "DoBlock", "SlotFree", "SlotFull"])
+def test_message_that_can_not_be_sent_is_one_error_and_nobody_waits_for_it(tmp_path, scratch, monkeypatch, kind):
+    before = {p.pid for p in descendants()}
+    refused = refuse_to_send(monkeypatch, kind)
+    source = SlowSource(300, 300, seconds=0)
+    with pytest.raises(RunError, match=r"No buffer space|writer process died"):
+        slidewright.convert(source, tmp_path / "out.tif", n_workers=1, scratch=scratch, **OPTIONS)
+    assert len(refused) == 1
+    assert_nothing_left(tmp_path, scratch, before)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "Task", "Noted"])
+def test_slide_of_a_batch_of_which_a_process_can_not_be_told_is_converted_all_the_same(tmp_path, monkeypatch, kind):
+    before = {p.pid for p in descendants()}
+    refused = refuse_to_send(monkeypatch, kind)
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        np.save(tmp_path / "in" / f"{name}.npy", np.zeros((200, 300), np.uint8))
+    report = slidewright.batch(tmp_path / "in", tmp_path / "out", n_workers=2, **OPTIONS)
+    assert [item.status for item in report.items] == ["done", "done"]
+    assert len(refused) == 1
+    assert {p.pid for p in descendants()} <= before
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.tif")) == ["a.tif", "b.tif"]
 
 
 @pytest.mark.parametrize(

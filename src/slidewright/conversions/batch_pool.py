@@ -153,8 +153,7 @@ class SlidePool:
         for worker in self._workers.values():
             if worker.slide is None and waiting:
                 worker.slide = waiting.popleft()
-                with contextlib.suppress(OSError):  # it is dead, as the end of its pipe will tell
-                    worker.child.connection.send(Task(worker.slide.entry, worker.slide.before))
+                worker.child.tell(Task(worker.slide.entry, worker.slide.before))
 
     def _hire(self) -> None:
         job = PoolJob(hushed=bool(logging.getLogger("tifffile").handlers))
@@ -175,8 +174,7 @@ class SlidePool:
             if worker.slide is not None:
                 worker.slide.begun = True
             self._launcher.own(message.path)
-            with contextlib.suppress(OSError):
-                worker.child.connection.send(Noted())
+            worker.child.tell(Noted())
             return None
         slide, worker.slide = worker.slide, None
         worker.served += 1

@@ -147,8 +147,8 @@ class Destination:
             except OSError:  # of a network disk whose answer was lost, and which was asked again
                 if not leads_to(self.place, mine):
                     raise
-            with contextlib.suppress(PermissionError, FileNotFoundError):  # one that may be written into and not read,
-                sync_folder(os.path.dirname(self.place))  # or that was moved at once, with the file in it
+            with contextlib.suppress(OSError):  # of a folder that may be written into and not read, or was moved at
+                sync_folder(os.path.dirname(self.place))  # once; or no more files may be open: the file has its name
         except FileExistsError:
             if not self._is_there_already():
                 raise self._exists() from None
@@ -166,17 +166,23 @@ class Destination:
     def close(self) -> None:
         """Remove what is left beside the destination, also in a folder that has another name by now."""
         try:
-            settle_aside(self.aside, self.place)
-            remove_guarded(*self.temporary)
-            if self._folder is not None:
-                partial, lock = (f"/proc/self/fd/{self._folder}/{os.path.basename(path)}" for path in self.temporary)
-                remove_guarded(partial, lock)
+            self._remove_left()
+        except BaseException:  # Ctrl-C, after which a process may live on
+            self._remove_left()
+            raise
         finally:
             if self._lock is not None:
                 self._lock.release()
             folder, self._folder = self._folder, None
             if folder is not None:
                 os.close(folder)
+
+    def _remove_left(self) -> None:
+        settle_aside(self.aside, self.place)
+        remove_guarded(*self.temporary)
+        if self._folder is not None:
+            partial, lock = (f"/proc/self/fd/{self._folder}/{os.path.basename(path)}" for path in self.temporary)
+            remove_guarded(partial, lock)
 
     def _rename(self) -> None:
         if self._only_seen:

@@ -52,11 +52,8 @@ class Seat:
         return [block for block in (self.block, self.next_block) if block is not None]
 
     def tell(self, message: DoBlock | SlotFree) -> None:
-        """Send a message, unless the process is dead, which the end of its pipe will tell."""
-        try:
-            self.child.connection.send(message)
-        except OSError:
-            pass
+        """Send a message, see `Child.tell`."""
+        self.child.tell(message)
 
 
 class Crew:

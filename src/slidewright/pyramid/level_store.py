@@ -31,7 +31,7 @@ from slidewright.pyramid.chunks import ChunkFiles, ChunkShard, ChunkStore, parti
 from slidewright.pyramid.plan import Block, Plan
 from slidewright.sources.base import BLANK, Blank, Reader
 from slidewright.system.file_lock import FileLock, remove_abandoned
-from slidewright.system.files import make_below, new_file, remove, remove_guarded, token
+from slidewright.system.files import make_below, new_file, remove_guarded, token
 
 _PREFIX = "slidewright-scratch-"
 _LOCK = ".lock"
@@ -204,12 +204,15 @@ class ScratchFolder:
         self.path = os.path.join(root, _PREFIX + token())
         announce(self.path)
         announce(self.path + _LOCK)
+        self._lock: FileLock | None = None
         try:
             self._lock = FileLock(self.path + _LOCK)
             os.mkdir(self.path, 0o700)
-        except OSError as error:
-            remove(self.path + _LOCK)
-            raise _scratch_error(root, error) from error
+        except BaseException as error:  # also Ctrl-C: nobody has it yet who could remove it
+            self.remove()
+            if isinstance(error, OSError):
+                raise _scratch_error(root, error) from error
+            raise
 
     def __enter__(self) -> str:
         return self.path
@@ -222,7 +225,8 @@ class ScratchFolder:
         try:
             remove_guarded(self.path, self.path + _LOCK)
         finally:
-            self._lock.release()
+            if self._lock is not None:
+                self._lock.release()
 
 
 def _is_own(path: str) -> bool:

@@ -32,21 +32,23 @@ class FileLock:
         self._fd: int | None = None
         while True:
             fd = regular(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
-            if fcntl is not None:
-                try:  # to wait takes no time where another run may only be looking at it
-                    fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BaseException as error:
-                    if isinstance(error, BlockingIOError) or not isinstance(error, OSError):  # such as Ctrl-C
-                        os.close(fd)
+            try:
+                if fcntl is not None:
+                    try:  # to wait takes no time where another run may only be looking at it
+                        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
                         raise
-                    # else it is a filesystem without locks
-            if leads_to(path, os.fstat(fd)):
-                with contextlib.suppress(OSError):  # a full disk, of which who comes next will tell
-                    os.ftruncate(fd, 0)
-                    os.write(fd, _HOST)
-                self._fd = fd
-                return
-            os.close(fd)  # it has removed the file between its making and its locking
+                    except OSError:
+                        pass  # a filesystem without locks
+                if leads_to(path, os.fstat(fd)):
+                    with contextlib.suppress(OSError):  # a full disk, of which who comes next will tell
+                        os.ftruncate(fd, 0)
+                        os.write(fd, _HOST)
+                    self._fd = fd
+                    return
+            finally:
+                if self._fd is None:  # it has removed the file between its making and its locking; or such as Ctrl-C
+                    os.close(fd)
 
     def release(self) -> None:
         """Give it up, once: a signal may come right after, and whoever cleans up then calls this again."""

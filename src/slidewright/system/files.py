@@ -396,15 +396,13 @@ def remove_guarded(path: str, lock: str) -> None:
     keeps what a process holds open, under another name).
     """
     try:
-        _remove_surely(path)
-    finally:
-        if not os.path.lexists(path):
-            _remove_surely(lock)
-
-
-def _remove_surely(path: str) -> None:
-    try:
-        remove(path)
+        _remove_with_lock(path, lock)
     except BaseException:  # Ctrl-C, after which a process may live on
-        remove(path)
+        _remove_with_lock(path, lock)
         raise
+
+
+def _remove_with_lock(path: str, lock: str) -> None:
+    remove(path)
+    if not os.path.lexists(path):
+        remove(lock)

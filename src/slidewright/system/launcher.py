@@ -37,6 +37,21 @@ class Child:
     pid: int | None = None
     """None for a thread."""
 
+    def tell(self, message: object) -> None:
+        """Send a message, unless the child is dead, which the end of its pipe will tell.
+
+        Raises
+        ------
+        RunError
+            When the system can't, such as for want of memory: the child lives, and would wait for it without end.
+        """
+        try:
+            self.connection.send(message)
+        except ConnectionError:
+            pass
+        except OSError as error:
+            raise RunError(f"can't send anything to {self.name} ({error.strerror or error}); run again") from error
+
 
 class Launcher(Protocol):
     """Starts children and ends them."""
@@ -140,8 +155,12 @@ class ProcessLauncher:
             ours.close()
             raise
         self._children.append(child)
-        with contextlib.suppress(OSError):  # it is dead already, which the pipe's end will tell
+        try:
             ours.send_bytes(data)
+        except ConnectionError:
+            pass  # it is dead already, which the pipe's end will tell
+        except OSError as error:
+            raise _can_not_start(error.strerror or str(error)) from error
         return child
 
     def attend(self) -> None:
