@@ -148,7 +148,8 @@ class ForkServer:
             code = 0
         except (MemoryError, ImportError, OSError) as error:  # nobody's mistake: the machine's limits
             with contextlib.suppress(AttributeError, OSError):
-                print(f"slidewright: {request['name']}: {' '.join(repr(error).split())}", file=sys.stderr)
+                # Its end with it: `print` writes that by itself, and others' words may come between.
+                sys.stderr.write(f"slidewright: {request['name']}: {' '.join(repr(error).split())}\n")
         except BaseException:
             traceback.print_exc()
         finally:
