@@ -127,6 +127,24 @@ def stop_after(n_tiles):
     return callback
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["out.tif", "out.ome.zarr"])
+def test_interrupted_it_leaves_none_but_finished_parts(tmp_path, name):
+    def interrupt(progress):
+        if progress.tiles_done > 50:
+            raise KeyboardInterrupt
+
+    options = {**OPTIONS, "compression": "zstd"}
+    with pytest.raises(KeyboardInterrupt):
+        slidewright.convert(
+            SlowSource(*SIZE, seconds=0.01), tmp_path / name, resume=True, n_workers=1, progress=interrupt, **options
+        )
+    parts = tmp_path / f"{name}.shards"
+    assert [path.name for path in tmp_path.iterdir()] == [parts.name]
+    assert list(parts.glob("shard-*"))
+    assert not list(parts.rglob("*.partial"))
+
+
 def test_only_missing_parts_are_encoded_again(tmp_path, whole):
     second = []
     with pytest.raises(StopError):

@@ -291,6 +291,24 @@ def test_everything_killed_is_cleaned_up_by_the_next_run(tmp_path, scratch):
 
 
 @pytest.mark.alone
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("where", ["coordinator.Schedule.pulled", "crew.count_memory_kills"])
+def test_ctrl_c_before_the_processes_start_gives_shared_memory_back(tmp_path, scratch, monkeypatch, where):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def shared():
+        paths = [path for path in Path("/proc/self/fd").iterdir() if "memfd:slidewright" in os.path.realpath(path)]
+        return {os.stat(path).st_ino for path in paths}
+
+    before, processes = shared(), {p.pid for p in descendants()}
+    monkeypatch.setattr(f"slidewright.engine.{where}", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        slidewright.convert(SlowSource(100, 200), tmp_path / "out.tif", n_workers=1, scratch=scratch, **OPTIONS)
+    assert shared() <= before
+    assert_nothing_left(tmp_path, scratch, processes)
+
+
 def test_ctrl_c_ends_a_run_soon(tmp_path, scratch):
     process, family = start_slow_run(tmp_path, scratch)
     begin = time.monotonic()

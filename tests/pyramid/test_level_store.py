@@ -133,6 +133,30 @@ def test_chunk_of_shards_that_the_disk_has_lost_is_an_error(tmp_path, monkeypatc
         level.read(0, 0, 16, 16, out)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_what_could_not_be_written_into_a_folder_of_shards_is_gone(tmp_path, monkeypatch, failure):
+    plan = make_plan(Size(200, 70), 32, block_tiles=1)
+    scratch = Scratch(str(tmp_path), plan, PixelFormat("rgb", "uint8", 3, "mean", (0, 0, 0)))
+
+    def fail(*_: Any) -> None:
+        raise failure
+
+    def left() -> list[str]:
+        return [path.name for path in tmp_path.rglob("*") if path.is_file()]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("slidewright.system.files.os.replace", fail)
+        with pytest.raises((OutputError, KeyboardInterrupt)):
+            scratch.level(1).create()
+    assert left() == []
+    scratch.level(1).create()
+    monkeypatch.setattr(chunks, "crc32c", fail)
+    with pytest.raises((OutputError, KeyboardInterrupt)):
+        scratch.level(1).write(Region(0, 0, 16, 16), np.zeros((16, 16, 3), np.uint8))
+    assert left() == ["zarr.json"]
+
+
 def test_scratch_of_a_dead_run_is_swept_and_of_a_living_one_kept(tmp_path):
     living = ScratchFolder(tmp_path)
     dead = tmp_path / "slidewright-scratch-dead"

@@ -35,3 +35,28 @@ def test_memory_that_can_not_be_had_is_an_error_of_ours(tmp_path, call, monkeypa
     monkeypatch.setattr(call, refuse)
     with pytest.raises(OutputError, match=r"can't get 3 MB of working memory \(Too many open files\)"):
         SharedBuffer.allocate(3_000_000, tmp_path)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("call", ["os.posix_fallocate", "mmap.mmap"])
+@pytest.mark.parametrize("failure", [OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), KeyboardInterrupt()])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_memory_that_was_reserved_in_vain_is_given_back(tmp_path, call, failure, on_disk, monkeypatch):
+    opened = []
+    real = getattr(os, "dup" if on_disk else "memfd_create")
+
+    def noted(*arguments):
+        opened.append(real(*arguments))
+        return opened[-1]
+
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr(os, real.__name__, noted)
+    monkeypatch.setattr(call, fail)
+    with pytest.raises((OutputError, KeyboardInterrupt)):
+        SharedBuffer.allocate(3_000_000, tmp_path, on_disk=on_disk)
+    assert opened
+    for fd in opened:
+        with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+            os.fstat(fd)

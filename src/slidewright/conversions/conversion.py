@@ -110,6 +110,10 @@ class Conversion:
             launcher.restore(self._destination.aside, self._destination.place)
         self._destination.claim()
         self._source_files.hold()
+        if shards is not None and shards.to_make:
+            from slidewright.shards.folder import sweep_partials
+
+            self._stack.callback(sweep_partials, shards.folder)  # a writer that was ended could not do it
         levels = shards.levels if shards is not None else self._make_levels(own)
         if launcher is not None:
             self._stack.callback(self._end_children, launcher)

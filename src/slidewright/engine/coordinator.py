@@ -59,9 +59,13 @@ class Coordinator:
     ) -> None:
         self._run, self._launcher, self._report = run, launcher, report
         self.outcome = Outcome()
-        self._ring = SharedBuffer.allocate(run.n_workers * run.slots_per_worker * SLOT_BYTES, run.temporary)
         self._schedule = schedule or Schedule.pulled(run)
-        self._crew = Crew(run, launcher, self._ring, self._schedule, self.outcome)
+        self._ring = SharedBuffer.allocate(run.n_workers * run.slots_per_worker * SLOT_BYTES, run.temporary)
+        try:
+            self._crew = Crew(run, launcher, self._ring, self._schedule, self.outcome)
+        except BaseException:  # Ctrl-C: nobody has yet what could be closed, and the memory would stay
+            self._ring.close()
+            raise
         self._writer: Child | None = None
         self._written = False
         self._for_writer: deque[SlotFull | Filled | NoMore] = deque()

@@ -15,7 +15,7 @@ import struct
 from typing import IO, Any, Protocol
 
 from slidewright.system.checksum import crc32, crc32c
-from slidewright.system.files import fill_from, make_below, new_file, regular, tell_of_loss, token
+from slidewright.system.files import fill_from, make_below, new_file, regular, remove, tell_of_loss, token
 
 Place = tuple[int, int, int]
 """(row, column, band) in the grid of chunks."""
@@ -23,11 +23,6 @@ Place = tuple[int, int, int]
 _ENTRY = struct.Struct("<QQ")
 _CRC = struct.Struct("<I")
 _MISSING = b"\xff" * _ENTRY.size
-
-
-def partial_name(path: str) -> str:
-    """A name for a file until it is whole, of this call alone: tasks on two machines may redo the same block."""
-    return f"{path}.{token()}.partial"
 
 
 class ChunkStore(Protocol):
@@ -74,11 +69,15 @@ class ChunkFiles:
         """See `ChunkStore`."""
         path = self._path(place)
         make_below(os.path.dirname(self._folder), os.path.dirname(path))
-        partial = partial_name(path)
-        with open(partial, "wb", buffering=0, opener=new_file) as file:
-            _write_all(file, data)
-            _write_all(file, memoryview(_CRC.pack(crc32c(data))))
-        os.replace(partial, path)
+        partial = f"{path}.{token()}.partial"  # of this call alone: tasks on two machines may redo the same block
+        try:
+            with open(partial, "wb", buffering=0, opener=new_file) as file:
+                _write_all(file, data)
+                _write_all(file, memoryview(_CRC.pack(crc32c(data))))
+            os.replace(partial, path)
+        except BaseException:  # such as on a full disk: nobody looks for it in a folder of shards, which stays
+            remove(partial)
+            raise
 
     def read(self, place: Place, out: memoryview) -> int | None:
         """See `ChunkStore`."""

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from slidewright.errors import OutputError
 from slidewright.geometry import Region, Size
 from slidewright.pixels import PixelFormat
-from slidewright.pyramid.chunks import ChunkFiles, ChunkShard, ChunkStore, partial_name
+from slidewright.pyramid.chunks import ChunkFiles, ChunkShard, ChunkStore
 from slidewright.pyramid.plan import Block, Plan
 from slidewright.sources.base import BLANK, Blank, Reader
 from slidewright.system.file_lock import FileLock, remove_abandoned
-from slidewright.system.files import make_below, new_file, remove_guarded, token
+from slidewright.system.files import make_below, remove_guarded, token, write_whole
 
 _PREFIX = "slidewright-scratch-"
 _LOCK = ".lock"
@@ -110,10 +110,7 @@ class ScratchLevel(Reader):
         try:
             make_below(os.path.dirname(self.path), self.path)
             path = os.path.join(self.path, "zarr.json")
-            partial = partial_name(path)
-            with open(partial, "w", encoding="ascii", opener=new_file) as file:
-                json.dump(metadata, file)
-            os.replace(partial, path)
+            write_whole(path, json.dumps(metadata).encode("ascii"))
             self._store.create()
         except OSError as error:
             raise _scratch_error(self.path, error) from error

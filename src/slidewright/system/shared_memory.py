@@ -31,7 +31,12 @@ class SharedBuffer:
         self.nbytes = nbytes
         self.in_file = in_file
         """Whether it is a temporary file, which a disk may lose a part of and tell nobody."""
-        self._map = mmap.mmap(-1 if fd is None else fd, max(1, nbytes))
+        try:
+            self._map = mmap.mmap(-1 if fd is None else fd, max(1, nbytes))
+        except BaseException:  # such as beyond `ulimit -v`: nobody has it who could close it, and its memory would stay
+            if fd is not None:
+                os.close(fd)
+            raise
 
     @classmethod
     def allocate(
@@ -90,8 +95,10 @@ def _reserve(fd: int, nbytes: int) -> bool:
     """Make sure of `nbytes` behind a descriptor; closes it and answers False when there is no room."""
     try:
         os.posix_fallocate(fd, 0, max(1, nbytes))
-    except OSError:
+    except BaseException as error:  # also Ctrl-C: gigabytes take seconds
         os.close(fd)
+        if not isinstance(error, OSError):
+            raise
         return False
     return True
 
