@@ -57,6 +57,16 @@ def test_chunks_are_what_zarr_reads(name: str, zarr_format: int, tmp_path: Path)
         assert_reads_like(open_source(tmp_path / f"{index}.zarr"), shown, 40, 200)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore:.*Zarr format 3 specification")
+@pytest.mark.parametrize("name", ["png", "zstd"])
+def test_program_may_know_those_of_zarr_v3_alone(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {key: codec for key, codec in numcodecs.registry.codec_registry.items() if "imagecodecs" not in key}
+    monkeypatch.setattr(numcodecs.registry, "codec_registry", known)
+    store(tmp_path / "in.zarr", name, RGB, 3)
+    assert_reads_like(open_source(tmp_path / "in.zarr"), RGB, 40, 200)
+
+
 def test_command_line_knows_them_in_its_workers(tmp_path: Path) -> None:
     shown = store(tmp_path / "in.zarr", "jpeg", RGB, 2)
     arguments = ["convert", "in.zarr", "out.tif", "--compression", "lzw", "--workers", "1"]
