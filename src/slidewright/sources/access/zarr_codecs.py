@@ -278,7 +278,8 @@ def _by_imagecodecs(codec: Any, data: bytes, chunk: _Chunk) -> Any:
     name = codec.codec_id.removeprefix(_IMAGECODECS)
     if name in _BYTES:
         return codec.decode(data, out=np.empty(chunk.limit, np.uint8))
-    image = np.atleast_2d(np.empty(chunk.shape, chunk.dtype).squeeze())  # as imagecodecs encodes it
+    sides = [side for side in chunk.shape if side != 1]
+    image = np.empty([1] * (2 - len(sides)) + sides, chunk.dtype)  # as imagecodecs encodes it
     size = look(_LOOKED_AT[name], data).size if name in _LOOKED_AT else None
     if size is not None and size != image.shape[:2]:
         raise TooMuchError(f"it is an image of {size}, and the chunk one of {image.shape[1]} x {image.shape[0]}")
