@@ -182,6 +182,27 @@ def test_a_cluster_without_workers_is_waited_for_only_so_long(tmp_path, npy, who
 
 
 @pytest.mark.timeout(60)
+def test_what_is_lost_with_the_last_worker_is_waited_for_only_so_long(tmp_path, npy, cluster, monkeypatch):
+    import dask
+
+    worker, ask = cluster.add_worker(), distributed.Future._result
+
+    async def lost(future, *args, **kwargs):
+        if worker.poll() is None:  # between a shard's end and the question for what it gave
+            worker.kill()
+            worker.wait()
+        return await ask(future, *args, **kwargs)
+
+    monkeypatch.setattr(distributed.Future, "_result", lost)
+    monkeypatch.setattr("slidewright.conversions.dask._RESULT_SECONDS", 1.0)
+    with (
+        dask.config.set({"distributed.scheduler.no-workers-timeout": "2s"}),
+        pytest.raises(RunError, match="has had no worker for 2 s"),
+    ):
+        slidewright.convert(npy, tmp_path / "out.tif", engine="dask", dask=cluster.address, n_workers=0, **OPTIONS)
+
+
+@pytest.mark.timeout(60)
 def test_an_asynchronous_client_is_refused_but_in_another_thread(tmp_path, npy, whole, cluster):
     cluster.add_worker()
 

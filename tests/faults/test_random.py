@@ -174,7 +174,8 @@ class Made:
         pixels = pixels.astype(np.uint8) if self.dtype.kind == "b" else pixels
         method = options.get("resampling", "nearest" if masks else "mean")
         tile, levels = options["tile_size"], options.get("levels")
-        colours = self.samples in (3, 4) and self.dtype.name in ("uint8", "uint16") and kind != "multichannel"
+        said = kind in ("rgb", "rgba") or self.dtype.name == "uint8" or self.about.startswith("a TIFF")
+        colours = said and self.samples in (3, 4) and self.dtype.name in ("uint8", "uint16") and kind != "multichannel"
         if colours:
             return pyramid(pixels, tile, method, levels)
         each = [pyramid(pixels[:, :, [number]], tile, method, levels) for number in range(self.samples)]

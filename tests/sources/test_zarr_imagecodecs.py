@@ -29,9 +29,9 @@ RGB = np.stack([X, Y * 2, X ^ Y], 2).astype(np.uint8)
 DEEP = (X * 300 + Y).astype(np.uint16)
 
 
-def store(path: Path, name: str, pixels: NDArray[Any], zarr_format: Any) -> NDArray[Any]:
+def store(path: Path, name: str, pixels: NDArray[Any], zarr_format: Any, rows: int = 48) -> NDArray[Any]:
     """Write the pixels in chunks of that codec, and give what zarr reads of them."""
-    arguments: dict[str, Any] = {"chunks": (48, 64, *pixels.shape[2:]), "zarr_format": zarr_format}
+    arguments: dict[str, Any] = {"chunks": (rows, 64, *pixels.shape[2:]), "zarr_format": zarr_format}
     if zarr_format == 2:
         imagecodecs.numcodecs.register_codecs([f"imagecodecs_{name}"], verbose=False)
         arguments["compressors"] = numcodecs.get_codec({"id": f"imagecodecs_{name}"})
@@ -55,6 +55,25 @@ def test_chunks_are_what_zarr_reads(name: str, zarr_format: int, tmp_path: Path)
         shown = store(tmp_path / f"{index}.zarr", name, pixels, zarr_format)
         assert np.abs(shown.astype(int) - pixels).mean() < 6  # chroma may be halved
         assert_reads_like(open_source(tmp_path / f"{index}.zarr"), shown, 40, 200)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore:.*Zarr format 3 specification")
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("name", ["htj2k", "jpegls", "lerc", "png"])
+def test_chunks_of_one_row_are_what_zarr_reads(name: str, zarr_format: int, tmp_path: Path) -> None:
+    shown = store(tmp_path / "in.zarr", name, DEEP[:4], zarr_format, rows=1)
+    assert_reads_like(open_source(tmp_path / "in.zarr"), shown, 2, 100)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore:.*Zarr format 3 specification")
+@pytest.mark.parametrize("name", ["png", "zstd"])
+def test_program_may_know_those_of_zarr_v3_alone(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {key: codec for key, codec in numcodecs.registry.codec_registry.items() if "imagecodecs" not in key}
+    monkeypatch.setattr(numcodecs.registry, "codec_registry", known)
+    store(tmp_path / "in.zarr", name, RGB, 3)
+    assert_reads_like(open_source(tmp_path / "in.zarr"), RGB, 40, 200)
 
 
 def test_command_line_knows_them_in_its_workers(tmp_path: Path) -> None:

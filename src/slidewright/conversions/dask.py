@@ -26,6 +26,7 @@ from slidewright.system.remote_file import absolute, is_url
 
 _CONNECT_SECONDS = 15
 _LOOK_SECONDS = 1.0  # between looks at whether there are workers, while no shard is done
+_RESULT_SECONDS = 10.0  # for the few bytes that a task gives, before the same look
 _WORKERLESS_SECONDS = 3600.0  # a batch system, or a cloud, may take its time until it starts any
 WAITING = "waiting for Dask workers"
 """The stage of a run on a cluster that has none."""
@@ -94,9 +95,10 @@ class Cluster:
                 share, seconds = round(pixels * tiles / total), monotonic() - started
                 callback(Progress(tiles, total, share, pixels, nbytes, seconds, workers, 0, stage))
 
-        for future in self._completed(futures, lambda: tell(WAITING, 0)):
+        workers = _Workers(self.client, lambda: tell(WAITING, 0))
+        for future in self._completed(futures, workers):
             try:
-                done = future.result()
+                done = workers.result(future)
             except KilledWorker as error:
                 raise RunError(
                     f"Dask workers died over and over on shard {futures[future]} of {plan.count}: {error}; "
@@ -111,39 +113,19 @@ class Cluster:
             tiles, nbytes = tiles + done[0], nbytes + done[1]
             tell("encoding", 0 if callback is None else self.n_threads)
 
-    def _completed(self, futures: Iterable[Any], waiting: Callable[[], None]) -> Iterator[Any]:
-        """Futures as they are done; `waiting` is called now and then while the cluster has no worker at all.
-
-        Raises
-        ------
-        RunError
-            When it has had none for as long as Dask's `distributed.scheduler.no-workers-timeout` says, or an hour.
-        """
-        import dask
+    def _completed(self, futures: Iterable[Any], workers: _Workers) -> Iterator[Any]:
+        """Futures as they are done; raises RunError as `_Workers.look` does."""
         from distributed import as_completed
 
-        given = dask.config.get("distributed.scheduler.no-workers-timeout", None)
-        patience = _WORKERLESS_SECONDS if given is None else dask.utils.parse_timedelta(given)
         completed = as_completed(futures, loop=self.client.loop)
-        seen = looked = monotonic()
         while not completed.is_empty():
             if completed.has_ready():
                 yield next(completed)
-                seen = monotonic()
-            elif monotonic() - looked < _LOOK_SECONDS:
+                workers.seen = monotonic()
+            elif monotonic() - workers.looked < _LOOK_SECONDS:
                 sleep(0.02)
             else:
-                looked = monotonic()
-                with contextlib.suppress(OSError):  # the scheduler is gone, which the futures will tell
-                    seen = looked if self.client.nthreads() else seen
-                if seen < looked:
-                    waiting()
-                if looked - seen > patience:
-                    raise RunError(
-                        f"the Dask cluster at {self.client.scheduler.address} has had no worker for {patience:g} s; "
-                        "start some and run again, or have it wait longer: set "
-                        "distributed.scheduler.no-workers-timeout in Dask's configuration"
-                    )
+                workers.look()
 
     def _probe(self, source: str, folder: str) -> None:
         """Ask the workers there are now whether they see what they need; those that come later find out themselves."""
@@ -165,6 +147,48 @@ class Cluster:
             raise RunError(
                 f"{len(blind)} of {len(answers)} Dask workers can't take part: {'; '.join(blind[:4])}; {_SHARED}"
             )
+
+
+class _Workers:
+    """Whether the cluster has any; `waiting` is called now and then while it has none at all."""
+
+    def __init__(self, client: Any, waiting: Callable[[], None]) -> None:
+        import dask
+
+        given = dask.config.get("distributed.scheduler.no-workers-timeout", None)
+        self._patience = _WORKERLESS_SECONDS if given is None else dask.utils.parse_timedelta(given)
+        self._client, self._waiting = client, waiting
+        self.seen = self.looked = monotonic()
+
+    def look(self) -> None:
+        """Look now.
+
+        Raises
+        ------
+        RunError
+            When it has had none for as long as Dask's `distributed.scheduler.no-workers-timeout` says, or an hour.
+        """
+        self.looked = monotonic()
+        with contextlib.suppress(OSError):  # the scheduler is gone, which the futures will tell
+            self.seen = self.looked if self._client.nthreads() else self.seen
+        if self.seen < self.looked:
+            self._waiting()
+        if self.looked - self.seen > self._patience:
+            raise RunError(
+                f"the Dask cluster at {self._client.scheduler.address} has had no worker for {self._patience:g} s; "
+                "start some and run again, or have it wait longer: set "
+                "distributed.scheduler.no-workers-timeout in Dask's configuration"
+            )
+
+    def result(self, future: Any) -> Any:
+        """What a task has given, or raised: its worker may be gone with it, and then another does it again."""
+        while True:
+            try:
+                return future.result(timeout=_RESULT_SECONDS)
+            except TimeoutError:
+                if future.status == "error":
+                    raise
+                self.look()
 
 
 @contextlib.contextmanager

@@ -61,16 +61,21 @@ def open_node(store: Any, inner: str) -> Any:
 
 
 def _register() -> None:
-    import imagecodecs.numcodecs
-
-    names = [_IMAGECODECS + name for name in _BYTES | _IMAGES]
-    imagecodecs.numcodecs.register_codecs(names, verbose=False)
+    _register_numcodecs()
     try:
         import imagecodecs.zarr
     except ImportError:  # before imagecodecs 2026.5.10 there were none for zarr v3
         return
     ours = {name.removeprefix(_IMAGECODECS) for name in NAMES}
     imagecodecs.zarr.register_codecs(_BYTES | _IMAGES - ours, verbose=False)
+
+
+def _register_numcodecs() -> None:
+    """Those of zarr v2, which decode the chunks of v3 too: a program may have had zarr know those of v3 alone."""
+    import imagecodecs.numcodecs
+
+    names = [_IMAGECODECS + name for name in _BYTES | _IMAGES]
+    imagecodecs.numcodecs.register_codecs(names, verbose=False)
 
 
 def check_codecs(array: Any, name: str) -> None:
@@ -125,6 +130,8 @@ def _bounded_all(codecs: Any) -> tuple[Any, ...]:
     found: list[Any] = []
     for codec in codecs:
         name = _name(codec)
+        if _of_imagecodecs(codec):
+            _register_numcodecs()
         if name in NAMES:
             found.append(_ImageChunk.from_dict(codec.to_dict()))
         elif isinstance(codec, BytesBytesCodec) and (name in {*_HEADERS, *_STREAMS} or _of_imagecodecs(codec)):
@@ -271,7 +278,8 @@ def _by_imagecodecs(codec: Any, data: bytes, chunk: _Chunk) -> Any:
     name = codec.codec_id.removeprefix(_IMAGECODECS)
     if name in _BYTES:
         return codec.decode(data, out=np.empty(chunk.limit, np.uint8))
-    image = np.atleast_2d(np.empty(chunk.shape, chunk.dtype).squeeze())  # as imagecodecs encodes it
+    sides = [side for side in chunk.shape if side != 1]
+    image = np.empty([1] * (2 - len(sides)) + sides, chunk.dtype)  # as imagecodecs encodes it
     size = look(_LOOKED_AT[name], data).size if name in _LOOKED_AT else None
     if size is not None and size != image.shape[:2]:
         raise TooMuchError(f"it is an image of {size}, and the chunk one of {image.shape[1]} x {image.shape[0]}")
