@@ -238,6 +238,20 @@ def test_damaged_frame_is_named_and_may_be_kept_or_filled(tmp_path, damage):
     slidewright.verify_file(tmp_path / "filled.tif")
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("kind", "table"), [("jpeg2000", "extended"), ("jpeg 422", "extended"), ("jpeg 422", "basic")])
+def test_hole_in_a_file_is_damage_and_no_tile_that_was_not_scanned(tmp_path, kind, table):
+    path = made.slide(tmp_path / "slide", kind, table=table) / "a_level_0.dcm"
+    table_of = slidewright.open_source(path).open()._table
+    with open(path, "r+b") as file:  # whole frames, as of a copy that was broken off after its place was made
+        file.seek(int(table_of.offsets[20]))
+        file.write(bytes(int(table_of.offsets[30] - table_of.offsets[20])))
+    with pytest.raises(CorruptTileError, match="row 2, column 6 has no fragment"):
+        slidewright.convert(path, tmp_path / "no.tif", n_workers=0, keep_tiles="never")
+    report = slidewright.convert(path, tmp_path / "filled.tif", n_workers=0, on_corrupt="fill")
+    assert "10 tiles" in report.warnings[0]
+
+
 def test_frame_of_which_the_disk_gives_a_part_is_not_kept(tmp_path, monkeypatch):
     folder = made.slide(tmp_path / "slide")
     place = int(slidewright.open_source(folder).open()._table.offsets[8])

@@ -29,7 +29,7 @@ _START = 128
 _DEFER = 1 << 28  # no element of a header is larger; one that says so is not read
 _MAX_TILES, _FEW_TILES = 1 << 24, 1 << 12
 _MOST_EMPTY = 256  # places for each frame that there is; a slide of which less was scanned is a damaged one
-_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _CODESTREAMS = (b"\xff\xd8", b"\xff\x4f")
 _WANTED = (
     *("SOPClassUID", "SeriesInstanceUID", "ImageType", "TotalPixelMatrixRows", "TotalPixelMatrixColumns", "Rows"),
@@ -327,7 +327,7 @@ def _encapsulated(
     """The same of frames in items (PS3.5, A.4): by a table of offsets where there is a good one, else item by item."""
     table = file.read(first, 8)
     n_bytes = int.from_bytes(table[4:], "little")
-    if table[:4] != _ITEM or n_bytes > file.nbytes:
+    if table[:4] != ITEM or n_bytes > file.nbytes:
         raise SourceError(f"{file.path} has no table of frames where DICOM has it; the file is damaged")
     base = first + 8 + n_bytes
     extended = header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths")
@@ -359,7 +359,7 @@ def _items(file: PixelFile, at: int) -> Iterator[tuple[int, int]]:
     while at + 8 <= file.nbytes:
         head = file.read(at, 8)
         count = 8 + int.from_bytes(head[4:], "little")
-        if head[:4] != _ITEM:
+        if head[:4] != ITEM:
             if head[:4] != _END:
                 raise SourceError(f"{file.path}: there is no fragment at byte {at}; the file is damaged, copy it again")
             return
