@@ -273,6 +273,20 @@ def test_file_that_is_cut_short_ends_in_an_error_of_ours(tmp_path):
             slidewright.convert(folder, tmp_path / "out.tif", n_workers=0, on_corrupt="error", overwrite=True)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("there", [0, 100, 512, 1000, None], ids=str)
+def test_level_that_is_cut_in_its_header_is_not_replaced_by_the_next(tmp_path, there):
+    folder = made.slide(tmp_path / "slide")
+    (folder / "DICOMDIR").touch()
+    (folder / "notes.txt").touch()
+    assert slidewright.open_source(folder).info.size == (300, 410)
+    level_0 = folder / "a_level_0.dcm"
+    level_0.write_bytes(bytes(50_000) if there is None else level_0.read_bytes()[:there])
+    with pytest.raises(SourceError, match=r"a_level_0\.dcm: its DICOM header can't be read \((it ends|there is none)"):
+        slidewright.convert(folder, tmp_path / "out.tif", n_workers=0)
+    assert slidewright.open_source(folder / "b_level_1.dcm").info.size == (150, 205)
+
+
 def test_changed_bytes_of_a_header_end_in_an_error_of_ours_or_an_image(tmp_path):
     data = (made.slide(tmp_path / "slide") / "a_level_0.dcm").read_bytes()
     folder, random = tmp_path / "changed", np.random.default_rng(1)

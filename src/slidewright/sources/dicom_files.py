@@ -77,6 +77,14 @@ def is_dicom(path: str) -> bool:
         return False
 
 
+def _is_blank(path: str) -> bool:
+    """Whether a file has the name of DICOM and nothing else of it: a copy that has not come far, or lost its bytes."""
+    if not path.lower().endswith(".dcm"):
+        return False
+    with open(path, "rb", opener=regular) as file:
+        return not file.read(_START + 4).strip(b"\0")
+
+
 def first_dicom(folder: str) -> str | None:
     """The first DICOM file of a folder, by name."""
     return next((path for path in _files(folder) if is_dicom(path)), None)
@@ -88,7 +96,8 @@ def _files(folder: str) -> Iterator[str]:
 
 
 def slide_parts(path: str) -> list[Part]:
-    """The files of one slide: those in a folder, or those beside a file that have its series.
+    """The files of one slide: those in a folder, or those beside a file that have its series. In a folder none may be
+    damaged: it could be the largest level, and the next one is no image of the same size.
 
     Raises
     ------
@@ -96,7 +105,7 @@ def slide_parts(path: str) -> list[Part]:
         When there is no whole slide image, or a folder has several.
     """
     folder = path if os.path.isdir(path) else os.path.dirname(path)
-    parts = [part for file in _files(folder) if is_dicom(file) for part in _part(file, file == path)]
+    parts = [part for file in _files(folder) for part in _part(file, path in (file, folder))]
     if folder != path:
         own = next((part.series for part in parts if part.path == path), None)
         if own is None:
@@ -115,8 +124,15 @@ def slide_parts(path: str) -> list[Part]:
 def _part(path: str, asked_for: bool) -> Iterator[Part]:
     """What a file is, if it is of a whole slide image; one that is not asked for may be damaged."""
     try:
-        header = read_header(path, _WANTED).dataset
-        if header.get("SOPClassUID") == WHOLE_SLIDE:
+        if not is_dicom(path):
+            if asked_for and _is_blank(path):
+                raise damaged(path, "there is none")
+            return
+        header, end, _ = read_header(path, _WANTED)
+        stated = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", WHOLE_SLIDE)
+        if stated == WHOLE_SLIDE:
+            if end >= os.path.getsize(path):
+                raise damaged(path, "it ends before its pixels")
             yield _described(path, header)
     except SourceError:
         if asked_for:
