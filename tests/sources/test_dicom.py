@@ -140,6 +140,7 @@ def test_places_of_frames_are_found_by_their_bytes_as_pydicom_finds_them(tmp_pat
         assert file.read(4) == b"\xe0\x7f\x10\x00"
 
 
+@pytest.mark.timeout(60)
 def test_parts_of_a_concatenation_are_one_image(tmp_path):
     frames, folder = made.frames_of("jpeg 422"), tmp_path / "slide"
     folder.mkdir()
@@ -156,6 +157,10 @@ def test_parts_of_a_concatenation_are_one_image(tmp_path):
         )  # fmt: skip
     whole = pixels(slidewright.open_source(made.slide(tmp_path / "whole")))
     np.testing.assert_array_equal(pixels(slidewright.open_source(folder)), whole)
+    shutil.copy(folder / "8.dcm", folder / "8 (1).dcm")
+    with pytest.raises(SourceError, match=r"8\.dcm begins with frame 1 of its image, and frame 12 is due there"):
+        slidewright.open_source(folder)
+    (folder / "8 (1).dcm").unlink()
     (folder / "7.dcm").unlink()
     with pytest.raises(SourceError, match="one of 3 files of an image, of which 2 are there"):
         slidewright.open_source(folder)

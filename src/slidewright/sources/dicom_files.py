@@ -272,6 +272,7 @@ def frame_table(parts: Sequence[Part], headers: Sequence[Header], z: int | None)
         places = [place for read in headers for place in read.places or ()]
         numbers = _sparse(path, places, tile, Size(rows, columns), z)
     else:
+        _refuse_other_order(parts, [len(found[0]) for found in frames])
         planes = int(header.get("TotalPixelMatrixFocalPlanes") or 1)
         numbers = np.arange(rows * columns) + _plane(path, z, planes) * rows * columns
     if int(numbers.max()) >= len(offsets):
@@ -290,6 +291,18 @@ def frame_table(parts: Sequence[Part], headers: Sequence[Header], z: int | None)
         np.where(there, counts[taken], 0),
         bool(encapsulated),
     )
+
+
+def _refuse_other_order(parts: Sequence[Part], counts: Sequence[int]) -> None:
+    """Refuse files that don't follow each other, such as a part that is there twice: all after it would be moved."""
+    due = 0
+    for part, count in zip(parts, counts, strict=True):
+        if part.first_frame != due and len(parts) > 1:
+            raise SourceError(
+                f"{part.path} begins with frame {part.first_frame + 1} of its image, and frame {due + 1} is due there; "
+                "check that each of its files is in the folder, and no copy of one"
+            )
+        due += count
 
 
 def _plane(path: str, z: int | None, planes: int) -> int:
