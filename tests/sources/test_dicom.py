@@ -166,6 +166,19 @@ def test_parts_of_a_concatenation_are_one_image(tmp_path):
         slidewright.open_source(folder)
 
 
+@pytest.mark.timeout(60)
+def test_missing_part_of_sparse_frames_is_not_white_where_nothing_says_how_many_there_are(tmp_path):
+    frames = made.frames_of("none")
+    for first, last in ((0, 11), (11, 30), (30, 35)):
+        more = {"ConcatenationUID": made.PREFIX + "9", "ConcatenationFrameOffsetNumber": first}
+        path = tmp_path / f"from-{first}.dcm"
+        made.write(path, "none", picture(), frames[first:last], sparse=range(first, last), more=more)
+    np.testing.assert_array_equal(pixels(slidewright.open_source(tmp_path)), picture())
+    (tmp_path / "from-11.dcm").unlink()
+    with pytest.raises(SourceError, match=r"from-30\.dcm begins with frame 31 of its image, and frame 12 is due there"):
+        slidewright.open_source(tmp_path)
+
+
 def test_focal_planes_are_chosen(tmp_path):
     folder, frames = tmp_path / "slide", made.frames_of("none")
     folder.mkdir()

@@ -268,11 +268,11 @@ def frame_table(parts: Sequence[Part], headers: Sequence[Header], z: int | None)
         )
     file = np.repeat(np.arange(len(parts), dtype=np.int32), [len(found[0]) for found in frames])
     path = parts[0].path
+    _refuse_other_order(parts, [len(found[0]) for found in frames])
     if any(read.places is not None for read in headers):
         places = [place for read in headers for place in read.places or ()]
         numbers = _sparse(path, places, tile, Size(rows, columns), z)
     else:
-        _refuse_other_order(parts, [len(found[0]) for found in frames])
         planes = int(header.get("TotalPixelMatrixFocalPlanes") or 1)
         numbers = np.arange(rows * columns) + _plane(path, z, planes) * rows * columns
     if int(numbers.max()) >= len(offsets):
@@ -294,10 +294,12 @@ def frame_table(parts: Sequence[Part], headers: Sequence[Header], z: int | None)
 
 
 def _refuse_other_order(parts: Sequence[Part], counts: Sequence[int]) -> None:
-    """Refuse files that don't follow each other, such as a part that is there twice: all after it would be moved."""
+    """Refuse files that don't follow each other: all after a part that is there twice would be moved, and one that is
+    missing would be of tiles that were not scanned.
+    """
     due = 0
     for part, count in zip(parts, counts, strict=True):
-        if part.first_frame != due and len(parts) > 1:
+        if part.first_frame != due:
             raise SourceError(
                 f"{part.path} begins with frame {part.first_frame + 1} of its image, and frame {due + 1} is due there; "
                 "check that each of its files is in the folder, and no copy of one"
