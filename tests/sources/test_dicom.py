@@ -239,6 +239,18 @@ def test_associated_images_are_read(tmp_path):
         source.associated_image("thumbnail")
 
 
+@pytest.mark.timeout(60)
+def test_label_of_another_slide_in_the_folder_is_not_taken(tmp_path):
+    folder = made.slide(tmp_path / "slide")
+    other = np.full((2 * TILE, 2 * TILE, 3), 30, np.uint8)  # of a slide whose levels are still to come
+    frames = made.frames_of("jpeg rgb", other)
+    made.write(folder / "a.dcm", "jpeg rgb", other, frames, flavour="LABEL", series=made.PREFIX + "7")
+    assert slidewright.open_source(folder).associated_image("label").shape == (TILE, TILE, 3)
+    (folder / "label.dcm").unlink()
+    with pytest.raises(SourceError, match="no associated image 'label'; it has macro"):
+        slidewright.open_source(folder).associated_image("label")
+
+
 @pytest.mark.parametrize("damage", ["cut", "garbage", "size"])
 def test_damaged_frame_is_named_and_may_be_kept_or_filled(tmp_path, damage):
     frames = made.frames_of("jpeg 422")

@@ -118,7 +118,7 @@ def slide_parts(path: str) -> list[Part]:
     if len(slides) > 1:
         some = ", ".join(sorted(os.path.basename(part.path) for part in slides.values())[:3])
         raise SourceError(f"{path} holds {len(slides)} slides in DICOM; give a file of the one that is meant: {some}")
-    return parts
+    return [part for part in parts if part.series in slides]  # a label of another slide's, whose levels are to come
 
 
 def _part(path: str, asked_for: bool) -> Iterator[Part]:
