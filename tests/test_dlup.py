@@ -184,6 +184,18 @@ def test_from_pil(tmp_path):
         small.from_pil(Image.new("RGB", (30, 30)))
 
 
+def test_pil_image_of_another_grid_than_the_size_is_refused(tmp_path):
+    """Of whole tiles, as many of them, and each would lie elsewhere."""
+    writer = TifffileImageWriter(tmp_path / "out.tif", (128, 256, 3), 0.5, (64, 64), compression="lzw", n_workers=0)
+    with pytest.raises(ValueError, match=r"of 256 x 128 pixels \(width x height\), and size says 128 x 256"):
+        writer.from_pil(Image.fromarray(image(128, 256)))
+    assert not (tmp_path / "out.tif").exists()
+    padded = image(256, 128)
+    writer = TifffileImageWriter(tmp_path / "out.tif", (100, 250, 3), 0.5, (64, 64), compression="lzw", n_workers=0)
+    writer.from_pil(Image.fromarray(padded))
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), padded[:250, :100])
+
+
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "LAB"])
 def test_pil_image_in_other_colours_becomes_rgb(tmp_path, mode):
     colour = Image.new("RGB", (64, 64), (200, 40, 90)).convert(mode)

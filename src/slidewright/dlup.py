@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from slidewright.conversions.pyramid_writer import PyramidWriter
+from slidewright.geometry import Size
 from slidewright.report import Report
 
 if TYPE_CHECKING:
@@ -127,6 +128,9 @@ class TifffileImageWriter:
         ------
         RuntimeError
             When it is smaller than a tile, as dlup has it.
+        ValueError
+            When it has other rows or columns of tiles than `size`, such as of its sides the wrong way round: each tile
+            would lie elsewhere, as in dlup.
         """
         import numpy as np
 
@@ -137,6 +141,9 @@ class TifffileImageWriter:
             raise RuntimeError(
                 f"PIL Image must be larger than set tile size. Got {pil_image.size} and {(self._tile, self._tile)}."
             )
+        size = Size(*self._shape[:2])
+        if Size(height, width).grid(self._tile) != size.grid(self._tile):
+            raise ValueError(f"PIL Image of {width} x {height} pixels (width x height), and size says {size}.")
         self.from_tiles_iterator(_tiles(np.asarray(pil_image), self._tile))
 
     def from_tiles_iterator(self, iterator: Iterable[NDArray[Any]]) -> None:

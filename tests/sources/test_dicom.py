@@ -140,6 +140,7 @@ def test_places_of_frames_are_found_by_their_bytes_as_pydicom_finds_them(tmp_pat
         assert file.read(4) == b"\xe0\x7f\x10\x00"
 
 
+@pytest.mark.timeout(60)
 def test_parts_of_a_concatenation_are_one_image(tmp_path):
     frames, folder = made.frames_of("jpeg 422"), tmp_path / "slide"
     folder.mkdir()
@@ -156,9 +157,26 @@ def test_parts_of_a_concatenation_are_one_image(tmp_path):
         )  # fmt: skip
     whole = pixels(slidewright.open_source(made.slide(tmp_path / "whole")))
     np.testing.assert_array_equal(pixels(slidewright.open_source(folder)), whole)
+    shutil.copy(folder / "8.dcm", folder / "8 (1).dcm")
+    with pytest.raises(SourceError, match=r"8\.dcm begins with frame 1 of its image, and frame 12 is due there"):
+        slidewright.open_source(folder)
+    (folder / "8 (1).dcm").unlink()
     (folder / "7.dcm").unlink()
     with pytest.raises(SourceError, match="one of 3 files of an image, of which 2 are there"):
         slidewright.open_source(folder)
+
+
+@pytest.mark.timeout(60)
+def test_missing_part_of_sparse_frames_is_not_white_where_nothing_says_how_many_there_are(tmp_path):
+    frames = made.frames_of("none")
+    for first, last in ((0, 11), (11, 30), (30, 35)):
+        more = {"ConcatenationUID": made.PREFIX + "9", "ConcatenationFrameOffsetNumber": first}
+        path = tmp_path / f"from-{first}.dcm"
+        made.write(path, "none", picture(), frames[first:last], sparse=range(first, last), more=more)
+    np.testing.assert_array_equal(pixels(slidewright.open_source(tmp_path)), picture())
+    (tmp_path / "from-11.dcm").unlink()
+    with pytest.raises(SourceError, match=r"from-30\.dcm begins with frame 31 of its image, and frame 12 is due there"):
+        slidewright.open_source(tmp_path)
 
 
 def test_focal_planes_are_chosen(tmp_path):
@@ -221,6 +239,18 @@ def test_associated_images_are_read(tmp_path):
         source.associated_image("thumbnail")
 
 
+@pytest.mark.timeout(60)
+def test_label_of_another_slide_in_the_folder_is_not_taken(tmp_path):
+    folder = made.slide(tmp_path / "slide")
+    other = np.full((2 * TILE, 2 * TILE, 3), 30, np.uint8)  # of a slide whose levels are still to come
+    frames = made.frames_of("jpeg rgb", other)
+    made.write(folder / "a.dcm", "jpeg rgb", other, frames, flavour="LABEL", series=made.PREFIX + "7")
+    assert slidewright.open_source(folder).associated_image("label").shape == (TILE, TILE, 3)
+    (folder / "label.dcm").unlink()
+    with pytest.raises(SourceError, match="no associated image 'label'; it has macro"):
+        slidewright.open_source(folder).associated_image("label")
+
+
 @pytest.mark.parametrize("damage", ["cut", "garbage", "size"])
 def test_damaged_frame_is_named_and_may_be_kept_or_filled(tmp_path, damage):
     frames = made.frames_of("jpeg 422")
@@ -236,6 +266,20 @@ def test_damaged_frame_is_named_and_may_be_kept_or_filled(tmp_path, damage):
     assert "row 1, column 1" in report.warnings[0]
     slidewright.convert(folder, tmp_path / "filled.tif", n_workers=0, on_corrupt="fill")
     slidewright.verify_file(tmp_path / "filled.tif")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("kind", "table"), [("jpeg2000", "extended"), ("jpeg 422", "extended"), ("jpeg 422", "basic")])
+def test_hole_in_a_file_is_damage_and_no_tile_that_was_not_scanned(tmp_path, kind, table):
+    path = made.slide(tmp_path / "slide", kind, table=table) / "a_level_0.dcm"
+    table_of = slidewright.open_source(path).open()._table
+    with open(path, "r+b") as file:  # whole frames, as of a copy that was broken off after its place was made
+        file.seek(int(table_of.offsets[20]))
+        file.write(bytes(int(table_of.offsets[30] - table_of.offsets[20])))
+    with pytest.raises(CorruptTileError, match="row 2, column 6 has no fragment"):
+        slidewright.convert(path, tmp_path / "no.tif", n_workers=0, keep_tiles="never")
+    report = slidewright.convert(path, tmp_path / "filled.tif", n_workers=0, on_corrupt="fill")
+    assert "10 tiles" in report.warnings[0]
 
 
 def test_frame_of_which_the_disk_gives_a_part_is_not_kept(tmp_path, monkeypatch):
@@ -257,6 +301,20 @@ def test_file_that_is_cut_short_ends_in_an_error_of_ours(tmp_path):
         (folder / "one.dcm").write_bytes(data[: len(data) * share // 20])
         with pytest.raises((SourceError, CorruptTileError)):
             slidewright.convert(folder, tmp_path / "out.tif", n_workers=0, on_corrupt="error", overwrite=True)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("there", [0, 100, 512, 1000, None], ids=str)
+def test_level_that_is_cut_in_its_header_is_not_replaced_by_the_next(tmp_path, there):
+    folder = made.slide(tmp_path / "slide")
+    (folder / "DICOMDIR").touch()
+    (folder / "notes.txt").touch()
+    assert slidewright.open_source(folder).info.size == (300, 410)
+    level_0 = folder / "a_level_0.dcm"
+    level_0.write_bytes(bytes(50_000) if there is None else level_0.read_bytes()[:there])
+    with pytest.raises(SourceError, match=r"a_level_0\.dcm: its DICOM header can't be read \((it ends|there is none)"):
+        slidewright.convert(folder, tmp_path / "out.tif", n_workers=0)
+    assert slidewright.open_source(folder / "b_level_1.dcm").info.size == (150, 205)
 
 
 def test_changed_bytes_of_a_header_end_in_an_error_of_ours_or_an_image(tmp_path):

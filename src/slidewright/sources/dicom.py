@@ -33,6 +33,7 @@ from slidewright.sources.base import (
 )
 from slidewright.sources.dicom_files import (
     ASSOCIATED,
+    ITEM,
     FrameTable,
     Part,
     damaged,
@@ -266,6 +267,8 @@ class DicomReader(Reader):
         if len(data) < count:  # it has become shorter since it was opened, or the disk gives less of it
             raise CorruptTileError(f"{self._where(index)} ends outside the file; the file is cut short, copy it again")
         if table.encapsulated:
+            if not data.startswith(ITEM):  # such as a hole, which is no tile that was not scanned
+                raise CorruptTileError(f"{self._where(index)} has no fragment; the file is damaged, copy it again")
             data = b"".join(_fragments(data))
             if data.endswith((b"\xff\xd9\0", b"\xff\xd9\0\0")):
                 data = data[: data.rindex(b"\xd9") + 1]
@@ -333,7 +336,7 @@ def _quiet() -> Iterator[None]:
 def _fragments(data: bytes) -> Iterator[bytes]:
     """The contents of the items that a frame consists of (PS3.5, A.4)."""
     at = 0
-    while at + 8 <= len(data) and data[at : at + 4] == b"\xfe\xff\x00\xe0":
+    while at + 8 <= len(data) and data[at : at + 4] == ITEM:
         count = int.from_bytes(data[at + 4 : at + 8], "little")
         yield data[at + 8 : at + 8 + count]
         at += 8 + count

@@ -29,7 +29,7 @@ _START = 128
 _DEFER = 1 << 28  # no element of a header is larger; one that says so is not read
 _MAX_TILES, _FEW_TILES = 1 << 24, 1 << 12
 _MOST_EMPTY = 256  # places for each frame that there is; a slide of which less was scanned is a damaged one
-_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _CODESTREAMS = (b"\xff\xd8", b"\xff\x4f")
 _WANTED = (
     *("SOPClassUID", "SeriesInstanceUID", "ImageType", "TotalPixelMatrixRows", "TotalPixelMatrixColumns", "Rows"),
@@ -77,6 +77,14 @@ def is_dicom(path: str) -> bool:
         return False
 
 
+def _is_blank(path: str) -> bool:
+    """Whether a file has the name of DICOM and nothing else of it: a copy that has not come far, or lost its bytes."""
+    if not path.lower().endswith(".dcm"):
+        return False
+    with open(path, "rb", opener=regular) as file:
+        return not file.read(_START + 4).strip(b"\0")
+
+
 def first_dicom(folder: str) -> str | None:
     """The first DICOM file of a folder, by name."""
     return next((path for path in _files(folder) if is_dicom(path)), None)
@@ -88,7 +96,8 @@ def _files(folder: str) -> Iterator[str]:
 
 
 def slide_parts(path: str) -> list[Part]:
-    """The files of one slide: those in a folder, or those beside a file that have its series.
+    """The files of one slide: those in a folder, or those beside a file that have its series. In a folder none may be
+    damaged: it could be the largest level, and the next one is no image of the same size.
 
     Raises
     ------
@@ -96,7 +105,7 @@ def slide_parts(path: str) -> list[Part]:
         When there is no whole slide image, or a folder has several.
     """
     folder = path if os.path.isdir(path) else os.path.dirname(path)
-    parts = [part for file in _files(folder) if is_dicom(file) for part in _part(file, file == path)]
+    parts = [part for file in _files(folder) for part in _part(file, path in (file, folder))]
     if folder != path:
         own = next((part.series for part in parts if part.path == path), None)
         if own is None:
@@ -109,14 +118,21 @@ def slide_parts(path: str) -> list[Part]:
     if len(slides) > 1:
         some = ", ".join(sorted(os.path.basename(part.path) for part in slides.values())[:3])
         raise SourceError(f"{path} holds {len(slides)} slides in DICOM; give a file of the one that is meant: {some}")
-    return parts
+    return [part for part in parts if part.series in slides]  # a label of another slide's, whose levels are to come
 
 
 def _part(path: str, asked_for: bool) -> Iterator[Part]:
     """What a file is, if it is of a whole slide image; one that is not asked for may be damaged."""
     try:
-        header = read_header(path, _WANTED).dataset
-        if header.get("SOPClassUID") == WHOLE_SLIDE:
+        if not is_dicom(path):
+            if asked_for and _is_blank(path):
+                raise damaged(path, "there is none")
+            return
+        header, end, _ = read_header(path, _WANTED)
+        stated = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", WHOLE_SLIDE)
+        if stated == WHOLE_SLIDE:
+            if end >= os.path.getsize(path):
+                raise damaged(path, "it ends before its pixels")
             yield _described(path, header)
     except SourceError:
         if asked_for:
@@ -252,6 +268,7 @@ def frame_table(parts: Sequence[Part], headers: Sequence[Header], z: int | None)
         )
     file = np.repeat(np.arange(len(parts), dtype=np.int32), [len(found[0]) for found in frames])
     path = parts[0].path
+    _refuse_other_order(parts, [len(found[0]) for found in frames])
     if any(read.places is not None for read in headers):
         places = [place for read in headers for place in read.places or ()]
         numbers = _sparse(path, places, tile, Size(rows, columns), z)
@@ -274,6 +291,20 @@ def frame_table(parts: Sequence[Part], headers: Sequence[Header], z: int | None)
         np.where(there, counts[taken], 0),
         bool(encapsulated),
     )
+
+
+def _refuse_other_order(parts: Sequence[Part], counts: Sequence[int]) -> None:
+    """Refuse files that don't follow each other: all after a part that is there twice would be moved, and one that is
+    missing would be of tiles that were not scanned.
+    """
+    due = 0
+    for part, count in zip(parts, counts, strict=True):
+        if part.first_frame != due:
+            raise SourceError(
+                f"{part.path} begins with frame {part.first_frame + 1} of its image, and frame {due + 1} is due there; "
+                "check that each of its files is in the folder, and no copy of one"
+            )
+        due += count
 
 
 def _plane(path: str, z: int | None, planes: int) -> int:
@@ -327,7 +358,7 @@ def _encapsulated(
     """The same of frames in items (PS3.5, A.4): by a table of offsets where there is a good one, else item by item."""
     table = file.read(first, 8)
     n_bytes = int.from_bytes(table[4:], "little")
-    if table[:4] != _ITEM or n_bytes > file.nbytes:
+    if table[:4] != ITEM or n_bytes > file.nbytes:
         raise SourceError(f"{file.path} has no table of frames where DICOM has it; the file is damaged")
     base = first + 8 + n_bytes
     extended = header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths")
@@ -359,7 +390,7 @@ def _items(file: PixelFile, at: int) -> Iterator[tuple[int, int]]:
     while at + 8 <= file.nbytes:
         head = file.read(at, 8)
         count = 8 + int.from_bytes(head[4:], "little")
-        if head[:4] != _ITEM:
+        if head[:4] != ITEM:
             if head[:4] != _END:
                 raise SourceError(f"{file.path}: there is no fragment at byte {at}; the file is damaged, copy it again")
             return
