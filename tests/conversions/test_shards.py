@@ -265,6 +265,25 @@ def test_shard_with_a_damaged_chunk_is_made_again(tmp_path, whole):
     assert digest(tmp_path / "out.tif") == digest(whole)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+def test_shard_with_a_flipped_bit_is_made_again_by_the_command_that_assemble_names(tmp_path, npy, name):
+    shards, out = tmp_path / "shards", tmp_path / name
+    store = {"format": "ome-zarr", "zarr_shard": 2, "compression": "zstd"}
+    options = store if name == "out.zarr" else {"format": "tiff"}
+    slidewright.convert(npy, tmp_path / f"whole{out.suffix}", **{**OPTIONS, **options})
+    make_shards(shards, 3, npy, **options)
+    damaged = shards / ("files/0/c/0/0" if name == "out.zarr" else "shard-00001-of-00003")
+    data = bytearray(damaged.read_bytes())
+    data[1000] ^= 1
+    damaged.write_bytes(data)
+    with pytest.raises(ShardError, match="1 of 3 shards"):
+        slidewright.assemble(shards, out, n_workers=0, verify=True)
+    assert sum(not report.done_before for report in make_shards(shards, 3, npy, **options)) == 1
+    slidewright.assemble(shards, out, n_workers=0, verify=True)
+    assert same_content(out, tmp_path / f"whole{out.suffix}")
+
+
 def test_failed_task_leaves_no_part_of_a_shard(tmp_path):
     bad = SlowSource(700, 900, fault="corrupt", at=(96, 128))
     for workers in (0, 2):

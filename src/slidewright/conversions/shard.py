@@ -101,7 +101,8 @@ def shard(
     decided = replace(decided, format=decided.format.by_blocks(plan.files))
     files = decided.format.block_files(None, decided.image)
     warnings: list[str] = []
-    before = folder.problem(index, decided.plan, plan.levels, files, deep=False) is None
+    # to the last byte: `assemble` names damaged shards, and the command that is to make them again comes here
+    before = folder.problem(index, decided.plan, plan.levels, files, deep=True) is None
     unfinished = (plan.partial(index), plan.files.staging)
     if not before:
         try:
