@@ -148,7 +148,11 @@ def start(root: Path, command: Command, log: Path, disturbance: Disturbance | No
         if disturbance is not None:
             disturbance.begin(told)
         if command.act is not None:
-            command.act()
+            try:
+                command.act()
+            except KeyboardInterrupt:  # which the library leaves to its caller
+                print("Ctrl-C")
+                os._exit(130)
             return
         sys.argv = ["slidewright", *command.words]
         try:
