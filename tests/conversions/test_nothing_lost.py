@@ -276,6 +276,12 @@ def test_report_of_a_batch_is_not_written_into_a_source(tmp_path):
     assert "r.jsonl" not in os.listdir(tmp_path / "s.zarr")
 
 
+def test_folder_that_is_renamed_while_its_rules_are_tried(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(files.os.path, "exists", lambda _: (tmp_path / "a").rename(tmp_path / "b") is None)
+    assert not files._ignores_case(str(tmp_path / "a"))
+
+
 def test_names_that_differ_in_case_are_held_apart_where_the_filesystem_does(tmp_path, slide, monkeypatch):
     (tmp_path / "t.tif").write_bytes(slide.read_bytes())
     manifest = rows(tmp_path, ("s.tif", "out.tif"), ("t.tif", "OUT.tif"))

@@ -116,6 +116,7 @@ class Trial:
         told = "".join(f"\n    {each.code}: {each.text.strip()[-400:]}" for each in ended)
         self._story[-1] += f" (it struck: {disturbance.happened or 'nothing'}){told}"
         may_come = any(disturbance.place in command.folders for command in commands) or disturbance.kind == "away"
+        may_come |= len(commands) > 1 and any("away at" in str(command) for command in commands)  # and the other begins
         came = [name for name in came if LEFT.search(name) or not may_come]
         assert not came, f"{came} came to {disturbance.place} while the folder of that name was elsewhere"
         step = Step(world, commands, ended, disturbance, self._before, world.snapshot(), pixels, self._made)

@@ -185,7 +185,9 @@ class World:
 def _levels(path: Path) -> Levels:
     if path.is_dir():
         if isinstance(array := zarr.open(str(path), mode="r"), zarr.Array):
-            return [np.atleast_3d(array[:])]
+            names = getattr(array.metadata, "dimension_names", None) or ()
+            pixels = np.moveaxis(array[:], 0, 2) if names[:1] == ("c",) else array[:]  # of an OME-Zarr
+            return [np.atleast_3d(pixels)]
         return read_zarr(path)
     if path.suffix == ".npy":
         return [np.atleast_3d(np.load(path))]

@@ -279,7 +279,8 @@ def _takes_for_one(folder: str, one: str, other: str) -> bool:
     try:
         return os.path.exists(start + other)
     finally:
-        os.unlink(start + one)
+        with contextlib.suppress(OSError):  # of a folder that has another name since
+            os.unlink(start + one)
 
 
 def same_content(one: str, other: str) -> bool:
