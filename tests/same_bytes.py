@@ -135,7 +135,8 @@ CASES = {case.name: case for case in _cases()}
 def versions(case: Case) -> dict[str, str]:
     """On what the bytes depend besides slidewright."""
     found = {module.__name__: module.__version__ for module in (imagecodecs, tifffile, cv2, np)}
-    if case.options.get("compression") == "jpegxl":  # rounds as the processor does it fastest
+    compression, effort = case.options.get("compression"), case.options.get("effort")
+    if compression == "jpegxl" or (compression, effort) == ("jpegxl-lossless", 1):  # as the processor does it fastest
         found["processor"] = " ".join(np.show_config(mode="dicts")["SIMD Extensions"]["found"])
     return found
 

@@ -156,6 +156,7 @@ def test_shared_and_missing_tiles_of_other_writers_are_warnings(tmp_path: Path) 
         offset, count = first.dataoffsets[0], first.databytecounts[0]
     patch(path, "TileOffsets", 1, offset)
     patch(path, "TileByteCounts", 1, count)
+    patch(path, "TileOffsets", 2, 0)
     patch(path, "TileByteCounts", 2, 0)
     report = verify_file(path)
     assert len(report.warnings) == 2

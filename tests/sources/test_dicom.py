@@ -282,6 +282,52 @@ def test_hole_in_a_file_is_damage_and_no_tile_that_was_not_scanned(tmp_path, kin
     assert "10 tiles" in report.warnings[0]
 
 
+@pytest.mark.parametrize("which", ["ExtendedOffsetTable", "ExtendedOffsetTableLengths"])
+def test_hole_in_the_table_of_frames_is_got_over(tmp_path, which):
+    """Zeros in it made tiles white, or copies of the first."""
+    path = made.slide(tmp_path / "slide", "jpeg2000", table="extended") / "a_level_0.dcm"
+    whole = pixels(slidewright.open_source(path))
+    data, table = path.read_bytes(), getattr(made.read(path), which)
+    at = data.index(table) + 64
+    path.write_bytes(data[:at] + bytes(80) + data[at + 80 :])
+    np.testing.assert_array_equal(pixels(slidewright.open_source(path)), whole)
+
+
+def test_last_frame_that_is_longer_than_its_table_says_is_damage(tmp_path):
+    path = made.slide(tmp_path / "slide", "jpeg2000", table="extended") / "a_level_0.dcm"
+    data, table = path.read_bytes(), made.read(path).ExtendedOffsetTableLengths
+    at = data.index(table) + len(table) - 8
+    path.write_bytes(data[:at] + bytes(8) + data[at + 8 :])
+    with pytest.raises(CorruptTileError, match="row 4, column 6 is larger than the file's table"):
+        slidewright.convert(path, tmp_path / "no.tif", n_workers=0, keep_tiles="never")
+
+
+@pytest.mark.parametrize("order", ["", "TILED_SPARSE"])
+def test_places_of_a_part_of_the_frames_are_damage(tmp_path, order):
+    """Frames were laid row by row."""
+    places = [8, 3, 34, 0]
+    folder = tmp_path / "slide"
+    folder.mkdir()
+    frames = made.frames_of("jpeg 422")
+    made.write(folder / "one.dcm", "jpeg 422", picture(), [frames[n] for n in places], sparse=places)
+    header = made.read(folder / "one.dcm")
+    header.DimensionOrganizationType = order
+    del header.PerFrameFunctionalGroupsSequence[2].PlanePositionSlideSequence
+    header.save_as(folder / "one.dcm")
+    with pytest.raises(SourceError, match="it says of 3 of its 4 frames where they lie"):
+        slidewright.open_source(folder)
+
+
+def test_largest_level_that_was_made_of_a_larger_one_is_told(tmp_path):
+    """The file of level 0 is missing, or was damaged at its beginning."""
+    path = made.slide(tmp_path / "slide") / "a_level_0.dcm"
+    header = made.read(path)
+    header.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "RESAMPLED"]
+    header.save_as(path)
+    (told,) = slidewright.open_source(path).info.left_out
+    assert "check that no file is missing" in told
+
+
 def test_frame_of_which_the_disk_gives_a_part_is_not_kept(tmp_path, monkeypatch):
     folder = made.slide(tmp_path / "slide")
     place = int(slidewright.open_source(folder).open()._table.offsets[8])

@@ -128,7 +128,25 @@ def test_formats_that_openslide_reads_better_go_there_if_it_can(
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, PIXELS, photometric="rgb", metadata=None)
     monkeypatch.setattr("slidewright.sources.tiff.vendor_of", lambda path: vendor)
-    monkeypatch.setattr(slidewright.sources.open, "_openslide_knows", lambda path: known)
+    kind = {"scn": "leica", "bif": "ventana", "trestle": "trestle"}.get(vendor, "its own") if known else None
+    monkeypatch.setattr(slidewright.sources.open, "_openslide_kind", lambda path: kind)
+    monkeypatch.setattr(slidewright.sources.open, "_has_openslide", lambda: known)
     monkeypatch.setattr(slidewright.sources.open, "_from_openslide", lambda *given: "OpenSlide")
     assert (open_source(path) == "OpenSlide") == (known and vendor != "")
+    assert isinstance(open_source(path, page=0), TiffSource)
+
+
+@pytest.mark.parametrize("vendor", ["scn", "bif", "trestle"])
+@pytest.mark.parametrize("kind", ["generic-tiff", None])
+def test_slide_whose_layout_openslide_does_not_understand_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str, kind: str | None
+) -> None:
+    """A hole in its XML: OpenSlide takes it for a plain TIFF, or for nothing, and tiles that overlap were moved."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PIXELS, photometric="rgb", metadata=None)
+    monkeypatch.setattr("slidewright.sources.tiff.vendor_of", lambda path: vendor)
+    monkeypatch.setattr(slidewright.sources.open, "_openslide_kind", lambda path: kind)
+    monkeypatch.setattr(slidewright.sources.open, "_has_openslide", lambda: True)
+    with pytest.raises(SourceError, match=f"kind {vendor}.*wrong places"):
+        open_source(path)
     assert isinstance(open_source(path, page=0), TiffSource)

@@ -16,6 +16,7 @@ from reading import assert_reads_like
 
 import slidewright
 from slidewright.errors import CorruptTileError, OptionError, SourceError
+from slidewright.sources.on_disk import companions, file_identity
 from slidewright.sources.open import open_source
 from slidewright.sources.openslide import OpenSlideSource
 from slidewright.sources.wrappers.alpha import compose
@@ -116,6 +117,20 @@ def test_file_that_openslide_can_not_open_is_a_source_error(tmp_path: Path) -> N
     path.write_bytes(b"not a slide")
     with pytest.raises(SourceError, match="companion files"):
         OpenSlideSource.at(str(path))
+
+
+def test_files_that_a_vms_names_are_part_of_its_identity(tmp_path: Path) -> None:
+    """Scanned anew under the same names, a slide was not made again by a batch."""
+    path = tmp_path / "a.vms"
+    path.write_text("[Virtual Microscope Specimen]\nImageFile=a.jpg\nImageFile(1,0)=b.jpg\nMapFile=none.jpg\n")
+    for name in ("a.jpg", "b.jpg", "other.jpg"):
+        (tmp_path / name).write_bytes(b"1")
+    first = file_identity(str(path))
+    (tmp_path / "other.jpg").write_bytes(b"22")
+    assert file_identity(str(path)) == first
+    (tmp_path / "b.jpg").write_bytes(b"22")
+    assert file_identity(str(path)) != first
+    assert companions(str(path)) == (str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg"))
 
 
 @given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255))

@@ -13,6 +13,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imagecodecs import jpeg8_encode
 from numpy.typing import NDArray
 
 import slidewright
@@ -20,6 +21,7 @@ from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.sources.base import Source
 from slidewright.sources.open import open_source
 from slidewright.sources.tiff import TiffSource
+from slidewright.tiff.jpeg_holes import has_hole
 
 HEIGHT, WIDTH = 150, 205
 
@@ -434,3 +436,70 @@ def test_jpeg_2000_that_stops_in_the_middle_is_no_guess(name: str, tmp_path: Pat
         slidewright.convert(path, tmp_path / "out.tif", n_workers=0, keep_tiles="never")
     with pytest.raises(slidewright.VerifyError, match=r"row 1, column 0.*without an end"):
         slidewright.verify_file(path)
+
+
+@pytest.mark.parametrize("noise", [256, 40])
+@pytest.mark.parametrize("keep", [False, True])
+def test_jpeg_with_zeros_in_the_place_of_a_part_is_damage(tmp_path: Path, noise: int, keep: bool) -> None:
+    """libjpeg only warns, and gives an image in which all is moved; a tile of one colour may have such zeros."""
+    path, pixels = tmp_path / "a.tif", np.random.default_rng(0).integers(0, noise, (256, 256, 3), np.uint8)
+    tifffile.imwrite(path, pixels, tile=(128, 128), compression="jpeg", photometric="rgb", metadata=None)
+    with tifffile.TiffFile(path) as tiff:
+        offset, count = tiff.pages.first.dataoffsets[2], tiff.pages.first.databytecounts[2]
+    assert count > 4000
+    data = bytearray(path.read_bytes())
+    data[offset + 2000 : offset + 2512] = bytes(512)
+    path.write_bytes(data)
+    if keep:
+        report = slidewright.convert(path, tmp_path / "o.tif", n_workers=0)
+        assert "row 1, column 0" in report.warnings[0]
+    else:
+        with pytest.raises(CorruptTileError, match=r"row 1, column 0 is a JPEG with zeros in the place of a part"):
+            slidewright.convert(path, tmp_path / "o.tif", n_workers=0, compression="zstd")
+    report = slidewright.convert(path, tmp_path / "f.tif", n_workers=0, on_corrupt="fill", compression="zstd")
+    assert report.corrupt_tiles == 1
+
+
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "411", "440"])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_zeros_in_the_codes_of_one_colour_are_no_hole(subsampling: str, samples: int) -> None:
+    flat = np.full((512, 512, samples), 128, np.uint8)
+    stream = jpeg8_encode(flat.squeeze(), 90, subsampling=subsampling, optimize=True)
+    assert bytes(64) in stream
+    assert not has_hole(stream)
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("tag", ["TileOffsets", "TileByteCounts"])
+def test_hole_in_a_table_of_tiles_is_damage_and_no_tile_left_out(tmp_path: Path, tag: str, big: bool) -> None:
+    """Tiles of which one of the two is zero were black."""
+    path = tmp_path / "a.tif"
+    options = {"compression": "zlib", "photometric": "rgb", "metadata": None, "bigtiff": big}
+    tifffile.imwrite(path, picture(), tile=(16, 16), **options)
+    with tifffile.TiffFile(path) as tiff:
+        at, item = tiff.pages.first.tags[tag].valueoffset, tiff.pages.first.tags[tag].dtype
+        width = {3: 2, 4: 4, 13: 4, 16: 8}[int(item)]
+    data = bytearray(path.read_bytes())
+    data[at + 20 * width : at + 60 * width] = bytes(40 * width)
+    path.write_bytes(data)
+    with pytest.raises(CorruptTileError, match="has no place in the file"):
+        slidewright.convert(path, tmp_path / "o.tif", n_workers=0, tile_size=16)
+    report = slidewright.convert(path, tmp_path / "o.tif", n_workers=0, tile_size=16, on_corrupt="fill")
+    assert report.corrupt_tiles == 40
+
+
+def test_tiles_left_out_have_no_place_or_no_bytes_before_another(tmp_path: Path) -> None:
+    """GDAL writes two zeros; others the byte at which the next tile begins."""
+    path, pixels = tmp_path / "a.tif", picture()
+    tifffile.imwrite(path, pixels, tile=(16, 16), compression="zlib", photometric="rgb", metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        offsets, counts = list(tiff.pages.first.dataoffsets), list(tiff.pages.first.databytecounts)
+        counts[3], offsets[4], counts[4] = 0, 0, 0
+        offsets[3] = offsets[5]
+        tiff.pages.first.tags["TileOffsets"].overwrite(offsets)
+        tiff.pages.first.tags["TileByteCounts"].overwrite(counts)
+    source, out = open_source(path), np.empty((HEIGHT, WIDTH, 3), np.uint8)
+    found = source.open().read(0, 0, HEIGHT, WIDTH, out)
+    assert not found[:16, 48:80].any()
+    pixels[:16, 48:80] = 0
+    np.testing.assert_array_equal(found, pixels)

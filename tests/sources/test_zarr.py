@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -377,3 +378,20 @@ def test_lack_of_memory_is_no_damage_of_the_store(tmp_path, monkeypatch, shards)
     monkeypatch.setattr(zarr_store, "_read", fail)
     with pytest.raises(MemoryError):
         reader.read(0, 0, 64, 64, np.empty((64, 64, 1), np.uint8))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_blosc_chunk_that_is_cut_short_is_damage(tmp_path: Path, zarr_format: int) -> None:
+    """Stored as it is, Blosc copied what lies behind it in memory."""
+    compressor = numcodecs.Blosc() if zarr_format == 2 else zarr.codecs.BloscCodec(typesize=1)
+    path, pixels = tmp_path / "a.zarr", np.random.default_rng(0).integers(0, 256, (128, 128), np.uint8)
+    options: dict[str, Any] = {"shape": pixels.shape, "chunks": (64, 64), "dtype": "u1", "zarr_format": zarr_format}
+    zarr.create_array(path, compressors=compressor, **options)[...] = pixels
+    chunk = path / ("1.0" if zarr_format == 2 else "c/1/0")
+    data = chunk.read_bytes()
+    for length in (len(data) - 1, len(data) // 2, 17, 15, 3):
+        chunk.write_bytes(data[:length])
+        with pytest.raises(CorruptTileError, match="can't be read"):
+            slidewright.convert(path, tmp_path / "o.tif", n_workers=0)
+    chunk.write_bytes(data)
+    slidewright.convert(path, tmp_path / "o.tif", n_workers=0)

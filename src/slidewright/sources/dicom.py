@@ -126,8 +126,11 @@ class DicomSource(Source):
             raise OptionError(f"{path} has no level {level}; {numbered(len(sizes))}")
         alike = [files for files in volumes if files[0].size == sizes[level]]
         names = sorted({ASSOCIATED[part.flavour] for part in parts if part.flavour in ASSOCIATED})
-        left_out = (f"{len(alike) - 1} more images of the same size (focal planes or optical paths)",)
-        found = cls._of(path, alike[0], selection.z, tuple(names), left_out if len(alike) > 1 else ())
+        left_out = [f"{len(alike) - 1} more images of the same size (focal planes or optical paths)"]
+        left_out = left_out if len(alike) > 1 else []
+        if volumes[0][0].reduced:
+            left_out.append("a larger image, of which its largest was made (RESAMPLED): check that no file is missing")
+        found = cls._of(path, alike[0], selection.z, tuple(names), tuple(left_out))
         said = replace(found.info.metadata, reduction=reduction(sizes[0][1], found.info.size.width))
         info = replace(found.info, metadata=said)
         return replace(found, info=info, parts=tuple(part.path for part in parts))
@@ -269,6 +272,11 @@ class DicomReader(Reader):
         if table.encapsulated:
             if not data.startswith(ITEM):  # such as a hole, which is no tile that was not scanned
                 raise CorruptTileError(f"{self._where(index)} has no fragment; the file is damaged, copy it again")
+            if _is_short(data):
+                raise CorruptTileError(
+                    f"{self._where(index)} is larger than the file's table of frames says; the file is damaged, copy "
+                    "it again"
+                )
             data = b"".join(_fragments(data))
             if data.endswith((b"\xff\xd9\0", b"\xff\xd9\0\0")):
                 data = data[: data.rindex(b"\xd9") + 1]
@@ -340,6 +348,14 @@ def _fragments(data: bytes) -> Iterator[bytes]:
         count = int.from_bytes(data[at + 4 : at + 8], "little")
         yield data[at + 8 : at + 8 + count]
         at += 8 + count
+
+
+def _is_short(frame: bytes) -> bool:
+    """Whether an item says that it is longer than what there is of it, but for the byte that makes it even."""
+    at = 0
+    while at + 8 <= len(frame) and frame[at : at + 4] == ITEM:
+        at += 8 + int.from_bytes(frame[at + 4 : at + 8], "little")
+    return at > len(frame) + 1
 
 
 def _coding(path: str, header: Any) -> Coding:

@@ -51,6 +51,8 @@ class Part:
     first_frame: int
     parts: int
     """How many files the instance has."""
+    reduced: bool
+    """Whether it was made of a larger image (RESAMPLED, PS3.3, C.8.12.4.1.1)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,6 +159,7 @@ def _described(path: str, header: Any) -> Part:
         str(header.get("ConcatenationUID") or path),
         int(header.get("ConcatenationFrameOffsetNumber") or 0),
         int(header.get("InConcatenationTotalNumber") or 1),
+        "RESAMPLED" in kinds[3:],
     )
 
 
@@ -355,7 +358,9 @@ def _frames(path: str, header: Any, start: int) -> tuple[NDArray[np.int64], NDAr
 def _encapsulated(
     file: PixelFile, header: Any, first: int, n_frames: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The same of frames in items (PS3.5, A.4): by a table of offsets where there is a good one, else item by item."""
+    """The same of frames in items (PS3.5, A.4): by a table of offsets where there is a good one, without
+    a hole, else item by item.
+    """
     table = file.read(first, 8)
     n_bytes = int.from_bytes(table[4:], "little")
     if table[:4] != ITEM or n_bytes > file.nbytes:
@@ -364,7 +369,8 @@ def _encapsulated(
     extended = header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths")
     if all(extended) and [len(values) for values in extended] == [8 * n_frames] * 2:
         starts, lengths = (np.frombuffer(values, "<i8") for values in extended)
-        return base + starts, lengths + 8
+        if np.isin(np.diff(starts) - 8 - lengths[:-1], (0, 1)).all():  # a byte more where a length is odd
+            return base + starts, lengths + 8
     table = file.read(first + 8, n_bytes) if n_bytes == 4 * n_frames else b""
     starts = np.frombuffer(table, "<u4").astype(np.int64)
     if len(starts) == n_frames and (np.diff(starts) > 0).all():

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+from slidewright.system.files import regular
 from slidewright.system.remote_file import RemoteFile, files_below, is_store, is_url
 
 _MAX_FILES = 20_000
+_MAX_INDEX = 1 << 20
 _DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -27,9 +29,11 @@ def file_identity(path: str) -> dict[str, Any]:
     if os.path.isdir(path):
         return {"files": _folder(path, _files(path))}
     seen: dict[str, Any] = dict(_stat(path))
-    beside = companion(path)
-    if beside is not None:
-        seen["files"] = _folder(beside, _files(beside))
+    beside = companions(path)
+    if beside and os.path.isdir(beside[0]):
+        seen["files"] = _folder(beside[0], _files(beside[0]))
+    elif beside:
+        seen["files"] = _folder(os.path.dirname(path), beside)
     return seen
 
 
@@ -63,10 +67,20 @@ def zarr_files(store: str, array: str, form: int) -> tuple[str, ...]:
     return (*filter(os.path.isfile, documents), os.path.join(store, *names))
 
 
-def companion(path: str) -> str | None:
-    """The folder in which MIRAX keeps the pixels of a slide."""
-    folder, suffix = os.path.splitext(path)
-    return folder if suffix.lower() == ".mrxs" and os.path.isdir(folder) else None
+def companions(path: str) -> tuple[str, ...]:
+    """Where a slide has its pixels that is not in one file: MIRAX in a folder of its name, Hamamatsu's VMS and VMU in
+    files beside it, which its text names.
+    """
+    stem, suffix = os.path.splitext(path)
+    if suffix.lower() == ".mrxs":
+        return (stem,) if os.path.isdir(stem) else ()
+    if suffix.lower() not in (".vms", ".vmu"):
+        return ()
+    with open(path, "rb", opener=regular) as file:
+        text = file.read(_MAX_INDEX).decode("utf-8", "replace")
+    named = {os.path.basename(line.partition("=")[2].strip()) for line in text.splitlines()}
+    found = (os.path.join(os.path.dirname(path), name) for name in sorted(named) if name)
+    return tuple(each for each in found if os.path.isfile(each))
 
 
 def _stat(path: str) -> dict[str, int]:

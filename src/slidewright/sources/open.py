@@ -34,6 +34,8 @@ OBJECTS = (
 _OPENSLIDE_ONLY = {".mrxs", ".vms", ".vmu", ".svslide", ".dcm", ".czi"}
 _OPENSLIDE_BETTER = ("ndpi", "scn", "bif", "trestle", "aperio-ycbcr")
 """Huge or overlapping tiles, several regions, colours."""
+_LAID = {"scn": "leica", "bif": "ventana", "trestle": "trestle"}
+"""Formats whose tiles or regions only OpenSlide puts in their places, and what it calls them."""
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
@@ -232,7 +234,13 @@ def _from_tiff(path: str, selection: Selection) -> Source:
             raise _not_from_afar(path)
         if vendor == "ndpi" and (striped := _from_ndpi(slide, selection)) is not None:
             return striped
-        if vendor in _OPENSLIDE_BETTER and _openslide_knows(path):
+        kind = _openslide_kind(path) if vendor in _OPENSLIDE_BETTER else None
+        if vendor in _LAID and kind != _LAID[vendor] and _has_openslide():
+            raise SourceError(
+                f"{path} is a slide of kind {vendor}, whose metadata OpenSlide does not understand, and without them "
+                "its tiles would lie in wrong places; the file may be damaged: copy it again, or read one page (page)"
+            )
+        if kind is not None:
             left_out = ""
             with contextlib.suppress(SlidewrightError):  # what is damaged for us need not be for OpenSlide
                 if vendor == "ndpi" and slide.focal_planes > 1:
@@ -376,14 +384,20 @@ def _has_openslide() -> bool:
 
 
 def _openslide_knows(path: str) -> bool:
+    return _openslide_kind(path) is not None
+
+
+def _openslide_kind(path: str) -> str | None:
+    """The format that OpenSlide takes a file for; None where it knows none."""
     if not _has_openslide():
-        return False
+        return None
     try:
         import openslide
 
-        return openslide.OpenSlide.detect_format(path) is not None
+        kind: str | None = openslide.OpenSlide.detect_format(path)
+        return kind
     except Exception:  # a broken installation, or a file that it can't open
-        return False
+        return None
 
 
 def _refuse(what: str, **given: Any) -> None:

@@ -18,7 +18,7 @@ from slidewright.errors import CorruptTileError, OptionError, SourceError, numbe
 from slidewright.geometry import Size, reduction
 from slidewright.metadata import Metadata, fields_of
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, no_associated, pickled_identity
-from slidewright.sources.on_disk import companion, file_identity
+from slidewright.sources.on_disk import companions, file_identity
 from slidewright.sources.wrappers.alpha import compose
 
 _PIECE = 1024  # RGBA, Pillow and NumPy copies of a piece are alive at once: 12 MB
@@ -69,9 +69,8 @@ class OpenSlideSource(Source):
 
     @property
     def beside(self) -> tuple[str, ...]:
-        """See `Source`; of MIRAX alone, since OpenSlide does not tell."""
-        folder = companion(self.path)
-        return () if folder is None else (folder,)
+        """See `Source`; found here, since OpenSlide does not tell."""
+        return companions(self.path)
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""

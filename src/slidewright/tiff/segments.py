@@ -21,10 +21,13 @@ from slidewright.system.limits import blame_memory
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.fax import fax_decoder
 from slidewright.tiff.half_jpeg import decode_half_jpeg
+from slidewright.tiff.jpeg_holes import has_hole
+from slidewright.tiff.jpegxl import joined_of
 from slidewright.tiff.page import Page
 from slidewright.tiff.stream_headers import look
 
 MAX_SEGMENT_BYTES = 1 << 28  # decoded; a 4096-pixel RGB tile of uint16 is 100 MB
+_NO_BYTES = 8  # between two segments: what begins at an even place, or at one of eight
 _RGB = 2  # libjpeg's number of it, by way of TIFF's
 
 
@@ -46,11 +49,13 @@ class Segments:
         self._file, self._error = file, error
         self._generic: Callable[..., Any] = _chroma_units(page) or fax_decoder(page) or page.page.decode
         self._tables, self._header = page.jpeg_tables, page.jpeg_header
+        self._joined = joined_of(page)
         self._jpeg = _jpeg_colours(page)
         order = page.raw_order
         self._raw, self._swap = order is not None, order == (">" if sys.byteorder == "little" else "<")
         self._nodata = page.nodata
         self._offsets, self._counts = page.offsets, page.counts
+        self._starts: NDArray[np.int64] | None = None
         self._codec = "jpeg" if page.is_jpeg else page.compression.partition("-")[0]
         self._cell_bytes = page.cell.height * page.cell.width * page.samples * page.dtype.itemsize
         self._last: tuple[int, bytes] = (-1, b"")
@@ -162,12 +167,25 @@ class Segments:
         """(byte, number of bytes) of a segment inside the file; None for one that was left out."""
         offset, count = int(self._offsets[index]), int(self._counts[index])
         if not offset or not count:
+            if self._is_lost(offset, count):
+                raise self._error(f"{self.where(index)} has no place in the file; the file is damaged, copy it again")
             return None
         if offset < 0 or count < 0 or offset + count > self._file.nbytes:
             raise self._error(
                 f"{self.where(index)} lies outside the file ({self._file.nbytes} bytes); copy the file again"
             )
         return offset, count
+
+    def _is_lost(self, offset: int, count: int) -> bool:
+        """Whether half of a segment's place is zero, as in a hole of one of the two tables: what a writer leaves out
+        has no place at all, or no bytes at a byte where another segment begins.
+        """
+        if not offset or count:
+            return bool(offset or count)
+        if self._starts is None:
+            self._starts = np.sort(self._offsets)
+        own = int(np.searchsorted(self._starts, offset))
+        return own + 1 < len(self._starts) and int(self._starts[own + 1]) >= offset + _NO_BYTES
 
     def _decode_jpeg(self, index: int, data: bytes, out: NDArray[Any]) -> bool:
         """Decode a JPEG straight into `out`; False where it must go the slow way (an edge tile that is stored
@@ -223,12 +241,14 @@ class Segments:
         return zlib.compress(pixels[: rows * row], 0) if padded else None
 
     def _check_end(self, index: int, data: bytes) -> None:
-        """Refuse a JPEG or a JPEG 2000 without an end, of which the libraries only warn: the rest would be grey, or
-        blurred.
+        """Refuse a JPEG or a JPEG 2000 without an end, and a JPEG with a hole, of which the libraries only warn: the
+        rest would be grey, blurred or moved.
         """
         if data.rfind(b"\xff\xd9") < 0:
             what = "JPEG" if self._codec == "jpeg" else "JPEG 2000"
             raise self._error(f"{self.where(index)} is a {what} without an end; copy the file again")
+        if self._codec == "jpeg" and has_hole(data, self._joined):
+            raise self._error(f"{self.where(index)} is a JPEG with zeros in the place of a part; copy the file again")
 
     def _check_stream(self, index: int, data: bytes) -> None:
         """Refuse an image that says it is far larger than its tile, before a decoder makes room for it."""

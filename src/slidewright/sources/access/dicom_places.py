@@ -58,15 +58,25 @@ def quick_places(file: BinaryIO, header: Any) -> tuple[list[Place] | None, int] 
 
 
 def slow_places(header: Any) -> list[Place] | None:
-    """The same by pydicom; None where frames follow each other row by row (TILED_FULL)."""
-    if str(header.get("DimensionOrganizationType", "")) == "TILED_FULL":
+    """The same by pydicom; None where frames follow each other row by row (TILED_FULL).
+
+    Raises
+    ------
+    ValueError
+        When it says of a part of the frames where they lie, and not of all.
+    """
+    order = str(header.get("DimensionOrganizationType", ""))
+    if order == "TILED_FULL":
         return None
     found = []
     for frame in header.get("PerFrameFunctionalGroupsSequence") or ():
         if "PlanePositionSlideSequence" not in frame:
-            return None
+            continue
         place = frame.PlanePositionSlideSequence[0]
         depth = float(place.get("ZOffsetInSlideCoordinateSystem") or 0)
         row, column = place.RowPositionInTotalImagePixelMatrix, place.ColumnPositionInTotalImagePixelMatrix
         found.append((int(row), int(column), depth))
+    n_frames = int(header.get("NumberOfFrames") or 1)
+    if len(found) != n_frames and (found or order == "TILED_SPARSE"):
+        raise ValueError(f"it says of {len(found)} of its {n_frames} frames where they lie")
     return found or None

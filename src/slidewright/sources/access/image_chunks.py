@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slidewright.tiff.jpeg_holes import has_hole
 from slidewright.tiff.stream_headers import look
 
 NAMES = {
@@ -35,6 +36,8 @@ def decode_image(
     match codec:
         case "jpeg" | "jpeg2000" if data.rfind(b"\xff\xd9") < 0:  # the libraries only warn, and the rest would be grey
             raise ValueError(f"it is a {codec.upper()} without an end")
+        case "jpeg" if has_hole(data):
+            raise ValueError("it is a JPEG with zeros in the place of a part")
         case "jpeg":
             colours = {"colorspace": settings.get("colorspace_jpeg"), "outcolorspace": settings.get("colorspace_data")}
             pixels = imagecodecs.jpeg8_decode(data, **colours)

@@ -10,6 +10,7 @@ from slidewright.errors import CorruptTileError
 from slidewright.geometry import Size
 from slidewright.sources.base import Pixels
 from slidewright.tiff.half_jpeg import decode_half_jpeg
+from slidewright.tiff.jpeg_holes import has_hole
 from slidewright.tiff.stream_headers import look
 
 
@@ -46,9 +47,11 @@ def halve_jpeg(data: bytes, out: Pixels, cell: Size, colours: str, where: str) -
 
 
 def check(data: bytes, cell: Size, where: str) -> None:
-    """Refuse a JPEG without an end, whose rest libjpeg would make grey, and one of another size."""
+    """Refuse a JPEG without an end or with a hole, of which libjpeg would make something, and one of another size."""
     if data.rfind(b"\xff\xd9") < 0:
         raise CorruptTileError(f"{where} is a JPEG without an end; copy the file again")
+    if has_hole(data):
+        raise CorruptTileError(f"{where} is a JPEG with zeros in the place of a part; copy the file again")
     size = look("jpeg", data).size
     if size != cell:
         raise CorruptTileError(f"{where} holds a JPEG of {size}, not of {cell}; the file is damaged")

@@ -290,6 +290,8 @@ def decode_within(name: str, data: bytes, limit: int) -> bytes | None:
     """The decoded bytes, at most `limit`, or None where the codec itself may decode them; raises TooMuchError."""
     if name in _STREAMS:
         return _STREAMS[name](data, limit)
+    if name == "blosc" and len(data) < _blosc_length(data):  # it would read what lies behind in memory
+        raise ValueError("it is cut short")
     size = _HEADERS[name](data) if name in _HEADERS else None
     if size is not None and size > limit:
         raise TooMuchError(f"it would decode to {size} bytes, and {limit} at most make sense")
@@ -300,6 +302,11 @@ def decode_within(name: str, data: bytes, limit: int) -> bytes | None:
 
 def _blosc_bytes(data: bytes) -> int | None:
     return int(struct.unpack_from("<I", data, 4)[0]) if len(data) >= 16 else None
+
+
+def _blosc_length(data: bytes) -> int:
+    """Bytes that a Blosc chunk says it has (its header's `cbytes`), of which the header itself is 16."""
+    return int(struct.unpack_from("<I", data, 12)[0]) if len(data) >= 16 else 16
 
 
 def _lz4_bytes(data: bytes) -> int | None:
