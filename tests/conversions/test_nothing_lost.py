@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -775,6 +776,58 @@ def test_folder_of_other_things_that_came_meanwhile_is_not_replaced(tmp_path, fo
         slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
     assert os.listdir(tmp_path) == ["o.segments"]
     assert os.listdir(folder) == ["thesis.txt"]
+
+
+def under_the_name_in_mid_run(monkeypatch, act):
+    """Have something done after a run has begun and before its file gets its name."""
+    execute = conversion.execute
+
+    def disturbed(*arguments):
+        act()
+        return execute(*arguments)
+
+    monkeypatch.setattr(conversion, "execute", disturbed)
+
+
+@posix
+@pytest.mark.parametrize("kind", ["fifo", "socket", "link to a file", "link to a folder", "link to nothing"])
+@pytest.mark.parametrize("name", ["o.tif", "o.segments"])
+def test_what_is_no_file_and_came_meanwhile_is_not_replaced(tmp_path, kind, name, monkeypatch):
+    place, users = tmp_path / name, tmp_path / "users"
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+
+    def come():
+        if kind == "fifo":
+            os.mkfifo(place)
+        elif kind == "socket":
+            with socket.socket(socket.AF_UNIX) as plug:
+                plug.bind(name)
+        else:
+            if kind == "link to a folder":
+                users.mkdir()
+            elif kind == "link to a file":
+                users.write_bytes(b"precious")
+            place.symlink_to(users)
+
+    under_the_name_in_mid_run(monkeypatch, come)
+    with pytest.raises(DestinationError, match="exists: it was put there" if "link" in kind else "a pipe or a socket"):
+        slidewright.convert(np.zeros((70, 90), np.uint8), place, overwrite=True, **OPTIONS)
+    is_kind = {"fifo": stat.S_ISFIFO, "socket": stat.S_ISSOCK}.get(kind, stat.S_ISLNK)
+    assert is_kind(place.lstat().st_mode)
+    assert kind != "link to a file" or users.read_bytes() == b"precious"
+    assert {path for path in os.listdir(tmp_path) if path != "users"} == {name}
+
+
+def test_link_is_not_taken_for_a_free_name_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    (tmp_path / "new").touch()
+    soft_link(tmp_path / "nothing", tmp_path / "o.tif")
+    with pytest.raises(FileExistsError):
+        files.rename_new(str(tmp_path / "new"), str(tmp_path / "o.tif"))
+    assert (tmp_path / "o.tif").is_symlink()
 
 
 FOLDER_KILLED = """

@@ -136,7 +136,7 @@ class Destination:
         Raises
         ------
         DestinationError
-            If another file has taken the name meanwhile and `overwrite` is not set.
+            If another file has taken the name meanwhile and `overwrite` is not set, or what can't be replaced has.
         """
         try:
             nbytes = total_bytes(self.partial)
@@ -185,9 +185,12 @@ class Destination:
             remove_guarded(partial, lock)
 
     def _rename(self) -> None:
-        if self._only_seen:
+        if self._overwrite:
+            if os.path.islink(self.place):  # it was none when links were followed
+                raise FileExistsError(self.place)
             now = self._refuse_what_is_no_file()
-            if now is not None and (self._replaced is None or now[1] != self._replaced[1]):  # FUSE may number anew
+            changed = now is not None and (self._replaced is None or now[1] != self._replaced[1])  # FUSE numbers anew
+            if self._only_seen and changed:
                 raise FileExistsError(self.place)  # somebody has put another there, or has changed it
         if self._is_folder:
             self._rename_folder()
@@ -205,9 +208,6 @@ class Destination:
             return
         if not self._overwrite:
             raise FileExistsError(self.place)
-        now = os.lstat(self.place)
-        if self._replaced is None or (now.st_ino, now.st_mtime_ns) != self._replaced:
-            self._refuse_what_is_no_file()  # it has come meanwhile, or has changed
         if exchange(self.partial, self.place):
             return  # `close` removes the old one, under the name of the partial folder
         os.rename(self.place, self.aside)
@@ -215,6 +215,11 @@ class Destination:
         remove(self.aside)
 
     def _exists(self) -> DestinationError:
+        if self._overwrite:
+            return DestinationError(
+                f"the destination {self._given!r} exists: it was put there, or changed, while its file was made, and is "
+                "not replaced; look at it, then run again"
+            )
         return DestinationError(
             f"the destination {self._given!r} exists; choose another name or overwrite it (--overwrite, overwrite=True)"
         )

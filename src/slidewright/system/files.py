@@ -123,7 +123,7 @@ def rename_new(old: str, new: str) -> None:
     except FileExistsError:
         raise
     except OSError:  # a filesystem without hard links
-        if os.path.exists(new):
+        if os.path.lexists(new):
             raise FileExistsError(new) from None
         os.rename(old, new)
     else:
