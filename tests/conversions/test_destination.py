@@ -13,6 +13,7 @@ import pytest
 import tifffile
 
 import slidewright
+from slidewright.conversions import conversion
 from slidewright.conversions import destination as destinations
 from slidewright.conversions.destination import Destination
 from slidewright.errors import DestinationError, OptionError
@@ -51,6 +52,43 @@ def test_source_is_never_its_own_destination(tmp_path):
     np.save(path, np.zeros((40, 40), np.uint8))
     with pytest.raises(DestinationError, match="source itself"):
         slidewright.convert(path, path, overwrite=True, n_workers=0, format="tiff")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("old", [False, True])
+def test_source_that_was_renamed_onto_its_destination_is_not_replaced(tmp_path, old, monkeypatch):
+    source, dest, execute = tmp_path / "a.npy", tmp_path / "o.tif", conversion.execute
+    np.save(source, np.ones((40, 40), np.uint8))
+    content = source.read_bytes()
+    if old:
+        dest.write_bytes(b"old")
+
+    def renamed(*arguments):
+        outcome = execute(*arguments)
+        os.replace(source, dest)
+        return outcome
+
+    monkeypatch.setattr(conversion, "execute", renamed)
+    with pytest.raises(DestinationError, match="source itself"):
+        slidewright.convert(source, dest, overwrite=True, n_workers=0)
+    assert dest.read_bytes() == content
+    assert os.listdir(tmp_path) == ["o.tif"]
+
+
+def test_folder_of_the_source_that_was_renamed_onto_its_destination_is_not_replaced(tmp_path):
+    source, dest = tmp_path / "in.zarr", tmp_path / "out.zarr"
+    source.mkdir()
+    (source / "zarr.json").touch()
+    destination = Destination(
+        dest, overwrite=True, sources=[f"file://{source}"], is_folder=True, recognises=lambda _: True
+    )
+    destination.make_folder()
+    source.rename(dest)
+    with pytest.raises(DestinationError, match="source itself"):
+        destination.commit()
+    destination.close()
+    assert os.listdir(tmp_path) == ["out.zarr"]
+    assert os.listdir(dest) == ["zarr.json"]
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from slidewright.system.files import (
     exchange,
     leads_to,
     lies_in,
+    local_path,
     remove,
     remove_guarded,
     rename_new,
@@ -85,9 +86,12 @@ class Destination:
         self.place = os.path.join(os.path.realpath(self.path.parent), self.path.name)
         """Where it is, wherever this process goes meanwhile, and whatever links to its folder lead."""
         sweep_beside(self.path)
+        self._sources: list[os.stat_result] = []
         self._replaced = self._refuse_what_is_no_file()
         for source in sources:
             self._refuse_source(source)
+            with contextlib.suppress(OSError):
+                self._sources.append(os.stat(local_path(source)))
         if self.path.name in _ZARR_METADATA:
             raise DestinationError(f"{self._given!r} is a name that zarr keeps metadata under; choose another")
         if os.path.lexists(path) and not overwrite and not (compare and recognises(str(self.path))):
@@ -217,16 +221,16 @@ class Destination:
     def _exists(self) -> DestinationError:
         if self._overwrite:
             return DestinationError(
-                f"the destination {self._given!r} exists: it was put there, or changed, while its file was made, and is "
-                "not replaced; look at it, then run again"
+                f"the destination {self._given!r} exists: it was put there, or changed, while its file was made, and "
+                "is not replaced; look at it, then run again"
             )
         return DestinationError(
             f"the destination {self._given!r} exists; choose another name or overwrite it (--overwrite, overwrite=True)"
         )
 
     def _refuse_what_is_no_file(self) -> tuple[int, int] | None:
-        """Refuse to replace what is neither a file nor a link to one, nor a folder of an image where one is made; what
-        tells the file or folder that is there from others.
+        """Refuse to replace what is neither a file nor a link to one, nor a folder of an image where one is made, or is
+        the source; what tells the file or folder that is there from others.
         """
         try:
             status = os.stat(self.place)
@@ -234,6 +238,8 @@ class Destination:
             return None
         except OSError as error:
             raise DestinationError(f"the destination {str(self.path)!r} can't be used: {error.strerror}") from error
+        if any(os.path.samestat(status, source) for source in self._sources):  # it was renamed meanwhile
+            raise self._is_source()
         mode, seen = status.st_mode, (status.st_ino, status.st_mtime_ns)
         if stat.S_ISDIR(mode) and not self._is_folder:
             raise DestinationError(f"the destination {str(self.path)!r} is a folder; name a file")
@@ -251,11 +257,14 @@ class Destination:
             )
         return seen
 
+    def _is_source(self) -> DestinationError:
+        return DestinationError(
+            f"the destination {str(self.path)!r} is the source itself, or a file of it; choose another name"
+        )
+
     def _refuse_source(self, source: str) -> None:
         if same_file(self.path, source):
-            raise DestinationError(
-                f"the destination {str(self.path)!r} is the source itself, or a file of it; choose another name"
-            )
+            raise self._is_source()
         if lies_in(self.path, source):
             raise DestinationError(f"the destination {str(self.path)!r} lies in the source; choose another name")
         if lies_in(source, self.path):
