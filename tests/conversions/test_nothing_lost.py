@@ -778,6 +778,52 @@ def test_folder_of_other_things_that_came_meanwhile_is_not_replaced(tmp_path, fo
     assert os.listdir(folder) == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("stale", [False, True])
+def test_exchange_that_happened_and_was_told_as_failed(tmp_path, folder, stale, monkeypatch):
+    """The old folder must not come back; where nobody can tell which has the name, it is an error, and the new one
+    stays.
+    """
+    real, stat_of = destinations.exchange, os.stat
+
+    def unknown(path, *more, **options):
+        if path == str(folder):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return stat_of(path, *more, **options)
+
+    def told_as_failed(one, other):
+        if not real(one, other):
+            pytest.skip("nothing can be exchanged here")
+        if stale:
+            monkeypatch.setattr(os, "stat", unknown)
+        return False
+
+    monkeypatch.setattr(destinations, "exchange", told_as_failed)
+    with pytest.raises(OutputError, match="Stale") if stale else contextlib.nullcontext():
+        slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
+    monkeypatch.undo()
+    assert made(folder) == 70
+    assert os.listdir(tmp_path) == ["o.segments"]
+
+
+def test_folder_of_other_things_that_came_right_before_the_exchange_is_put_back(tmp_path, folder, monkeypatch):
+    real = destinations.exchange
+
+    def late(one, other):
+        if (folder / "index.json").exists():
+            shutil.rmtree(folder)
+            folder.mkdir()
+            (folder / "thesis.txt").write_bytes(b"precious")
+        if not real(one, other):
+            pytest.skip("nothing can be exchanged here")
+        return True
+
+    monkeypatch.setattr(destinations, "exchange", late)
+    with pytest.raises(DestinationError, match="other things"):
+        slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
+    assert os.listdir(tmp_path) == ["o.segments"]
+    assert os.listdir(folder) == ["thesis.txt"]
+
+
 def under_the_name_in_mid_run(monkeypatch, act):
     """Have something done after a run has begun and before its file gets its name."""
     execute = conversion.execute

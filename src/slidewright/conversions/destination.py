@@ -87,7 +87,7 @@ class Destination:
         """Where it is, wherever this process goes meanwhile, and whatever links to its folder lead."""
         sweep_beside(self.path)
         self._sources: list[os.stat_result] = []
-        self._replaced = self._refuse_what_is_no_file()
+        self._replaced = self._refuse_what_is_no_file(self.place)
         for source in sources:
             self._refuse_source(source)
             with contextlib.suppress(OSError):
@@ -147,7 +147,7 @@ class Destination:
             mine = os.stat(self.partial)
             _last_named[:] = [mine]
             try:
-                self._rename()
+                self._rename(mine)
             except OSError:  # of a network disk whose answer was lost, and which was asked again
                 if not leads_to(self.place, mine):
                     raise
@@ -188,22 +188,21 @@ class Destination:
             partial, lock = (f"/proc/self/fd/{self._folder}/{os.path.basename(path)}" for path in self.temporary)
             remove_guarded(partial, lock)
 
-    def _rename(self) -> None:
+    def _rename(self, mine: os.stat_result) -> None:
+        now = None
         if self._overwrite:
-            if os.path.islink(self.place):  # it was none when links were followed
-                raise FileExistsError(self.place)
-            now = self._refuse_what_is_no_file()
+            now = self._look_again(self.place, self._replaced)
             changed = now is not None and (self._replaced is None or now[1] != self._replaced[1])  # FUSE numbers anew
             if self._only_seen and changed:
                 raise FileExistsError(self.place)  # somebody has put another there, or has changed it
         if self._is_folder:
-            self._rename_folder()
+            self._rename_folder(mine, now)
         elif self._overwrite:
             os.replace(self.partial, self.place)
         else:
             rename_new(self.partial, self.place)
 
-    def _rename_folder(self) -> None:
+    def _rename_folder(self, mine: os.stat_result, now: tuple[int, int] | None) -> None:
         """Rename a finished folder. The names of it and of one that it replaces are exchanged in one step where the
         system can; else the old one is moved aside, and whoever comes after a kill puts it back.
         """
@@ -212,11 +211,27 @@ class Destination:
             return
         if not self._overwrite:
             raise FileExistsError(self.place)
-        if exchange(self.partial, self.place):
+        exchanged = exchange(self.partial, self.place)
+        if exchanged or os.path.samestat(mine, os.stat(self.place)):  # done, and told as failed
+            try:
+                self._look_again(self.partial, now)
+            except (DestinationError, FileExistsError):  # it came since the first look
+                exchange(self.partial, self.place)
+                raise
             return  # `close` removes the old one, under the name of the partial folder
         os.rename(self.place, self.aside)
         os.rename(self.partial, self.place)
         remove(self.aside)
+
+    def _look_again(self, path: str, before: tuple[int, int] | None) -> tuple[int, int] | None:
+        """Refuse what must not be replaced, where what is there is not what was seen `before`."""
+        with contextlib.suppress(FileNotFoundError):
+            status = os.lstat(path)
+            if (status.st_ino, status.st_mtime_ns) == before:
+                return before
+            if stat.S_ISLNK(status.st_mode):  # it was none when links were followed
+                raise FileExistsError(path)
+        return self._refuse_what_is_no_file(path)
 
     def _exists(self) -> DestinationError:
         if self._overwrite:
@@ -228,12 +243,12 @@ class Destination:
             f"the destination {self._given!r} exists; choose another name or overwrite it (--overwrite, overwrite=True)"
         )
 
-    def _refuse_what_is_no_file(self) -> tuple[int, int] | None:
+    def _refuse_what_is_no_file(self, path: str) -> tuple[int, int] | None:
         """Refuse to replace what is neither a file nor a link to one, nor a folder of an image where one is made, or is
         the source; what tells the file or folder that is there from others.
         """
         try:
-            status = os.stat(self.place)
+            status = os.stat(path)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -248,9 +263,9 @@ class Destination:
                 f"the destination {str(self.path)!r} is a device, a pipe or a socket, and only a file can be replaced; "
                 "choose another name"
             )
-        if not stat.S_ISDIR(mode) or not self._overwrite or not os.listdir(self.place):
+        if not stat.S_ISDIR(mode) or not self._overwrite or not os.listdir(path):
             return seen
-        if not self._recognises(self.place):
+        if not self._recognises(path):
             raise DestinationError(
                 f"the destination {str(self.path)!r} is a folder of other things than an image, which is not replaced; "
                 "choose another name, or remove it yourself"
