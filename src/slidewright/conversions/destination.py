@@ -17,6 +17,7 @@ from slidewright.errors import DestinationError, OutputError
 from slidewright.system.file_lock import FileLock, remove_abandoned
 from slidewright.system.files import (
     TOKEN_LENGTH,
+    close_quietly,
     exchange,
     leads_to,
     lies_in,
@@ -179,7 +180,7 @@ class Destination:
                 self._lock.release()
             folder, self._folder = self._folder, None
             if folder is not None:
-                os.close(folder)
+                close_quietly(folder)
 
     def _remove_left(self) -> None:
         settle_aside(self.aside, self.place)

@@ -42,7 +42,7 @@ def regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: int = 
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise _not_regular(path)
     except BaseException:
-        os.close(fd)
+        close_quietly(fd)
         raise
     return fd
 
@@ -55,6 +55,14 @@ def new_file(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int
     """The `opener` of a file that must not be there yet: not even a link that somebody put there is followed."""
     more = os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     return os.open(path, flags | more | getattr(os, "O_BINARY", 0), mode)
+
+
+def close_quietly(fd: int) -> None:
+    """Close what nothing of use was written through: a lock, a folder, what was only read. The disk may tell of an
+    error, which is nobody's; the descriptor is closed all the same.
+    """
+    with contextlib.suppress(OSError):
+        os.close(fd)
 
 
 def hold_standard_streams() -> None:
@@ -367,7 +375,7 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
         with contextlib.suppress(OSError):  # some network filesystems refuse
             os.fsync(fd)
     finally:
-        os.close(fd)
+        close_quietly(fd)
 
 
 @functools.cache
