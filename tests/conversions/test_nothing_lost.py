@@ -734,6 +734,23 @@ def test_lock_of_a_killed_run_goes_whatever_becomes_of_the_slide(tmp_path, slide
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
+def test_scratch_of_a_killed_run_goes_where_the_next_is_refused(tmp_path, slide):
+    """It was killed when its file had its name; who asks for that file again is told that it exists."""
+    scratch, dest = tmp_path / "scratch", tmp_path / "d.tif"
+    scratch.mkdir()
+    dest.write_bytes(b"complete")
+    dead, living = (scratch / f"slidewright-scratch-{name}" for name in ("dead", "living"))
+    for folder in (dead, living):
+        folder.mkdir()
+        (folder / "chunk").write_bytes(b"half")
+    locks = [file_lock.FileLock(f"{folder}.lock") for folder in (dead, living)]
+    locks[0].release()
+    with pytest.raises(DestinationError, match="exists"):
+        slidewright.convert(slide, dest, scratch=scratch, **OPTIONS)
+    assert sorted(os.listdir(scratch)) == [living.name, f"{living.name}.lock"]
+    locks[1].release()
+
+
 # ---- folders, which no system but Linux can exchange in one step
 
 

@@ -255,14 +255,20 @@ def make_destination(
 ) -> Destination:
     """The place of the output; raises DestinationError where nothing may be written, such as over what the run reads.
     """
-    destination = Destination(
-        dest,
-        overwrite=options.overwrite,
-        sources=_files_of(source, source_path),
-        is_folder=form.is_folder,
-        recognises=form.recognises,
-        compare=compare,
-    )
+    try:
+        destination = Destination(
+            dest,
+            overwrite=options.overwrite,
+            sources=_files_of(source, source_path),
+            is_folder=form.is_folder,
+            recognises=form.recognises,
+            compare=compare,
+        )
+    except DestinationError:
+        from slidewright.pyramid.level_store import sweep_scratch
+
+        sweep_scratch(options.scratch)  # the run that made what is there may have been killed right after
+        raise
     form.accept_place(destination.place)
     for what, path in option_files(options).items():
         if same_file(destination.place, path) or lies_in(path, destination.place):
