@@ -195,6 +195,8 @@ def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> boo
         return True
     if _rough_name(name) != _rough_name(other_name):
         return False
+    if os.path.lexists(os.path.join(folder, name)) != os.path.lexists(os.path.join(other_folder, other_name)):
+        return False  # names that are taken for one are both there
     case = _composed(name) != _composed(other_name)  # which of the two makes them differ, or both
     form = name.casefold() != other_name.casefold()
     return (not case or _ignores_case(folder)) and (not form or _ignores_form(folder))
@@ -281,10 +283,11 @@ def _takes_for_one(folder: str, one: str, other: str) -> bool:
     """Whether two names are one file in a folder; found out by making one, as each folder may have its own rule."""
     start = os.path.join(folder, f".slidewright-{token()}-")
     try:
-        os.close(os.open(start + one, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        fd = os.open(start + one, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError:
         return True  # nothing can be written there, and to be careful costs nothing
     try:
+        close_quietly(fd)
         return os.path.exists(start + other)
     finally:
         with contextlib.suppress(OSError):  # of a folder that has another name since
