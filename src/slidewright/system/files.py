@@ -355,7 +355,10 @@ def total_bytes(path: str | os.PathLike[str]) -> int:
 def remove(path: str) -> None:
     """Remove a file or a folder with all in it; nothing to remove is fine."""
     if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
+        for _ in range(2):  # the error of closing a folder is not ignored, and ends it half-way
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path, ignore_errors=True)
+                return
     else:
         with contextlib.suppress(OSError):
             os.unlink(path)
