@@ -13,9 +13,10 @@ import pytest
 import tifffile
 
 import slidewright
+from slidewright.conversions import conversion
 from slidewright.conversions import destination as destinations
 from slidewright.conversions.destination import Destination
-from slidewright.errors import DestinationError, OptionError
+from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.pyramid.level_store import ScratchFolder
 from slidewright.system.files import total_bytes
 
@@ -51,6 +52,43 @@ def test_source_is_never_its_own_destination(tmp_path):
     np.save(path, np.zeros((40, 40), np.uint8))
     with pytest.raises(DestinationError, match="source itself"):
         slidewright.convert(path, path, overwrite=True, n_workers=0, format="tiff")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("old", [False, True])
+def test_source_that_was_renamed_onto_its_destination_is_not_replaced(tmp_path, old, monkeypatch):
+    source, dest, execute = tmp_path / "a.npy", tmp_path / "o.tif", conversion.execute
+    np.save(source, np.ones((40, 40), np.uint8))
+    content = source.read_bytes()
+    if old:
+        dest.write_bytes(b"old")
+
+    def renamed(*arguments):
+        outcome = execute(*arguments)
+        os.replace(source, dest)
+        return outcome
+
+    monkeypatch.setattr(conversion, "execute", renamed)
+    with pytest.raises(DestinationError, match="source itself"):
+        slidewright.convert(source, dest, overwrite=True, n_workers=0)
+    assert dest.read_bytes() == content
+    assert os.listdir(tmp_path) == ["o.tif"]
+
+
+def test_folder_of_the_source_that_was_renamed_onto_its_destination_is_not_replaced(tmp_path):
+    source, dest = tmp_path / "in.zarr", tmp_path / "out.zarr"
+    source.mkdir()
+    (source / "zarr.json").touch()
+    destination = Destination(
+        dest, overwrite=True, sources=[f"file://{source}"], is_folder=True, recognises=lambda _: True
+    )
+    destination.make_folder()
+    source.rename(dest)
+    with pytest.raises(DestinationError, match="source itself"):
+        destination.commit()
+    destination.close()
+    assert os.listdir(tmp_path) == ["out.zarr"]
+    assert os.listdir(dest) == ["zarr.json"]
 
 
 @pytest.fixture
@@ -220,6 +258,44 @@ def test_name_taken_by_another_file_is_still_an_error(tmp_path, monkeypatch):
         slidewright.convert(np.zeros((99, 99), np.uint8), tmp_path / "o.tif", n_workers=0)
     assert (tmp_path / "o.tif").read_bytes() == b"another's"
     assert os.listdir(tmp_path) == ["o.tif"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files are told apart there")
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("full", [False, True])
+def test_error_of_closing_a_lock_or_a_folder_is_nobodys(tmp_path, resume, full, monkeypatch):
+    """A network disk tells it when a lock is closed, in which nothing of use was written: the file is complete, or has
+    failed with another error.
+    """
+    real, told, execute = os.close, set(), conversion.execute
+
+    def told_late(fd):
+        with contextlib.suppress(OSError):
+            path = os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)")
+        real(fd)
+        if path.endswith(".lock") or path == str(tmp_path):
+            told.add(os.path.basename(path).partition("-")[0].partition(".tif")[0])
+            raise OSError(errno.EIO, "Input/output error")
+
+    def executed(*arguments):
+        if full:
+            raise OutputError("the disk is full")
+        return execute(*arguments)
+
+    (tmp_path / "scratch").mkdir()
+    np.save(tmp_path / "s.npy", np.ones((300, 300), np.uint8))
+    options = {"n_workers": 0, "tile_size": 64, "block_tiles": 1, "scratch": tmp_path / "scratch", "resume": resume}
+    monkeypatch.setattr(conversion, "execute", executed)
+    monkeypatch.setattr(os, "close", told_late)
+    with pytest.raises(OutputError, match="full") if full else contextlib.nullcontext():
+        slidewright.convert(tmp_path / "s.npy", tmp_path / "o.tif", **options)
+    monkeypatch.undo()
+    assert {".o", tmp_path.name} <= told
+    assert "slidewright" in told or resume
+    assert os.listdir(tmp_path / "scratch") == []
+    left = {"s.npy", "scratch", *(["o.tif"] if not full else ["o.tif.shards"] if resume else [])}
+    assert {path.name for path in tmp_path.iterdir()} == left
 
 
 def interrupted_at(number, act, *arguments):

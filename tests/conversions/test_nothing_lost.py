@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -280,6 +281,16 @@ def test_folder_that_is_renamed_while_its_rules_are_tried(tmp_path, monkeypatch)
     (tmp_path / "a").mkdir()
     monkeypatch.setattr(files.os.path, "exists", lambda _: (tmp_path / "a").rename(tmp_path / "b") is None)
     assert not files._ignores_case(str(tmp_path / "a"))
+
+
+def test_rules_for_names_are_not_tried_where_one_of_two_names_is_there(tmp_path, monkeypatch):
+    """A kill meanwhile would leave the hidden file that they are tried with."""
+    (tmp_path / "Slide.tif").touch()
+    if (tmp_path / "slide.tif").exists():
+        pytest.skip("the filesystem takes both for one")
+    monkeypatch.setattr(files, "_takes_for_one", lambda *_: pytest.fail("a file was made"))
+    assert not files.same_file(tmp_path / "Slide.tif", tmp_path / "slide.tif")
+    assert not files.same_file(tmp_path / "slide.tif", tmp_path / "Slide.tif")
 
 
 def test_names_that_differ_in_case_are_held_apart_where_the_filesystem_does(tmp_path, slide, monkeypatch):
@@ -733,6 +744,23 @@ def test_lock_of_a_killed_run_goes_whatever_becomes_of_the_slide(tmp_path, slide
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
+def test_scratch_of_a_killed_run_goes_where_the_next_is_refused(tmp_path, slide):
+    """It was killed when its file had its name; who asks for that file again is told that it exists."""
+    scratch, dest = tmp_path / "scratch", tmp_path / "d.tif"
+    scratch.mkdir()
+    dest.write_bytes(b"complete")
+    dead, living = (scratch / f"slidewright-scratch-{name}" for name in ("dead", "living"))
+    for folder in (dead, living):
+        folder.mkdir()
+        (folder / "chunk").write_bytes(b"half")
+    locks = [file_lock.FileLock(f"{folder}.lock") for folder in (dead, living)]
+    locks[0].release()
+    with pytest.raises(DestinationError, match="exists"):
+        slidewright.convert(slide, dest, scratch=scratch, **OPTIONS)
+    assert sorted(os.listdir(scratch)) == [living.name, f"{living.name}.lock"]
+    locks[1].release()
+
+
 # ---- folders, which no system but Linux can exchange in one step
 
 
@@ -775,6 +803,104 @@ def test_folder_of_other_things_that_came_meanwhile_is_not_replaced(tmp_path, fo
         slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
     assert os.listdir(tmp_path) == ["o.segments"]
     assert os.listdir(folder) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_exchange_that_happened_and_was_told_as_failed(tmp_path, folder, stale, monkeypatch):
+    """The old folder must not come back; where nobody can tell which has the name, it is an error, and the new one
+    stays.
+    """
+    real, stat_of = destinations.exchange, os.stat
+
+    def unknown(path, *more, **options):
+        if path == str(folder):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return stat_of(path, *more, **options)
+
+    def told_as_failed(one, other):
+        if not real(one, other):
+            pytest.skip("nothing can be exchanged here")
+        if stale:
+            monkeypatch.setattr(os, "stat", unknown)
+        return False
+
+    monkeypatch.setattr(destinations, "exchange", told_as_failed)
+    with pytest.raises(OutputError, match="Stale") if stale else contextlib.nullcontext():
+        slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
+    monkeypatch.undo()
+    assert made(folder) == 70
+    assert os.listdir(tmp_path) == ["o.segments"]
+
+
+def test_folder_of_other_things_that_came_right_before_the_exchange_is_put_back(tmp_path, folder, monkeypatch):
+    real = destinations.exchange
+
+    def late(one, other):
+        if (folder / "index.json").exists():
+            shutil.rmtree(folder)
+            folder.mkdir()
+            (folder / "thesis.txt").write_bytes(b"precious")
+        if not real(one, other):
+            pytest.skip("nothing can be exchanged here")
+        return True
+
+    monkeypatch.setattr(destinations, "exchange", late)
+    with pytest.raises(DestinationError, match="other things"):
+        slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
+    assert os.listdir(tmp_path) == ["o.segments"]
+    assert os.listdir(folder) == ["thesis.txt"]
+
+
+def under_the_name_in_mid_run(monkeypatch, act):
+    """Have something done after a run has begun and before its file gets its name."""
+    execute = conversion.execute
+
+    def disturbed(*arguments):
+        act()
+        return execute(*arguments)
+
+    monkeypatch.setattr(conversion, "execute", disturbed)
+
+
+@posix
+@pytest.mark.parametrize("kind", ["fifo", "socket", "link to a file", "link to a folder", "link to nothing"])
+@pytest.mark.parametrize("name", ["o.tif", "o.segments"])
+def test_what_is_no_file_and_came_meanwhile_is_not_replaced(tmp_path, kind, name, monkeypatch):
+    place, users = tmp_path / name, tmp_path / "users"
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+
+    def come():
+        if kind == "fifo":
+            os.mkfifo(place)
+        elif kind == "socket":
+            with socket.socket(socket.AF_UNIX) as plug:
+                plug.bind(name)
+        else:
+            if kind == "link to a folder":
+                users.mkdir()
+            elif kind == "link to a file":
+                users.write_bytes(b"precious")
+            place.symlink_to(users)
+
+    under_the_name_in_mid_run(monkeypatch, come)
+    with pytest.raises(DestinationError, match="exists: it was put there" if "link" in kind else "a pipe or a socket"):
+        slidewright.convert(np.zeros((70, 90), np.uint8), place, overwrite=True, **OPTIONS)
+    is_kind = {"fifo": stat.S_ISFIFO, "socket": stat.S_ISSOCK}.get(kind, stat.S_ISLNK)
+    assert is_kind(place.lstat().st_mode)
+    assert kind != "link to a file" or users.read_bytes() == b"precious"
+    assert {path for path in os.listdir(tmp_path) if path != "users"} == {name}
+
+
+def test_link_is_not_taken_for_a_free_name_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    (tmp_path / "new").touch()
+    soft_link(tmp_path / "nothing", tmp_path / "o.tif")
+    with pytest.raises(FileExistsError):
+        files.rename_new(str(tmp_path / "new"), str(tmp_path / "o.tif"))
+    assert (tmp_path / "o.tif").is_symlink()
 
 
 FOLDER_KILLED = """

@@ -27,7 +27,7 @@ from slidewright.formats.zarr_shard import ShardWriter as ShardFile
 from slidewright.geometry import Size
 from slidewright.pyramid.level_store import ScratchLevel
 from slidewright.shards.file import ShardDamageError, ShardWriter, check_segments, read_index
-from slidewright.shards.folder import share
+from slidewright.shards.folder import ShardFolder, share
 from slidewright.system.files import regular, same_content
 
 SOURCE = SlowSource(700, 900)
@@ -85,6 +85,25 @@ def test_task_that_is_late_does_not_bring_back_a_folder_that_was_removed(tmp_pat
         slidewright.shard(SOURCE, folder, index=0, count=2, **{**OPTIONS, **given})
     assert gone.is_dir()
     assert not folder.exists()
+
+
+@pytest.mark.timeout(60)
+def test_shards_that_are_removed_while_they_are_put_together_are_missed_by_name(tmp_path, monkeypatch):
+    """As by another `assemble --remove`."""
+    folder, require = tmp_path / "shards", ShardFolder.require
+    np.save(tmp_path / "in.npy", np.ones((100, 90), np.uint8))
+    options = {**OPTIONS, "format": "ome-zarr", "zarr_shard": 0, "compression": "zstd"}
+    slidewright.shard(tmp_path / "in.npy", folder, index=0, count=1, **options)
+
+    def removed(*arguments, **named):
+        require(*arguments, **named)
+        shutil.rmtree(folder)
+        monkeypatch.undo()
+
+    monkeypatch.setattr(ShardFolder, "require", removed)
+    with pytest.raises(ShardError, match=r"1 of 1 shards .* can't be used .*missing"):
+        slidewright.assemble(folder, tmp_path / "out.ome.zarr", n_workers=0)
+    assert os.listdir(tmp_path) == ["in.npy"]
 
 
 @pytest.mark.timeout(60)

@@ -137,7 +137,7 @@ def test_run_holds_to_its_budget(tmp_path, budget, workers, options):
 
 def room(monkeypatch, **free):
     """Pretend that each folder has so much room, each on a disk of its own."""
-    monkeypatch.setattr(space, "_device", lambda folder: hash(Path(folder).name))
+    monkeypatch.setattr(space, "device_of", lambda folder: hash(Path(folder).name))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=10**12, free=free[Path(path).name]))
 
 

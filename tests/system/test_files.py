@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import subprocess
 import sys
@@ -156,4 +157,20 @@ def test_signal_while_what_a_lock_is_for_is_removed_leaves_neither(tmp_path, mon
     monkeypatch.setattr(files, "remove", interrupted)
     with pytest.raises(KeyboardInterrupt):
         files.remove_guarded(*map(str, paths))
+    assert os.listdir(tmp_path) == []
+
+
+def test_error_of_closing_a_folder_does_not_keep_it_from_being_removed(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").touch()
+    real, failed = os.close, []
+
+    def told_late(fd):
+        real(fd)
+        if not failed:
+            failed.append(fd)
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "close", told_late)
+    files.remove(str(tmp_path / "a"))
     assert os.listdir(tmp_path) == []

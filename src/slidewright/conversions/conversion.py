@@ -15,7 +15,7 @@ from slidewright.conversions.destination import Destination, has_named
 from slidewright.conversions.opening import option_files
 from slidewright.conversions.told import warnings_of
 from slidewright.conversions.watched import WatchedFiles
-from slidewright.errors import CorruptTileError, DestinationError, OutputError, SourceError, without_keys
+from slidewright.errors import CorruptTileError, DestinationError, OutputError, ShardError, SourceError, without_keys
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.files import lies_in, same_file
@@ -159,9 +159,16 @@ class Conversion:
 
     def _linked(self, shards: ShardPlan) -> float:
         """The part of the output whose files are those of shards under another name."""
+        from slidewright.engine.disk_budget import device_of
+
         run = self.decided
         files = run.format.by_blocks(shards.files).block_files(None, run.image)
-        if files is None or os.stat(shards.folder).st_dev != os.stat(os.path.dirname(self._destination.place)).st_dev:
+        if files is None:
+            return 0
+        there = device_of(shards.folder)
+        if there is None:
+            raise ShardError(f"the folder of shards {shards.folder!r} has been removed; make them again")
+        if there != device_of(os.path.dirname(self._destination.place)):
             return 0
         tiles = sum(run.plan.levels[level].n_tiles for level in files.levels)
         return tiles * run.plan.planes / run.plan.n_tiles
@@ -255,14 +262,20 @@ def make_destination(
 ) -> Destination:
     """The place of the output; raises DestinationError where nothing may be written, such as over what the run reads.
     """
-    destination = Destination(
-        dest,
-        overwrite=options.overwrite,
-        sources=_files_of(source, source_path),
-        is_folder=form.is_folder,
-        recognises=form.recognises,
-        compare=compare,
-    )
+    try:
+        destination = Destination(
+            dest,
+            overwrite=options.overwrite,
+            sources=_files_of(source, source_path),
+            is_folder=form.is_folder,
+            recognises=form.recognises,
+            compare=compare,
+        )
+    except DestinationError:
+        from slidewright.pyramid.level_store import sweep_scratch
+
+        sweep_scratch(options.scratch)  # the run that made what is there may have been killed right after
+        raise
     form.accept_place(destination.place)
     for what, path in option_files(options).items():
         if same_file(destination.place, path) or lies_in(path, destination.place):

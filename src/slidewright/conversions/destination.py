@@ -17,9 +17,11 @@ from slidewright.errors import DestinationError, OutputError
 from slidewright.system.file_lock import FileLock, remove_abandoned
 from slidewright.system.files import (
     TOKEN_LENGTH,
+    close_quietly,
     exchange,
     leads_to,
     lies_in,
+    local_path,
     remove,
     remove_guarded,
     rename_new,
@@ -85,9 +87,12 @@ class Destination:
         self.place = os.path.join(os.path.realpath(self.path.parent), self.path.name)
         """Where it is, wherever this process goes meanwhile, and whatever links to its folder lead."""
         sweep_beside(self.path)
-        self._replaced = self._refuse_what_is_no_file()
+        self._sources: list[os.stat_result] = []
+        self._replaced = self._refuse_what_is_no_file(self.place)
         for source in sources:
             self._refuse_source(source)
+            with contextlib.suppress(OSError):
+                self._sources.append(os.stat(local_path(source)))
         if self.path.name in _ZARR_METADATA:
             raise DestinationError(f"{self._given!r} is a name that zarr keeps metadata under; choose another")
         if os.path.lexists(path) and not overwrite and not (compare and recognises(str(self.path))):
@@ -136,14 +141,14 @@ class Destination:
         Raises
         ------
         DestinationError
-            If another file has taken the name meanwhile and `overwrite` is not set.
+            If another file has taken the name meanwhile and `overwrite` is not set, or what can't be replaced has.
         """
         try:
             nbytes = total_bytes(self.partial)
             mine = os.stat(self.partial)
             _last_named[:] = [mine]
             try:
-                self._rename()
+                self._rename(mine)
             except OSError:  # of a network disk whose answer was lost, and which was asked again
                 if not leads_to(self.place, mine):
                     raise
@@ -175,7 +180,7 @@ class Destination:
                 self._lock.release()
             folder, self._folder = self._folder, None
             if folder is not None:
-                os.close(folder)
+                close_quietly(folder)
 
     def _remove_left(self) -> None:
         settle_aside(self.aside, self.place)
@@ -184,19 +189,21 @@ class Destination:
             partial, lock = (f"/proc/self/fd/{self._folder}/{os.path.basename(path)}" for path in self.temporary)
             remove_guarded(partial, lock)
 
-    def _rename(self) -> None:
-        if self._only_seen:
-            now = self._refuse_what_is_no_file()
-            if now is not None and (self._replaced is None or now[1] != self._replaced[1]):  # FUSE may number anew
+    def _rename(self, mine: os.stat_result) -> None:
+        now = None
+        if self._overwrite:
+            now = self._look_again(self.place, self._replaced)
+            changed = now is not None and (self._replaced is None or now[1] != self._replaced[1])  # FUSE numbers anew
+            if self._only_seen and changed:
                 raise FileExistsError(self.place)  # somebody has put another there, or has changed it
         if self._is_folder:
-            self._rename_folder()
+            self._rename_folder(mine, now)
         elif self._overwrite:
             os.replace(self.partial, self.place)
         else:
             rename_new(self.partial, self.place)
 
-    def _rename_folder(self) -> None:
+    def _rename_folder(self, mine: os.stat_result, now: tuple[int, int] | None) -> None:
         """Rename a finished folder. The names of it and of one that it replaces are exchanged in one step where the
         system can; else the old one is moved aside, and whoever comes after a kill puts it back.
         """
@@ -205,30 +212,50 @@ class Destination:
             return
         if not self._overwrite:
             raise FileExistsError(self.place)
-        now = os.lstat(self.place)
-        if self._replaced is None or (now.st_ino, now.st_mtime_ns) != self._replaced:
-            self._refuse_what_is_no_file()  # it has come meanwhile, or has changed
-        if exchange(self.partial, self.place):
+        exchanged = exchange(self.partial, self.place)
+        if exchanged or os.path.samestat(mine, os.stat(self.place)):  # done, and told as failed
+            try:
+                self._look_again(self.partial, now)
+            except (DestinationError, FileExistsError):  # it came since the first look
+                exchange(self.partial, self.place)
+                raise
             return  # `close` removes the old one, under the name of the partial folder
         os.rename(self.place, self.aside)
         os.rename(self.partial, self.place)
         remove(self.aside)
 
+    def _look_again(self, path: str, before: tuple[int, int] | None) -> tuple[int, int] | None:
+        """Refuse what must not be replaced, where what is there is not what was seen `before`."""
+        with contextlib.suppress(FileNotFoundError):
+            status = os.lstat(path)
+            if (status.st_ino, status.st_mtime_ns) == before:
+                return before
+            if stat.S_ISLNK(status.st_mode):  # it was none when links were followed
+                raise FileExistsError(path)
+        return self._refuse_what_is_no_file(path)
+
     def _exists(self) -> DestinationError:
+        if self._overwrite:
+            return DestinationError(
+                f"the destination {self._given!r} exists: it was put there, or changed, while its file was made, and "
+                "is not replaced; look at it, then run again"
+            )
         return DestinationError(
             f"the destination {self._given!r} exists; choose another name or overwrite it (--overwrite, overwrite=True)"
         )
 
-    def _refuse_what_is_no_file(self) -> tuple[int, int] | None:
-        """Refuse to replace what is neither a file nor a link to one, nor a folder of an image where one is made; what
-        tells the file or folder that is there from others.
+    def _refuse_what_is_no_file(self, path: str) -> tuple[int, int] | None:
+        """Refuse to replace what is neither a file nor a link to one, nor a folder of an image where one is made, or is
+        the source; what tells the file or folder that is there from others.
         """
         try:
-            status = os.stat(self.place)
+            status = os.stat(path)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise DestinationError(f"the destination {str(self.path)!r} can't be used: {error.strerror}") from error
+        if any(os.path.samestat(status, source) for source in self._sources):  # it was renamed meanwhile
+            raise self._is_source()
         mode, seen = status.st_mode, (status.st_ino, status.st_mtime_ns)
         if stat.S_ISDIR(mode) and not self._is_folder:
             raise DestinationError(f"the destination {str(self.path)!r} is a folder; name a file")
@@ -237,20 +264,23 @@ class Destination:
                 f"the destination {str(self.path)!r} is a device, a pipe or a socket, and only a file can be replaced; "
                 "choose another name"
             )
-        if not stat.S_ISDIR(mode) or not self._overwrite or not os.listdir(self.place):
+        if not stat.S_ISDIR(mode) or not self._overwrite or not os.listdir(path):
             return seen
-        if not self._recognises(self.place):
+        if not self._recognises(path):
             raise DestinationError(
                 f"the destination {str(self.path)!r} is a folder of other things than an image, which is not replaced; "
                 "choose another name, or remove it yourself"
             )
         return seen
 
+    def _is_source(self) -> DestinationError:
+        return DestinationError(
+            f"the destination {str(self.path)!r} is the source itself, or a file of it; choose another name"
+        )
+
     def _refuse_source(self, source: str) -> None:
         if same_file(self.path, source):
-            raise DestinationError(
-                f"the destination {str(self.path)!r} is the source itself, or a file of it; choose another name"
-            )
+            raise self._is_source()
         if lies_in(self.path, source):
             raise DestinationError(f"the destination {str(self.path)!r} lies in the source; choose another name")
         if lies_in(source, self.path):

@@ -9,7 +9,7 @@ from typing import Any
 
 from slidewright.errors import SourceError
 from slidewright.sources.on_disk import file_identity, folder_identity
-from slidewright.system.files import local_path, regular
+from slidewright.system.files import close_quietly, local_path, regular
 from slidewright.system.limits import open_files
 from slidewright.system.remote_file import is_url
 
@@ -40,7 +40,7 @@ class WatchedFiles:
     def close(self) -> None:
         """Close what is held."""
         while self._held:
-            os.close(self._held.popitem()[1])
+            close_quietly(self._held.popitem()[1])
 
     def check(self) -> None:
         """Raise SourceError where one has changed."""

@@ -75,7 +75,7 @@ def check_space(need: Estimate, folder: str, temporary: str) -> tuple[str, ...]:
     OutputError
         When there is less than is certainly needed.
     """
-    shared = _device(folder) is not None and _device(folder) == _device(temporary)
+    shared = device_of(folder) is not None and device_of(folder) == device_of(temporary)
     parts: list[tuple[str, str, int, int]] = [
         ("the output", folder, need.output_least, need.output_likely),
         ("the temporary levels", temporary, need.scratch, need.scratch + need.waiting),
@@ -111,7 +111,8 @@ def _free(folder: str) -> int | None:
     return usage.free if usage.total else None
 
 
-def _device(folder: str) -> int | None:
+def device_of(folder: str) -> int | None:
+    """The number of the disk that a folder is on; None where there is no such folder."""
     try:
         return os.stat(folder or ".").st_dev
     except OSError:

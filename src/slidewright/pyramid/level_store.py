@@ -196,8 +196,7 @@ class ScratchFolder:
     def __init__(
         self, parent: str | os.PathLike[str] | None = None, announce: Callable[[str], None] = lambda _: None
     ) -> None:
-        root = os.path.abspath(os.fspath(parent) if parent is not None else tempfile.gettempdir())
-        _sweep(root)
+        root = sweep_scratch(parent)
         self.path = os.path.join(root, _PREFIX + token())
         announce(self.path)
         announce(self.path + _LOCK)
@@ -235,13 +234,15 @@ def _is_own(path: str) -> bool:
     return not stat.S_ISLNK(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
 
 
-def _sweep(root: str) -> None:
-    """Remove the folders of this user's runs that are dead."""
+def sweep_scratch(parent: str | os.PathLike[str] | None = None) -> str:
+    """Remove the folders of this user's runs that are dead; where they were, or would have been."""
+    root = os.path.abspath(os.fspath(parent) if parent is not None else tempfile.gettempdir())
     try:
         names = os.listdir(root)
     except OSError:
-        return
+        return root
     for name in names:
         lock = os.path.join(root, name)
         if name.startswith(_PREFIX) and name.endswith(_LOCK) and _is_own(lock):
             remove_abandoned(lock, functools.partial(remove_guarded, lock.removesuffix(_LOCK), lock))
+    return root

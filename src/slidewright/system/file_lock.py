@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from slidewright.system.files import leads_to, read_at, regular
+from slidewright.system.files import close_quietly, leads_to, read_at, regular
 
 try:
     import fcntl
@@ -48,13 +48,13 @@ class FileLock:
                     return
             finally:
                 if self._fd is None:  # it has removed the file between its making and its locking; or such as Ctrl-C
-                    os.close(fd)
+                    close_quietly(fd)
 
     def release(self) -> None:
         """Give it up, once: a signal may come right after, and whoever cleans up then calls this again."""
         fd, self._fd = self._fd, None
         if fd is not None:
-            os.close(fd)
+            close_quietly(fd)
 
 
 def remove_abandoned(lock: str, remove: Callable[[], None]) -> None:
@@ -73,7 +73,7 @@ def remove_abandoned(lock: str, remove: Callable[[], None]) -> None:
     except OSError:
         return
     finally:
-        os.close(fd)
+        close_quietly(fd)
 
 
 def _seen_by_other_hosts(path: str) -> bool:

@@ -42,7 +42,7 @@ def regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: int = 
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise _not_regular(path)
     except BaseException:
-        os.close(fd)
+        close_quietly(fd)
         raise
     return fd
 
@@ -55,6 +55,14 @@ def new_file(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int
     """The `opener` of a file that must not be there yet: not even a link that somebody put there is followed."""
     more = os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     return os.open(path, flags | more | getattr(os, "O_BINARY", 0), mode)
+
+
+def close_quietly(fd: int) -> None:
+    """Close what nothing of use was written through: a lock, a folder, what was only read. The disk may tell of an
+    error, which is nobody's; the descriptor is closed all the same.
+    """
+    with contextlib.suppress(OSError):
+        os.close(fd)
 
 
 def hold_standard_streams() -> None:
@@ -123,7 +131,7 @@ def rename_new(old: str, new: str) -> None:
     except FileExistsError:
         raise
     except OSError:  # a filesystem without hard links
-        if os.path.exists(new):
+        if os.path.lexists(new):
             raise FileExistsError(new) from None
         os.rename(old, new)
     else:
@@ -187,6 +195,8 @@ def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> boo
         return True
     if _rough_name(name) != _rough_name(other_name):
         return False
+    if os.path.lexists(os.path.join(folder, name)) != os.path.lexists(os.path.join(other_folder, other_name)):
+        return False  # names that are taken for one are both there
     case = _composed(name) != _composed(other_name)  # which of the two makes them differ, or both
     form = name.casefold() != other_name.casefold()
     return (not case or _ignores_case(folder)) and (not form or _ignores_form(folder))
@@ -273,10 +283,11 @@ def _takes_for_one(folder: str, one: str, other: str) -> bool:
     """Whether two names are one file in a folder; found out by making one, as each folder may have its own rule."""
     start = os.path.join(folder, f".slidewright-{token()}-")
     try:
-        os.close(os.open(start + one, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        fd = os.open(start + one, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError:
         return True  # nothing can be written there, and to be careful costs nothing
     try:
+        close_quietly(fd)
         return os.path.exists(start + other)
     finally:
         with contextlib.suppress(OSError):  # of a folder that has another name since
@@ -344,7 +355,10 @@ def total_bytes(path: str | os.PathLike[str]) -> int:
 def remove(path: str) -> None:
     """Remove a file or a folder with all in it; nothing to remove is fine."""
     if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
+        for _ in range(2):  # the error of closing a folder is not ignored, and ends it half-way
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path, ignore_errors=True)
+                return
     else:
         with contextlib.suppress(OSError):
             os.unlink(path)
@@ -367,7 +381,7 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
         with contextlib.suppress(OSError):  # some network filesystems refuse
             os.fsync(fd)
     finally:
-        os.close(fd)
+        close_quietly(fd)
 
 
 @functools.cache
