@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -33,10 +33,11 @@ from slidewright.system.json_file import parse_json
 from slidewright.system.remote_file import is_url
 
 JOB_FILE = "job.json"
+_SHARED_FILE = "shared.json"
 _VERSION = 4
 _MAX_JOB_BYTES = 64 << 20  # a palette may be long
 MAX_SHARDS = 100_000
-_OWN = re.compile(r"job\.json|finished\.json|lock|files|level-\d+\.zarr|shard-\d+-of-\d+")
+_OWN = re.compile(r"job\.json|finished\.json|shared\.json|lock|files|level-\d+\.zarr|shard-\d+-of-\d+")
 _PARTIAL = re.compile(r"\.?(job\.json|finished\.json|shard-\d+-of-\d+(\.files)?)\.[0-9a-f]+\.partial")
 _COMPARED = ("selection", "source", "options", "versions", "count", "block_tiles", "keeping")
 
@@ -75,17 +76,23 @@ class Job:
     """The block side that was asked for, if any."""
     keeping: str = ""
     """What becomes of the source's own tiles: another way to read the source may not have them."""
+    resumed: bool = False
+    """Whether a conversion with `resume` made the folder, for itself. Not compared."""
 
     @property
     def id(self) -> str:
         """A name that differs when anything does that matters."""
-        compared = {name: getattr(self, name) for name in _COMPARED}
-        return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.compared(), sort_keys=True).encode()).hexdigest()[:16]
 
-    def differences(self, other: Job) -> list[str]:
-        """What this job (there) and another (here) do not agree on."""
-        there, here = ({name: getattr(job, name) for name in _COMPARED} for job in (self, other))
-        return identity.differences(there, here)
+    def compared(self) -> dict[str, Any]:
+        """What must be the same for all shards of a folder."""
+        return {name: getattr(self, name) for name in _COMPARED}
+
+    def require(self, folder: str, here: Mapping[str, Any]) -> None:
+        """Hold some of what must be the same against a run of this process; raises OtherJobError."""
+        different = identity.differences({name: getattr(self, name) for name in here}, here)
+        if different:
+            raise OtherJobError(folder, self, different)
 
     def command(self, folder: str, index: int) -> str:
         """The command that makes one shard."""
@@ -94,6 +101,17 @@ class Job:
         for name, value in {**self.selection, **identity.options_from(self.options)}.items():
             words += table[name].arguments(value)
         return shlex.join(words)
+
+
+class OtherJobError(ShardError):
+    """A folder of shards belongs to another `job`; `different` says how."""
+
+    def __init__(self, folder: str, job: Job, different: list[str]) -> None:
+        self.job, self.different = job, "; ".join(different)
+        super().__init__(
+            f"the shards in {folder!r} are of another job: {self.different}. "
+            "Give the same source and options, or remove the folder to start again"
+        )
 
 
 class ShardFolder:
@@ -127,7 +145,7 @@ class ShardFolder:
 
         Raises
         ------
-        ShardError
+        OtherJobError
             When it belongs to another job; the message says what differs.
         OptionError
             When it can't be made, or has things of others under the names that shards would get.
@@ -146,13 +164,22 @@ class ShardFolder:
         except OSError as error:
             raise OptionError(f"can't make the folder of shards {path!r}: {error.strerror or error}") from error
         there = cls.open(path)
-        different = there.job.differences(job)
-        if different:
-            raise ShardError(
-                f"the shards in {path!r} are of another job: {'; '.join(different)}. "
-                "Give the same source and options, or remove the folder to start again"
-            )
+        there.job.require(path, job.compared())
         return there
+
+    def share(self) -> None:
+        """Note that other commands than the conversion that made the folder for itself use it as well."""
+        with contextlib.suppress(OSError), open(self._shared, "xb", opener=new_file):
+            pass
+
+    @property
+    def is_private(self) -> bool:
+        """Whether none but conversions with `resume` have used it."""
+        return self.job.resumed and not os.path.lexists(self._shared)
+
+    @property
+    def _shared(self) -> str:
+        return os.path.join(self.path, _SHARED_FILE)
 
     def shard_path(self, index: int) -> str:
         """Where a shard lies."""
