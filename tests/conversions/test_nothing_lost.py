@@ -259,12 +259,39 @@ def test_report_of_a_batch_is_not_appended_to_another_file(tmp_path, slide):
     with pytest.raises(OptionError, match="no report of a batch"):
         slidewright.batch(manifest, report=tmp_path / "notes.json", **OPTIONS)
     assert (tmp_path / "notes.json").read_text() == '{"precious": 1}'
-    for start in ("", '{"sou'):  # new, and of a batch that was killed
+    for start in ("", '{"sou', '{\n{"so\n'):  # new, and of batches that were killed
         (tmp_path / "report").write_text(start)
         for status in ("done", "skipped"):
             (item,) = slidewright.batch(manifest, report=tmp_path / "report", **OPTIONS).items
             assert item.status == status
         (tmp_path / "d.tif").unlink()
+
+
+@pytest.mark.parametrize("text", ['{"my": "measurements"}\n', '{\n "my": 1\n}\n', "\nnotes\n"])
+@posix
+@pytest.mark.parametrize("how", ["beside the manifest", "in out", "through a link", "of a task"])
+def test_reports_that_nobody_named_are_not_appended_to_another_file_either(tmp_path, slide, how, text):
+    slides, given = rows(tmp_path, ("s.tif", "d.tif")), dict[str, object](OPTIONS)
+    other = tmp_path / "m.report.jsonl"
+    if how in ("in out", "through a link"):
+        slides, given["out"] = slide, tmp_path / "out"
+        (tmp_path / "out").mkdir()
+        other = tmp_path / "out" / "slidewright-batch.jsonl"
+    if how == "through a link":
+        other.symlink_to(tmp_path / "notes")
+    if how == "of a task":
+        given |= {"report": tmp_path / "q.jsonl", "task": (0, 2)}
+        other = tmp_path / "q.task-00000.jsonl"
+    other.write_text(text)
+    before = sorted(path for path in tmp_path.rglob("*"))
+    with pytest.raises(OptionError, match="no report of a batch"):
+        slidewright.batch(slides, **given)
+    assert other.read_text() == text
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+    other.unlink()
+    for status in ("done", "skipped"):  # a report of its own is appended to
+        (item,) = slidewright.batch(slides, **given).items
+        assert item.status == status
 
 
 def test_report_of_a_batch_is_not_written_into_a_source(tmp_path):
