@@ -647,6 +647,27 @@ def test_resumed_run_removes_nothing_but_its_own(tmp_path, slide):
     ]
 
 
+def test_removed_shards_leave_what_others_put_into_their_folders(tmp_path):
+    zarr, shards = {"format": "ome-zarr", "zarr_shard": 2, "block_tiles": 2, **OPTIONS}, tmp_path / "work"
+    np.save(tmp_path / "s.npy", np.random.default_rng(0).integers(0, 255, (600, 700), np.uint8))
+    for index in range(2):
+        slidewright.shard(tmp_path / "s.npy", shards, index=index, count=2, **zarr)
+    level = min(shards.glob("level-*.zarr"))
+    (level / "c" / "0" / "0" / f"0.{'0' * 16}.partial").write_bytes(b"of a killed task")
+    mine = ["files/README.txt", "files/0/c/notes/a", f"{level.name}/notes.txt", f"{level.name}/c/0/plan", "notes.txt"]
+    empty = shards / "files" / "mine"
+    empty.mkdir()
+    for name in mine:
+        (shards / name).parent.mkdir(exist_ok=True)
+        (shards / name).write_bytes(b"precious")
+    assert len(list(shards.rglob("*"))) > 40
+    slidewright.assemble(shards, tmp_path / "o.zarr", remove=True, n_workers=0)
+    left = [path for path in shards.rglob("*") if path.is_file()]
+    assert sorted(str(path.relative_to(shards)) for path in left) == sorted(mine)
+    assert empty.is_dir()
+    assert sorted(os.listdir(shards / "files" / "0")) == ["c"]
+
+
 def test_assembling_removes_neither_what_it_made_nor_its_source(tmp_path, slide):
     shards = tmp_path / "work"
     shards.mkdir()

@@ -17,7 +17,7 @@ from slidewright.pyramid.level_store import Scratch
 from slidewright.report import Progress
 from slidewright.selection import Selection
 from slidewright.shards import fingerprint as identity
-from slidewright.shards.folder import JOB_FILE, Job, ShardFolder, own_names
+from slidewright.shards.folder import JOB_FILE, Job, ShardFolder, own_names, remove_own
 from slidewright.shards.plan import ShardPlan
 from slidewright.system.files import lies_in, same_file, short_name, token
 from slidewright.system.files import remove as remove_tree
@@ -130,7 +130,7 @@ def remove_folder(
         return
     if not alone or os.path.islink(path) or not os.access(path, os.W_OK):
         for name in own:
-            remove_tree(os.path.join(path, name))
+            remove_own(path, name)
         return
     trash = trash_name(dest, token())
     if launcher is not None:

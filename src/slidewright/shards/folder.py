@@ -37,7 +37,11 @@ _SHARED_FILE = "shared.json"
 _VERSION = 4
 _MAX_JOB_BYTES = 64 << 20  # a palette may be long
 MAX_SHARDS = 100_000
-_OWN = re.compile(r"job\.json|finished\.json|shared\.json|lock|files|level-\d+\.zarr|shard-\d+-of-\d+")
+_CHUNKS = r"/\.?zarr\.json(\.[0-9a-f]+\.partial)?|/c(/\d+){0,2}|/c(/\d+){3}(\.[0-9a-f]+\.partial)?"
+_OWN = re.compile(
+    r"job\.json|finished\.json|shared\.json|lock|shard-\d+-of-\d+"
+    rf"|files(/\d+(/c)?(/\d+)*)?|level-\d+\.zarr({_CHUNKS})?"
+)
 _PARTIAL = re.compile(r"\.?(job\.json|finished\.json|shard-\d+-of-\d+(\.files)?)\.[0-9a-f]+\.partial")
 _COMPARED = ("selection", "source", "options", "versions", "count", "block_tiles", "keeping")
 
@@ -290,7 +294,7 @@ def sweep_partials(folder: str, name: str = "") -> None:
 
 
 def is_own(name: str) -> bool:
-    """Whether a name in a folder of shards is one that they have."""
+    """Whether a name in a folder of shards, or one in the folders there ("files/0/2/3"), is one that they have."""
     return bool(_OWN.fullmatch(name) or _PARTIAL.fullmatch(name))
 
 
@@ -298,7 +302,38 @@ def own_names(folder: str) -> tuple[list[str], bool]:
     """What in a folder of shards belongs to them, what the others depend on last; and whether that is all of it."""
     names = os.listdir(folder)
     own = [name for name in names if is_own(name)]
-    return sorted(own, key=lambda name: (name == JOB_FILE, name.endswith(".json"))), len(own) == len(names)
+    alone = len(own) == len(names) and all(_all_own(folder, name) for name in own)
+    return sorted(own, key=lambda name: (name == JOB_FILE, name.endswith(".json"))), alone
+
+
+def remove_own(folder: str, name: str) -> None:
+    """Remove what has a name in a folder of shards; what others have put into a folder of them stays, with that."""
+    if not is_own(name):
+        return
+    inside = _inside(folder, name)
+    if inside is None:
+        remove(os.path.join(folder, name))
+        return
+    for each in inside:
+        remove_own(folder, each)
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.join(folder, name))
+
+
+def _all_own(folder: str, name: str) -> bool:
+    """Whether what has a name in a folder of shards, and all in it, belongs to them."""
+    return is_own(name) and all(_all_own(folder, each) for each in _inside(folder, name) or ())
+
+
+def _inside(folder: str, name: str) -> list[str] | None:
+    """The names of what is in a folder of a folder of shards; None of a file, a link, and what is one task's alone."""
+    path = os.path.join(folder, name)
+    if _PARTIAL.fullmatch(name) or os.path.islink(path) or not os.path.isdir(path):
+        return None
+    try:
+        return [f"{name}/{each}" for each in os.listdir(path)]
+    except OSError:  # what can't be read can't be removed either
+        return []
 
 
 def _refuse_others(path: str) -> None:
