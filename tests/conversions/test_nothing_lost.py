@@ -781,6 +781,19 @@ def test_lock_of_a_killed_run_goes_whatever_becomes_of_the_slide(tmp_path, slide
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
+@pytest.mark.parametrize("unique", ["deleted-20241130", "before_retouches", "0123456789ABCDEF", "0" * 15, "0" * 17])
+def test_hidden_things_whose_names_only_look_like_those_of_a_run_stay(tmp_path, slide, unique):
+    shards, scratch = tmp_path / "o.tif.shards", f"slidewright-scratch-{unique}"
+    names = [f".o.tif.{unique}{ending}/a" for ending in (".trash", ".partial", ".old")] + [f".o.tif.{unique}.lock"]
+    names += [f"{scratch}/a", f"{scratch}.lock", f"o.tif.shards/shard-00000-of-00001.{unique}.partial"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"precious")
+    slidewright.convert(slide, tmp_path / "o.tif", resume=True, scratch=tmp_path, **OPTIONS)
+    assert os.listdir(shards) == [os.path.basename(names[-1])]
+    assert all((tmp_path / name).read_bytes() == b"precious" for name in names)
+
+
 # ---- folders, which no system but Linux can exchange in one step
 
 

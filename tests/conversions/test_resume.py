@@ -183,7 +183,7 @@ def test_damaged_parts_are_made_again(tmp_path, whole, damage):
     elif damage == "chunk":
         (shards / "level-2.zarr" / "c" / "0" / "4" / "0").unlink()
     else:
-        one.rename(shards / "shard-00003-of-00064.0badc0de.partial")
+        one.rename(shards / "shard-00003-of-00064.0badc0de0badc0de.partial")
     slidewright.convert(SlowSource(*SIZE), tmp_path / "out.tif", resume=True, n_workers=2, **OPTIONS)
     assert digest(tmp_path / "out.tif") == whole
     assert [path.name for path in tmp_path.iterdir()] == ["out.tif"]

@@ -37,12 +37,13 @@ _SHARED_FILE = "shared.json"
 _VERSION = 4
 _MAX_JOB_BYTES = 64 << 20  # a palette may be long
 MAX_SHARDS = 100_000
-_CHUNKS = r"/\.?zarr\.json(\.[0-9a-f]+\.partial)?|/c(/\d+){0,2}|/c(/\d+){3}(\.[0-9a-f]+\.partial)?"
+_UNFINISHED = r"\.[0-9a-f]{16}\.partial"
+_CHUNKS = rf"/zarr\.json|/\.zarr\.json{_UNFINISHED}|/c(/\d+){{0,2}}|/c(/\d+){{3}}({_UNFINISHED})?"
 _OWN = re.compile(
     r"job\.json|finished\.json|shared\.json|lock|shard-\d+-of-\d+"
     rf"|files(/\d+(/c)?(/\d+)*)?|level-\d+\.zarr({_CHUNKS})?"
 )
-_PARTIAL = re.compile(r"\.?(job\.json|finished\.json|shard-\d+-of-\d+(\.files)?)\.[0-9a-f]+\.partial")
+_PARTIAL = re.compile(r"\.?(job\.json|finished\.json|shard-\d+-of-\d+(\.files)?)" + _UNFINISHED)
 _COMPARED = ("selection", "source", "options", "versions", "count", "block_tiles", "keeping")
 
 
