@@ -260,12 +260,39 @@ def test_report_of_a_batch_is_not_appended_to_another_file(tmp_path, slide):
     with pytest.raises(OptionError, match="no report of a batch"):
         slidewright.batch(manifest, report=tmp_path / "notes.json", **OPTIONS)
     assert (tmp_path / "notes.json").read_text() == '{"precious": 1}'
-    for start in ("", '{"sou'):  # new, and of a batch that was killed
+    for start in ("", '{"sou', '{\n{"so\n'):  # new, and of batches that were killed
         (tmp_path / "report").write_text(start)
         for status in ("done", "skipped"):
             (item,) = slidewright.batch(manifest, report=tmp_path / "report", **OPTIONS).items
             assert item.status == status
         (tmp_path / "d.tif").unlink()
+
+
+@pytest.mark.parametrize("text", ['{"my": "measurements"}\n', '{\n "my": 1\n}\n', "\nnotes\n"])
+@posix
+@pytest.mark.parametrize("how", ["beside the manifest", "in out", "through a link", "of a task"])
+def test_reports_that_nobody_named_are_not_appended_to_another_file_either(tmp_path, slide, how, text):
+    slides, given = rows(tmp_path, ("s.tif", "d.tif")), dict[str, object](OPTIONS)
+    other = tmp_path / "m.report.jsonl"
+    if how in ("in out", "through a link"):
+        slides, given["out"] = slide, tmp_path / "out"
+        (tmp_path / "out").mkdir()
+        other = tmp_path / "out" / "slidewright-batch.jsonl"
+    if how == "through a link":
+        other.symlink_to(tmp_path / "notes")
+    if how == "of a task":
+        given |= {"report": tmp_path / "q.jsonl", "task": (0, 2)}
+        other = tmp_path / "q.task-00000.jsonl"
+    other.write_text(text)
+    before = sorted(path for path in tmp_path.rglob("*"))
+    with pytest.raises(OptionError, match="no report of a batch"):
+        slidewright.batch(slides, **given)
+    assert other.read_text() == text
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+    other.unlink()
+    for status in ("done", "skipped"):  # a report of its own is appended to
+        (item,) = slidewright.batch(slides, **given).items
+        assert item.status == status
 
 
 def test_report_of_a_batch_is_not_written_into_a_source(tmp_path):
@@ -631,6 +658,27 @@ def test_resumed_run_removes_nothing_but_its_own(tmp_path, slide):
     ]
 
 
+def test_removed_shards_leave_what_others_put_into_their_folders(tmp_path):
+    zarr, shards = {"format": "ome-zarr", "zarr_shard": 2, "block_tiles": 2, **OPTIONS}, tmp_path / "work"
+    np.save(tmp_path / "s.npy", np.random.default_rng(0).integers(0, 255, (600, 700), np.uint8))
+    for index in range(2):
+        slidewright.shard(tmp_path / "s.npy", shards, index=index, count=2, **zarr)
+    level = min(shards.glob("level-*.zarr"))
+    (level / "c" / "0" / "0" / f"0.{'0' * 16}.partial").write_bytes(b"of a killed task")
+    mine = ["files/README.txt", "files/0/c/notes/a", f"{level.name}/notes.txt", f"{level.name}/c/0/plan", "notes.txt"]
+    empty = shards / "files" / "mine"
+    empty.mkdir()
+    for name in mine:
+        (shards / name).parent.mkdir(exist_ok=True)
+        (shards / name).write_bytes(b"precious")
+    assert len(list(shards.rglob("*"))) > 40
+    slidewright.assemble(shards, tmp_path / "o.zarr", remove=True, n_workers=0)
+    left = [path for path in shards.rglob("*") if path.is_file()]
+    assert sorted(str(path.relative_to(shards)) for path in left) == sorted(mine)
+    assert empty.is_dir()
+    assert sorted(os.listdir(shards / "files" / "0")) == ["c"]
+
+
 def test_assembling_removes_neither_what_it_made_nor_its_source(tmp_path, slide):
     shards = tmp_path / "work"
     shards.mkdir()
@@ -749,7 +797,7 @@ def test_scratch_of_a_killed_run_goes_where_the_next_is_refused(tmp_path, slide)
     scratch, dest = tmp_path / "scratch", tmp_path / "d.tif"
     scratch.mkdir()
     dest.write_bytes(b"complete")
-    dead, living = (scratch / f"slidewright-scratch-{name}" for name in ("dead", "living"))
+    dead, living = (scratch / f"slidewright-scratch-{name}" for name in ("0" * 16, "1" * 16))
     for folder in (dead, living):
         folder.mkdir()
         (folder / "chunk").write_bytes(b"half")
@@ -759,6 +807,19 @@ def test_scratch_of_a_killed_run_goes_where_the_next_is_refused(tmp_path, slide)
         slidewright.convert(slide, dest, scratch=scratch, **OPTIONS)
     assert sorted(os.listdir(scratch)) == [living.name, f"{living.name}.lock"]
     locks[1].release()
+
+
+@pytest.mark.parametrize("unique", ["deleted-20241130", "before_retouches", "0123456789ABCDEF", "0" * 15, "0" * 17])
+def test_hidden_things_whose_names_only_look_like_those_of_a_run_stay(tmp_path, slide, unique):
+    shards, scratch = tmp_path / "o.tif.shards", f"slidewright-scratch-{unique}"
+    names = [f".o.tif.{unique}{ending}/a" for ending in (".trash", ".partial", ".old")] + [f".o.tif.{unique}.lock"]
+    names += [f"{scratch}/a", f"{scratch}.lock", f"o.tif.shards/shard-00000-of-00001.{unique}.partial"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"precious")
+    slidewright.convert(slide, tmp_path / "o.tif", resume=True, scratch=tmp_path, **OPTIONS)
+    assert os.listdir(shards) == [os.path.basename(names[-1])]
+    assert all((tmp_path / name).read_bytes() == b"precious" for name in names)
 
 
 # ---- folders, which no system but Linux can exchange in one step

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -25,6 +26,7 @@ import slidewright
 from slidewright.cli.main import main
 from slidewright.errors import DestinationError, OptionError, ShardError
 from slidewright.formats.ome_zarr import OmeZarrFormat
+from slidewright.system.file_lock import FileLock
 
 HERE = Path(__file__).parents[1]  # where the helper modules are
 OPTIONS = {"tile_size": 32, "compression": "deflate", "block_tiles": 2}
@@ -181,20 +183,84 @@ def test_damaged_parts_are_made_again(tmp_path, whole, damage):
     elif damage == "chunk":
         (shards / "level-2.zarr" / "c" / "0" / "4" / "0").unlink()
     else:
-        one.rename(shards / "shard-00003-of-00064.0badc0de.partial")
+        one.rename(shards / "shard-00003-of-00064.0badc0de0badc0de.partial")
     slidewright.convert(SlowSource(*SIZE), tmp_path / "out.tif", resume=True, n_workers=2, **OPTIONS)
     assert digest(tmp_path / "out.tif") == whole
     assert [path.name for path in tmp_path.iterdir()] == ["out.tif"]
 
 
-def test_other_options_are_refused_and_nothing_is_lost(tmp_path):
+def test_parts_of_other_options_are_thrown_away_with_a_warning(tmp_path):
+    interrupted(tmp_path)
+    other = {**OPTIONS, "compression": "zstd", "tile_size": 64, "n_workers": 0}
+    report = slidewright.convert(SlowSource(*SIZE), tmp_path / "out.tif", resume=True, **other)
+    (warning,) = report.warnings
+    assert re.search(r"out\.tif\.shards' was removed.*options\.compression is deflate there and zstd here", warning)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.tif"]
+    slidewright.convert(SlowSource(*SIZE), tmp_path / "new.tif", **other)
+    assert digest(tmp_path / "out.tif") == digest(tmp_path / "new.tif")
+
+
+@pytest.mark.parametrize("who", ["shards of the user's", "a task has helped", "another is at work", "another source"])
+def test_parts_that_others_may_use_are_refused_and_nothing_is_lost(tmp_path, who):
+    shards, options, other = tmp_path / "out.tif.shards", {**OPTIONS, "n_workers": 0}, SlowSource(*SIZE)
+    with contextlib.ExitStack() as stack:
+        if who == "shards of the user's":
+            slidewright.shard(SlowSource(*SIZE), shards, index=1, count=64, **options)
+        else:
+            interrupted(tmp_path)
+        if who == "a task has helped":
+            slidewright.shard(SlowSource(*SIZE), shards, index=63, count=64, **options)
+        elif who == "another is at work":
+            stack.callback(FileLock(str(shards / "lock")).release)
+        elif who == "another source":
+            other = SlowSource(1000, 1000)
+        before = listed(shards)
+        assert finished_shards(shards)
+        with pytest.raises(ShardError, match=r"options\.compression is deflate there and zstd here.*remove the folder"):
+            slidewright.convert(other, tmp_path / "out.tif", resume=True, **{**options, "compression": "zstd"})
+        assert listed(shards) == before
+
+
+def test_parts_are_not_thrown_away_for_a_destination_that_is_refused(tmp_path):
     shards = interrupted(tmp_path)
-    before = finished_shards(shards)
-    with pytest.raises(ShardError, match=r"options\.compression is deflate there and zstd here.*remove the folder"):
+    (tmp_path / "out.tif").write_bytes(b"precious")
+    before = listed(shards)
+    with pytest.raises(DestinationError, match="exists"):
         slidewright.convert(
-            SlowSource(*SIZE), tmp_path / "out.tif", resume=True, n_workers=0, **{**OPTIONS, "compression": "zstd"}
+            SlowSource(*SIZE), tmp_path / "out.tif", resume=True, n_workers=0, **{**OPTIONS, "tile_size": 64}
         )
-    assert finished_shards(shards) == before
+    assert listed(shards) == before
+
+
+def listed(folder):
+    return {path.relative_to(folder): path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def test_batch_goes_on_with_a_slide_that_is_complete_by_now(tmp_path, monkeypatch):
+    """It was still being copied when the first batch made parts of it, which no run can use any more."""
+    from slidewright.conversions.conversion import Conversion
+
+    def die(*_):
+        raise StopError
+
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 400), np.uint8)
+    np.save(tmp_path / "slide.npy", np.zeros_like(pixels))
+    options, found = {**OPTIONS, "out": tmp_path / "out", "resume": True, "n_workers": 0}, []
+    with monkeypatch.context() as patched:
+        patched.setattr("slidewright.conversions.destination.Destination.commit", die)
+        (item,) = slidewright.batch(tmp_path / "slide.npy", **options).items
+    assert item.status == "failed"
+    with monkeypatch.context() as patched:  # as long as it is the same they are used
+        patched.setattr(Conversion, "run", lambda *given: found.extend(given[3].found) or die())
+        (item,) = slidewright.batch(tmp_path / "slide.npy", **options).items
+    assert (item.status, item.error) == ("failed", "StopError: ")
+    assert len(found) == finished_shards(tmp_path / "out" / "slide.tif.shards") > 1
+    np.save(tmp_path / "slide.npy", pixels)
+    (item,) = slidewright.batch(tmp_path / "slide.npy", **options).items
+    assert (item.status, item.error) == ("done", None)
+    assert ["slide.tif.shards' was removed" in warning for warning in item.warnings] == [True]
+    assert np.array_equal(tifffile.imread(tmp_path / "out" / "slide.tif", key=0), pixels)
+    assert sorted(os.listdir(tmp_path / "out")) == ["slide.tif", "slidewright-batch.jsonl"]
 
 
 def test_other_numbers_of_workers_may_go_on(tmp_path, whole):

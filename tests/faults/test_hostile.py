@@ -320,17 +320,17 @@ def test_folders_of_others_that_look_like_ours_are_left_alone(tmp_path):
     """In a shared temporary folder anybody can make one, or a link that leads elsewhere."""
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").touch()
-    (tmp_path / "slidewright-scratch-evil").symlink_to(tmp_path / "precious")
-    (tmp_path / "slidewright-scratch-evil.lock").touch()
+    (tmp_path / "slidewright-scratch-0000000000000000").symlink_to(tmp_path / "precious")
+    (tmp_path / "slidewright-scratch-0000000000000000.lock").touch()
     if os.getuid() == 0:
-        (tmp_path / "slidewright-scratch-theirs").mkdir()
-        (tmp_path / "slidewright-scratch-theirs.lock").touch()
-        os.chown(tmp_path / "slidewright-scratch-theirs.lock", 65534, 65534)
+        (tmp_path / "slidewright-scratch-1111111111111111").mkdir()
+        (tmp_path / "slidewright-scratch-1111111111111111.lock").touch()
+        os.chown(tmp_path / "slidewright-scratch-1111111111111111.lock", 65534, 65534)
     source = make_slide(tmp_path / "in.tif")
     slidewright.convert(source, tmp_path / "out.tif", n_workers=0, tile_size=64, block_tiles=2, scratch=tmp_path)
     assert (tmp_path / "precious" / "file").exists()
     if os.getuid() == 0:
-        assert (tmp_path / "slidewright-scratch-theirs").exists()
+        assert (tmp_path / "slidewright-scratch-1111111111111111").exists()
 
 
 def test_limits_are_those_of_workers_only(tmp_path):

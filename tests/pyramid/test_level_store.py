@@ -159,9 +159,9 @@ def test_what_could_not_be_written_into_a_folder_of_shards_is_gone(tmp_path, mon
 
 def test_scratch_of_a_dead_run_is_swept_and_of_a_living_one_kept(tmp_path):
     living = ScratchFolder(tmp_path)
-    dead = tmp_path / "slidewright-scratch-dead"
+    dead = tmp_path / "slidewright-scratch-0123456789abcdef"
     dead.mkdir()
-    (tmp_path / "slidewright-scratch-dead.lock").touch()
+    (tmp_path / "slidewright-scratch-0123456789abcdef.lock").touch()
     third = ScratchFolder(tmp_path)
     assert not list(tmp_path.glob("*dead*"))
     assert Path(living.path).exists()

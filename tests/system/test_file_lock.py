@@ -16,9 +16,9 @@ MOUNTS = "1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:9 / {} rw,relatime shared:1 -
 @pytest.fixture
 def dead(tmp_path, monkeypatch):
     """The scratch of a run on another host, of which nothing is known."""
-    folder = tmp_path / "slidewright-scratch-other"
+    folder = tmp_path / "slidewright-scratch-0123456789abcdef"
     folder.mkdir()
-    (tmp_path / "slidewright-scratch-other.lock").write_text("some-other-host")
+    (tmp_path / "slidewright-scratch-0123456789abcdef.lock").write_text("some-other-host")
     monkeypatch.setattr(file_lock, "_MOUNTS", str(tmp_path / "mounts"))
     return folder
 
@@ -46,7 +46,7 @@ def test_scratch_of_another_host_is_removed_only_where_its_lock_would_be_seen(tm
 @pytest.mark.parametrize("kind", ["beegfs", "nfs4"])
 def test_scratch_of_a_dead_run_of_this_host_is_removed_on_every_disk(tmp_path, dead, kind):
     (tmp_path / "mounts").write_text(MOUNTS.format(tmp_path, kind, "local_lock=all"))
-    lock = tmp_path / "slidewright-scratch-other.lock"
+    lock = tmp_path / "slidewright-scratch-0123456789abcdef.lock"
     lock.unlink()
     FileLock(str(lock)).release()
     ScratchFolder(tmp_path).remove()

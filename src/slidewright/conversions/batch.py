@@ -130,15 +130,15 @@ def batch(
         made_before = {**(done_below(entries, paths) if recursive else {}), **done}
         entries = without_results(entries, made_before, suffix)
     check_apart(entries, paths if out is None else (), reports)
-    if report is not None:
-        refuse_another_file(path)
-    check_places(entries, out)
     if task is not None:
         index, count = task
         if not 0 <= index < count:
             raise OptionError(f"task {index} of {count} does not exist; tasks are numbered from 0 to {count - 1}")
-        entries = entries[index::count]
         path = f"{os.path.splitext(path)[0]}.task-{index:05}{os.path.splitext(path)[1]}"
+    refuse_another_file(path)
+    check_places(entries, out)
+    if task is not None:
+        entries = entries[index::count]
     tell = tell or _ignore
     if dry_run:
         planned = tuple(_preview_one(entry, done, tell) for entry in entries)

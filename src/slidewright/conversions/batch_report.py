@@ -23,6 +23,7 @@ from slidewright.system.remote_file import is_url
 
 _MAX_LINE = 1 << 20
 _REPORT = "slidewright-batch.jsonl"
+_START_BYTES = 4096
 _FIRST = b'{"source": '
 """What each line of a report begins with."""
 
@@ -35,16 +36,22 @@ def default_report(path: str, out: str | os.PathLike[str] | None) -> str:
 
 
 def refuse_another_file(path: str) -> None:
-    """Refuse to append to a file that is no report, as a name that was mistyped may be; FIFOs and the like are refused
-    when it is opened.
+    """Refuse to append to a file that is no report, under a name that was mistyped or that reports have by default;
+    FIFOs and the like are refused when it is opened.
     """
     try:
         with open(path, "rb", opener=regular) as file:
-            start = file.read(len(_FIRST))
+            start = file.read(_START_BYTES)
     except OSError:
         return
-    if not _FIRST.startswith(start.partition(b"\n")[0]):  # of a batch that was killed it may be half a line
-        raise OptionError(f"{path!r} is there and no report of a batch, so nothing is appended to it; name another")
+    for line in start.split(b"\n"):
+        if line.startswith(_FIRST):
+            return
+        if not _FIRST.startswith(line):  # which is half a line of a batch that was killed
+            raise OptionError(
+                f"{path!r} is there and no report of a batch, so nothing is appended to it; "
+                "move it away, or name another report (--report)"
+            )
 
 
 def siblings(path: str) -> list[str]:

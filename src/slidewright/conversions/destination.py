@@ -16,9 +16,9 @@ from pathlib import Path
 from slidewright.errors import DestinationError, OutputError
 from slidewright.system.file_lock import FileLock, remove_abandoned
 from slidewright.system.files import (
-    TOKEN_LENGTH,
     close_quietly,
     exchange,
+    is_token,
     leads_to,
     lies_in,
     local_path,
@@ -309,7 +309,7 @@ def sweep_beside(*paths: str | os.PathLike[str]) -> None:
         for each in found:
             stem, ending = os.path.splitext(each)
             short, _, unique = stem[1:].rpartition(".")
-            if short not in names or len(unique) != TOKEN_LENGTH:
+            if short not in names or not is_token(unique):
                 continue
             whole, place = os.path.join(folder, stem), os.path.join(folder, names[short])
             if ending == ".lock":

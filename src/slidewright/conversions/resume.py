@@ -7,6 +7,7 @@ earlier try left. With a Dask cluster the shards are made there first.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -23,12 +24,13 @@ from slidewright.formats.registry import make_format
 from slidewright.options import ConvertOptions
 from slidewright.report import Progress, Report
 from slidewright.selection import Selection
-from slidewright.shards.folder import JOB_FILE, ShardFolder, sweep_partials
+from slidewright.shards.fingerprint import fingerprint
+from slidewright.shards.folder import JOB_FILE, OtherJobError, ShardFolder, sweep_partials
 from slidewright.shards.plan import ShardPlan
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.wrappers.fill import describe_corrupt
-from slidewright.system.file_lock import FileLock
-from slidewright.system.files import regular, total_bytes, write_whole
+from slidewright.system.file_lock import FileLock, is_abandoned
+from slidewright.system.files import regular, same_file, total_bytes, write_whole
 from slidewright.system.json_file import parse_json
 from slidewright.system.limits import usable_cpus
 from slidewright.system.thread_pool import ThreadPool
@@ -62,16 +64,30 @@ def convert_resumably(
     path = folder_beside(dest)
     sweep_beside(dest)
     with contextlib.ExitStack() as stack:
-        fresh = not os.path.exists(os.path.join(path, JOB_FILE))
+        fresh, said = not os.path.exists(os.path.join(path, JOB_FILE)), ""
+        refuse = functools.partial(_refuse, dest, options, source, source_path, compare)
         if fresh:  # a destination that is refused must not leave a folder
-            make_destination(dest, options, make_format(options), source, source_path, compare).close()
+            refuse()
         cluster = _connect(stack, options, source_path)
         planned = None if cluster is None else cluster.n_threads
-        folder, decided = open_job(
-            path, source, source_path, selection, options, started, planned_workers=planned, recorder=recorder
+        join = functools.partial(
+            open_job,
+            *(path, source, source_path, selection, options, started),
+            planned_workers=planned,
+            recorder=recorder,
+            resume=True,
         )
+        try:
+            folder, decided = join()
+        except OtherJobError as error:
+            refuse()  # nor lose one
+            said = _start_again(path, dest, source, source_path, launcher, error)
+            folder, decided = join()
+            fresh = True
         lock = _lock(path)
         stack.callback(lock.release)
+        if ShardFolder.open(path).job != folder.job:  # another run has started again
+            raise _at_work(path)
         finished = None if fresh else _finished_before(folder, dest, options, decided)
         if finished is None:
             sweep_partials(path)
@@ -87,7 +103,44 @@ def convert_resumably(
                     lambda partial: _note_finished(path, partial, options),
                 )
         remove_folder(path, dest, launcher, lock.release)
-    return finished
+    return replace(finished, warnings=(said, *finished.warnings)) if said else finished
+
+
+def _refuse(
+    dest: str | os.PathLike[str], options: ConvertOptions, source: Source, source_path: str | None, compare: bool
+) -> None:
+    """Raise what there is to say against a destination."""
+    make_destination(dest, options, make_format(options), source, source_path, compare).close()
+
+
+def _start_again(
+    path: str,
+    dest: str | os.PathLike[str],
+    source: Source,
+    source_path: str | None,
+    launcher: Launcher | None,
+    error: OtherJobError,
+) -> str:
+    """Remove the shards of another job, which would stand in the way for ever, and say so: an earlier try at the same
+    destination made them for itself, of the same source as that was then, or with other options. Raises the error where
+    they are another source's, other commands have used them, or a process may be at work on them.
+    """
+    there = error.job
+    if there.path is None or source_path is None:  # an object, of which nobody knows what it was then
+        same = there.path == source_path and there.source == fingerprint(source, source_path)
+    else:
+        same = same_file(there.path, source_path)
+    if not (same and ShardFolder(path, there).is_private and is_abandoned(os.path.join(path, _LOCK))):
+        raise error
+    lock = _lock(path)
+    try:
+        now = ShardFolder.open(path)
+        if now.job != there or not now.is_private:
+            raise _at_work(path)
+        remove_folder(path, dest, launcher, lock.release)
+    finally:
+        lock.release()
+    return f"what an earlier try left in {path!r} was removed, as it is of no use to this one: {error.different}"
 
 
 def _connect(stack: contextlib.ExitStack, options: ConvertOptions, source_path: str | None) -> Any:
@@ -122,11 +175,15 @@ def _lock(path: str) -> FileLock:
     try:
         return FileLock(os.path.join(path, _LOCK), wait=False)
     except BlockingIOError:
-        raise DestinationError(f"another process is at work in {path!r}; wait for it, or end it") from None
+        raise _at_work(path) from None
     except OSError as error:
         raise DestinationError(
             f"can't lock {os.path.join(path, _LOCK)!r}: {error.strerror}; remove that folder"
         ) from error
+
+
+def _at_work(path: str) -> DestinationError:
+    return DestinationError(f"another process is at work in {path!r}; wait for it, or end it")
 
 
 def _note_finished(path: str, partial: str, options: ConvertOptions) -> None:

@@ -8,7 +8,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slidewright.conversions.deciding import decide
 from slidewright.errors import OptionError, SlidewrightError
@@ -17,7 +17,7 @@ from slidewright.pyramid.level_store import Scratch
 from slidewright.report import Progress
 from slidewright.selection import Selection
 from slidewright.shards import fingerprint as identity
-from slidewright.shards.folder import JOB_FILE, Job, ShardFolder, own_names
+from slidewright.shards.folder import JOB_FILE, Job, ShardFolder, own_names, remove_own
 from slidewright.shards.plan import ShardPlan
 from slidewright.system.files import lies_in, same_file, short_name, token
 from slidewright.system.files import remove as remove_tree
@@ -45,14 +45,24 @@ def open_job(
     count: int | None = None,
     planned_workers: int | None = None,
     recorder: Recorder | None = None,
+    *,
+    resume: bool = False,
 ) -> tuple[ShardFolder, Run]:
     """Make or join the folder of this job. What only decides how work is cut (block size, number of shards) is taken
-    from the folder where the caller leaves it open.
+    from the folder where the caller leaves it open. With `resume` the folder is one beside the destination, that the
+    conversion makes for itself. Raises OtherJobError.
     """
     if source_path is not None and (same_file(path, source_path) or lies_in(path, source_path)):
         raise OptionError(f"the folder of shards {os.fspath(path)!r} is the source, or lies in it; choose another")
     there = ShardFolder.open(path).job if os.path.exists(os.path.join(path, JOB_FILE)) else None
+    known: dict[str, Any] = {
+        "selection": selection.given,
+        "source": identity.fingerprint(source, source_path),
+        "options": identity.made_options(options),
+        "versions": identity.versions(),
+    }
     if there is not None:
+        there.require(os.path.abspath(os.fspath(path)), known)  # before its block size decides anything
         planned_workers = there.planned_workers
         count = count or there.count
         if options.block_tiles is None:
@@ -62,17 +72,18 @@ def open_job(
     given = decided.memory.block_tiles if planned_workers is None else options.block_tiles
     job = Job(
         path=None if source_path is None else absolute(source_path),
-        selection=selection.given,
-        source=identity.fingerprint(source, source_path),
-        options=identity.made_options(options),
-        versions=identity.versions(),
+        **known,
         keeping=decided.keeping,
         count=count or min(first.n_blocks, max(LOCAL_SHARDS, SHARDS_A_WORKER * planned)),
         planned_workers=planned,
         block_tiles=first.block_tiles,
         block_tiles_given=given,  # also when it was this machine's memory that made it smaller
+        resumed=resume,
     )
-    return ShardFolder.claim(path, job), decided
+    folder = ShardFolder.claim(path, job)
+    if folder.job.resumed and not resume:
+        folder.share()
+    return folder, decided
 
 
 def shard_plan(
@@ -119,7 +130,7 @@ def remove_folder(
         return
     if not alone or os.path.islink(path) or not os.access(path, os.W_OK):
         for name in own:
-            remove_tree(os.path.join(path, name))
+            remove_own(path, name)
         return
     trash = trash_name(dest, token())
     if launcher is not None:

@@ -16,6 +16,9 @@ class SharedFolder(NamedTuple):
     """Where such files are written when they belong to shards, which outlive the run."""
 
     path: str
+    """A folder in which all have numbers for names, below folders of such names and "c", as the chunks of zarr have: by
+    them who removes shards knows what is of these.
+    """
     staging: str
     """Where each is until it is whole: a folder of this run alone, which whoever ends or follows the run removes."""
     sync: bool

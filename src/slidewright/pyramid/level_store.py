@@ -31,7 +31,7 @@ from slidewright.pyramid.chunks import ChunkFiles, ChunkShard, ChunkStore
 from slidewright.pyramid.plan import Block, Plan
 from slidewright.sources.base import BLANK, Blank, Reader
 from slidewright.system.file_lock import FileLock, remove_abandoned
-from slidewright.system.files import make_below, remove_guarded, token, write_whole
+from slidewright.system.files import is_token, make_below, remove_guarded, token, write_whole
 
 _PREFIX = "slidewright-scratch-"
 _LOCK = ".lock"
@@ -243,6 +243,7 @@ def sweep_scratch(parent: str | os.PathLike[str] | None = None) -> str:
         return root
     for name in names:
         lock = os.path.join(root, name)
-        if name.startswith(_PREFIX) and name.endswith(_LOCK) and _is_own(lock):
+        ours = name.startswith(_PREFIX) and name.endswith(_LOCK) and is_token(name[len(_PREFIX) : -len(_LOCK)])
+        if ours and _is_own(lock):
             remove_abandoned(lock, functools.partial(remove_guarded, lock.removesuffix(_LOCK), lock))
     return root

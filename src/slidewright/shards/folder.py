@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -33,11 +33,17 @@ from slidewright.system.json_file import parse_json
 from slidewright.system.remote_file import is_url
 
 JOB_FILE = "job.json"
+_SHARED_FILE = "shared.json"
 _VERSION = 4
 _MAX_JOB_BYTES = 64 << 20  # a palette may be long
 MAX_SHARDS = 100_000
-_OWN = re.compile(r"job\.json|finished\.json|lock|files|level-\d+\.zarr|shard-\d+-of-\d+")
-_PARTIAL = re.compile(r"\.?(job\.json|finished\.json|shard-\d+-of-\d+(\.files)?)\.[0-9a-f]+\.partial")
+_UNFINISHED = r"\.[0-9a-f]{16}\.partial"
+_CHUNKS = rf"/zarr\.json|/\.zarr\.json{_UNFINISHED}|/c(/\d+){{0,2}}|/c(/\d+){{3}}({_UNFINISHED})?"
+_OWN = re.compile(
+    r"job\.json|finished\.json|shared\.json|lock|shard-\d+-of-\d+"
+    rf"|files(/\d+(/c)?(/\d+)*)?|level-\d+\.zarr({_CHUNKS})?"
+)
+_PARTIAL = re.compile(r"\.?(job\.json|finished\.json|shard-\d+-of-\d+(\.files)?)" + _UNFINISHED)
 _COMPARED = ("selection", "source", "options", "versions", "count", "block_tiles", "keeping")
 
 
@@ -75,17 +81,23 @@ class Job:
     """The block side that was asked for, if any."""
     keeping: str = ""
     """What becomes of the source's own tiles: another way to read the source may not have them."""
+    resumed: bool = False
+    """Whether a conversion with `resume` made the folder, for itself. Not compared."""
 
     @property
     def id(self) -> str:
         """A name that differs when anything does that matters."""
-        compared = {name: getattr(self, name) for name in _COMPARED}
-        return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.compared(), sort_keys=True).encode()).hexdigest()[:16]
 
-    def differences(self, other: Job) -> list[str]:
-        """What this job (there) and another (here) do not agree on."""
-        there, here = ({name: getattr(job, name) for name in _COMPARED} for job in (self, other))
-        return identity.differences(there, here)
+    def compared(self) -> dict[str, Any]:
+        """What must be the same for all shards of a folder."""
+        return {name: getattr(self, name) for name in _COMPARED}
+
+    def require(self, folder: str, here: Mapping[str, Any]) -> None:
+        """Hold some of what must be the same against a run of this process; raises OtherJobError."""
+        different = identity.differences({name: getattr(self, name) for name in here}, here)
+        if different:
+            raise OtherJobError(folder, self, different)
 
     def command(self, folder: str, index: int) -> str:
         """The command that makes one shard."""
@@ -94,6 +106,17 @@ class Job:
         for name, value in {**self.selection, **identity.options_from(self.options)}.items():
             words += table[name].arguments(value)
         return shlex.join(words)
+
+
+class OtherJobError(ShardError):
+    """A folder of shards belongs to another `job`; `different` says how."""
+
+    def __init__(self, folder: str, job: Job, different: list[str]) -> None:
+        self.job, self.different = job, "; ".join(different)
+        super().__init__(
+            f"the shards in {folder!r} are of another job: {self.different}. "
+            "Give the same source and options, or remove the folder to start again"
+        )
 
 
 class ShardFolder:
@@ -127,7 +150,7 @@ class ShardFolder:
 
         Raises
         ------
-        ShardError
+        OtherJobError
             When it belongs to another job; the message says what differs.
         OptionError
             When it can't be made, or has things of others under the names that shards would get.
@@ -146,13 +169,22 @@ class ShardFolder:
         except OSError as error:
             raise OptionError(f"can't make the folder of shards {path!r}: {error.strerror or error}") from error
         there = cls.open(path)
-        different = there.job.differences(job)
-        if different:
-            raise ShardError(
-                f"the shards in {path!r} are of another job: {'; '.join(different)}. "
-                "Give the same source and options, or remove the folder to start again"
-            )
+        there.job.require(path, job.compared())
         return there
+
+    def share(self) -> None:
+        """Note that other commands than the conversion that made the folder for itself use it as well."""
+        with contextlib.suppress(OSError), open(self._shared, "xb", opener=new_file):
+            pass
+
+    @property
+    def is_private(self) -> bool:
+        """Whether none but conversions with `resume` have used it."""
+        return self.job.resumed and not os.path.lexists(self._shared)
+
+    @property
+    def _shared(self) -> str:
+        return os.path.join(self.path, _SHARED_FILE)
 
     def shard_path(self, index: int) -> str:
         """Where a shard lies."""
@@ -263,7 +295,7 @@ def sweep_partials(folder: str, name: str = "") -> None:
 
 
 def is_own(name: str) -> bool:
-    """Whether a name in a folder of shards is one that they have."""
+    """Whether a name in a folder of shards, or one in the folders there ("files/0/2/3"), is one that they have."""
     return bool(_OWN.fullmatch(name) or _PARTIAL.fullmatch(name))
 
 
@@ -271,7 +303,38 @@ def own_names(folder: str) -> tuple[list[str], bool]:
     """What in a folder of shards belongs to them, what the others depend on last; and whether that is all of it."""
     names = os.listdir(folder)
     own = [name for name in names if is_own(name)]
-    return sorted(own, key=lambda name: (name == JOB_FILE, name.endswith(".json"))), len(own) == len(names)
+    alone = len(own) == len(names) and all(_all_own(folder, name) for name in own)
+    return sorted(own, key=lambda name: (name == JOB_FILE, name.endswith(".json"))), alone
+
+
+def remove_own(folder: str, name: str) -> None:
+    """Remove what has a name in a folder of shards; what others have put into a folder of them stays, with that."""
+    if not is_own(name):
+        return
+    inside = _inside(folder, name)
+    if inside is None:
+        remove(os.path.join(folder, name))
+        return
+    for each in inside:
+        remove_own(folder, each)
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.join(folder, name))
+
+
+def _all_own(folder: str, name: str) -> bool:
+    """Whether what has a name in a folder of shards, and all in it, belongs to them."""
+    return is_own(name) and all(_all_own(folder, each) for each in _inside(folder, name) or ())
+
+
+def _inside(folder: str, name: str) -> list[str] | None:
+    """The names of what is in a folder of a folder of shards; None of a file, a link, and what is one task's alone."""
+    path = os.path.join(folder, name)
+    if _PARTIAL.fullmatch(name) or os.path.islink(path) or not os.path.isdir(path):
+        return None
+    try:
+        return [f"{name}/{each}" for each in os.listdir(path)]
+    except OSError:  # what can't be read can't be removed either
+        return []
 
 
 def _refuse_others(path: str) -> None:

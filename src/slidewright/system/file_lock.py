@@ -76,6 +76,13 @@ def remove_abandoned(lock: str, remove: Callable[[], None]) -> None:
         close_quietly(fd)
 
 
+def is_abandoned(lock: str) -> bool:
+    """Whether a lock file is there and nobody holds its lock, as far as that can be seen, see `remove_abandoned`."""
+    found: list[bool] = []
+    remove_abandoned(lock, lambda: found.append(True))
+    return bool(found)
+
+
 def _seen_by_other_hosts(path: str) -> bool:
     """Whether a lock holds for every host that sees the file, as far as the kind of filesystem tells: BeeGFS, Lustre
     with "localflock", NFS with "local_lock" and most of FUSE keep it to the host itself.

@@ -156,7 +156,9 @@ def token() -> str:
     return os.urandom(8).hex()
 
 
-TOKEN_LENGTH = 16
+def is_token(text: str) -> bool:
+    """Whether `token` may have made a text: who removes what has one in its name must not take a word for it."""
+    return len(text) == 16 and set(text) <= set("0123456789abcdef")
 
 
 def short_name(name: str) -> str:
