@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -365,6 +366,27 @@ def test_another_file_with_the_number_of_the_finished_one_is_not_taken_for_it(tm
     (shards / "finished.json").write_text(json.dumps(noted))
     with pytest.raises(DestinationError, match="exists"):
         slidewright.convert(SlowSource(200, 200), dest, resume=True, **options)
+
+
+def test_parts_that_a_failing_disk_kept_go_when_the_slide_is_skipped(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    def keeps_shards(path, **named):
+        return fails() if "shard-" in os.fspath(path) else unlink(path, **named)
+
+    unlink, rename = os.unlink, os.rename
+    np.save(tmp_path / "s.npy", np.zeros((300, 400), np.uint8))
+    options = {**OPTIONS, "out": tmp_path / "out", "resume": True, "n_workers": 0}
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", lambda old, new: fails() if str(new).endswith(".trash") else rename(old, new))
+        patched.setattr(os, "unlink", keeps_shards)
+        (item,) = slidewright.batch(tmp_path / "s.npy", **options).items
+    assert (item.status, item.error) == ("done", None)
+    assert finished_shards(tmp_path / "out" / "s.tif.shards") > 1
+    (item,) = slidewright.batch(tmp_path / "s.npy", **options).items
+    assert item.status == "skipped"
+    assert sorted(os.listdir(tmp_path / "out")) == ["s.tif", "slidewright-batch.jsonl"]
 
 
 def test_results_may_be_in_a_folder_named_like_the_source(tmp_path):

@@ -203,16 +203,33 @@ def _seen(path: str | os.PathLike[str], options: ConvertOptions) -> list[Any]:
     return [status.st_ino, status.st_size, status.st_mtime_ns, *label]
 
 
+def _made(path: str, dest: str | os.PathLike[str], options: ConvertOptions) -> bool:
+    """Whether the file is the one that the shards in a folder were for, see `_note_finished`."""
+    try:
+        with open(os.path.join(path, _FINISHED), encoding="ascii", opener=regular) as file:
+            return bool(parse_json(file.read(4096)) == _seen(dest, options))
+    except (OSError, ValueError):
+        return False
+
+
+def remove_finished(dest: str | os.PathLike[str], options: ConvertOptions) -> None:
+    """Remove the shards that a run could not remove, or was killed before it did, though its file is complete."""
+    path = folder_beside(dest)
+    if not (os.path.exists(os.path.join(path, JOB_FILE)) and _made(path, dest, options)):
+        return
+    with contextlib.suppress(DestinationError):  # another process is at it
+        lock = _lock(path)
+        try:
+            remove_folder(path, dest, None, lock.release)
+        finally:
+            lock.release()
+
+
 def _finished_before(
     folder: ShardFolder, dest: str | os.PathLike[str], options: ConvertOptions, decided: Run
 ) -> Report | None:
     """The report of a file that was complete when its run was killed; None when it was not."""
-    try:
-        with open(os.path.join(folder.path, _FINISHED), encoding="ascii", opener=regular) as file:
-            noted = parse_json(file.read(4096))
-        if noted != _seen(dest, options):
-            return None
-    except (OSError, ValueError):
+    if not _made(folder.path, dest, options):
         return None
     decided.format.named(os.path.realpath(dest))  # before which the run may have been killed
     levels = decided.format.levels(os.fspath(dest))
