@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -189,18 +190,24 @@ def test_damaged_parts_are_made_again(tmp_path, whole, damage):
     assert [path.name for path in tmp_path.iterdir()] == ["out.tif"]
 
 
-def test_parts_of_other_options_are_thrown_away_with_a_warning(tmp_path):
-    interrupted(tmp_path)
-    other = {**OPTIONS, "compression": "zstd", "tile_size": 64, "n_workers": 0}
+@pytest.mark.parametrize("lock", [True, False])
+def test_parts_of_another_version_are_thrown_away_with_a_warning(tmp_path, lock):
+    shards = interrupted(tmp_path)
+    job = json.loads((shards / "job.json").read_text())
+    job["versions"]["slidewright"] = "0.0.1"
+    (shards / "job.json").write_text(json.dumps(job))
+    if not lock:  # a kill before it was made
+        (shards / "lock").unlink()
+    other = {**OPTIONS, "n_workers": 0}
     report = slidewright.convert(SlowSource(*SIZE), tmp_path / "out.tif", resume=True, **other)
     (warning,) = report.warnings
-    assert re.search(r"out\.tif\.shards' was removed.*options\.compression is deflate there and zstd here", warning)
+    assert re.search(r"out\.tif\.shards' was removed.*slidewright is 0\.0\.1 there", warning)
     assert [path.name for path in tmp_path.iterdir()] == ["out.tif"]
     slidewright.convert(SlowSource(*SIZE), tmp_path / "new.tif", **other)
     assert digest(tmp_path / "out.tif") == digest(tmp_path / "new.tif")
 
 
-@pytest.mark.parametrize("who", ["shards of the user's", "a task has helped", "another is at work", "another source"])
+@pytest.mark.parametrize("who", ["the same", "shards of the user's", "a task has helped", "another is at work"])
 def test_parts_that_others_may_use_are_refused_and_nothing_is_lost(tmp_path, who):
     shards, options, other = tmp_path / "out.tif.shards", {**OPTIONS, "n_workers": 0}, SlowSource(*SIZE)
     with contextlib.ExitStack() as stack:
@@ -212,8 +219,6 @@ def test_parts_that_others_may_use_are_refused_and_nothing_is_lost(tmp_path, who
             slidewright.shard(SlowSource(*SIZE), shards, index=63, count=64, **options)
         elif who == "another is at work":
             stack.callback(FileLock(str(shards / "lock")).release)
-        elif who == "another source":
-            other = SlowSource(1000, 1000)
         before = listed(shards)
         assert finished_shards(shards)
         with pytest.raises(ShardError, match=r"options\.compression is deflate there and zstd here.*remove the folder"):
@@ -365,6 +370,27 @@ def test_another_file_with_the_number_of_the_finished_one_is_not_taken_for_it(tm
     (shards / "finished.json").write_text(json.dumps(noted))
     with pytest.raises(DestinationError, match="exists"):
         slidewright.convert(SlowSource(200, 200), dest, resume=True, **options)
+
+
+def test_parts_that_a_failing_disk_kept_go_when_the_slide_is_skipped(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    def keeps_shards(path, **named):
+        return fails() if "shard-" in os.fspath(path) else unlink(path, **named)
+
+    unlink, rename = os.unlink, os.rename
+    np.save(tmp_path / "s.npy", np.zeros((300, 400), np.uint8))
+    options = {**OPTIONS, "out": tmp_path / "out", "resume": True, "n_workers": 0}
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", lambda old, new: fails() if str(new).endswith(".trash") else rename(old, new))
+        patched.setattr(os, "unlink", keeps_shards)
+        (item,) = slidewright.batch(tmp_path / "s.npy", **options).items
+    assert (item.status, item.error) == ("done", None)
+    assert finished_shards(tmp_path / "out" / "s.tif.shards") > 1
+    (item,) = slidewright.batch(tmp_path / "s.npy", **options).items
+    assert item.status == "skipped"
+    assert sorted(os.listdir(tmp_path / "out")) == ["s.tif", "slidewright-batch.jsonl"]
 
 
 def test_results_may_be_in_a_folder_named_like_the_source(tmp_path):

@@ -134,6 +134,10 @@ def convert_slide(
         opened, path = open_selected(entry.source, entry.selection)
         options, made_of = due(entry, opened, path, before)
         if options is None:
+            if entry.options.resume:
+                from slidewright.conversions.resume import remove_finished
+
+                remove_finished(destination, entry.options)
             return Outcome(BatchItem(entry.source, entry.destination, "skipped", monotonic() - started), None)
         if announce is not None and work_seconds(opened.info, entry.options) > LARGE_SECONDS:
             raise TooLargeError

@@ -24,7 +24,7 @@ from slidewright.formats.registry import make_format
 from slidewright.options import ConvertOptions
 from slidewright.report import Progress, Report
 from slidewright.selection import Selection
-from slidewright.shards.fingerprint import fingerprint
+from slidewright.shards.fingerprint import fingerprint, versions
 from slidewright.shards.folder import JOB_FILE, OtherJobError, ShardFolder, sweep_partials
 from slidewright.shards.plan import ShardPlan
 from slidewright.sources.on_disk import file_identity
@@ -122,15 +122,18 @@ def _start_again(
     error: OtherJobError,
 ) -> str:
     """Remove the shards of another job, which would stand in the way for ever, and say so: an earlier try at the same
-    destination made them for itself, of the same source as that was then, or with other options. Raises the error where
-    they are another source's, other commands have used them, or a process may be at work on them.
+    destination made them for itself, of the same source as that was then, or with another version. Raises the error
+    where they are another source's, or the options alone are others, which may be a slip; where other commands have
+    used them, or a process may be at work on them.
     """
-    there = error.job
+    there, held = error.job, os.path.join(path, _LOCK)
+    if there.versions == versions() and there.source == fingerprint(source, source_path):
+        raise error
     if there.path is None or source_path is None:  # an object, of which nobody knows what it was then
         same = there.path == source_path and there.source == fingerprint(source, source_path)
     else:
         same = same_file(there.path, source_path)
-    if not (same and ShardFolder(path, there).is_private and is_abandoned(os.path.join(path, _LOCK))):
+    if not (same and ShardFolder(path, there).is_private and (is_abandoned(held) or not os.path.lexists(held))):
         raise error
     lock = _lock(path)
     try:
@@ -203,16 +206,33 @@ def _seen(path: str | os.PathLike[str], options: ConvertOptions) -> list[Any]:
     return [status.st_ino, status.st_size, status.st_mtime_ns, *label]
 
 
+def _made(path: str, dest: str | os.PathLike[str], options: ConvertOptions) -> bool:
+    """Whether the file is the one that the shards in a folder were for, see `_note_finished`."""
+    try:
+        with open(os.path.join(path, _FINISHED), encoding="ascii", opener=regular) as file:
+            return bool(parse_json(file.read(4096)) == _seen(dest, options))
+    except (OSError, ValueError):
+        return False
+
+
+def remove_finished(dest: str | os.PathLike[str], options: ConvertOptions) -> None:
+    """Remove the shards that a run could not remove, or was killed before it did, though its file is complete."""
+    path = folder_beside(dest)
+    if not (os.path.exists(os.path.join(path, JOB_FILE)) and _made(path, dest, options)):
+        return
+    with contextlib.suppress(DestinationError):  # another process is at it
+        lock = _lock(path)
+        try:
+            remove_folder(path, dest, None, lock.release)
+        finally:
+            lock.release()
+
+
 def _finished_before(
     folder: ShardFolder, dest: str | os.PathLike[str], options: ConvertOptions, decided: Run
 ) -> Report | None:
     """The report of a file that was complete when its run was killed; None when it was not."""
-    try:
-        with open(os.path.join(folder.path, _FINISHED), encoding="ascii", opener=regular) as file:
-            noted = parse_json(file.read(4096))
-        if noted != _seen(dest, options):
-            return None
-    except (OSError, ValueError):
+    if not _made(folder.path, dest, options):
         return None
     decided.format.named(os.path.realpath(dest))  # before which the run may have been killed
     levels = decided.format.levels(os.fspath(dest))

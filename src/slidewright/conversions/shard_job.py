@@ -129,8 +129,7 @@ def remove_folder(
     except OSError:  # it is gone, or can't be read: nothing more can be done
         return
     if not alone or os.path.islink(path) or not os.access(path, os.W_OK):
-        for name in own:
-            remove_own(path, name)
+        remove_own(path, own)
         return
     trash = trash_name(dest, token())
     if launcher is not None:
@@ -142,9 +141,11 @@ def remove_folder(
             path = trash
             if release is not None:
                 release()
-        for name in own:  # in this order: where the name is kept, a kill must leave what is a folder of shards
-            remove_tree(os.path.join(path, name))
-        remove_tree(path)
+            remove_tree(trash)
+            return
+        remove_own(path, own)  # the name is kept: a kill must leave what is a folder of shards
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
     except BaseException:  # Ctrl-C: the file is complete, and nobody looks for what has this name
         remove_tree(trash)
         raise

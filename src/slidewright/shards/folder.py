@@ -307,8 +307,20 @@ def own_names(folder: str) -> tuple[list[str], bool]:
     return sorted(own, key=lambda name: (name == JOB_FILE, name.endswith(".json"))), alone
 
 
-def remove_own(folder: str, name: str) -> None:
-    """Remove what has a name in a folder of shards; what others have put into a folder of them stays, with that."""
+def remove_own(folder: str, names: Sequence[str]) -> None:
+    """Remove what has `own_names` in a folder of shards; what others have put into a folder of them stays, with that.
+    Where a disk fails what tells that they are shards stays as well.
+    """
+    said = [name for name in names if name.endswith(".json")]
+    others = [name for name in names if name not in said]
+    for name in others:
+        _remove_own(folder, name)
+    if not any(_any_own(folder, name) for name in others):
+        for name in said:
+            _remove_own(folder, name)
+
+
+def _remove_own(folder: str, name: str) -> None:
     if not is_own(name):
         return
     inside = _inside(folder, name)
@@ -316,7 +328,7 @@ def remove_own(folder: str, name: str) -> None:
         remove(os.path.join(folder, name))
         return
     for each in inside:
-        remove_own(folder, each)
+        _remove_own(folder, each)
     with contextlib.suppress(OSError):
         os.rmdir(os.path.join(folder, name))
 
@@ -324,6 +336,14 @@ def remove_own(folder: str, name: str) -> None:
 def _all_own(folder: str, name: str) -> bool:
     """Whether what has a name in a folder of shards, and all in it, belongs to them."""
     return is_own(name) and all(_all_own(folder, each) for each in _inside(folder, name) or ())
+
+
+def _any_own(folder: str, name: str) -> bool:
+    """Whether what has a name in a folder of shards is there and no folder, or something in it belongs to them."""
+    inside = _inside(folder, name)
+    if inside is None:
+        return is_own(name) and os.path.lexists(os.path.join(folder, name))
+    return any(_any_own(folder, each) for each in inside)
 
 
 def _inside(folder: str, name: str) -> list[str] | None:

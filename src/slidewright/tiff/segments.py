@@ -7,6 +7,7 @@ more than the codec. What comes out is what tifffile gives, to the pixel.
 
 from __future__ import annotations
 
+import functools
 import sys
 import zlib
 from collections.abc import Callable, Iterable
@@ -28,6 +29,7 @@ from slidewright.tiff.stream_headers import look
 
 MAX_SEGMENT_BYTES = 1 << 28  # decoded; a 4096-pixel RGB tile of uint16 is 100 MB
 _NO_BYTES = 8  # between two segments: what begins at an even place, or at one of eight
+_HOLE = 16  # entries of a table: a hole of a sector has at least 64
 _RGB = 2  # libjpeg's number of it, by way of TIFF's
 
 
@@ -55,7 +57,6 @@ class Segments:
         self._raw, self._swap = order is not None, order == (">" if sys.byteorder == "little" else "<")
         self._nodata = page.nodata
         self._offsets, self._counts = page.offsets, page.counts
-        self._starts: NDArray[np.int64] | None = None
         self._codec = "jpeg" if page.is_jpeg else page.compression.partition("-")[0]
         self._cell_bytes = page.cell.height * page.cell.width * page.samples * page.dtype.itemsize
         self._last: tuple[int, bytes] = (-1, b"")
@@ -167,7 +168,7 @@ class Segments:
         """(byte, number of bytes) of a segment inside the file; None for one that was left out."""
         offset, count = int(self._offsets[index]), int(self._counts[index])
         if not offset or not count:
-            if self._is_lost(offset, count):
+            if count or (offset and self._lost[index]):
                 raise self._error(f"{self.where(index)} has no place in the file; the file is damaged, copy it again")
             return None
         if offset < 0 or count < 0 or offset + count > self._file.nbytes:
@@ -176,16 +177,22 @@ class Segments:
             )
         return offset, count
 
-    def _is_lost(self, offset: int, count: int) -> bool:
-        """Whether half of a segment's place is zero, as in a hole of one of the two tables: what a writer leaves out
-        has no place at all, or no bytes at a byte where another segment begins.
+    @functools.cached_property
+    def _lost(self) -> NDArray[np.bool_]:
+        """Which segments have lost their number of bytes, in a hole of that table: many one after the other, most of
+        which have bytes of their own up to the next. What a writer leaves out lies where another begins, if anywhere.
         """
-        if not offset or count:
-            return bool(offset or count)
-        if self._starts is None:
-            self._starts = np.sort(self._offsets)
-        own = int(np.searchsorted(self._starts, offset))
-        return own + 1 < len(self._starts) and int(self._starts[own + 1]) >= offset + _NO_BYTES
+        empty = (self._counts == 0) & (self._offsets != 0)
+        starts = np.append(np.sort(self._offsets), np.iinfo(np.int64).max)
+        own = np.searchsorted(starts, self._offsets)
+        after = starts[np.minimum(own + 1, len(starts) - 1)]
+        alone = empty & (after - self._offsets >= _NO_BYTES)
+        edges = np.flatnonzero(np.diff(empty, prepend=False, append=False))
+        found = np.zeros(len(empty), np.bool_)
+        for first, end in zip(edges[::2], edges[1::2], strict=True):
+            if end - first >= min(_HOLE, len(empty)) and 4 * np.count_nonzero(alone[first:end]) >= 3 * (end - first):
+                found[first:end] = True
+        return found
 
     def _decode_jpeg(self, index: int, data: bytes, out: NDArray[Any]) -> bool:
         """Decode a JPEG straight into `out`; False where it must go the slow way (an edge tile that is stored
