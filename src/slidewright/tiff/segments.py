@@ -183,9 +183,8 @@ class Segments:
         which have bytes of their own up to the next. What a writer leaves out lies where another begins, if anywhere.
         """
         empty = (self._counts == 0) & (self._offsets != 0)
-        starts = np.append(np.sort(self._offsets), np.iinfo(np.int64).max)
-        own = np.searchsorted(starts, self._offsets)
-        after = starts[np.minimum(own + 1, len(starts) - 1)]
+        starts = np.sort(self._offsets)
+        after = starts[np.minimum(np.searchsorted(starts, self._offsets) + 1, len(starts) - 1)]
         alone = empty & (after - self._offsets >= _NO_BYTES)
         edges = np.flatnonzero(np.diff(empty, prepend=False, append=False))
         found = np.zeros(len(empty), np.bool_)
