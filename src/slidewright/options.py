@@ -113,7 +113,7 @@ class ConvertOptions:
             "Levels",
             parse=read_yes_or_no,
             given=True,
-            more="Needs slidewright[scaled], and tiles that are kept.",
+            more="Needs tiles that are kept.",
             takers=ENCODING - {"PyramidWriter"},
         ),
     )

@@ -93,7 +93,6 @@ def test_verify_holds_kept_frames_against_the_source(tmp_path, folder):
 
 
 def test_scaled_decoding_is_near_the_mean(tmp_path, folder):
-    pytest.importorskip("simplejpeg")
     slidewright.convert(folder, tmp_path / "exact.tif", n_workers=0)
     report = slidewright.convert(folder, tmp_path / "scaled.tif", n_workers=0, scaled_decoding=True)
     assert "level 1 decoded at half size" in report.keeping

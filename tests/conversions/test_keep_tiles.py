@@ -310,7 +310,6 @@ def test_the_real_slide_is_kept(tmp_path, real_slide):
 
 @pytest.mark.parametrize("kind", ["jpeg rgb", "jpeg 420", "jpeg 444", "jpeg grey", "sparse jpeg"])
 def test_scaled_decoding_is_near_the_mean_and_the_same_for_all_blocks_and_workers(tmp_path, kind):
-    pytest.importorskip("simplejpeg")
     SOURCES[kind](tmp_path / "in.tif")
     exact = slidewright.convert(tmp_path / "in.tif", tmp_path / "exact.tif", n_workers=0)
     for name, workers, blocks in (("a", 0, None), ("b", 2, 1), ("c", 0, 2)):
@@ -344,7 +343,6 @@ def test_tile_of_which_the_disk_gives_a_part_is_not_kept(tmp_path, monkeypatch, 
 
 
 def test_scaled_decoding_keeps_what_is_corrupt(tmp_path, corrupt):
-    pytest.importorskip("simplejpeg")
     report = slidewright.convert(corrupt, tmp_path / "out.tif", n_workers=2, scaled_decoding=True)
     assert segments(tmp_path / "out.tif") == segments(corrupt)
     assert report.corrupt_tiles == 1
@@ -398,8 +396,6 @@ def test_channels_of_their_own_are_kept_where_the_format_has_them_so(tmp_path):
     [("jpeg", ""), ("jpeg", "scaled_decoding"), ("jpeg", "reuse_levels"), ("deflate", ""), ("deflate", "reuse_levels")],
 )
 def test_tiles_at_the_edge_that_are_stored_smaller_are_made_whole(tmp_path, compression, option):
-    if option == "scaled_decoding":
-        pytest.importorskip("simplejpeg")
     pixels = np.random.default_rng(8).integers(90, 160, (20, 26, 3), np.uint8).repeat(8, 0).repeat(8, 1)[:150, :200]
 
     def tiles(level):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import subprocess
 import sys
@@ -9,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from imagecodecs import jpeg8_encode
+from imagecodecs import jpeg8_decode, jpeg8_encode
 from numpy.typing import NDArray
 
 import slidewright
 from slidewright.errors import CorruptTileError, OptionError, SourceError
+from slidewright.geometry import Size
 from slidewright.sources.base import Source
 from slidewright.sources.open import open_source
 from slidewright.sources.tiff import TiffSource
@@ -466,7 +469,39 @@ def test_zeros_in_the_codes_of_one_colour_are_no_hole(subsampling: str, samples:
     flat = np.full((512, 512, samples), 128, np.uint8)
     stream = jpeg8_encode(flat.squeeze(), 90, subsampling=subsampling, optimize=True)
     assert bytes(64) in stream
-    assert not has_hole(stream)
+    assert not has_hole(stream, Size(512, 512))
+
+
+@pytest.mark.parametrize("kind", ["baseline", "progressive", "restarts", "cmyk", "grey"])
+def test_every_hole_of_a_sector_in_the_codes_of_a_jpeg_is_seen(kind: str) -> None:
+    """Wherever it is, but in the last scans of a progressive JPEG, where most codes are bits as they come."""
+    pixels = np.random.default_rng(6).integers(0, 256, (256, 256, {"cmyk": 4, "grey": 1}.get(kind, 3)), np.uint8)
+    buffer, options = io.BytesIO(), {"progressive": {"progressive": True}, "restarts": {"restart_marker_rows": 1}}
+    mode = {"cmyk": "CMYK", "grey": "L"}.get(kind, "RGB")
+    image = PIL.Image.frombytes(mode, (256, 256), pixels.tobytes())
+    image.save(buffer, "JPEG", quality=90, **options.get(kind, {}))
+    stream, cell = buffer.getvalue(), Size(256, 256)
+    last = len(stream) - 700 if kind != "progressive" else len(stream) // 2
+    for at in range(700, last, 997):
+        assert has_hole(stream[:at] + bytes(512) + stream[at + 512 :], cell), at
+
+
+def test_zeros_in_a_jpeg_outside_its_codes_are_no_hole() -> None:
+    """In a profile, a comment, before and after the end."""
+    pixels, zeros = np.random.default_rng(6).integers(0, 256, (128, 128, 3), np.uint8), bytes(2000)
+    stream, cell = jpeg8_encode(pixels, 90), Size(128, 128)
+    head, end = stream[:2], stream[-2:]
+    length = (2 + len(zeros)).to_bytes(2, "big")
+    for good in (
+        head + b"\xff\xe2" + length + zeros + stream[2:],
+        head + b"\xff\xfe" + length + zeros + stream[2:],
+        stream[:-2] + zeros + end,
+        stream[:-2] + zeros + b"\xff\xff" + end,
+        stream + zeros + end,
+        stream[:-2] + b"\xff\xff\xff" + end + zeros,
+    ):
+        np.testing.assert_array_equal(jpeg8_decode(good), jpeg8_decode(stream))
+        assert not has_hole(good, cell)
 
 
 @pytest.mark.parametrize("big", [False, True])

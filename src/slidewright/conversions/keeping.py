@@ -5,7 +5,6 @@ Apart from `conversion.py` because it weighs everything that was asked for again
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -142,8 +141,6 @@ def _can_scale(pixels: PixelFormat, info: SourceInfo) -> bool:
         raise OptionError(
             f"scaled_decoding is for JPEG tiles of RGB or grey, and for the mean; {info.name} has others: leave it out"
         )
-    if importlib.util.find_spec("simplejpeg") is None:
-        raise OptionError("scaled_decoding needs simplejpeg: pip install 'slidewright[scaled]'")
     return True
 
 

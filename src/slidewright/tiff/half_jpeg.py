@@ -1,4 +1,4 @@
-"""A JPEG decoded at half its size, as libjpeg does it in the frequencies of its blocks (extra `[scaled]`).
+"""A JPEG decoded at half its size, as libjpeg does it in the frequencies of its blocks.
 
 Apart from `segments.py` because JPEGs that are no TIFF's are decoded so as well.
 """

@@ -25,7 +25,7 @@ from slidewright.tiff.half_jpeg import decode_half_jpeg
 from slidewright.tiff.jpeg_holes import has_hole
 from slidewright.tiff.jpegxl import joined_of
 from slidewright.tiff.page import Page
-from slidewright.tiff.stream_headers import look
+from slidewright.tiff.stream_headers import is_far_larger, look
 
 MAX_SEGMENT_BYTES = 1 << 28  # decoded; a 4096-pixel RGB tile of uint16 is 100 MB
 _NO_BYTES = 8  # between two segments: what begins at an even place, or at one of eight
@@ -253,13 +253,13 @@ class Segments:
         if data.rfind(b"\xff\xd9") < 0:
             what = "JPEG" if self._codec == "jpeg" else "JPEG 2000"
             raise self._error(f"{self.where(index)} is a {what} without an end; copy the file again")
-        if self._codec == "jpeg" and has_hole(data, self._joined):
+        if self._codec == "jpeg" and has_hole(data, self.page.cell, self._joined):
             raise self._error(f"{self.where(index)} is a JPEG with zeros in the place of a part; copy the file again")
 
     def _check_stream(self, index: int, data: bytes) -> None:
         """Refuse an image that says it is far larger than its tile, before a decoder makes room for it."""
         size, cell = look(self._codec, data).size, self.page.cell
-        if size is not None and size.height * size.width > 4 * cell.height * cell.width + 65_536:
+        if size is not None and is_far_larger(size, cell):
             raise self._error(
                 f"{self.where(index)} holds a {self._codec.upper()} of {size}, not of {cell}; the file is damaged"
             )

@@ -22,6 +22,11 @@ class Stream(NamedTuple):
     """Of JPEG 2000: whether blocks are coded as ITU T.814 has it."""
 
 
+def is_far_larger(size: Size, cell: Size) -> bool:
+    """Whether an image is too large to be one tile of `cell` pixels, padded as some writers do it: a sign of damage."""
+    return size.height * size.width > 4 * cell.height * cell.width + 65_536
+
+
 def look(compression: str, data: bytes) -> Stream:
     """Read the header of a segment; nothing is known of a codec without one here, or of a damaged one."""
     reader = _READERS.get(compression)

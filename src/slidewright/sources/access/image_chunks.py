@@ -36,7 +36,7 @@ def decode_image(
     match codec:
         case "jpeg" | "jpeg2000" if data.rfind(b"\xff\xd9") < 0:  # the libraries only warn, and the rest would be grey
             raise ValueError(f"it is a {codec.upper()} without an end")
-        case "jpeg" if has_hole(data):
+        case "jpeg" if has_hole(data, size):
             raise ValueError("it is a JPEG with zeros in the place of a part")
         case "jpeg":
             colours = {"colorspace": settings.get("colorspace_jpeg"), "outcolorspace": settings.get("colorspace_data")}

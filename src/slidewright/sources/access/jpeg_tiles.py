@@ -50,7 +50,7 @@ def check(data: bytes, cell: Size, where: str) -> None:
     """Refuse a JPEG without an end or with a hole, of which libjpeg would make something, and one of another size."""
     if data.rfind(b"\xff\xd9") < 0:
         raise CorruptTileError(f"{where} is a JPEG without an end; copy the file again")
-    if has_hole(data):
+    if has_hole(data, cell):
         raise CorruptTileError(f"{where} is a JPEG with zeros in the place of a part; copy the file again")
     size = look("jpeg", data).size
     if size != cell:
