@@ -44,7 +44,7 @@ def test_threads_that_do_not_end_are_waited_for_together(monkeypatch):
 
 
 LATE = """
-import atexit, sys, threading, warnings
+import atexit, contextlib, sys, threading, warnings
 import numpy as np
 import slidewright
 from slidewright.system.thread_pool import ThreadPool
@@ -56,7 +56,15 @@ def late():
     assert list(pool.map(abs, [-1, -2, -3])) == [1, 2, 3]
     pool.shutdown()
     slidewright.convert(np.zeros((600, 700, 3), "u1"), "out.ome.zarr", n_workers=0)
-    slidewright.convert("out.ome.zarr", "out.tif", n_workers=1)
+    try:
+        slidewright.convert("out.ome.zarr", "out.tif", n_workers=1)
+    except slidewright.SourceError as error:  # CPython 3.12 starts no thread any more; that of zarr is one
+        assert sys.version_info[:2] == (3, 12) and "thread.join()" in str(error), error
+        slidewright.convert(np.zeros((600, 700, 3), "u1"), "out.tif", n_workers=1)
+        for ask in (slidewright.info, slidewright.verify_file):
+            with contextlib.suppress(slidewright.SourceError):
+                ask("out.ome.zarr")
+                print("not refused")
     try:
         slidewright.convert("out.ome.zarr", "late.tif", compression="deflate", n_workers=0)
     except slidewright.SourceError as error:

@@ -24,6 +24,7 @@ from slidewright.sources.access.image_chunks import NAMES
 from slidewright.sources.ome_attributes import OmeAttributes
 from slidewright.system.files import read_at, regular, total_bytes
 from slidewright.system.json_file import read_json
+from slidewright.system.zarr_thread import check_zarr_thread
 from slidewright.tiff.page import TiledImage
 from slidewright.tiff.slide import kept_levels
 
@@ -238,6 +239,7 @@ class ZarrPyramid:
         import zarr
 
         plain = [level.folder for level in self.levels if level.layout.compression not in NAMES.values()]
+        check_zarr_thread(str(self.path))
         for folder in (self.path, *plain):
             try:
                 zarr.open(store=folder, mode="r")

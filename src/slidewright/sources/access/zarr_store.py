@@ -20,6 +20,7 @@ from slidewright.errors import SourceError, alone
 from slidewright.sources.access.zarr_codecs import know_images, open_node
 from slidewright.system.files import leads_to, regular
 from slidewright.system.remote_file import http_options, is_url
+from slidewright.system.zarr_thread import check_zarr_thread
 
 _MAX_METADATA_BYTES = 64 << 20
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
@@ -108,6 +109,7 @@ def _span(byte_range: Any, size: int) -> tuple[int, int]:
 def open_store(store: str, inner: str) -> Any:
     """The array or group in a folder, a .zip file or behind a URL; raises SourceError."""
     know_images()
+    check_zarr_thread(store)
     try:
         is_zip = store.lower().endswith(".zip")
         if is_url(store):
