@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from slidewright.conversions import destination as destinations
 from slidewright.conversions.destination import Destination
 from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.pyramid.level_store import ScratchFolder
-from slidewright.system.files import total_bytes
+from slidewright.system.files import chained_path, total_bytes
 
 
 def test_destination_taken_meanwhile_is_not_overwritten(tmp_path):
@@ -341,3 +342,31 @@ def test_ctrl_c_at_any_moment_of_making_or_removing_temporary_files_leaves_none(
             assert (os.listdir(tmp_path), number) == ([], number)
     assert number > 5
     assert len(os.listdir("/proc/self/fd")) <= len(before) + 2  # one that was just opened, and one that nobody broke
+
+
+@pytest.mark.parametrize("linked", ["0", "0/c"])
+def test_store_that_a_source_is_a_view_of_is_not_replaced(tmp_path, linked):
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 600), np.uint8)
+    slidewright.convert(pixels, tmp_path / "orig.zarr", n_workers=0, tile_size=256)
+    view = tmp_path / "view.zarr"
+    (view / linked).parent.mkdir(parents=True)
+    for name in ("zarr.json", *(["0/zarr.json"] if linked == "0/c" else [])):
+        (view / name).write_bytes((tmp_path / "orig.zarr" / name).read_bytes())
+    os.symlink(tmp_path / "orig.zarr" / linked, view / linked)
+    before = {path: path.read_bytes() for path in (tmp_path / "orig.zarr").rglob("*") if path.is_file()}
+    with pytest.raises(DestinationError, match="source lies in the destination"):
+        slidewright.convert(view, tmp_path / "orig.zarr", n_workers=0, level=0, overwrite=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "orig.zarr").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("url", ["dir://s.tif::file://{0}", "zip://s.tif::file://{0}/a.zip"])
+def test_file_that_a_chained_url_begins_at_is_an_input(tmp_path, url):
+    """As fsspec reads them: of the folder's file, or the archive."""
+    slidewright.convert(np.zeros((64, 64), np.uint8), tmp_path / "s.tif", n_workers=0)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "s.tif", "s.tif")
+    (path,) = chained_path(url.format(tmp_path))
+    before = Path(path).read_bytes()
+    with pytest.raises(DestinationError, match="is the source itself"):
+        slidewright.convert(url.format(tmp_path), path, n_workers=0, overwrite=True, format="tiff")
+    assert Path(path).read_bytes() == before

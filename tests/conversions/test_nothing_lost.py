@@ -332,6 +332,17 @@ def test_names_that_differ_in_case_are_held_apart_where_the_filesystem_does(tmp_
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".slidewright-")]
 
 
+def test_rules_for_names_are_tried_once_for_many_of_them(tmp_path, monkeypatch):
+    """Each try makes a file in the folder; 1,000 names that differ in case took minutes."""
+    letters = list(enumerate("abcdefghij"))
+    names = ["".join(letter.upper() if n >> bit & 1 else letter for bit, letter in letters) for n in range(1000)]
+    tried, really = [], files._takes_for_one
+    monkeypatch.setattr(files, "_takes_for_one", lambda *given: tried.append(given) or really(*given))
+    found = list(files.shared_places([str(tmp_path / name) for name in [*names, "other", names[3]]]))
+    assert len(tried) == 2
+    assert found == [(3, 1001)] or files._ignores_case(str(tmp_path))
+
+
 @pytest.mark.parametrize(("one", "other"), [("\u00e9.tif", "e\u0301.tif"), ("\u00e9.tif", "E\u0301.tif")])
 def test_names_of_two_spellings_are_held_apart_where_the_filesystem_does(tmp_path, slide, monkeypatch, one, other):
     """As those of Apple's do not."""
@@ -1069,7 +1080,7 @@ def test_group_of_an_array_that_is_given_as_an_object_is_kept(tmp_path: Path) ->
     group = zarr.open_group(tmp_path / "a.zarr", mode="w")
     array = group.create_array("0", shape=(64, 64), dtype="u1", chunks=(64, 64))
     before = (tmp_path / "a.zarr" / "zarr.json").read_bytes()
-    with pytest.raises(DestinationError, match="is a name that zarr keeps metadata under"):
+    with pytest.raises(DestinationError, match="is the source itself, or a file of it"):
         slidewright.convert(array, tmp_path / "a.zarr" / "zarr.json", format="tiff", overwrite=True, **OPTIONS)
     assert (tmp_path / "a.zarr" / "zarr.json").read_bytes() == before
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -538,3 +539,27 @@ def test_tiles_left_out_have_no_place_or_no_bytes_before_another(tmp_path: Path)
     assert not found[:16, 48:80].any()
     pixels[:16, 48:80] = 0
     np.testing.assert_array_equal(found, pixels)
+
+
+LOSSLESS = """
+import sys, numpy as np, tifffile, slidewright
+from imagecodecs import ljpeg_encode
+from slidewright.geometry import Size
+from slidewright.tiff.half_jpeg import decode_half_jpeg
+for side in (64, 128, 256, 512):
+    stream = ljpeg_encode(np.zeros((side, side), np.uint8))
+    assert bytes(512) in stream
+    options = dict(shape=(side, side), dtype="u1", tile=(side, side), compression="jpeg", photometric="minisblack")
+    tifffile.imwrite("a.tif", iter([stream]), **options)
+    slidewright.convert("a.tif", "o.tif", n_workers=0, compression="deflate", overwrite=True)
+    half = np.zeros((side // 2, side // 2, 1), np.uint8)
+    assert not decode_half_jpeg(stream, half, Size(side, side), tables=None, as_rgb=False)
+"""
+
+
+def test_lossless_jpeg_is_not_decoded_smaller(tmp_path: Path) -> None:
+    """simplejpeg 1.9.0 would write beyond the end of its array, and the process would crash."""
+    line = [sys.executable, "-c", LOSSLESS]
+    more = {"MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "7"}
+    done = subprocess.run(line, cwd=tmp_path, env=os.environ | more, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr

@@ -395,3 +395,24 @@ def test_blosc_chunk_that_is_cut_short_is_damage(tmp_path: Path, zarr_format: in
             slidewright.convert(path, tmp_path / "o.tif", n_workers=0)
     chunk.write_bytes(data)
     slidewright.convert(path, tmp_path / "o.tif", n_workers=0)
+
+
+@pytest.mark.parametrize("linked", ["c/0/1", "c/0", "c"])
+def test_link_to_a_chunk_that_is_not_there_is_no_background(tmp_path: Path, linked: str) -> None:
+    """As git-annex and DVC leave them where content is not fetched."""
+    save(tmp_path / "a.zarr", np.full((64, 64), 9, np.uint8), (32, 32))
+    place = tmp_path / "a.zarr" / linked
+    place.rename(tmp_path / "kept")
+    place.symlink_to(tmp_path / "gone")
+    with pytest.raises(SourceError, match=f"{linked} is a link to what is not there; fetch it"):
+        slidewright.convert(tmp_path / "a.zarr", tmp_path / "out.tif", n_workers=0, on_corrupt="fill")
+    assert not (tmp_path / "out.tif").exists()
+    (tmp_path / "kept").rename(tmp_path / "gone")
+    slidewright.convert(tmp_path / "a.zarr", tmp_path / "out.tif", n_workers=0, resume=True)
+    assert slidewright.verify_file(tmp_path / "out.tif", against=tmp_path / "a.zarr")
+
+
+def test_link_to_nowhere_beside_the_chunks_does_not_matter(tmp_path: Path) -> None:
+    save(tmp_path / "a.zarr", np.full((64, 64), 9, np.uint8), (32, 32))
+    (tmp_path / "a.zarr/notes").symlink_to(tmp_path / "gone")
+    slidewright.convert(tmp_path / "a.zarr", tmp_path / "out.tif", n_workers=0, resume=True)

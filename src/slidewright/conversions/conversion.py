@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from slidewright.conversions.watched import WatchedFiles
 from slidewright.errors import CorruptTileError, DestinationError, OutputError, ShardError, SourceError, without_keys
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
-from slidewright.system.files import lies_in, same_file
+from slidewright.system.files import chained_path, lies_in, local_path, same_file
 from slidewright.system.remote_file import absolute
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
@@ -266,7 +266,7 @@ def make_destination(
         destination = Destination(
             dest,
             overwrite=options.overwrite,
-            sources=_files_of(source, source_path),
+            sources=list(_read_by(source, source_path)),
             is_folder=form.is_folder,
             recognises=form.recognises,
             compare=compare,
@@ -287,7 +287,18 @@ def _files_of(source: Source, path: str | None) -> list[str]:
     """The files that a source is read from, as far as known, wherever the program goes meanwhile."""
     name = source.info.name
     given = path or (name if os.path.isabs(name) else None)
-    return [absolute(each) for each in (*([] if given is None else [given]), *source.beside)]
+    found = [] if given is None else [given, *chained_path(given)]
+    return [absolute(each) for each in (*found, *source.beside)]
+
+
+def _read_by(source: Source, path: str | None) -> Iterator[str]:
+    """All that must not be replaced, as a run reads it: the files of a source, what is known to be read of them, and
+    where links in the folders of a view of another image lead.
+    """
+    for each in dict.fromkeys((*_files_of(source, path), *source.read_from)):
+        yield each
+        with contextlib.suppress(OSError):
+            yield from (link.path for link in os.scandir(local_path(each)) if link.is_symlink() and link.is_dir())
 
 
 def _refuse_rubbish(corrupt: dict[CorruptPlace, str], run: Run) -> None:

@@ -84,7 +84,10 @@ def companions(path: str) -> tuple[str, ...]:
 
 
 def _stat(path: str) -> dict[str, int]:
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        status = os.lstat(path)  # a link to what is not there
     return {"bytes": status.st_size, "changed": status.st_mtime_ns}
 
 

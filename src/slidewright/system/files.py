@@ -12,7 +12,7 @@ import stat
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, NamedTuple, cast
 
 _LONGEST_NAME = 200  # bytes; most filesystems hold 255, and what is hidden beside a file has a longer name than it
 _RENAME_EXCHANGE = 2
@@ -179,6 +179,23 @@ def local_path(path: str | os.PathLike[str]) -> str:
     return text.partition("://")[2] if text.startswith(("file://", "local://")) else text
 
 
+def chained_path(url: str) -> tuple[str, ...]:
+    """The file of this machine that a URL of several links, such as "zip://a.svs::file:///data/a.zip", begins at, as
+    fsspec reads it; none for any other.
+    """
+    *links, base = url.split("::")
+    if not links or not base.startswith(("file://", "local://")):
+        return ()
+    path = local_path(base)
+    for link in reversed(links):
+        kind, _, inner = link.partition("://")
+        if kind == "dir":
+            path = os.path.join(path, inner)
+        elif inner:  # of an archive, whose own file it is
+            break
+    return (path,)
+
+
 def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
     """Whether two paths are one file, or would be if it were made: through links, hard links, linked folders, URLs of
     this machine, and names that the filesystem takes for one.
@@ -239,22 +256,47 @@ def _number(path: str) -> tuple[int, int] | None:
 
 
 def shared_places(paths: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Pairs of numbers of paths that are one file, see `same_file`; quick for many paths."""
-    seen: dict[Hashable, list[int]] = {}
-    for number, path in enumerate(paths):
-        alike = seen.setdefault(_rough_place(path), [])
-        yield from ((before, number) for before in alike if same_file(paths[before], path))
-        alike.append(number)
+    """Pairs of numbers of paths that are one file, see `same_file`, the first of which is the first that is; quick for
+    many paths.
+    """
+    places = [_place(local_path(path)) for path in paths]
+    alike: dict[tuple[Hashable, str], set[str]] = {}
+    for place in places:
+        if isinstance(place, _Unmade):
+            alike.setdefault((place.folder, _rough_name(place.name)), set()).add(place.name)
+    rules: dict[Hashable, Callable[[str], str]] = {}
+    seen: dict[Hashable, int] = {}
+    for number, place in enumerate(places):
+        if isinstance(place, _Unmade) and len(alike[place.folder, _rough_name(place.name)]) > 1:
+            if place.folder not in rules:
+                rules[place.folder] = _rule_for_names(os.path.dirname(os.path.realpath(local_path(paths[number]))))
+            place = place._replace(name=rules[place.folder](place.name))
+        first = seen.setdefault(place, number)
+        if first != number:
+            yield first, number
 
 
-def _rough_place(path: str) -> Hashable:
-    """The same for all paths that are one file, and seldom for others."""
-    path = local_path(path)
+class _Unmade(NamedTuple):
+    """Where a file will be: what tells its folder from others, and its name."""
+
+    folder: Hashable
+    name: str
+
+
+def _place(path: str) -> tuple[int, int] | _Unmade:
+    """What tells a file from all others."""
     number = _number(path)
     if number is not None:
         return number
     folder, name = os.path.split(os.path.realpath(path))
-    return _number(folder) or _rough_name(folder), _rough_name(name)
+    return _Unmade(_number(folder) or folder, name)
+
+
+def _rule_for_names(folder: str) -> Callable[[str], str]:
+    """A function that makes names the same that are one file in a folder, and no others."""
+    if _ignores_case(folder):
+        return _rough_name if _ignores_form(folder) else str.casefold
+    return _composed if _ignores_form(folder) else str
 
 
 def _rough_name(name: str) -> str:

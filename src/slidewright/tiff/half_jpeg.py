@@ -10,11 +10,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from slidewright.geometry import Size
-from slidewright.tiff.jpeg_header import ADOBE
+from slidewright.tiff.jpeg_header import ADOBE, PROGRESSIVE, read_process
 
 
 def decode_half_jpeg(data: bytes, out: NDArray[Any], cell: Size, *, tables: bytes | None, as_rgb: bool) -> bool:
-    """Decode a JPEG of `cell` pixels into `out`, at most half as large; False for one of another size.
+    """Decode a JPEG of `cell` pixels into `out`, at most half as large; False for one of another size, or lossless.
 
     `as_rgb` says that its components are RGB, whether or not the stream does. Raises what the decoder raises.
     """
@@ -23,6 +23,9 @@ def decode_half_jpeg(data: bytes, out: NDArray[Any], cell: Size, *, tables: byte
     told = ADOBE + b"\0" if as_rgb else b""
     half, colours = cell.halved(1), "RGB" if out.shape[2] == 3 else "GRAY"
     stream = data[:2] + told + (tables or b"")[2:-2] + data[2:]
+    process = read_process(stream)
+    if process is None or process > PROGRESSIVE:
+        return False
     pixels = decode_jpeg(stream, colours, min_height=half.height, min_width=half.width, min_factor=2)
     if pixels.shape[:2] != half:
         return False

@@ -12,6 +12,11 @@ import numpy as np
 
 ADOBE = b"\xff\xee\0\x0eAdobe\0\x64" + bytes(4)
 """Adobe's marker of a JPEG, up to the byte that tells its colours: 0 RGB, 1 YCbCr."""
+_NO_FRAMES = (0xC4, 0xC8, 0xCC)
+PROGRESSIVE = 2
+"""The highest n of SOFn, see `JpegHeader.process`, that libjpeg decodes at less than its size. simplejpeg 1.9.0 writes
+beyond the end of its array when it is asked for half of a lossless JPEG, which libjpeg-turbo does not make smaller.
+"""
 _STANDARD = (
     *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
     *(14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62),
@@ -61,7 +66,7 @@ def read_jpeg_header(stream: bytes, tables: bytes | None = None) -> JpegHeader |
                     told = "ycbcr" if payload[11] else "rgb"
                 elif marker == 0xE0 and payload[:5] == b"JFIF\0":
                     told = told or "ycbcr"
-                elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+                elif 0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES:
                     frame, process = payload, marker - 0xC0
         if frame is None:
             return None
@@ -73,6 +78,12 @@ def read_jpeg_header(stream: bytes, tables: bytes | None = None) -> JpegHeader |
     if not all(across and down for across, down in sampling):
         return None
     return JpegHeader(process, frame[0], sampling, None if luminance is None else _quality(luminance), told)
+
+
+def read_process(stream: bytes) -> int | None:
+    """The n of SOFn, see `JpegHeader.process`; None for what is no JPEG."""
+    found = (marker - 0xC0 for marker, _ in _segments(stream) if 0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES)
+    return next(found, None)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 
 from slidewright.geometry import Size
-from slidewright.tiff.jpeg_header import read_jpeg_header
+from slidewright.tiff.jpeg_header import PROGRESSIVE, read_jpeg_header
 from slidewright.tiff.stream_headers import is_far_larger, look
 
 _HOLE = bytes(512)  # a sector; one that reaches beyond a tile takes its header or its end
@@ -39,9 +39,10 @@ def _adds_up(stream: bytes, joined: bytes) -> bool:
 
     whole = stream[:2] + joined + stream[2:]
     header = read_jpeg_header(whole)
-    colours = "CMYK" if header and len(header.sampling) == 4 else "GRAY"
+    if header is None or header.process > PROGRESSIVE:
+        return True
     try:
-        decode_jpeg(whole, colours, min_height=1, min_width=1, min_factor=8, strict=True)
+        decode_jpeg(whole, "CMYK" if len(header.sampling) == 4 else "GRAY", strict=True)
     except MemoryError:
         raise
     except Exception as error:

@@ -51,8 +51,19 @@ class FolderStore(LocalStore):
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             if not leads_to(self.root, self._opened):
                 raise gone(str(self.root)) from None
+            self._refuse_broken_link(key)
             return None
         return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
+
+    def _refuse_broken_link(self, key: str) -> None:
+        """Refuse to take for background what is a link to nowhere, such as a file of git-annex that is not fetched."""
+        path = os.fspath(self.root)
+        for name in key.split("/"):
+            path = os.path.join(path, name)
+            if not os.path.lexists(path):
+                return
+            if not os.path.exists(path):
+                raise SourceError(f"{path} is a link to what is not there; fetch it, or mount its disk, and run again")
 
     async def get_partial_values(self, prototype: Any, key_ranges: Any) -> list[Any]:
         """See `get`."""
