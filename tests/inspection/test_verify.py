@@ -432,3 +432,14 @@ def test_jpeg_that_stops_in_the_middle_does_not_decode(name, tmp_path):
         verify_file(out)
     with pytest.raises(CorruptTileError, match="without an end"):
         slidewright.convert(out, tmp_path / "again.tif", n_workers=0, keep_tiles="never")
+
+
+def test_link_to_a_chunk_that_is_not_there_is_no_background(tmp_path):
+    """Of lossy chunks the level above tells nothing."""
+    options = {"tile_size": 64, "zarr_shard": 0, "compression": "jpeg"}
+    slidewright.convert(np.full((128, 128), 9, np.uint8), tmp_path / "a.zarr", n_workers=0, **options)
+    chunk = next(path for path in sorted((tmp_path / "a.zarr/0/c").rglob("*")) if path.is_file())
+    chunk.unlink()
+    chunk.symlink_to(tmp_path / "gone")
+    with pytest.raises(VerifyError, match="is a link to what is not there; fetch it"):
+        verify_file(tmp_path / "a.zarr")

@@ -22,7 +22,7 @@ from slidewright.inspection.zarr_layout import ArrayLayout, read_layout
 from slidewright.pixels import MASKS
 from slidewright.sources.access.image_chunks import NAMES
 from slidewright.sources.ome_attributes import OmeAttributes
-from slidewright.system.files import read_at, regular, total_bytes
+from slidewright.system.files import broken_link, read_at, regular, total_bytes
 from slidewright.system.json_file import read_json
 from slidewright.system.zarr_thread import check_zarr_thread
 from slidewright.tiff.page import TiledImage
@@ -379,6 +379,9 @@ def _tables(folder: str, layout: ArrayLayout, planes: int, grid: Size) -> tuple[
     for plane, row, column in np.ndindex(planes, *grid.grid(side)):
         path = layout.path(folder, plane, row, column)
         if not os.path.exists(path):
+            link = broken_link(folder, path)
+            if link is not None:
+                raise VerifyError(f"{link} is a link to what is not there; fetch it, or mount its disk, and try again")
             continue
         if not layout.sharded:
             counts[plane, row, column] = os.path.getsize(path)

@@ -221,6 +221,17 @@ def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> boo
     return (not case or _ignores_case(folder)) and (not form or _ignores_form(folder))
 
 
+def broken_link(folder: str, path: str) -> str | None:
+    """The link to what is not there, if any, that is why nothing is under a path in a folder."""
+    for name in os.path.relpath(path, folder).split(os.sep):
+        folder = os.path.join(folder, name)
+        if not os.path.lexists(folder):
+            return None
+        if not os.path.exists(folder):
+            return folder
+    return None
+
+
 def lies_in(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
     """Whether a path, which need not exist, lies in a folder, however both are written."""
     return any(lying_in([path], [folder]))

@@ -18,7 +18,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 from slidewright.errors import SourceError, alone
 from slidewright.sources.access.zarr_codecs import know_images, open_node
-from slidewright.system.files import leads_to, regular
+from slidewright.system.files import broken_link, leads_to, regular
 from slidewright.system.remote_file import http_options, is_url
 from slidewright.system.zarr_thread import check_zarr_thread
 
@@ -51,19 +51,12 @@ class FolderStore(LocalStore):
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             if not leads_to(self.root, self._opened):
                 raise gone(str(self.root)) from None
-            self._refuse_broken_link(key)
+            link = broken_link(str(self.root), os.path.join(self.root, key))
+            if link is not None:  # such as a file of git-annex that is not fetched
+                remedy = "fetch it, or mount its disk, and run again"
+                raise SourceError(f"{link} is a link to what is not there; {remedy}") from None
             return None
         return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
-
-    def _refuse_broken_link(self, key: str) -> None:
-        """Refuse to take for background what is a link to nowhere, such as a file of git-annex that is not fetched."""
-        path = os.fspath(self.root)
-        for name in key.split("/"):
-            path = os.path.join(path, name)
-            if not os.path.lexists(path):
-                return
-            if not os.path.exists(path):
-                raise SourceError(f"{path} is a link to what is not there; fetch it, or mount its disk, and run again")
 
     async def get_partial_values(self, prototype: Any, key_ranges: Any) -> list[Any]:
         """See `get`."""
