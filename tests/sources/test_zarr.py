@@ -8,6 +8,8 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,14 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 
 import slidewright
 from slidewright.errors import CorruptTileError, OptionError, SourceError
+from slidewright.sources.access import zarr_store
+from slidewright.sources.access.zarr_store import ArchiveStore
 from slidewright.sources.base import Source
 from slidewright.sources.open import open_source
 from slidewright.system.early import ENVIRONMENT
@@ -416,3 +423,101 @@ def test_link_to_nowhere_beside_the_chunks_does_not_matter(tmp_path: Path) -> No
     save(tmp_path / "a.zarr", np.full((64, 64), 9, np.uint8), (32, 32))
     (tmp_path / "a.zarr/notes").symlink_to(tmp_path / "gone")
     slidewright.convert(tmp_path / "a.zarr", tmp_path / "out.tif", n_workers=0, resume=True)
+
+
+def zipped(path: Path, method: int, members: dict[str, bytes] | None = None) -> Path:
+    """The picture as zarr's .zip, with members of it replaced, all written by zipfile in one way of compression."""
+    store = zarr.storage.MemoryStore()
+    save(store, PIXELS, (64, 64, 3), compressors=None)
+    found = {key: buffer.to_bytes() for key, buffer in store._store_dict.items()}
+    with zipfile.ZipFile(path, "w", method) as file:
+        for key, data in {**found, **(members or {})}.items():
+            file.writestr(key, data)
+    return path
+
+
+def test_zip_whose_members_are_compressed_is_read(tmp_path: Path) -> None:
+    assert_reads_like(open_source(zipped(tmp_path / "a.zarr.zip", zipfile.ZIP_DEFLATED)), PIXELS)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_ranges_and_what_is_missing_in_a_zip(tmp_path: Path, method: int) -> None:
+    store = ArchiveStore(zipped(tmp_path / "a.zarr.zip", method, {"a": bytes(range(10))}), mode="r")
+    spans = {
+        None: range(10), RangeByteRequest(2, 5): range(2, 5), RangeByteRequest(8, 1 << 62): range(8, 10),
+        RangeByteRequest(20, 30): range(0), OffsetByteRequest(7): range(7, 10), SuffixByteRequest(4): range(6, 10),
+    }  # fmt: skip
+    prototype = default_buffer_prototype()
+    for span, expected in spans.items():
+        assert sync(store.get("a", prototype, span)).to_bytes() == bytes(expected)
+    first, none = sync(store.get_partial_values(prototype, [("a", RangeByteRequest(0, 1)), ("b", None)]))
+    assert (first.to_bytes(), none) == (b"\0", None)
+    again = pickle.loads(pickle.dumps(store))
+    store.close()
+    assert sync(again.get("a")).to_bytes() == bytes(range(10))
+    again.close()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_endless_metadata_in_a_zip_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: int
+) -> None:
+    monkeypatch.setattr(zarr_store, "_MAX_METADATA_BYTES", 4096)
+    path = zipped(tmp_path / "a.zarr.zip", method, {"zarr.json": b" " * 4096})
+    with pytest.raises(SourceError, match="JSONDecodeError"):  # it is read
+        open_source(path)
+    path = zipped(tmp_path / "a.zarr.zip", method, {"zarr.json": b" " * 4097})
+    with pytest.raises(SourceError, match=r"OSError: .*a\.zarr\.zip.zarr\.json has 4097 bytes of metadata"):
+        open_source(path)
+
+
+def test_chunk_that_a_zip_would_inflate_without_bound_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zarr_store, "_MAX_INFLATED_BYTES", 64 * 64 * 3)
+    assert_reads_like(open_source(zipped(tmp_path / "a.zarr.zip", zipfile.ZIP_DEFLATED)), PIXELS)
+    path = zipped(tmp_path / "a.zarr.zip", zipfile.ZIP_DEFLATED, {"c/1/1/0": bytes(64 * 64 * 3 + 1)})
+    out = np.empty((64, 64, 3), np.uint8)
+    reader = open_source(path).open()
+    reader.read(0, 0, 64, 64, out)
+    with pytest.raises(SourceError, match=r"c/1/1/0 would be inflated to 12289 bytes, .* 12288 .*\(zip -0\)") as caught:
+        reader.read(64, 64, 64, 64, out)
+    assert not isinstance(caught.value, CorruptTileError)
+    reader.close()
+
+
+def test_member_of_a_zip_that_is_more_than_it_says_is_not_inflated(tmp_path: Path) -> None:
+    """Asked for all of a member, the zipfile library inflates all that is there, and then cuts it off."""
+    path = zipped(tmp_path / "a.zarr.zip", zipfile.ZIP_DEFLATED, {"a": bytes(1 << 25)})
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\x01\x02")  # the last member's place in the directory: what it inflates to at 24
+    data[at + 24 : at + 28] = (1000).to_bytes(4, "little")
+    path.write_bytes(data)
+    store = ArchiveStore(path, mode="r")
+    tracemalloc.start()
+    try:
+        with pytest.raises(zipfile.BadZipFile):
+            sync(store.get("a"))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    finally:
+        tracemalloc.stop()
+        store.close()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip_of_methods_that_cant_be_bounded_is_refused(tmp_path: Path, method: int) -> None:
+    with pytest.raises(SourceError, match=f"compressed by the .zip file with method {method}; make the .zip again"):
+        open_source(zipped(tmp_path / "a.zarr.zip", method))
+
+
+def test_member_that_is_larger_than_its_zip_is_refused(tmp_path: Path) -> None:
+    """Before room is made for it."""
+    path = zipped(tmp_path / "a.zarr.zip", zipfile.ZIP_STORED, {"a": b"abc"})
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\x01\x02")
+    data[at + 20 : at + 28] = (0xFFFF_FFF0).to_bytes(4, "little") * 2
+    path.write_bytes(data)
+    store = ArchiveStore(path, mode="r")
+    with pytest.raises(OSError, match="a has 4294967280 bytes, more than the "):
+        sync(store.get("a"))
+    store.close()

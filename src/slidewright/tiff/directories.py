@@ -12,7 +12,7 @@ from typing import BinaryIO
 from slidewright.errors import SourceError, VerifyError
 from slidewright.system.remote_file import open_stream
 
-MAX_DIRECTORIES = 65_536
+MAX_DIRECTORIES = 65_536  # and as many that SubIFDs name
 MAX_REPEATED_BYTES = 1 << 26  # of tables that several directories share, such as an ICC profile
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _SUB_IFDS = 330
@@ -62,8 +62,8 @@ def check_directories(path: str | os.PathLike[str], stream: BinaryIO | None = No
     SourceError
         When the file can't be read or is not a TIFF.
     VerifyError
-        When a directory or a table lies outside the file, directories form a loop, or the tables together are larger
-        than the file.
+        When a directory or a table lies outside the file, directories form a loop, there are more of them than
+        anybody has, or the tables together are larger than the file.
     """
     try:
         with open_stream(path) if stream is None else contextlib.nullcontext(stream) as file:
@@ -88,6 +88,7 @@ class _Walk:
         self._table_bytes = 0
         self._repeated_bytes = 0
         self._tables: set[tuple[int, int]] = set()
+        self._named = 0  # by SubIFDs, those that are 0 included, which name nothing
         # Hamamatsu's NDPI is the one format that is a classic TIFF of more than 4 GB: its offsets can't be judged here
         self._judge = self._big or self._bytes < 1 << 32
 
@@ -104,12 +105,15 @@ class _Walk:
                 seen.add(offset)
                 chain.add(offset)
                 if len(seen) > MAX_DIRECTORIES:
-                    raise VerifyError(f"{self._name}: more than {MAX_DIRECTORIES} directories; this is not a slide")
+                    raise self._too_many()
                 offset, children = self._directory(offset)
                 todo += children
         if not seen:
             raise VerifyError(f"{self._name}: no image in it; the file was not finished")
         return len(seen)
+
+    def _too_many(self) -> VerifyError:
+        return VerifyError(f"{self._name}: more than {MAX_DIRECTORIES} directories; this is not a slide")
 
     def _directory(self, offset: int) -> tuple[int, list[int]]:
         """The offset of the next directory and those of the children of the one at `offset`."""
@@ -131,6 +135,10 @@ class _Walk:
     def _entry(self, entry: bytes) -> list[int]:
         """Check one tag; the answer is the directories it points to."""
         code, kind, count = struct.unpack_from(self._order + ("HHQ" if self._big else "HHI"), entry)
+        if code == _SUB_IFDS:
+            self._named += count
+            if self._named > MAX_DIRECTORIES:  # before the table is read, which may be gigabytes of a sparse file
+                raise self._too_many()
         inline = 8 if self._big else 4
         size = count * _TYPE_BYTES.get(kind, 1)
         value = entry[-inline:]

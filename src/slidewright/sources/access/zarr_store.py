@@ -1,5 +1,5 @@
 """Stores of zarr's, opened and read with distrust: every file of a folder is a regular one, metadata are not endless,
-and what is missing is so in the store that was opened.
+no member of a .zip inflates without bound, and what is missing is so in the store that was opened.
 
 Imported only where zarr is needed, since it imports the zarr library.
 """
@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import warnings
+import zipfile
 from typing import Any
 
-import zarr
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from slidewright.errors import SourceError, alone
 from slidewright.sources.access.zarr_codecs import know_images, open_node
@@ -23,6 +23,7 @@ from slidewright.system.remote_file import http_options, is_url
 from slidewright.system.zarr_thread import check_zarr_thread
 
 _MAX_METADATA_BYTES = 64 << 20
+_MAX_INFLATED_BYTES = 256 << 20  # of a compressed member of a .zip; zarr itself stores them as they are
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
 
@@ -63,6 +64,46 @@ class FolderStore(LocalStore):
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
 
 
+class ArchiveStore(ZipStore):
+    """zarr's store of a .zip file, which would inflate a member to whatever it says, or to more than that."""
+
+    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+        """What lies under a key; None where there is nothing."""
+        await self._ensure_open()
+        with self._lock:
+            try:
+                member = self._zf.getinfo(key)
+            except KeyError:
+                return None
+            self._check(member, byte_range)
+            start, end = _span(byte_range, member.file_size)
+            with self._zf.open(member) as file:
+                file.seek(start)
+                data = file.read(max(0, min(end, member.file_size) - start))  # without a number it inflates all
+        return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> list[Any]:
+        """See `get`."""
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    def _check(self, member: zipfile.ZipInfo, byte_range: Any) -> None:
+        """Refuse a member that would take more memory than it should, before any of it is read."""
+        name, size = os.path.join(self.path, member.filename), member.file_size
+        if byte_range is None:
+            _check_metadata(name, size)
+        if member.compress_size > os.path.getsize(self.path):
+            raise OSError(f"{name} has {member.compress_size} bytes, more than the .zip file itself")
+        if member.compress_type == zipfile.ZIP_STORED:
+            return
+        remedy = "make the .zip again with its members stored, not compressed (zip -0), or unpack it to a folder"
+        if member.compress_type != zipfile.ZIP_DEFLATED:  # the zipfile library can't stop the others half way
+            raise SourceError(f"{name} is compressed by the .zip file with method {member.compress_type}; {remedy}")
+        if size > _MAX_INFLATED_BYTES:
+            raise SourceError(
+                f"{name} would be inflated to {size} bytes, and up to {_MAX_INFLATED_BYTES} are read; {remedy}"
+            )
+
+
 class RemoteStore(FsspecStore):
     """zarr's store of a URL, which would take a server that has lost all of it for background."""
 
@@ -89,11 +130,17 @@ def _read(path: str, byte_range: Any) -> bytes:
         raise IsADirectoryError(path)
     with open(path, "rb", opener=regular) as file:
         size = os.fstat(file.fileno()).st_size
-        if byte_range is None and os.path.basename(path) in _METADATA and size > _MAX_METADATA_BYTES:
-            raise OSError(f"{path} has {size} bytes of metadata")
+        if byte_range is None:
+            _check_metadata(path, size)
         start, end = _span(byte_range, size)
         file.seek(start)
         return file.read(max(0, min(end, size) - start))
+
+
+def _check_metadata(path: str, size: int) -> None:
+    """Refuse a file of metadata that nobody has."""
+    if os.path.basename(path) in _METADATA and size > _MAX_METADATA_BYTES:
+        raise OSError(f"{path} has {size} bytes of metadata")
 
 
 def _span(byte_range: Any, size: int) -> tuple[int, int]:
@@ -119,7 +166,7 @@ def open_store(store: str, inner: str) -> Any:
         if is_url(store):
             target: Any = RemoteStore.from_url(store, http_options(store), read_only=True)
         else:
-            target = zarr.storage.ZipStore(store, mode="r") if is_zip else FolderStore(store, read_only=True)
+            target = ArchiveStore(store, mode="r") if is_zip else FolderStore(store, read_only=True)
         with warnings.catch_warnings():  # about codecs beyond the specification, which are read all the same
             warnings.simplefilter("ignore", UserWarning)
             return open_node(target, inner)
