@@ -13,6 +13,7 @@ from slidewright.errors import SourceError, VerifyError
 from slidewright.system.remote_file import open_stream
 
 MAX_DIRECTORIES = 65_536  # and as many that SubIFDs name
+_MAX_REPEATED = 4096  # that SubIFDs have named before, or that are 0
 MAX_REPEATED_BYTES = 1 << 26  # of tables that several directories share, such as an ICC profile
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _SUB_IFDS = 330
@@ -93,7 +94,7 @@ class _Walk:
         self._judge = self._big or self._bytes < 1 << 32
 
     def run(self) -> int:
-        seen: set[int] = set()
+        seen, named = set[int](), set[int]()
         todo = [self._unpack("Q", 8) if self._big else self._unpack("I", 4)]
         while todo:
             offset, chain = todo.pop(), set[int]()
@@ -108,6 +109,9 @@ class _Walk:
                     raise self._too_many()
                 offset, children = self._directory(offset)
                 todo += children
+                named.update(children)
+                if self._named - len(named) > _MAX_REPEATED:  # tifffile would read one as often as it is named
+                    raise self._too_many()
         if not seen:
             raise VerifyError(f"{self._name}: no image in it; the file was not finished")
         return len(seen)
