@@ -71,6 +71,17 @@ def test_child_that_two_pages_name_is_one(tmp_path: Path) -> None:
     assert check_directories(path) == 3
 
 
+def test_directories_that_lie_over_each_other_are_refused(tmp_path: Path) -> None:
+    """Each entry's last bytes are the number of entries of one more directory: hours for a megabyte."""
+    count, number = 200, 1000
+    start = FIRST + LENGTH + 4 * count + 10
+    entry = struct.pack("<HHII", 0, 0, 1, number << 16)
+    more = entry * (count + number + 1)
+    path = named(tmp_path / "a.tif", [start + 12 * n for n in range(count)], more=more)
+    with pytest.raises(VerifyError, match="lies over others, which together have more bytes than the file"):
+        check_directories(path)
+
+
 def test_children_that_are_none_are_passed_over(tmp_path: Path) -> None:
     """A writer that was to fill them in later left zeros."""
     end = FIRST + LENGTH + 4 * 3

@@ -64,7 +64,7 @@ def check_directories(path: str | os.PathLike[str], stream: BinaryIO | None = No
         When the file can't be read or is not a TIFF.
     VerifyError
         When a directory or a table lies outside the file, directories form a loop, there are more of them than
-        anybody has, or the tables together are larger than the file.
+        anybody has, or they or the tables together are larger than the file.
     """
     try:
         with open_stream(path) if stream is None else contextlib.nullcontext(stream) as file:
@@ -88,6 +88,7 @@ class _Walk:
         self._order, self._big = layout
         self._table_bytes = 0
         self._repeated_bytes = 0
+        self._directory_bytes = 0
         self._tables: set[tuple[int, int]] = set()
         self._named = 0  # by SubIFDs, those that are 0 included, which name nothing
         # Hamamatsu's NDPI is the one format that is a classic TIFF of more than 4 GB: its offsets can't be judged here
@@ -127,6 +128,12 @@ class _Walk:
         if entries > 65_536 or start + entries * entry_bytes > self._bytes:
             raise VerifyError(
                 f"{self._name}: the directory at byte {offset} does not fit in the file; it is cut short or damaged"
+            )
+        self._directory_bytes += entries * entry_bytes
+        if self._directory_bytes > self._bytes:  # each would be parsed: a few bytes apart they are many
+            raise VerifyError(
+                f"{self._name}: the directory at byte {offset} lies over others, which together have more bytes than "
+                "the file; it is damaged"
             )
         data = self._read(start, entries * entry_bytes)
         children: list[int] = []
