@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -207,6 +208,140 @@ def test_signal_is_not_taken_for_too_late_because_of_somebody_elses_file(tmp_pat
     assert code == 143, errors
     assert out.read_bytes() == b"theirs"
     assert os.listdir(tmp_path) == ["o.tif"]
+
+
+def filled_pipe() -> tuple[int, int]:
+    """A pipe that nobody empties."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    try:
+        while os.write(writing, b"x" * 4096):
+            pass
+    except BlockingIOError:
+        os.set_blocking(writing, True)
+    return reading, writing
+
+
+def ends_with(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return None
+
+
+BUSY = ["--workers", "2", "--compression", "zstd", "--effort", "19"]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"])
+def test_one_signal_ends_a_run_whose_errors_nobody_reads(tmp_path, large, name):
+    number, (reading, writing) = getattr(signal, name), filled_pipe()
+    line = [sys.executable, "-m", "slidewright", "convert", large / "s.tif", "o.tif", "-q", *BUSY]
+    process = subprocess.Popen(line, cwd=tmp_path, stderr=writing, start_new_session=True)
+    assert wait_until(lambda: any(name.endswith(".partial") for name in os.listdir(tmp_path)), 30)
+    process.send_signal(number)
+    begin = time.monotonic()
+    assert ends_with(process, 20) == 128 + number
+    assert time.monotonic() - begin < 8  # 1.1 s where nothing else runs
+    assert wait_until(lambda: not session_members(process.pid), 15), "processes live on"
+    assert os.listdir(tmp_path) == []
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_one_signal_ends_what_waits_in_saying_its_error(tmp_path, debug):
+    """With the exit code of that error, which was decided before the signal came."""
+    reading, writing = filled_pipe()
+    line = [sys.executable, "-m", "slidewright", "info", "missing.npy", *(["--debug"] if debug else [])]
+    process = subprocess.Popen(line, cwd=tmp_path, stderr=writing, start_new_session=True)
+    assert not wait_until(lambda: process.poll() is not None, 4), "it waits, as any program does"
+    process.send_signal(signal.SIGTERM)
+    assert ends_with(process, 20) == 2
+    os.close(reading)
+    os.close(writing)
+
+
+def test_one_signal_ends_what_waits_for_a_reader_of_its_output(tmp_path, slide):
+    reading, writing = filled_pipe()
+    line = [sys.executable, "-m", "slidewright", "info", slide]
+    process = subprocess.Popen(
+        line, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert not wait_until(lambda: process.poll() is not None, 4)
+    process.send_signal(signal.SIGTERM)
+    code, errors = end(process, 20)
+    assert (code, errors.count("\n"), "ended by SIGTERM" in errors) == (143, 1, True), errors
+    os.close(reading)
+    os.close(writing)
+
+
+def test_line_is_said_to_a_reader_that_comes_within_a_moment(tmp_path, large):
+    """Also after several signals."""
+    reading, writing = filled_pipe()
+    line = [sys.executable, "-m", "slidewright", "convert", large / "s.tif", "o.tif", "-q", *BUSY]
+    process = subprocess.Popen(line, cwd=tmp_path, stderr=writing, start_new_session=True)
+    os.close(writing)
+    assert wait_until(lambda: any(name.endswith(".partial") for name in os.listdir(tmp_path)), 30)
+    for _ in range(3):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    said = b""
+    while part := os.read(reading, 1 << 16):
+        said += part
+    os.close(reading)
+    assert ends_with(process, 20) == 143
+    assert b"ended by SIGTERM" in said
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_one_signal_ends_a_run_whose_terminal_is_stopped(tmp_path, large, quiet):
+    """By Ctrl-S; without -q the bar waits for the terminal in mid-run, and in being cleaned away."""
+    ours, theirs = os.openpty()
+    line = [sys.executable, "-m", "slidewright", "convert", large / "s.tif", "o.tif", *BUSY, *(["-q"] if quiet else [])]
+    environment = {**os.environ, "TERM": "xterm"}
+    process = subprocess.Popen(line, cwd=tmp_path, stderr=theirs, start_new_session=True, env=environment)
+    assert wait_until(lambda: any(name.endswith(".partial") for name in os.listdir(tmp_path)), 30)
+    termios.tcflow(theirs, termios.TCOOFF)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert ends_with(process, 20) == 143
+    assert wait_until(lambda: not session_members(process.pid), 15), "processes live on"
+    assert os.listdir(tmp_path) == []
+    os.close(theirs)
+    os.close(ours)
+
+
+def test_second_signal_ends_what_is_stuck_in_its_last_line(tmp_path):
+    """At once, with the exit code that was decided; the first, and one that comes within a second, change nothing."""
+    script = """
+import pathlib, sys, time
+from slidewright.cli import main
+from slidewright.errors import RunError
+
+def run(**_):
+    raise RunError("it failed")
+
+def complain(text):
+    pathlib.Path("there").touch()
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        time.sleep(0.1)
+
+main.cli.main, main.complain = run, complain
+sys.exit(main.main([], last=True))
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, start_new_session=True)
+    assert wait_until(lambda: (tmp_path / "there").exists(), 30)
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+    assert process.poll() is None
+    time.sleep(1.2)
+    process.send_signal(signal.SIGINT)
+    assert ends_with(process, 5) == 1
 
 
 SCRIPT = """

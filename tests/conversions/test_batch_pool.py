@@ -79,10 +79,10 @@ def test_slides_of_killed_processes_are_converted_all_the_same(tmp_path):
 @needs_fork
 @pytest.mark.timeout(60)
 def test_killed_process_whose_pipe_a_fork_of_the_program_has_is_missed(tmp_path, monkeypatch):
-    pipe, held, killed = processes.Pipe, [], []
+    pipe, held, killed = processes.make_pipe, [], []
 
-    def copied_pipe(duplex):
-        ends = pipe(duplex)
+    def copied_pipe():
+        ends = pipe()
         held.append(os.dup(ends[1].fileno()))  # as a fork has it that is made before this process closes it
         return ends
 
@@ -91,7 +91,7 @@ def test_killed_process_whose_pipe_a_fork_of_the_program_has_is_missed(tmp_path,
             killed.append(process.pid)
             process.kill()
 
-    monkeypatch.setattr(processes, "Pipe", copied_pipe)
+    monkeypatch.setattr(processes, "make_pipe", copied_pipe)
     slides = make_slides(tmp_path / "slides", 6)
     report = slidewright.batch(slides, tmp_path / "out", n_workers=2, tell=kill, **OPTIONS)
     for fd in held:

@@ -109,10 +109,10 @@ def test_worker_whose_fork_holds_its_pipe_open_is_replaced(tmp_path, scratch, ti
 
 def test_more_slots_than_pipes_hold_messages(tmp_path, scratch, monkeypatch):
     """140 workers and more have so many slots that writer and coordinator could fill both pipes between them."""
-    pipe, spawn, writer = launcher.Pipe, launcher.ProcessLauncher.spawn, []
+    pipe, spawn, writer = launcher.make_pipe, launcher.ProcessLauncher.spawn, []
 
-    def narrow_pipe(duplex):
-        ends = pipe(duplex)
+    def narrow_pipe():
+        ends = pipe()
         for end in ends if writer else ():
             with socket.socket(fileno=os.dup(end.fileno())) as one:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least there is: a few messages
@@ -122,7 +122,7 @@ def test_more_slots_than_pipes_hold_messages(tmp_path, scratch, monkeypatch):
         writer[:] = ["writer"] if "wri" in name else []
         return spawn(self, module, name, job, **more)
 
-    monkeypatch.setattr(launcher, "Pipe", narrow_pipe)
+    monkeypatch.setattr(launcher, "make_pipe", narrow_pipe)
     monkeypatch.setattr(launcher.ProcessLauncher, "spawn", spawn_noting)
     monkeypatch.setattr(coordinator, "_AT_WRITER", 2)
     source = SlowSource(600, 600)
@@ -162,14 +162,14 @@ def test_killed_writer_or_nursery_is_one_error_at_once(tmp_path, scratch, start,
 
 
 def test_writer_that_is_killed_while_a_fork_of_the_program_has_its_pipe_is_missed(tmp_path, scratch, monkeypatch):
-    pipe, held = launcher.Pipe, []
+    pipe, held = launcher.make_pipe, []
 
-    def copied_pipe(duplex):
-        ends = pipe(duplex)
+    def copied_pipe():
+        ends = pipe()
         held.append(os.dup(ends[1].fileno()))  # as a fork has it that is made before this process closes it
         return ends
 
-    monkeypatch.setattr(launcher, "Pipe", copied_pipe)
+    monkeypatch.setattr(launcher, "make_pipe", copied_pipe)
     before = {p.pid for p in descendants()}
     hunter = kill_during("slidewright-wri")
     source = SlowSource(1000, 1000, seconds=0.05)

@@ -30,6 +30,8 @@ class State:
     debug: bool = False
     destination: str | None = None
     """What the verb makes."""
+    code: int | None = None
+    """What the process ends with, once that is decided."""
 
     def is_complete(self) -> bool:
         """Whether the destination has got its name: then a signal comes too late. It is not enough that there is a

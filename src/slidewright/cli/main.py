@@ -9,11 +9,13 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -37,6 +39,10 @@ _VERBS = {
 _HOMES = {"bench": "slidewright.bench.verbs"}  # what is not one file of this package
 _AGAIN = 0.02  # seconds after which a signal is sent again whose exception was lost
 _CLEANING = 1.0  # seconds after a signal before the next one ends the process as it is
+_UNREAD = 1.0  # seconds after a signal before nobody waits any more for who should read the output
+_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
+)
 
 
 class Terminated(BaseException):
@@ -112,57 +118,58 @@ def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
     """
     state = State()
     try:
-        with _signals(last):
+        with _signals(state if last else None):
             result = cli.main(
                 args=None if argv is None else list(argv), prog_name="slidewright", standalone_mode=False, obj=state
             )
-            return result if isinstance(result, int) else 0
+        state.code = code = result if isinstance(result, int) else 0
     except BaseException as error:
+        code, speak = _verdict(error, state)
+        state.code = code
         if state.debug and not isinstance(error, (SystemExit, OutputClosedError, click.exceptions.Exit)):
             import traceback
 
             traceback.print_exc()
-        return _exit_code(error, state)
+        speak()
+    if last:
+        _hear_no_more()
+    return code
 
 
-def _exit_code(error: BaseException, state: State) -> int:
-    """Say what happened in one line, and the exit code for it."""
+def _verdict(error: BaseException, state: State) -> tuple[int, Callable[[], object]]:
+    """The exit code for what happened, and what says it in one line."""
     if isinstance(error, SlidewrightError):
-        complain(_with_flag(str(error)) if isinstance(error, OptionError) else str(error))
-        return error.exit_code
+        text = _with_flag(str(error)) if isinstance(error, OptionError) else str(error)
+        return error.exit_code, partial(complain, text)
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        click.echo(error.format_message())
-        return error.exit_code
+        return error.exit_code, partial(click.echo, error.format_message())
     if isinstance(error, click.exceptions.Exit):
-        return error.exit_code
+        return error.exit_code, _say_nothing
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""
-        complain(" ".join(error.format_message().split()) + hint)
-        return error.exit_code
+        return error.exit_code, partial(complain, " ".join(error.format_message().split()) + hint)
     if isinstance(error, (_Interrupted, KeyboardInterrupt, Terminated)) and state.is_complete():
-        warn(f"a signal came when {state.destination} was complete")
-        return 0
+        return 0, partial(warn, f"a signal came when {state.destination} was complete")
     if isinstance(error, (_Interrupted, KeyboardInterrupt, click.Abort)):
-        complain("interrupted; nothing was written under the final name")
-        return 130
+        return 130, partial(complain, "interrupted; nothing was written under the final name")
     if isinstance(error, Terminated):
-        complain(f"ended by {error}; nothing was written under the final name")
-        return 128 + error.number
+        text = f"ended by {error}; nothing was written under the final name"
+        return 128 + error.number, partial(complain, text)
     if isinstance(error, OutputClosedError):
-        _drop_stdout()
-        return 128 + 13
+        return 128 + 13, partial(_drop, sys.stdout)
     if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else 1, _say_nothing
     if isinstance(error, FileNotFoundError) and error.filename is None and _is_nowhere():
-        complain("the current folder was removed; change to another, or give paths from the root on")
-        return 2
+        return 2, partial(complain, "the current folder was removed; change to another, or give paths from the root on")
     if isinstance(error, MemoryError):
-        complain("out of memory; use fewer workers, or let the process have more (ulimit -v)")
-        return 1
+        return 1, partial(complain, "out of memory; use fewer workers, or let the process have more (ulimit -v)")
     more = "" if state.debug else "; run again with --debug for the traceback"
-    complain(f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}{more}")
-    return 1
+    return 1, partial(complain, f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}{more}")
+
+
+def _say_nothing() -> None:
+    return
 
 
 def _is_nowhere() -> bool:
@@ -183,12 +190,46 @@ def _with_flag(message: str) -> str:
     return f"{option.flags[0]} {rest}" if option is not None and option.flags else message
 
 
-def _drop_stdout() -> None:
-    """Point standard output nowhere, so that the interpreter's last flush does not complain."""
+def _drop(stream: Any) -> None:
+    """Point a standard stream nowhere, so that neither what is written to it next nor the interpreter's last flush
+    waits or complains.
+    """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)
+
+
+def _drop_unread(*_: object) -> None:
+    """Drop the standard streams that take nothing: a pipe that nobody empties, a terminal stopped by Ctrl-S. Who waits
+    in writing to one goes on.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            watched = select.poll()
+            watched.register(stream.fileno(), select.POLLOUT)
+            if not watched.poll(0):
+                _drop(stream)
+
+
+def _wait_for_no_reader() -> None:
+    """From a moment after now on, drop the standard streams that take nothing, where that can be done."""
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _drop_unread)
+        signal.setitimer(signal.ITIMER_REAL, _UNREAD, _UNREAD)
+
+
+def _hear_no_more() -> None:
+    """All is said: ignore signals while the interpreter ends, which would give them their default meaning half-way."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for stream in (sys.stdout, sys.stderr):  # here a signal still helps where nobody reads
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _send_again(number: int) -> None:
@@ -207,14 +248,19 @@ def _signal_main_thread(number: int) -> None:
 
 
 @contextlib.contextmanager
-def _signals(last: bool = False) -> Iterator[None]:
+def _signals(ending: State | None = None) -> Iterator[None]:
     """Turn SIGINT, SIGTERM, SIGHUP and SIGQUIT into exceptions that unwind a run so that it cleans up.
 
     The first one raises. Later ones don't interrupt the cleaning, which takes a moment; but if it is stuck, they end
     the process at once, and the fork server cleans what it can. None is heard while the process is inside a library
     that does not come back, or waits in the kernel for a dead disk. A signal that is ignored already (nohup) stays
     ignored. Once one has come and the cleaning is done, all are ignored: the process is about to end, with the code of
-    the first. So they are after the `last` thing that a process does.
+    the first.
+
+    `ending` is the state of the last thing that a process does. Then none raises any more once it is done, and a
+    standard stream that takes nothing is waited for no longer than a second after a signal, be it while cleaning or in
+    saying the last line. A signal that comes more than a second after another, when nothing is left but to say that
+    line, ends the process at once, with the code that was decided.
 
     An exception in a callback of the interpreter's own (a weak reference's, a `__del__`) is printed and lost, and a
     signal can come during one, most of all while modules are imported: then it is sent again.
@@ -223,14 +269,24 @@ def _signals(last: bool = False) -> Iterator[None]:
         yield
         return
     first: float | None = None
-    hooked = False
+    late: float | None = None
+    hooked = over = False
 
     def end(number: int, _: FrameType | None) -> None:
-        nonlocal first
+        nonlocal first, late
         if hooked:  # where an exception is lost as well, and nobody is told
             _send_again(number)
+        elif over and late is None:
+            late = time.monotonic()
+            if first is None:
+                _wait_for_no_reader()
+        elif over:
+            if ending is not None and ending.code is not None and time.monotonic() - (late or 0) > _CLEANING:
+                os._exit(ending.code)
         elif first is None:
             first = time.monotonic()
+            if ending is not None:
+                _wait_for_no_reader()
             raise _Interrupted if number == signal.SIGINT else Terminated(number)
         elif time.monotonic() - first > _CLEANING:
             os._exit(128 + number)
@@ -249,13 +305,14 @@ def _signals(last: bool = False) -> Iterator[None]:
 
     hook, sys.unraisablehook = sys.unraisablehook, give_again
     before = {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, end)
     try:
         yield
     finally:
+        over = ending is not None
         sys.unraisablehook = hook
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if last or first is not None else handler)
+        if not over:
+            for number, handler in before.items():
+                signal.signal(number, handler if first is None else signal.SIG_IGN)

@@ -16,12 +16,13 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 from slidewright.errors import RunError
 from slidewright.system import early
 from slidewright.system.files import hold_standard_streams
+from slidewright.system.pipe import PipeEnd, make_pipe
 from slidewright.system.shared_memory import dumps
 
 _THREAD_PATIENCE = 5.0  # seconds for all threads: a fork of the caller may have their pipes, which then do not end
@@ -33,7 +34,7 @@ class Child:
     """A running worker or writer."""
 
     name: str
-    connection: Connection[Any, Any]
+    connection: PipeEnd
     pid: int | None = None
     """None for a thread."""
 
@@ -138,7 +139,7 @@ class ProcessLauncher:
     ) -> Child:
         data, buffers = dumps(job)
         try:
-            ours, theirs = Pipe(duplex=True)
+            ours, theirs = make_pipe()
         except OSError as error:
             raise _can_not_start(error.strerror or str(error)) from error
         try:
@@ -271,7 +272,7 @@ class ThreadLauncher:
 
     def __init__(self) -> None:
         self._children: list[tuple[Child, threading.Thread]] = []
-        self._ends: list[Connection[Any, Any]] = []
+        self._ends: list[PipeEnd] = []
 
     @property
     def waitable(self) -> list[Any]:
@@ -288,7 +289,7 @@ class ThreadLauncher:
     def spawn(
         self, module: str, name: str, job: object, *, expendable: bool = False, memory_guard: int | None = None
     ) -> Child:
-        ours, theirs = Pipe(duplex=True)
+        ours, theirs = make_pipe()
         main = importlib.import_module(module).main
 
         def play() -> None:
