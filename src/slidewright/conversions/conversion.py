@@ -297,8 +297,8 @@ def _read_by(source: Source, path: str | None) -> Iterator[str]:
     """
     for each in dict.fromkeys((*_files_of(source, path), *source.read_from)):
         yield each
-        with contextlib.suppress(OSError):
-            yield from (link.path for link in os.scandir(local_path(each)) if link.is_symlink() and link.is_dir())
+        with contextlib.suppress(OSError), os.scandir(local_path(each)) as entries:
+            yield from [entry.path for entry in entries if entry.is_symlink() and entry.is_dir()]
 
 
 def _refuse_rubbish(corrupt: dict[CorruptPlace, str], run: Run) -> None:

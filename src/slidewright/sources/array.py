@@ -228,7 +228,10 @@ class _ArrayReader(Reader):
 def _mapped(path: str) -> NDArray[Any]:
     """The array of a `.npy` file, none of whose pixels is read."""
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        try:
+            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except SystemError:  # CPython 3.11's, where another thread or a finaliser parses at the same moment (gh-106905)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy's own kinds, and those of the tokenizer that reads the header
         what = " ".join(str(error).split())  # some are paragraphs
         raise SourceError(f"{path} can't be read as a .npy file ({what}); it is cut short or damaged") from error
