@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import slidewright
 from slidewright.errors import SourceError
-from slidewright.sources.array import ArraySource, NpySource, SharedArraySource
+from slidewright.sources.array import ArraySource, NpySource, SharedArraySource, _mapped
 from slidewright.sources.base import Source
 from slidewright.sources.open import open_source
 from slidewright.system import shared_memory as sharing
@@ -204,3 +204,20 @@ def test_memory_map_whose_file_is_another_gives_the_pixels_of_the_array(tmp_path
     assert isinstance(source, ArraySource)
     out = np.empty(PIXELS.shape, np.uint8)
     np.testing.assert_array_equal(source.open().read(0, 0, *PIXELS.shape[:2], out), PIXELS)
+
+
+def test_npy_whose_header_python_fails_to_parse_once_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CPython 3.11.7 does where two threads parse at a time; a second time the file is told of."""
+    np.save(tmp_path / "a.npy", GREY16)
+    load, failures = np.load, [SystemError("AST constructor recursion depth mismatch")]
+
+    def fail_first(*given: Any, **named: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return load(*given, **named)
+
+    monkeypatch.setattr(np, "load", fail_first)
+    np.testing.assert_array_equal(np.asarray(_mapped(str(tmp_path / "a.npy"))), GREY16)
+    failures += [SystemError("mismatch"), SystemError("mismatch")]
+    with pytest.raises(SourceError, match=r"can't be read as a \.npy file \(mismatch\)"):
+        _mapped(str(tmp_path / "a.npy"))

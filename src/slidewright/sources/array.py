@@ -11,6 +11,7 @@ import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -225,13 +226,21 @@ class _ArrayReader(Reader):
         self._array = None
 
 
+def _loaded(path: str) -> NDArray[Any]:
+    """What NumPy maps, whose parser of headers can fail by itself where another thread parses at the same moment, in
+    CPython before 3.11.8 and 3.12.2 (gh-106905).
+    """
+    load = partial(np.load, path, mmap_mode="r", allow_pickle=False)
+    try:
+        return np.asanyarray(load())
+    except SystemError:
+        return np.asanyarray(load())
+
+
 def _mapped(path: str) -> NDArray[Any]:
     """The array of a `.npy` file, none of whose pixels is read."""
     try:
-        try:
-            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except SystemError:  # CPython 3.11's, where another thread or a finaliser parses at the same moment (gh-106905)
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = _loaded(path)
     except Exception as error:  # NumPy's own kinds, and those of the tokenizer that reads the header
         what = " ".join(str(error).split())  # some are paragraphs
         raise SourceError(f"{path} can't be read as a .npy file ({what}); it is cut short or damaged") from error

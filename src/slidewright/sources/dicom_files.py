@@ -358,8 +358,8 @@ def _frames(path: str, header: Any, start: int) -> tuple[NDArray[np.int64], NDAr
 def _encapsulated(
     file: PixelFile, header: Any, first: int, n_frames: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The same of frames in items (PS3.5, A.4): by a table of offsets where there is a good one, without
-    a hole, else item by item.
+    """The same of frames in items (PS3.5, A.4): by a table of offsets where there is a good one, without a
+    hole, else item by item.
     """
     table = file.read(first, 8)
     n_bytes = int.from_bytes(table[4:], "little")

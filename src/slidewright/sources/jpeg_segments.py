@@ -13,7 +13,7 @@ from slidewright.sources.base import Blank, Pixels, Reader, Source, SourceInfo
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.archive import Cut, Recipe
 from slidewright.tiff.jpegxl import from_jpegxl, to_jpegxl
-from slidewright.tiff.stream_headers import look
+from slidewright.tiff.stream_headers import look, most_pixels
 
 AS_IT_WAS, RECOMPRESSED = b"\0", b"\1"
 """Before each segment that goes into an archive: whether it is JPEG XL."""
@@ -78,7 +78,7 @@ class _SegmentReader(Reader):
 class _Recompressing(_SegmentReader):
     def __init__(self, path: str, cut: Cut, cell_pixels: int) -> None:
         super().__init__(path)
-        self._cut, self._most = cut, min(_MAX_PIXELS, 4 * cell_pixels + 65_536)
+        self._cut, self._most = cut, min(_MAX_PIXELS, most_pixels(cell_pixels))
 
     def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
         """A segment as the archive holds it, behind a byte that says which it is."""

@@ -112,7 +112,9 @@ class _Walk:
                 todo += children
                 named.update(children)
                 if self._named - len(named) > _MAX_REPEATED:  # tifffile would read one as often as it is named
-                    raise self._too_many()
+                    raise VerifyError(
+                        f"{self._name}: its SubIFDs name the same directories again and again; the file is damaged"
+                    )
         if not seen:
             raise VerifyError(f"{self._name}: no image in it; the file was not finished")
         return len(seen)

@@ -12,10 +12,9 @@ import numpy as np
 
 ADOBE = b"\xff\xee\0\x0eAdobe\0\x64" + bytes(4)
 """Adobe's marker of a JPEG, up to the byte that tells its colours: 0 RGB, 1 YCbCr."""
-_NO_FRAMES = (0xC4, 0xC8, 0xCC)
 PROGRESSIVE = 2
-"""The highest n of SOFn, see `JpegHeader.process`, that libjpeg decodes at less than its size. simplejpeg 1.9.0 writes
-beyond the end of its array when it is asked for half of a lossless JPEG, which libjpeg-turbo does not make smaller.
+"""The highest n of SOFn, see `JpegHeader.process`, that simplejpeg is asked for. Version 1.9.0 writes beyond the end of
+its array when it is to give half of a lossless JPEG.
 """
 _STANDARD = (
     *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
@@ -66,7 +65,7 @@ def read_jpeg_header(stream: bytes, tables: bytes | None = None) -> JpegHeader |
                     told = "ycbcr" if payload[11] else "rgb"
                 elif marker == 0xE0 and payload[:5] == b"JFIF\0":
                     told = told or "ycbcr"
-                elif 0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES:
+                elif _is_frame(marker):
                     frame, process = payload, marker - 0xC0
         if frame is None:
             return None
@@ -82,8 +81,12 @@ def read_jpeg_header(stream: bytes, tables: bytes | None = None) -> JpegHeader |
 
 def read_process(stream: bytes) -> int | None:
     """The n of SOFn, see `JpegHeader.process`; None for what is no JPEG."""
-    found = (marker - 0xC0 for marker, _ in _segments(stream) if 0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES)
-    return next(found, None)
+    return next((marker - 0xC0 for marker, _ in _segments(stream) if _is_frame(marker)), None)
+
+
+def _is_frame(marker: int) -> bool:
+    """Whether a marker is one of SOF0 to SOF15, which DHT, JPG and DAC lie among (B.1.1.3)."""
+    return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -23,8 +23,13 @@ class Stream(NamedTuple):
 
 
 def is_far_larger(size: Size, cell: Size) -> bool:
-    """Whether an image is too large to be one tile of `cell` pixels, padded as some writers do it: a sign of damage."""
-    return size.height * size.width > 4 * cell.height * cell.width + 65_536
+    """Whether an image is too large to be one tile of `cell` pixels: a sign of damage."""
+    return size.height * size.width > most_pixels(cell.height * cell.width)
+
+
+def most_pixels(cell_pixels: int) -> int:
+    """How many pixels a tile's image may say it has, padded as some writers do it."""
+    return 4 * cell_pixels + 65_536
 
 
 def look(compression: str, data: bytes) -> Stream:
