@@ -19,7 +19,8 @@ from slidewright.conversions import destination as destinations
 from slidewright.conversions.destination import Destination
 from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.pyramid.level_store import ScratchFolder
-from slidewright.system.files import chained_path, total_bytes
+from slidewright.system.file_identity import chained_path
+from slidewright.system.files import total_bytes
 
 
 def test_destination_taken_meanwhile_is_not_overwritten(tmp_path):

@@ -29,7 +29,7 @@ from slidewright.conversions import destination as destinations
 from slidewright.conversions.destination import Destination, sweep_beside
 from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.sources import on_disk
-from slidewright.system import file_lock, files
+from slidewright.system import file_identity, file_lock, files
 
 OPTIONS = {"n_workers": 0, "tile_size": 64}
 posix = pytest.mark.skipif(os.name == "nt", reason="links, FIFOs and sockets as POSIX knows them")
@@ -306,8 +306,8 @@ def test_report_of_a_batch_is_not_written_into_a_source(tmp_path):
 
 def test_folder_that_is_renamed_while_its_rules_are_tried(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
-    monkeypatch.setattr(files.os.path, "exists", lambda _: (tmp_path / "a").rename(tmp_path / "b") is None)
-    assert not files._ignores_case(str(tmp_path / "a"))
+    monkeypatch.setattr(file_identity.os.path, "exists", lambda _: (tmp_path / "a").rename(tmp_path / "b") is None)
+    assert not file_identity._ignores_case(str(tmp_path / "a"))
 
 
 def test_rules_for_names_are_not_tried_where_one_of_two_names_is_there(tmp_path, monkeypatch):
@@ -315,19 +315,19 @@ def test_rules_for_names_are_not_tried_where_one_of_two_names_is_there(tmp_path,
     (tmp_path / "Slide.tif").touch()
     if (tmp_path / "slide.tif").exists():
         pytest.skip("the filesystem takes both for one")
-    monkeypatch.setattr(files, "_takes_for_one", lambda *_: pytest.fail("a file was made"))
-    assert not files.same_file(tmp_path / "Slide.tif", tmp_path / "slide.tif")
-    assert not files.same_file(tmp_path / "slide.tif", tmp_path / "Slide.tif")
+    monkeypatch.setattr(file_identity, "_takes_for_one", lambda *_: pytest.fail("a file was made"))
+    assert not file_identity.same_file(tmp_path / "Slide.tif", tmp_path / "slide.tif")
+    assert not file_identity.same_file(tmp_path / "slide.tif", tmp_path / "Slide.tif")
 
 
 def test_names_that_differ_in_case_are_held_apart_where_the_filesystem_does(tmp_path, slide, monkeypatch):
     (tmp_path / "t.tif").write_bytes(slide.read_bytes())
     manifest = rows(tmp_path, ("s.tif", "out.tif"), ("t.tif", "OUT.tif"))
-    monkeypatch.setattr(files, "_ignores_case", lambda folder: True)
+    monkeypatch.setattr(file_identity, "_ignores_case", lambda folder: True)
     with pytest.raises(OptionError, match="both become"):
         slidewright.batch(manifest, **OPTIONS)
     monkeypatch.undo()
-    if not files._ignores_case(str(tmp_path)):
+    if not file_identity._ignores_case(str(tmp_path)):
         assert [item.status for item in slidewright.batch(manifest, **OPTIONS).items] == ["done", "done"]
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".slidewright-")]
 
@@ -336,11 +336,11 @@ def test_rules_for_names_are_tried_once_for_many_of_them(tmp_path, monkeypatch):
     """Each try makes a file in the folder; 1,000 names that differ in case took minutes."""
     letters = list(enumerate("abcdefghij"))
     names = ["".join(letter.upper() if n >> bit & 1 else letter for bit, letter in letters) for n in range(1000)]
-    tried, really = [], files._takes_for_one
-    monkeypatch.setattr(files, "_takes_for_one", lambda *given: tried.append(given) or really(*given))
-    found = list(files.shared_places([str(tmp_path / name) for name in [*names, "other", names[3]]]))
+    tried, really = [], file_identity._takes_for_one
+    monkeypatch.setattr(file_identity, "_takes_for_one", lambda *given: tried.append(given) or really(*given))
+    found = list(file_identity.shared_places([str(tmp_path / name) for name in [*names, "other", names[3]]]))
     assert len(tried) == 2
-    assert found == [(3, 1001)] or files._ignores_case(str(tmp_path))
+    assert found == [(3, 1001)] or file_identity._ignores_case(str(tmp_path))
 
 
 @pytest.mark.parametrize(("one", "other"), [("\u00e9.tif", "e\u0301.tif"), ("\u00e9.tif", "E\u0301.tif")])
@@ -349,10 +349,10 @@ def test_names_of_two_spellings_are_held_apart_where_the_filesystem_does(tmp_pat
     (tmp_path / "t.tif").write_bytes(slide.read_bytes())
     manifest = rows(tmp_path, ("s.tif", one), ("t.tif", other))
     for kind in ("_ignores_case", "_ignores_form"):
-        monkeypatch.setattr(files, kind, lambda folder: True)
+        monkeypatch.setattr(file_identity, kind, lambda folder: True)
     with pytest.raises(OptionError, match="both become"):
         slidewright.batch(manifest, **OPTIONS)
-    monkeypatch.setattr(files, "_ignores_form", lambda folder: False)
+    monkeypatch.setattr(file_identity, "_ignores_form", lambda folder: False)
     assert [item.status for item in slidewright.batch(manifest, **OPTIONS).items] == ["done", "done"]
 
 

@@ -18,7 +18,7 @@ from slidewright.conversions.watched import WatchedFiles
 from slidewright.errors import CorruptTileError, DestinationError, OutputError, ShardError, SourceError, without_keys
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
-from slidewright.system.files import chained_path, lies_in, local_path, same_file
+from slidewright.system.file_identity import chained_path, lies_in, local_path, same_file
 from slidewright.system.remote_file import absolute
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first

@@ -19,7 +19,7 @@ from slidewright.formats.registry import settle_format
 from slidewright.options import SELECTION, ConvertOptions, split_options
 from slidewright.report import Progress, ProgressOption, Report
 from slidewright.selection import Selection
-from slidewright.system.files import lies_in, same_file
+from slidewright.system.file_identity import lies_in, same_file
 
 if TYPE_CHECKING:
     from slidewright.report import Recorder

@@ -14,19 +14,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slidewright.errors import DestinationError, OutputError
+from slidewright.system.file_identity import leads_to, lies_in, local_path, same_file
 from slidewright.system.file_lock import FileLock, remove_abandoned
 from slidewright.system.files import (
     close_quietly,
     exchange,
     is_token,
-    leads_to,
-    lies_in,
-    local_path,
     remove,
     remove_guarded,
     rename_new,
     same_content,
-    same_file,
     settle_aside,
     short_name,
     sync_folder,

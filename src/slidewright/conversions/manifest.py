@@ -18,7 +18,8 @@ from slidewright.formats.registry import settle_format
 from slidewright.options import OPTIONS, SELECTION, ConvertOptions, split_options
 from slidewright.selection import Selection
 from slidewright.sources.dicom_files import first_dicom
-from slidewright.system.files import lying_in, regular, same_file, shared_places
+from slidewright.system.file_identity import lying_in, same_file, shared_places
+from slidewright.system.files import regular
 from slidewright.system.remote_file import is_url
 
 COLUMNS = {name: option for name, option in {**SELECTION, **OPTIONS}.items() if option.column}

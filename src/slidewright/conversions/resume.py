@@ -29,8 +29,9 @@ from slidewright.shards.folder import JOB_FILE, OtherJobError, ShardFolder, swee
 from slidewright.shards.plan import ShardPlan
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.wrappers.fill import describe_corrupt
+from slidewright.system.file_identity import same_file
 from slidewright.system.file_lock import FileLock, is_abandoned
-from slidewright.system.files import regular, same_file, total_bytes, write_whole
+from slidewright.system.files import regular, total_bytes, write_whole
 from slidewright.system.json_file import parse_json
 from slidewright.system.limits import usable_cpus
 from slidewright.system.thread_pool import ThreadPool

@@ -19,8 +19,9 @@ from slidewright.selection import Selection
 from slidewright.shards import fingerprint as identity
 from slidewright.shards.folder import JOB_FILE, Job, ShardFolder, own_names, remove_own
 from slidewright.shards.plan import ShardPlan
-from slidewright.system.files import lies_in, same_file, short_name, token
+from slidewright.system.file_identity import lies_in, same_file
 from slidewright.system.files import remove as remove_tree
+from slidewright.system.files import short_name, token
 from slidewright.system.remote_file import absolute
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Any
 
 from slidewright.errors import SourceError
 from slidewright.sources.on_disk import file_identity, folder_identity
-from slidewright.system.files import close_quietly, local_path, regular
+from slidewright.system.file_identity import local_path
+from slidewright.system.files import close_quietly, regular
 from slidewright.system.limits import open_files
 from slidewright.system.remote_file import is_url
 

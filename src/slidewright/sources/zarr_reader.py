@@ -17,7 +17,8 @@ import numpy as np
 from slidewright.errors import CorruptTileError, SlidewrightError, SourceError, alone
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, SourceInfo
-from slidewright.system.files import fill_from, leads_to, regular
+from slidewright.system.file_identity import leads_to
+from slidewright.system.files import fill_from, regular
 from slidewright.system.limits import blame_memory
 from slidewright.system.remote_file import is_url
 

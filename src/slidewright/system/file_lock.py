@@ -9,7 +9,8 @@ import os
 import socket
 from collections.abc import Callable
 
-from slidewright.system.files import close_quietly, leads_to, read_at, regular
+from slidewright.system.file_identity import leads_to
+from slidewright.system.files import close_quietly, read_at, regular
 
 try:
     import fcntl

@@ -68,6 +68,9 @@ def prepare(tiff: Any, directories: int) -> None:
     compares each page with all that are alike, and each kind with all others.
     """
     tiff.pages.cache = True
+    below = tiff.pages.first.pages if len(tiff.pages) else None
+    if below is not None:
+        below.cache = True
     if directories > _MANY:
         tiff._series_generic = lambda: _grouped(tiff)
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from slidewright.errors import DestinationError
-from slidewright.system.files import same_file
+from slidewright.system.file_identity import same_file
 
 _WIDTH = 150  # of a table where no terminal says otherwise
 

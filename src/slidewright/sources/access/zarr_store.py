@@ -18,7 +18,8 @@ from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from slidewright.errors import SourceError, alone
 from slidewright.sources.access.zarr_codecs import know_images, open_node
-from slidewright.system.files import broken_link, leads_to, regular
+from slidewright.system.file_identity import leads_to
+from slidewright.system.files import broken_link, regular
 from slidewright.system.remote_file import http_options, is_url
 from slidewright.system.zarr_thread import check_zarr_thread
 
