@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,7 @@ import slidewright
 from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.sources import image_file
 from slidewright.sources.open import open_source
+from slidewright.system.limits import MemoryLimit
 
 PIXELS = np.random.default_rng(8).integers(0, 255, (90, 130, 3), np.uint8)
 
@@ -254,3 +257,54 @@ def test_resolution_of_a_microscope_is_told(suffix: str, dots: int | None, told:
     Image.fromarray(PIXELS).save(tmp_path / f"a.{suffix}", **({} if dots is None else {"dpi": (dots, dots)}))
     warnings = slidewright.convert(tmp_path / f"a.{suffix}", tmp_path / "b.tif", n_workers=0).warnings
     assert [told is not None and told in warning for warning in warnings] == [True] * (told is not None)
+
+
+def test_image_that_memory_does_not_hold_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PNG of a few kilobytes can take gigabytes."""
+    path = tmp_path / "a.png"
+    Image.new("1", (20_000, 15_000)).save(path)
+    assert path.stat().st_size < 100_000
+
+    def load(image: Any) -> None:
+        pytest.fail("it was decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    for workers in (0, 2):
+        with pytest.raises(OptionError, match=r"of 300 MB is too little: this source can't be read in parts.* 1005 MB"):
+            slidewright.convert(path, tmp_path / "out.tif", memory="300MB", n_workers=workers)
+    monkeypatch.setattr(image_file, "available_memory", lambda: MemoryLimit(200_000_000, "the free memory"))
+    with pytest.raises(SourceError, match="takes some 900 MB, and the free memory is 200 MB; make a tiled TIFF"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+    assert [name.name for name in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is Linux's to tell")
+@pytest.mark.parametrize(
+    ("mode", "suffix", "turned"),
+    [
+        *((mode, "png", False) for mode in ("1", "L", "P", "I;16", "LA", "RGB", "RGBA")),
+        *(("RGB", suffix, False) for suffix in ("jpg", "jp2", "webp", "bmp")),
+        *(("CMYK", "jpg", False), ("L", "jp2", False), ("P", "gif", False), ("RGB", "jpg", True), ("L", "jpg", True)),
+    ],
+)
+def test_decoding_takes_what_is_said_of_it(mode: str, suffix: str, turned: bool, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new(mode, (4000, 4000)).save(path, **({"exif": exif} if turned else {}))
+    script = (
+        "import sys; from slidewright.sources.open import open_source\n"
+        "import PIL.JpegImagePlugin, PIL.Jpeg2KImagePlugin, imagecodecs\n"
+        "def peak(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) << 10\n"
+        "source = open_source(sys.argv[1])\n"
+        "open('/proc/self/clear_refs', 'w').write('5')\n"
+        "before = peak()\n"
+        "source._unpacked(sys.argv[2]).close()\n"
+        "print(peak() - before, source.info.whole_bytes)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path), str(tmp_path)], capture_output=True, check=True)
+    taken, said = map(int, done.stdout.split())
+    slack = 16 << 20  # what a library keeps for itself, and 256 rows that are written
+    assert 0.4 * said < taken <= said + slack

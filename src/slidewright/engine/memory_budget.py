@@ -52,6 +52,8 @@ class Needs:
     """Whether that can't give way."""
     array_bytes: int = 0
     """Pixels in the caller's memory that the workers need a copy of."""
+    whole_bytes: int = 0
+    """What decoding the source whole takes before there are workers, see `SourceInfo`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,7 @@ def needs_of(
         held_bytes=band * held,
         must_hold=must_hold,
         array_bytes=height * width * pixel * info.stack.frames if info.in_memory and shared else 0,
+        whole_bytes=info.whole_bytes,
     )
 
 
@@ -143,6 +146,13 @@ def plan_memory(needs: Needs, budget: int | None) -> MemoryPlan:
     least = shapes[-1].base(needs) + shapes[-1].per_worker(needs)
     if least > limit.bytes:
         raise _hopeless(needs, limit, least, given=budget is not None)
+    if BASE_BYTES + needs.whole_bytes > limit.bytes and needs.whole_bytes:
+        text = (
+            f"{limit.source} of {limit.bytes / 1e6:.0f} MB is too little: this source can't be read in parts, and to "
+            f"decode it takes some {(BASE_BYTES + needs.whole_bytes) / 1e6:.0f} MB; give it more, or make a tiled TIFF "
+            "of it first"
+        )
+        raise OptionError(text) if budget is not None else RunError(text)
     on_disk = needs.array_bytes > limit.bytes - least
     room = limit.bytes - (0 if on_disk else needs.array_bytes)
     wanted = max(1, needs.n_workers)

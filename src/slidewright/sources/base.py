@@ -111,6 +111,8 @@ class SourceInfo:
     """Whether the pixels are in the memory of this process, so that workers need a copy (see `Source.shared`)."""
     worker_bytes: int = LIBRARY_BYTES
     """Memory that reading takes in each worker, beyond a cache of decoded tiles."""
+    whole_bytes: int = 0
+    """Memory that decoding it whole takes in the calling process before the run, where it can't be read in parts."""
     stored: Stored | None = None
     """How the source's own tiles are encoded, where a reader can hand them out (`Reader.segment`)."""
     not_stored: str = "its tiles are not of a kind that can be copied"

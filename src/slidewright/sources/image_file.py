@@ -25,6 +25,7 @@ from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.pillow import PROFILED, PilPixels, has_transparent_colour, kind_of_mode, pil_pixels
 from slidewright.system.files import regular
+from slidewright.system.limits import available_memory
 from slidewright.tiff.metadata import MAX_MPP
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "BMP", "GIF")
@@ -34,6 +35,9 @@ _ROWS = 256
 _COLOURS = ("RGB", "RGBA", "LA")
 _REMEDY = "it is damaged, or of a sort that Pillow does not know: copy it again, or save it as a TIFF"
 _ORIENTATION, _TURNED = 274, (5, 6, 7, 8)  # as in TIFF
+_PLAIN = ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "I;16N", "RGB", "RGBA")
+"""Modes that become arrays as they are."""
+_SMALL = 64 << 20  # bytes that are always tried
 _SIZ, _TO_COMPONENTS = b"\xff\x4f\xff\x51", 40
 """How a codestream of JPEG 2000 begins, and how far from there the number of its components is (ISO 15444-1, A.5.1)."""
 _HEADER_BYTES = 1 << 16
@@ -73,7 +77,7 @@ class ImageFileSource(Source):
             )
         dtype = check_dtype(np.dtype(dtype), path)
         info = SourceInfo(path, form, size, samples, dtype, kind=kind, icc_profile=profile, worker_bytes=0)
-        info = replace(info, left_out=left_out)
+        info = replace(info, left_out=left_out, whole_bytes=_bytes_to_decode(image))
         if kind == "labels":  # the palette is known only when it is decoded
             info = replace(info, colormap=_load(path).colormap)
         return cls(path, info)
@@ -184,6 +188,7 @@ def _load(path: str) -> PilPixels:
         *(Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90),
     )
     with _open(path) as image:
+        _check_memory(image, path)
         turn = turns[_orientation(image)]
         plain = _plain_jpeg2000(image, path) if turn is None else None
         if plain is not None:
@@ -195,6 +200,27 @@ def _load(path: str) -> PilPixels:
         except Exception as error:
             raise CorruptTileError(f"{path} does not decode ({error}); {_REMEDY}") from error
         return pil_pixels(upright, path)
+
+
+def _check_memory(image: Any, path: str) -> None:
+    needed, limit = _bytes_to_decode(image), available_memory()
+    if needed > max(limit.bytes, _SMALL):
+        raise SourceError(
+            f"{path}: to decode its {image.width} x {image.height} pixels takes some {needed / 1e6:.0f} MB, and "
+            f"{limit.source} is {limit.bytes / 1e6:.0f} MB; make a tiled TIFF of it first, which is read in parts"
+        )
+
+
+def _bytes_to_decode(image: Any) -> int:
+    """What Pillow and NumPy take at most until the pixels of an image are in an array: measured over all modes and
+    formats (8,000 x 8,000 pixels, Pillow 12), rounded up.
+    """
+    dtype, samples, _ = kind_of_mode("RGBA" if has_transparent_colour(image) else image.mode)
+    out = np.dtype(dtype).itemsize * samples
+    held = out if samples == 1 and image.mode in _PLAIN else 4
+    once_more = (_orientation(image) != 1) + (image.mode not in _PLAIN or has_transparent_colour(image))
+    more = {"WEBP": 8, "JPEG2000": 4 * out}.get(str(image.format), 0)
+    return int(image.width * image.height * (held * (1 + once_more) + 2 * out + more))
 
 
 def _plain_jpeg2000(image: Any, path: str) -> PilPixels | None:
