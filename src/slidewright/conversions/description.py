@@ -120,8 +120,12 @@ def _image_file(path: str | os.PathLike[str]) -> Any:
     import numpy as np
     from PIL import Image, ImageOps
 
+    from slidewright.sources.base import MAX_ASSOCIATED_PIXELS
+
     try:
         with Image.open(path) as opened:
+            if opened.height * opened.width > MAX_ASSOCIATED_PIXELS:
+                raise ValueError(f"{opened.width} x {opened.height} pixels are too many for one")
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
                 image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))

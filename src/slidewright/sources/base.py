@@ -29,6 +29,10 @@ CorruptPlace = tuple[int, int, int]
 LIBRARY_BYTES: Final = 80 << 20
 """What zarr or OpenSlide take in each worker that opens them; taken for granted of what nobody here knows."""
 
+MAX_ASSOCIATED_PIXELS = 1 << 25
+"""Of an image beside the levels, which the calling process holds whole whatever the memory budget; the macros of
+scanners have a tenth of it.
+"""
 _MAX_LISTED = 8
 
 
@@ -261,6 +265,12 @@ class Source(ABC):
 def no_associated(info: SourceInfo, name: str) -> SourceError:
     """The error about an image that is not beside the levels."""
     return SourceError(f"{info.name} has no associated image {name!r}; it has {', '.join(info.associated) or 'none'}")
+
+
+def check_associated(path: str, name: str, size: tuple[int, int]) -> None:
+    """Raise SourceError about an image beside the levels, of (height, width), that is too large to be held whole."""
+    if size[0] * size[1] > MAX_ASSOCIATED_PIXELS:
+        raise SourceError(f"{path}: a {name} of {size[1]} x {size[0]} is too large to be read whole; leave it out")
 
 
 def more_images(series: Sequence[int]) -> tuple[str, ...]:

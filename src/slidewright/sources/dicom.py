@@ -28,6 +28,7 @@ from slidewright.sources.base import (
     SourceInfo,
     Stored,
     as_bytes,
+    check_associated,
     no_associated,
     pickled_identity,
 )
@@ -64,7 +65,7 @@ _COLOURS: dict[str, dict[str, Literal["rgb", "ycbcr", "grey"]]] = {
     "jpegxl": {"RGB": "rgb", "XYB": "rgb"},
 }
 _GREYS = ("MONOCHROME1", "MONOCHROME2")
-_MAX_BYTES = 1 << 28  # of a decoded tile, and of an image beside the levels
+_MAX_BYTES = 1 << 28  # of a decoded tile
 _TEXTS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT")
 _HARMLESS = re.compile(
     r"Manufacturer|ManufacturerModelName|SoftwareVersions|Modality|ImageType|SpecificCharacterSet|SOPClassUID"
@@ -195,8 +196,7 @@ class DicomSource(Source):
             if not found:
                 raise no_associated(self.info, name)
             source = self._of(found[0][0].path, found[0], None)
-        if source.info.size.height * source.info.size.width * source.info.samples * 2 > _MAX_BYTES:
-            raise SourceError(f"{source.path}: a {name} of {source.info.size} is too large to be read in one piece")
+        check_associated(source.path, name, source.info.size)
         reader = source.open()
         try:
             out = np.empty(source.info.shape, source.info.dtype)

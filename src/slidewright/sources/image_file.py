@@ -217,10 +217,11 @@ def _bytes_to_decode(image: Any) -> int:
     """
     dtype, samples, _ = kind_of_mode("RGBA" if has_transparent_colour(image) else image.mode)
     out = np.dtype(dtype).itemsize * samples
-    held = out if samples == 1 and image.mode in _PLAIN else 4
-    once_more = (_orientation(image) != 1) + (image.mode not in _PLAIN or has_transparent_colour(image))
+    plain = image.mode in _PLAIN and not has_transparent_colour(image)
+    held = out if samples == 1 and plain else 4
+    copies = 1 + (_orientation(image) != 1) + (not plain)
     more = {"WEBP": 8, "JPEG2000": 4 * out}.get(str(image.format), 0)
-    return int(image.width * image.height * (held * (1 + once_more) + 2 * out + more))
+    return int(image.width * image.height * (held * copies + 2 * (out if plain else held) + more))
 
 
 def _plain_jpeg2000(image: Any, path: str) -> PilPixels | None:

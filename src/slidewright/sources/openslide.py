@@ -17,7 +17,15 @@ import numpy as np
 from slidewright.errors import CorruptTileError, OptionError, SourceError, numbered
 from slidewright.geometry import Size, reduction
 from slidewright.metadata import Metadata, fields_of
-from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, no_associated, pickled_identity
+from slidewright.sources.base import (
+    Pixels,
+    Reader,
+    Source,
+    SourceInfo,
+    check_associated,
+    no_associated,
+    pickled_identity,
+)
 from slidewright.sources.on_disk import companions, file_identity
 from slidewright.sources.wrappers.alpha import compose
 
@@ -88,6 +96,9 @@ class OpenSlideSource(Source):
         try:
             if name not in list(slide.associated_images):  # a mapping would decode the image to know
                 raise no_associated(self.info, name)
+            sides = [slide.properties.get(f"openslide.associated.{name}.{side}") for side in ("height", "width")]
+            if None not in sides:  # which OpenSlide before 4.0 does not tell
+                check_associated(self.path, name, (int(sides[0]), int(sides[1])))
             rgba = np.asarray(slide.associated_images[name])
         except openslide.OpenSlideError as error:
             raise SourceError(f"{self.path}: its {name} can't be decoded by OpenSlide ({error})") from error

@@ -25,6 +25,7 @@ from slidewright.sources.base import (
     Source,
     SourceInfo,
     as_bytes,
+    check_associated,
     known,
     more_images,
     no_associated,
@@ -197,6 +198,7 @@ def _is_of_levels(slide: TiffSlide, page: Page) -> bool:
 
 def _shown(slide: TiffSlide, page: Page) -> Pixels:
     """All pixels of a small image, such as a label, upright and in the colours that a viewer shows."""
+    check_associated(slide.path, page.name, page.size)
     image, where = Image((page,)), f"{slide.path} ({page.name})"
     dtype, kind = _check_pixels(page, where)
     _check_segments(page, np.dtype(dtype), where, slide.bytes)
