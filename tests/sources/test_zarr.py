@@ -521,3 +521,10 @@ def test_member_that_is_larger_than_its_zip_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="a has 4294967280 bytes, more than the "):
         sync(store.get("a"))
     store.close()
+
+
+def test_store_of_more_chunks_than_anybody_can_look_for_is_refused(tmp_path: Path) -> None:
+    """A few hundred bytes that say 20,000 x 20,000 chunks of one pixel kept a run busy for hours."""
+    zarr.create_array(str(tmp_path / "s.zarr"), shape=(20_000, 20_000), chunks=(1, 1), dtype="uint8")
+    with pytest.raises(SourceError, match="has 400,000,000 chunks of 1 x 1 pixels, which would take hours"):
+        slidewright.open_source(tmp_path / "s.zarr")

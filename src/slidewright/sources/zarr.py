@@ -36,6 +36,7 @@ from slidewright.tiff.metadata import MICROMETRES, SECONDS
 
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, and up to {MAX_CHANNELS} channels"
 _MAX_CHUNK_BYTES = 1 << 30
+_MAX_CHUNKS = 1 << 26  # of a frame: a slide of 500 gigapixels in chunks of 128 x 128 has half of them
 _RED_GREEN_BLUE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 
@@ -310,6 +311,12 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) ->
     if cell_bytes * frames > _MAX_CHUNK_BYTES:
         raise SourceError(
             f"{name} has chunks of {grid} pixels, too large to decode in memory; save it again with smaller chunks"
+        )
+    count = -(-size.height // grid.height) * -(-size.width // grid.width) * -(-samples // depth)
+    if count > _MAX_CHUNKS:
+        raise SourceError(
+            f"{name} has {count:,} chunks of {grid} pixels, which would take hours to look for; save it again with "
+            "larger chunks"
         )
     said = OmeAttributes(chosen.attributes)
     return SourceInfo(
