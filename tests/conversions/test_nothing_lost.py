@@ -963,6 +963,20 @@ def test_what_is_no_file_and_came_meanwhile_is_not_replaced(tmp_path, kind, name
     assert {path for path in os.listdir(tmp_path) if path != "users"} == {name}
 
 
+@pytest.mark.parametrize("moved", ["s.tif", "label.png", "colours.json"])
+def test_file_that_the_run_reads_is_not_replaced_where_it_gets_the_name_meanwhile(tmp_path, moved, monkeypatch, slide):
+    from PIL import Image
+
+    Image.new("RGB", (20, 30), "red").save(tmp_path / "label.png")
+    (tmp_path / "colours.json").write_text('{"0": "black", "255": "white"}')
+    before, place = digest(tmp_path / moved), tmp_path / "o.tif"
+    under_the_name_in_mid_run(monkeypatch, lambda: os.rename(tmp_path / moved, place))
+    asked = ["--workers", "0", "--kind", "labels", "--colormap", str(tmp_path / "colours.json"), "--overwrite"]
+    assert main(["convert", str(slide), str(place), "--label", str(tmp_path / "label.png"), *asked]) != 0
+    assert digest(place) == before
+    assert {"s.tif", "label.png", "colours.json"} ^ {moved} | {"o.tif"} == set(os.listdir(tmp_path))
+
+
 def test_link_is_not_taken_for_a_free_name_where_there_are_no_hard_links(tmp_path, monkeypatch):
     def refused(*_):
         raise OSError(errno.EPERM, "Operation not permitted")

@@ -18,7 +18,7 @@ from slidewright.conversions.watched import WatchedFiles
 from slidewright.errors import CorruptTileError, DestinationError, OutputError, ShardError, SourceError, without_keys
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
-from slidewright.system.file_identity import chained_path, lies_in, local_path, same_file
+from slidewright.system.file_identity import chained_path, local_path
 from slidewright.system.remote_file import absolute
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
@@ -267,6 +267,7 @@ def make_destination(
             dest,
             overwrite=options.overwrite,
             sources=list(_read_by(source, source_path)),
+            option_files=option_files(options),
             is_folder=form.is_folder,
             recognises=form.recognises,
             compare=compare,
@@ -277,9 +278,6 @@ def make_destination(
         sweep_scratch(options.scratch)  # the run that made what is there may have been killed right after
         raise
     form.accept_place(destination.place)
-    for what, path in option_files(options).items():
-        if same_file(destination.place, path) or lies_in(path, destination.place):
-            raise DestinationError(f"the destination {os.fspath(dest)!r} has the {what}; choose another name")
     return destination
 
 

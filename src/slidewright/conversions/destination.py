@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from slidewright.errors import DestinationError, OutputError
@@ -45,6 +45,8 @@ def has_named(path: str) -> bool:
 class Destination:
     """The place of one output file; made before anything else is started, so that a bad one costs nothing.
 
+    Neither `sources` nor `option_files`, by a word for each, are ever replaced, also if they get its name in mid-run.
+
     With `compare`, what has the name already may be the very file that is to be made, of a run that was killed before
     it could say so, or of the same run a second time: where `recognises(path)` holds, `commit` compares, and keeps it
     if it is. With `overwrite` as well, nothing is replaced but what is there now. A folder is only ever replaced where
@@ -63,6 +65,7 @@ class Destination:
         *,
         overwrite: bool,
         sources: Sequence[str] = (),
+        option_files: Mapping[str, str] | None = None,
         is_folder: bool = False,
         recognises: Callable[[str], bool] = os.path.isfile,
         compare: bool = False,
@@ -84,12 +87,15 @@ class Destination:
         self.place = os.path.join(os.path.realpath(self.path.parent), self.path.name)
         """Where it is, wherever this process goes meanwhile, and whatever links to its folder lead."""
         sweep_beside(self.path)
-        self._sources: list[os.stat_result] = []
+        self._read: list[tuple[os.stat_result, str]] = []
         self._replaced = self._refuse_what_is_no_file(self.place)
         for source in sources:
             self._refuse_source(source)
-            with contextlib.suppress(OSError):
-                self._sources.append(os.stat(local_path(source)))
+            self._note_read(source, "the source itself, or a file of it")
+        for what, file in (option_files or {}).items():
+            if same_file(self.place, file) or lies_in(file, self.place):
+                raise DestinationError(f"the destination {self._given!r} has the {what}; choose another name")
+            self._note_read(file, f"the {what}")
         if self.path.name in _ZARR_METADATA:
             raise DestinationError(f"{self._given!r} is a name that zarr keeps metadata under; choose another")
         if os.path.lexists(path) and not overwrite and not (compare and recognises(str(self.path))):
@@ -251,8 +257,9 @@ class Destination:
             return None
         except OSError as error:
             raise DestinationError(f"the destination {str(self.path)!r} can't be used: {error.strerror}") from error
-        if any(os.path.samestat(status, source) for source in self._sources):  # it was renamed meanwhile
-            raise self._is_source()
+        for read, what in self._read:
+            if os.path.samestat(status, read):  # it was renamed meanwhile
+                raise self._is_read(what)
         mode, seen = status.st_mode, (status.st_ino, status.st_mtime_ns)
         if stat.S_ISDIR(mode) and not self._is_folder:
             raise DestinationError(f"the destination {str(self.path)!r} is a folder; name a file")
@@ -270,14 +277,17 @@ class Destination:
             )
         return seen
 
-    def _is_source(self) -> DestinationError:
-        return DestinationError(
-            f"the destination {str(self.path)!r} is the source itself, or a file of it; choose another name"
-        )
+    def _is_read(self, what: str) -> DestinationError:
+        return DestinationError(f"the destination {str(self.path)!r} is {what}; choose another name")
+
+    def _note_read(self, path: str, what: str) -> None:
+        """Remember a file that the run reads."""
+        with contextlib.suppress(OSError):
+            self._read.append((os.stat(local_path(path)), what))
 
     def _refuse_source(self, source: str) -> None:
         if same_file(self.path, source):
-            raise self._is_source()
+            raise self._is_read("the source itself, or a file of it")
         if lies_in(self.path, source):
             raise DestinationError(f"the destination {str(self.path)!r} lies in the source; choose another name")
         if lies_in(source, self.path):
