@@ -487,6 +487,21 @@ def test_every_hole_of_a_sector_in_the_codes_of_a_jpeg_is_seen(kind: str) -> Non
         assert has_hole(stream[:at] + bytes(512) + stream[at + 512 :], cell), at
 
 
+@pytest.mark.parametrize(("noise", "quality"), [(5, 90), (5, 92), (10, 85)])
+def test_hole_is_seen_where_zeros_take_as_many_codes_as_what_was_there(noise: int, quality: int) -> None:
+    """By the standard's tables zeros are 96.5 bytes of 4:2:0 for 16 x 16 pixels, and libjpeg finds no fault in them."""
+    y, x = np.mgrid[:512, :512]
+    pattern = np.stack([127 + 100 * np.sin(y / (9 + c) + x / (7 - c) + c) for c in range(3)], -1)
+    pixels = np.clip(pattern + np.random.default_rng(3).normal(0, noise, pattern.shape), 0, 255).astype(np.uint8)
+    stream = jpeg8_encode(pixels, quality, subsampling="420")
+    for hole in (512, 4096):
+        for at in range(1000, len(stream) - hole - 2, len(stream) // 40):
+            assert has_hole(stream[:at] + bytes(hole) + stream[at + hole :], Size(512, 512)), at
+    padded = stream[:-2] + bytes(4096) + stream[-2:]
+    assert not has_hole(padded, Size(512, 512))
+    assert has_hole(stream[: len(stream) // 2] + bytes(4096) + stream[-2:], Size(512, 512))
+
+
 def test_zeros_in_a_jpeg_outside_its_codes_are_no_hole() -> None:
     """In a profile, a comment, before and after the end."""
     pixels, zeros = np.random.default_rng(6).integers(0, 256, (128, 128, 3), np.uint8), bytes(2000)

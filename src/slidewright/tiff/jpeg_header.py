@@ -58,7 +58,7 @@ def read_jpeg_header(stream: bytes, tables: bytes | None = None) -> JpegHeader |
     process = 0
     try:
         for part in (tables or b"", stream):
-            for marker, payload in _segments(part):
+            for marker, payload in segments(part):
                 if marker == 0xDB:
                     quantisation.update(_quantisation(payload))
                 elif marker == 0xEE and payload[:5] == b"Adobe":
@@ -81,7 +81,7 @@ def read_jpeg_header(stream: bytes, tables: bytes | None = None) -> JpegHeader |
 
 def read_process(stream: bytes) -> int | None:
     """The n of SOFn, see `JpegHeader.process`; None for what is no JPEG."""
-    return next((marker - 0xC0 for marker, _ in _segments(stream) if _is_frame(marker)), None)
+    return next((marker - 0xC0 for marker, _ in segments(stream) if _is_frame(marker)), None)
 
 
 def _is_frame(marker: int) -> bool:
@@ -89,17 +89,17 @@ def _is_frame(marker: int) -> bool:
     return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, payload) up to the scan."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(marker, payload) up to the first scan, whose header is the last of them."""
+    at, marker = 2, 0
+    while at + 4 <= len(data) and data[at] == 0xFF and marker != 0xDA:
         if data[at + 1] == 0xFF:
             at += 1
             continue
         if data[at + 1] == 0xD9:
             return
-        length = int.from_bytes(data[at + 2 : at + 4])
-        yield data[at + 1], data[at + 4 : at + 2 + length]
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        yield marker, data[at + 4 : at + 2 + length]
         at += 2 + max(2, length)
 
 

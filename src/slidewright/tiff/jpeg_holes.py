@@ -10,13 +10,15 @@ import re
 from functools import lru_cache
 
 from slidewright.geometry import Size
-from slidewright.tiff.jpeg_header import PROGRESSIVE, read_jpeg_header
+from slidewright.tiff.jpeg_header import PROGRESSIVE, read_jpeg_header, segments
 from slidewright.tiff.stream_headers import is_far_larger, look
 
 _HOLE = bytes(512)  # a sector; one that reaches beyond a tile takes its header or its end
 _DAMAGE = "Corrupt JPEG data"  # how libjpeg begins the warnings about codes (jerror.h), and no others
 _SPARE = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _END = b"\xff\xd9"
+_DHT, _SOS = 0xC4, 0xDA
+_AC, _END_OF_BLOCK = 0x10, 0x00
 
 
 def has_hole(stream: bytes, cell: Size, joined: bytes = b"") -> bool:
@@ -35,22 +37,60 @@ def has_hole(stream: bytes, cell: Size, joined: bytes = b"") -> bool:
 @lru_cache(maxsize=8)  # of an empty slide's tiles, which are all alike
 def _adds_up(stream: bytes, joined: bytes) -> bool:
     """Whether libjpeg finds codes for all of the image and no more; true of what it can't decode for another reason."""
-    from simplejpeg import decode_jpeg
-
     whole = stream[:2] + joined + stream[2:]
     header = read_jpeg_header(whole)
     if header is None or header.process > PROGRESSIVE:
         return True
+    codes = _codes(whole, len(header.sampling)) if header.process < PROGRESSIVE else None
+    if codes is not None:
+        end = min(len(whole[: codes.stop].rstrip(b"\xff").rstrip(b"\0")) + 2, codes.stop)  # the last codes may be zeros
+        if whole.find(_HOLE, codes.start, end) >= 0:
+            return False
+        whole = whole[:end] + _END
+    damage = damage_of(whole)
+    spare = _SPARE.search(damage)  # zeros behind the last code of a whole image are no part of it
+    return not damage or (spare is not None and _zeros_at_end(stream) >= int(spare[1]))
+
+
+def damage_of(whole: bytes) -> str:
+    """What libjpeg says first of the codes of a baseline or progressive JPEG, empty where it finds no fault in them, or
+    can't decode it for another reason.
+    """
+    from simplejpeg import decode_jpeg
+
+    header = read_jpeg_header(whole)
+    if header is None or header.process > PROGRESSIVE:
+        return ""
     try:
-        decode_jpeg(whole, "CMYK" if len(header.sampling) == 4 else "GRAY", strict=True)
+        decode_jpeg(whole, "CMYK" if len(header.sampling) == 4 else "GRAY", min_factor=8, strict=True)
     except MemoryError:
         raise
     except Exception as error:
-        if _DAMAGE not in str(error):
-            return True
-        spare = _SPARE.search(str(error))  # zeros behind the last code of a whole image are no part of it
-        return spare is not None and _zeros_at_end(stream) >= int(spare[1])
-    return True
+        return str(error) if _DAMAGE in str(error) else ""
+    return ""
+
+
+def _codes(whole: bytes, components: int) -> slice | None:
+    """Where the codes are of a JPEG whose one scan has all components, and of which zeros stand for what no image has:
+    block after block in which no coefficient is zero. None for any other. Annex K's tables of the standard are such;
+    those made for a tile of one colour have their shortest code, all of zeros, for the end of a block.
+    """
+    first: dict[int, int] = {}  # of each table the symbol of its shortest code, by B.2.4.2's class and number
+    for marker, payload in segments(whole):
+        at = 0
+        while marker == _DHT and at + 17 < len(payload):
+            first[payload[at]] = payload[at + 17]
+            at += 17 + sum(payload[at + 1 : at + 17])
+        if marker != _SOS or len(payload) < 2 * components + 4 or payload[0] != components:
+            continue
+        used = [_AC | payload[2 * n] & 15 for n in range(1, components + 1)]
+        if all(first.get(table, _END_OF_BLOCK) == _END_OF_BLOCK for table in used):
+            return None
+        scan = bytes((0xFF, _SOS)) + (len(payload) + 2).to_bytes(2) + payload
+        begin = whole.rfind(scan) + len(scan)
+        end = whole.find(_END, begin)  # which is in no codes
+        return slice(begin, len(whole) if end < 0 else end)
+    return None
 
 
 def _zeros_at_end(stream: bytes) -> int:
