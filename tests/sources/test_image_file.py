@@ -23,6 +23,7 @@ import slidewright
 from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.sources import image_file
 from slidewright.sources.open import open_source
+from slidewright.sources.pillow import pil_pixels
 from slidewright.system.limits import MemoryLimit
 
 PIXELS = np.random.default_rng(8).integers(0, 255, (90, 130, 3), np.uint8)
@@ -308,3 +309,68 @@ def test_decoding_takes_what_is_said_of_it(mode: str, suffix: str, turned: bool,
     taken, said = map(int, done.stdout.split())
     slack = 16 << 20  # what a library keeps for itself, and 256 rows that are written
     assert 0.4 * said < taken <= said + slack
+
+
+def test_palette_is_told_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the image file's description, before anybody has asked for its pixels: it may have gigabytes."""
+    labels = Image.fromarray(PIXELS[..., 0] % 5, "P")
+    labels.putpalette([200, 10, 0, 0, 0, 255, 1, 2, 3, 250, 250, 250, 9, 8, 7])
+    expected = {}
+    for suffix in ("png", "bmp", "gif"):
+        labels.save(tmp_path / f"a.{suffix}")
+        with Image.open(tmp_path / f"a.{suffix}") as image:
+            expected[suffix] = pil_pixels(image, "").colormap
+        assert expected[suffix] is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
+        found = {suffix: open_source(tmp_path / f"a.{suffix}").info.colormap for suffix in expected}
+    assert found == expected
+
+
+@pytest.mark.parametrize("damage", ["hole", "middle cut out", "ends early", "twice the rows"])
+def test_jpeg_of_which_codes_are_missing_is_damaged(damage: str, tmp_path: Path) -> None:
+    """Pillow makes up the rest, and says nothing."""
+    path = tmp_path / "a.jpg"
+    pixels = np.random.default_rng(4).integers(0, 255, (480, 640, 3), np.uint8)
+    Image.fromarray(pixels).save(path, quality=90)
+    slidewright.convert(path, tmp_path / "good.tif", n_workers=0)
+    data = path.read_bytes()
+    half, frame = len(data) // 2, data.index(b"\xff\xc0")
+    path.write_bytes(
+        {
+            "hole": data[:half] + bytes(8192) + data[half + 8192 :],
+            "middle cut out": data[:half] + data[half + 20_000 :],
+            "ends early": data[:half] + data[-2:],
+            "twice the rows": data[: frame + 5] + (960).to_bytes(2) + data[frame + 7 :],
+        }[damage]
+    )
+    with pytest.raises(CorruptTileError, match=r"a\.jpg does not decode whole"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
+def test_jpeg_with_bytes_that_belong_to_no_image_is_read(tmp_path: Path) -> None:
+    """Cameras append what they like, and some leave bytes before a marker."""
+    path = tmp_path / "a.jpg"
+    Image.fromarray(PIXELS).save(path)
+    data, expected = path.read_bytes(), np.asarray(Image.open(path))
+    thumbnail = b"\xff\xe1" + (len(data) + 2).to_bytes(2) + data
+    for good in (data + bytes(3000), data[:-2] + bytes(700) + data[-2:], data[:2] + thumbnail + data[2:], data + data):
+        path.write_bytes(good)
+        assert_reads_like(open_source(path), expected)
+
+
+@pytest.mark.parametrize("where", ["before the pixels", "behind the pixels"])
+def test_png_is_upright_wherever_its_exif_stands(where: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PIXELS).save(path, exif=exif)
+    data = path.read_bytes()
+    at = data.index(b"eXIf") - 4
+    length = 12 + int.from_bytes(data[at : at + 4])
+    if where == "behind the pixels":
+        path.write_bytes(data[:at] + data[at + length : -12] + data[at : at + length] + data[-12:])
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    assert expected.shape == (130, 90, 3)
+    assert_reads_like(open_source(path), expected)

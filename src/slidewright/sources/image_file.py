@@ -7,6 +7,7 @@ workers read, so that its pixels are not in the memory of each of them; what dec
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -23,9 +24,17 @@ from slidewright.sources.access.unpack import UnpackedSource, unpacked
 from slidewright.sources.array import ArraySource
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, pickled_identity
 from slidewright.sources.on_disk import file_identity
-from slidewright.sources.pillow import PROFILED, PilPixels, has_transparent_colour, kind_of_mode, pil_pixels
+from slidewright.sources.pillow import (
+    PROFILED,
+    PilPixels,
+    colormap_of,
+    has_transparent_colour,
+    kind_of_mode,
+    pil_pixels,
+)
 from slidewright.system.files import regular
 from slidewright.system.limits import available_memory
+from slidewright.tiff.jpeg_holes import damage_of, has_hole
 from slidewright.tiff.metadata import MAX_MPP
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "BMP", "GIF")
@@ -37,6 +46,7 @@ _REMEDY = "it is damaged, or of a sort that Pillow does not know: copy it again,
 _ORIENTATION, _TURNED = 274, (5, 6, 7, 8)  # as in TIFF
 _PLAIN = ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "I;16N", "RGB", "RGBA")
 """Modes that become arrays as they are."""
+_PNG = b"\x89PNG\r\n\x1a\n"
 _SMALL = 64 << 20  # bytes that are always tried
 _SIZ, _TO_COMPONENTS = b"\xff\x4f\xff\x51", 40
 """How a codestream of JPEG 2000 begins, and how far from there the number of its components is (ISO 15444-1, A.5.1)."""
@@ -78,8 +88,8 @@ class ImageFileSource(Source):
         dtype = check_dtype(np.dtype(dtype), path)
         info = SourceInfo(path, form, size, samples, dtype, kind=kind, icc_profile=profile, worker_bytes=0)
         info = replace(info, left_out=left_out, whole_bytes=_bytes_to_decode(image))
-        if kind == "labels":  # the palette is known only when it is decoded
-            info = replace(info, colormap=_load(path).colormap)
+        if kind == "labels":
+            info = replace(info, colormap=colormap_of(image))
         return cls(path, info)
 
     def identity(self) -> dict[str, Any]:
@@ -141,11 +151,23 @@ def _is_wide(image: Any, path: str) -> bool:
 
 
 def _orientation(image: Any) -> int:
-    """EXIF's Orientation, as far as it is known before the pixels (of a PNG Pillow would decode them all for it)."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1
-    value = image.getexif().get(_ORIENTATION, 1)
+    """EXIF's Orientation, or XMP's: of a PNG as `_open` knows it, since Pillow would decode the pixels for it."""
+    from PIL.Image import Image
+
+    value = Image.getexif(image).get(_ORIENTATION, 1)
     return value if value in range(1, 9) else 1
+
+
+def _late_exif(path: str) -> bytes | None:
+    """EXIF that stands behind the pixels of a PNG (PNG 3rd edition, 5.3 and 11.3.4.5), which need not be decoded."""
+    with open(path, "rb", opener=regular) as file:
+        file.seek(len(_PNG))
+        while len(head := file.read(8)) == 8:
+            count, kind = int.from_bytes(head[:4]), head[4:]
+            if kind == b"eXIf" and count <= _HEADER_BYTES:
+                return file.read(count)
+            file.seek(count + 4, os.SEEK_CUR)
+    return None
 
 
 @contextmanager
@@ -174,7 +196,10 @@ def _open(path: str) -> Any:
     try:
         with warnings.catch_warnings(), _our_limits():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(path, formats=FORMATS)
+            image = Image.open(path, formats=FORMATS)
+            if image.format == "PNG" and "exif" not in image.info:
+                image.info.update({"exif": b"Exif\0\0" + exif} if (exif := _late_exif(path)) else {})
+            return image
     except Exception as error:  # its plugins raise many kinds over a damaged header
         raise SourceError(f"{path} can't be read by Pillow ({error}); {_REMEDY}") from error
 
@@ -190,6 +215,7 @@ def _load(path: str) -> PilPixels:
     with _open(path) as image:
         _check_memory(image, path)
         turn = turns[_orientation(image)]
+        _check_codes(image, path)
         plain = _plain_jpeg2000(image, path) if turn is None else None
         if plain is not None:
             return plain
@@ -222,6 +248,18 @@ def _bytes_to_decode(image: Any) -> int:
     copies = 1 + (_orientation(image) != 1) + (not plain)
     more = {"WEBP": 8, "JPEG2000": 4 * out}.get(str(image.format), 0)
     return int(image.width * image.height * (held * copies + 2 * (out if plain else held) + more))
+
+
+def _check_codes(image: Any, path: str) -> None:
+    """Refuse a JPEG of whose codes some are missing or no codes, of which Pillow says nothing: it makes up the rest."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    with open(path, "rb", opener=regular) as file:
+        stream = file.read()
+    damage = damage_of(stream)
+    if has_hole(stream, Size(image.height, image.width)) or (damage and "extraneous bytes" not in damage):
+        found = damage or "zeros in the place of a part of it"
+        raise CorruptTileError(f"{path} does not decode whole ({found}); {_REMEDY}")
 
 
 def _plain_jpeg2000(image: Any, path: str) -> PilPixels | None:

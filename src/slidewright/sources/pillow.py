@@ -89,6 +89,15 @@ def kind_of_mode(mode: str) -> tuple[str, int, str]:
     return dtype, {"RGB": 3, "RGBA": 4}.get(mode, 1), _KINDS[mode]
 
 
+def colormap_of(image: Image) -> Colormap | None:
+    """The palette of an image file of mode P that was opened and not decoded, which this does not do either."""
+    from PIL import Image as Pillow
+
+    small = Pillow.new("P", (1, 1))
+    small.palette = image.palette and image.palette.copy()
+    return _colormap(small) if small.palette else None
+
+
 def _colormap(image: Image) -> Colormap | None:
     """The palette, 8 bits a colour, as (red, green, blue) of 0 to 65535."""
     values = image.getpalette("RGB")

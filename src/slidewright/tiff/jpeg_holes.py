@@ -76,8 +76,9 @@ def _codes(whole: bytes, components: int) -> slice | None:
     those made for a tile of one colour have their shortest code, all of zeros, for the end of a block.
     """
     first: dict[int, int] = {}  # of each table the symbol of its shortest code, by B.2.4.2's class and number
+    place = 2  # or somewhat before it, where bytes are filled in
     for marker, payload in segments(whole):
-        at = 0
+        place, at = place + 4 + len(payload), 0
         while marker == _DHT and at + 17 < len(payload):
             first[payload[at]] = payload[at + 17]
             at += 17 + sum(payload[at + 1 : at + 17])
@@ -87,7 +88,7 @@ def _codes(whole: bytes, components: int) -> slice | None:
         if all(first.get(table, _END_OF_BLOCK) == _END_OF_BLOCK for table in used):
             return None
         scan = bytes((0xFF, _SOS)) + (len(payload) + 2).to_bytes(2) + payload
-        begin = whole.rfind(scan) + len(scan)
+        begin = whole.find(scan, place - len(scan)) + len(scan)
         end = whole.find(_END, begin)  # which is in no codes
         return slice(begin, len(whole) if end < 0 else end)
     return None
