@@ -84,15 +84,18 @@ def test_killed_worker_block_is_retried(tmp_path, scratch):
     assert digest(tmp_path / "clean.tif") == digest(tmp_path / "out.tif")
 
 
-@pytest.mark.parametrize("timeout", [None, 20.0])
-def test_worker_whose_fork_holds_its_pipe_open_is_replaced(tmp_path, scratch, timeout):
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("timeout", "held_back"), [(None, ""), (20.0, ""), (None, "signal.SIGCHLD")])
+def test_worker_whose_fork_holds_its_pipe_open_is_replaced(tmp_path, scratch, timeout, held_back):
+    """Also where the caller, or what started it, holds back the signal of a child's death."""
     source = SlowSource(300, 400, fault="fork-once", at=(96, 128), marker=str(tmp_path / "marker"))
     code = f"""\
-        import os, sys
+        import os, signal, sys
         sys.path.insert(0, {str(HERE)!r})
         os.setsid()
         import slidewright
         from fake_sources import SlowSource
+        signal.pthread_sigmask(signal.SIG_BLOCK, {{{held_back}}})
         options = {OPTIONS | {"n_workers": 2, "timeout": timeout}!r}
         report = slidewright.convert({source!r}, {str(tmp_path / "out.tif")!r}, **options)
         print(report.retries)
@@ -100,7 +103,9 @@ def test_worker_whose_fork_holds_its_pipe_open_is_replaced(tmp_path, scratch, ti
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
+        start = time.monotonic()
         assert process.stdout.readline() == b"1\n"
+        assert time.monotonic() - start < 40  # the fork lives for a minute
         assert process.wait(10) == 0
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # the fork of the worker

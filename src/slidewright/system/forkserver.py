@@ -43,7 +43,7 @@ def main(fd: int, preload: list[str], parent: int) -> None:
     """Serve requests on the socket `fd` until its other end closes or the process `parent` is gone."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)  # they were held back until here
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # they were held back until here, and whatever the caller holds back
     signal.signal(signal.SIGUSR1, lambda *_: None)  # only wakes it up
     _prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
     _set_name("slidewright-for")
