@@ -51,6 +51,7 @@ from slidewright.formats.tiff_tags import (
 from slidewright.geometry import SINGLE, Size
 from slidewright.inspection.verify import check_structure, verify_file
 from slidewright.report import LevelReport
+from slidewright.system.interrupts import let_through
 from slidewright.tiff.slide import TiffSlide
 
 if TYPE_CHECKING:
@@ -256,7 +257,8 @@ def _decoded(written: Written, level: Level, encoding: Tags) -> NDArray[Any]:
         cell = out[row * plan.tile : (row + 1) * plan.tile, column * plan.tile : (column + 1) * plan.tile]
         try:
             cell[...] = page.decode(data, 0, jpegtables=page.jpegtables)[0][0]
-        except Exception:  # a kept tile that does not decode, of which the report warns; each codec has its own errors
+        except Exception as error:  # of a kept tile that does not decode, of which the report warns
+            let_through(error)
             cell[...] = background
     file.seek(end)
     return out[: level.size.height, : level.size.width]

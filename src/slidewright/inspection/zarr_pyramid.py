@@ -23,6 +23,7 @@ from slidewright.pixels import MASKS
 from slidewright.sources.access.image_chunks import NAMES
 from slidewright.sources.ome_attributes import OmeAttributes
 from slidewright.system.files import broken_link, read_at, regular, total_bytes
+from slidewright.system.interrupts import let_through
 from slidewright.system.json_file import read_json
 from slidewright.system.zarr_thread import check_zarr_thread
 from slidewright.tiff.page import TiledImage
@@ -108,6 +109,7 @@ class ZarrSegments:
         except MemoryError:
             raise
         except Exception as error:  # each codec has an error class of its own
+            let_through(error)
             raise self._error(f"{self.where(index)} does not decode: {error}; the store is damaged") from error
         return pixels.transpose(1, 2, 0) if level.layout.planar else pixels
 

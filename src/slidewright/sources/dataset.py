@@ -22,6 +22,7 @@ from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, unknown_identity
 from slidewright.sources.dlup_grid import DlupGrid, dlup_grid
 from slidewright.sources.wrappers.pickled import Portable
+from slidewright.system.interrupts import let_through
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,7 @@ def _tile(dataset: Any, index: int, place: str) -> _Tile:
     except MemoryError:
         raise
     except Exception as error:  # the caller's own; a tile that can't be had can be filled
+        let_through(error)
         text = f"{place} can't be had ({type(error).__name__}: {error}); check the dataset"
         raise CorruptTileError(text) from error
     image = sample

@@ -45,6 +45,7 @@ from slidewright.sources.dicom_files import (
 )
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.tiff_stored import CONFLICT, jpeg_stored
+from slidewright.system.interrupts import let_through
 from slidewright.system.limits import blame_memory
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.jpeg_header import read_jpeg_header
@@ -325,6 +326,7 @@ class DicomReader(Reader):
         except MemoryError:
             raise
         except Exception as error:  # each codec has an error class of its own
+            let_through(error)
             blame_memory(out.nbytes)
             raise corrupt(where, error) from error
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels

@@ -14,6 +14,7 @@ from slidewright.geometry import Size
 from slidewright.sources.access.shapes import check_dtype, check_shape
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, unknown_identity
 from slidewright.sources.wrappers.pickled import Portable
+from slidewright.system.interrupts import let_through
 
 _PROBE = 16  # the side of the region that tells dtype and samples
 
@@ -100,6 +101,7 @@ def _call(function: Callable[..., Any], name: str, y: int, x: int, height: int, 
     except MemoryError:
         raise
     except Exception as error:  # the caller's own; what can't be had of an image can be filled
+        let_through(error)
         raise CorruptTileError(
             f"{name} failed for {width} x {height} pixels at x={x}, y={y} ({type(error).__name__}: {error}); "
             "it is called as function(y, x, height, width)"

@@ -33,6 +33,7 @@ from slidewright.sources.pillow import (
     pil_pixels,
 )
 from slidewright.system.files import regular
+from slidewright.system.interrupts import let_through
 from slidewright.system.limits import available_memory
 from slidewright.tiff.jpeg_holes import damage_of, has_hole
 from slidewright.tiff.metadata import MAX_MPP
@@ -201,6 +202,7 @@ def _open(path: str) -> Any:
                 image.info.update({"exif": b"Exif\0\0" + exif} if (exif := _late_exif(path)) else {})
             return image
     except Exception as error:  # its plugins raise many kinds over a damaged header
+        let_through(error)
         raise SourceError(f"{path} can't be read by Pillow ({error}); {_REMEDY}") from error
 
 
@@ -224,6 +226,7 @@ def _load(path: str) -> PilPixels:
                 image.load()
             upright = image if turn is None else image.transpose(turn)
         except Exception as error:
+            let_through(error)
             raise CorruptTileError(f"{path} does not decode ({error}); {_REMEDY}") from error
         return pil_pixels(upright, path)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from slidewright.errors import CorruptTileError
 from slidewright.geometry import Size
 from slidewright.sources.base import Blank, Pixels, Reader, Source, SourceInfo
+from slidewright.system.interrupts import let_through
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.archive import Cut, Recipe
 from slidewright.tiff.jpegxl import from_jpegxl, to_jpegxl
@@ -107,6 +108,7 @@ class _Restoring(_SegmentReader):
         except MemoryError:
             raise
         except Exception as error:  # each library has a class of its own
+            let_through(error)
             raise CorruptTileError(
                 f"{self._file.path}: segment {row} at byte {self._places[row]} does not give its JPEG back ({error}); "
                 "the archive is damaged, copy it again"

@@ -28,6 +28,7 @@ from slidewright.sources.base import (
 )
 from slidewright.sources.on_disk import companions, file_identity
 from slidewright.sources.wrappers.alpha import compose
+from slidewright.system.interrupts import let_through
 
 _PIECE = 1024  # RGBA, Pillow and NumPy copies of a piece are alive at once: 12 MB
 _CACHE_BYTES = 24_000_000
@@ -156,6 +157,7 @@ class OpenSlideReader(Reader):
         except MemoryError:
             raise
         except Exception as error:
+            let_through(error)
             self._slide.close()  # after an error OpenSlide has the same for whatever it is asked
             self._slide = _open(self._path)
             self._give_cache()

@@ -16,6 +16,7 @@ from slidewright.errors import SourceError
 from slidewright.pixels import Colormap
 from slidewright.sources.access.colours import by_profile
 from slidewright.sources.array import ArraySource
+from slidewright.system.interrupts import let_through
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,6 +67,7 @@ def pil_pixels(image: Image, name: str) -> PilPixels:
             image = straight.convert(_CONVERTED.get(image.mode, "RGB"))
         pixels = np.asarray(image)
     except Exception as error:  # a damaged file that is only read now, or a conversion that Pillow does not have
+        let_through(error)
         raise SourceError(
             f"{name} can't be read ({type(error).__name__}: {error}); check the file it is from, or convert it to RGB"
         ) from error

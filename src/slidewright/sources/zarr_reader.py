@@ -19,6 +19,7 @@ from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, SourceInfo
 from slidewright.system.file_identity import leads_to
 from slidewright.system.files import fill_from, regular
+from slidewright.system.interrupts import let_through
 from slidewright.system.limits import blame_memory
 from slidewright.system.remote_file import is_url
 
@@ -98,6 +99,7 @@ class ZarrReader(Reader):
         try:
             pixels = np.asarray(self._array[tuple(spans.get(axis, self._planes.get(axis, 0)) for axis in self._axes)])
         except Exception as raised:  # a codec's own error, or the store's
+            let_through(raised)
             error = alone(raised)
             if isinstance(error, (SlidewrightError, MemoryError)):
                 raise error from raised.__cause__

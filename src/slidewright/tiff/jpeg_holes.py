@@ -10,6 +10,7 @@ import re
 from functools import lru_cache
 
 from slidewright.geometry import Size
+from slidewright.system.interrupts import let_through
 from slidewright.tiff.jpeg_header import PROGRESSIVE, read_jpeg_header, segments
 from slidewright.tiff.stream_headers import is_far_larger, look
 
@@ -66,6 +67,7 @@ def damage_of(whole: bytes) -> str:
     except MemoryError:
         raise
     except Exception as error:
+        let_through(error)
         return str(error) if _DAMAGE in str(error) else ""
     return ""
 

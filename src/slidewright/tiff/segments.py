@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from slidewright.errors import SlidewrightError
 from slidewright.geometry import Region
+from slidewright.system.interrupts import let_through
 from slidewright.system.limits import blame_memory
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.fax import fax_decoder
@@ -130,6 +131,7 @@ class Segments:
         except MemoryError:
             raise
         except Exception as error:
+            let_through(error)
             raise self._damaged(index, error) from error
 
     def is_cut(self, index: int) -> bool:
@@ -203,7 +205,8 @@ class Segments:
         self._check_end(index, data)
         try:
             jpeg8_decode(data, tables=self._tables, colorspace=self._jpeg[0], outcolorspace=self._jpeg[1], out=out)
-        except Exception:  # the slow way says what is damaged, and knows colours that libjpeg does not change
+        except Exception as error:  # the slow way says what is damaged, and knows colours that libjpeg does not change
+            let_through(error)
             return False
         return True
 
@@ -223,6 +226,7 @@ class Segments:
         except MemoryError:
             raise
         except Exception as error:  # each codec has an error class of its own
+            let_through(error)
             cut = self._cut(index, data)
             if cut is None:
                 blame_memory(self._cell_bytes)

@@ -17,6 +17,7 @@ from typing import Any
 from slidewright.errors import SlidewrightError, SourceError, VerifyError
 from slidewright.metadata import Metadata
 from slidewright.selection import Selection
+from slidewright.system.interrupts import let_through
 from slidewright.system.pixel_file import PixelFile
 from slidewright.system.remote_file import RemoteFile, is_url
 from slidewright.tiff import series as layout
@@ -260,6 +261,7 @@ class TiffSlide:
         try:
             return Segments(page, self.file, error)
         except Exception as problem:  # tifffile raises many kinds over a damaged tag
+            let_through(problem)
             raise VerifyError(f"{self.path}: {page.name} has tags that make no sense: {problem}") from problem
 
     def head(self, page: Page) -> bytes:
@@ -293,10 +295,12 @@ def damage_named(path: str, error: type[SlidewrightError]) -> Iterator[None]:
     except (SlidewrightError, MemoryError):
         raise
     except OSError as problem:
+        let_through(problem)
         raise SourceError(f"{path} can't be read: {problem.strerror or problem}") from problem
     except NotImplementedError as problem:
         raise error(f"{path} is stored in a way that can't be read ({problem}); save it again in another") from problem
     except Exception as problem:
+        let_through(problem)
         raise error(f"{path}: its TIFF directories can't be read ({problem}); the file is damaged") from problem
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from slidewright.errors import CorruptTileError
 from slidewright.geometry import Size
 from slidewright.sources.base import Pixels
+from slidewright.system.interrupts import let_through
 from slidewright.tiff.half_jpeg import decode_half_jpeg
 from slidewright.tiff.jpeg_holes import has_hole
 from slidewright.tiff.stream_headers import look
@@ -32,6 +33,7 @@ def decode_jpeg(data: bytes, out: Pixels, colours: str, where: str) -> None:
     except MemoryError:
         raise
     except Exception as error:
+        let_through(error)
         raise corrupt(where, error) from error
 
 
@@ -43,6 +45,7 @@ def halve_jpeg(data: bytes, out: Pixels, cell: Size, colours: str, where: str) -
     except MemoryError:
         raise
     except Exception as error:
+        let_through(error)
         raise corrupt(where, error) from error
 
 

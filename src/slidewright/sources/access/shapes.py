@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from slidewright.errors import OptionError, SourceError
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.selection import Selection
+from slidewright.system.interrupts import let_through
 
 DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
 
@@ -44,6 +45,7 @@ def as_array(obj: Any, name: str) -> NDArray[Any]:
             return np.asarray(obj)
         return np.from_dlpack(obj)
     except Exception as error:  # each library has its own
+        let_through(error)
         raise SourceError(
             f"{name} can't be made an array ({type(error).__name__}: {error}); what is on a GPU is copied from there "
             "by .cpu() in PyTorch, .get() in CuPy"

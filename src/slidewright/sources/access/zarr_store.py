@@ -20,6 +20,7 @@ from slidewright.errors import SourceError, alone
 from slidewright.sources.access.zarr_codecs import know_images, open_node
 from slidewright.system.file_identity import leads_to
 from slidewright.system.files import broken_link, regular
+from slidewright.system.interrupts import let_through
 from slidewright.system.remote_file import http_options, is_url
 from slidewright.system.zarr_thread import check_zarr_thread
 
@@ -172,6 +173,7 @@ def open_store(store: str, inner: str) -> Any:
             warnings.simplefilter("ignore", UserWarning)
             return open_node(target, inner)
     except Exception as raised:
+        let_through(raised)
         error = alone(raised)
         where = os.path.join(store, inner) if inner else store
         remedy = "check that the store is whole"
