@@ -153,6 +153,18 @@ def test_block_that_kills_three_workers_ends_the_run_and_is_named(tmp_path, scra
     assert_nothing_left(tmp_path, scratch, before)
 
 
+def test_limit_on_processor_time_is_named(tmp_path):
+    caller = os.getpid()
+
+    def read(y, x, height, width):
+        if os.getpid() != caller:
+            os.kill(os.getpid(), signal.SIGXCPU)
+        return np.zeros((height, width), np.uint8)
+
+    with pytest.raises(RunError, match=r"killed by SIGXCPU, as a limit on processor time does \(ulimit -t\)"):
+        slidewright.convert(read, tmp_path / "out.tif", shape=(300, 400), dtype="uint8", n_workers=2, **OPTIONS)
+
+
 @pytest.mark.parametrize(
     ("start", "message"), [("slidewright-wri", "writer process died"), ("slidewright-for", "died|gone")]
 )

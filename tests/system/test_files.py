@@ -7,8 +7,10 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import slidewright
@@ -174,3 +176,18 @@ def test_error_of_closing_a_folder_does_not_keep_it_from_being_removed(tmp_path,
     monkeypatch.setattr(os, "close", told_late)
     files.remove(str(tmp_path / "a"))
     assert os.listdir(tmp_path) == []
+
+
+def test_system_without_a_temporary_folder_is_told_what_to_give(tmp_path, monkeypatch):
+    """As a container whose disks are read-only, but for the one that is written to."""
+
+    def none():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    given = {"tile_size": 64, "n_workers": 0}
+    with pytest.raises(slidewright.OutputError, match=r"no folder for temporary files .* --scratch .* or TMPDIR"):
+        slidewright.convert(np.zeros((300, 200), np.uint8), tmp_path / "o.tif", **given)
+    assert os.listdir(tmp_path) == []
+    slidewright.convert(np.zeros((300, 200), np.uint8), tmp_path / "o.tif", scratch=tmp_path, **given)
+    assert os.listdir(tmp_path) == ["o.tif"]

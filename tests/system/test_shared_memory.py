@@ -37,6 +37,19 @@ def test_memory_that_can_not_be_had_is_an_error_of_ours(tmp_path, call, monkeypa
         SharedBuffer.allocate(3_000_000, tmp_path)
 
 
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="it has none")
+def test_container_that_forbids_shared_memory_gets_a_file(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    buffer = SharedBuffer.allocate(3_000_000, tmp_path)
+    assert buffer.in_file
+    assert os.fstat(buffer.fd).st_blocks * 512 >= 3_000_000
+    assert list(tmp_path.iterdir()) == []
+    buffer.close()
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("call", ["os.posix_fallocate", "mmap.mmap"])
 @pytest.mark.parametrize("failure", [OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), KeyboardInterrupt()])

@@ -7,7 +7,6 @@ original has been put together out of it and has the right hash.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -20,6 +19,7 @@ from slidewright.errors import OptionError
 from slidewright.options import DEFAULTS, OPTIONS, ConvertOptions, make_options
 from slidewright.report import LevelReport, Progress, ProgressOption, Recorder, Report
 from slidewright.selection import Selection
+from slidewright.system.files import temporary_folder
 from slidewright.system.limits import usable_cpus
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _run(
         memory=memory,
         n_workers=memory.n_workers if wanted else 0,
         threads=1,
-        temporary=os.fspath(options.scratch) if options.scratch is not None else tempfile.gettempdir(),
+        temporary=os.fspath(options.scratch) if options.scratch is not None else temporary_folder(),
         started=started,
         timeout=options.timeout,
         recorder=recorder,

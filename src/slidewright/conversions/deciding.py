@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from slidewright.conversions.description import describe_image
 from slidewright.conversions.settled import settled
 from slidewright.errors import OptionError, SourceError
 from slidewright.options import ConvertOptions
+from slidewright.system.files import temporary_folder
 from slidewright.system.limits import usable_cpus
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
@@ -76,7 +76,7 @@ def decide(
         memory=memory,
         n_workers=memory.n_workers if processes else 0,
         threads=1 if processes else memory.n_workers,
-        temporary=os.fspath(options.scratch) if options.scratch is not None else tempfile.gettempdir(),
+        temporary=os.fspath(options.scratch) if options.scratch is not None else temporary_folder(),
         started=started,
         timeout=options.timeout,
         recorder=recorder,

@@ -18,7 +18,7 @@ from slidewright.engine.ring import Part
 from slidewright.errors import OutputError
 from slidewright.pyramid.plan import Key, Plan
 from slidewright.system.checksum import crc32
-from slidewright.system.files import read_at
+from slidewright.system.files import read_at, temporary_folder
 
 
 class _Place(NamedTuple):
@@ -168,7 +168,7 @@ class SegmentStore:
             while rest:
                 rest = rest[spill.file.write(rest) :]
         except OSError as error:
-            where = self._folder or tempfile.gettempdir()
+            where = self._folder or temporary_folder()
             raise OutputError(
                 f"can't keep waiting segments in {where!r}: {error.strerror}; "
                 "point TMPDIR or --scratch to a disk with room"

@@ -15,7 +15,6 @@ import functools
 import json
 import os
 import stat
-import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from slidewright.pyramid.chunks import ChunkFiles, ChunkShard, ChunkStore
 from slidewright.pyramid.plan import Block, Plan
 from slidewright.sources.base import BLANK, Blank, Reader
 from slidewright.system.file_lock import FileLock, remove_abandoned
-from slidewright.system.files import is_token, make_below, remove_guarded, token, write_whole
+from slidewright.system.files import is_token, make_below, remove_guarded, temporary_folder, token, write_whole
 
 _PREFIX = "slidewright-scratch-"
 _LOCK = ".lock"
@@ -236,7 +235,7 @@ def _is_own(path: str) -> bool:
 
 def sweep_scratch(parent: str | os.PathLike[str] | None = None) -> str:
     """Remove the folders of this user's runs that are dead; where they were, or would have been."""
-    root = os.path.abspath(os.fspath(parent) if parent is not None else tempfile.gettempdir())
+    root = os.path.abspath(os.fspath(parent) if parent is not None else temporary_folder())
     try:
         names = os.listdir(root)
     except OSError:

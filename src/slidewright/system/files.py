@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
+from slidewright.errors import OutputError
+
 _LONGEST_NAME = 200  # bytes; most filesystems hold 255, and what is hidden beside a file has a longer name than it
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -149,6 +151,18 @@ def make_below(home: str, path: str) -> None:
         home = os.path.join(home, name)
         with contextlib.suppress(FileExistsError):
             os.mkdir(home)
+
+
+def temporary_folder() -> str:
+    """Where the system has temporary files; OutputError where it has no place for them, as a container may not."""
+    import tempfile  # seldom needed, and the fork server imports this module
+
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise OutputError(
+            "there is no folder for temporary files that can be written; give one with --scratch (scratch=) or TMPDIR"
+        ) from error
 
 
 def token() -> str:

@@ -26,6 +26,14 @@ from slidewright.system.pipe import PipeEnd, make_pipe
 from slidewright.system.shared_memory import dumps
 
 _THREAD_PATIENCE = 5.0  # seconds for all threads: a fork of the caller may have their pipes, which then do not end
+_SIGNALS = {
+    getattr(signal, name): f", as {what}"
+    for name, what in {
+        "SIGKILL": "the out-of-memory killer does",
+        "SIGXCPU": "a limit on processor time does (ulimit -t)",
+    }.items()
+    if hasattr(signal, name)
+}
 _PATIENCE = 1.0  # seconds for the fork server to kill and clean; a run must end within 2 s of Ctrl-C
 
 
@@ -183,8 +191,7 @@ class ProcessLauncher:
             return "its pipe closed"
         if code >= 0:
             return f"it ended with exit code {code}"
-        hint = ", as the out-of-memory killer does" if -code == signal.SIGKILL else ""
-        return f"it was killed by {signal.Signals(-code).name}{hint}"
+        return f"it was killed by {signal.Signals(-code).name}{_SIGNALS.get(-code, '')}"
 
     def kill(self, child: Child) -> None:
         self._request({"kill": child.pid})

@@ -8,6 +8,7 @@ it.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import mmap
 import os
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from slidewright.errors import OutputError
+from slidewright.system.files import temporary_folder
 
 
 class SharedBuffer:
@@ -62,13 +64,14 @@ class SharedBuffer:
         if not hasattr(os, "posix_fallocate"):
             return cls(_unreserved_file(nbytes, folder), nbytes, os.name != "nt")
         if not on_disk and hasattr(os, "memfd_create"):
-            fd = os.memfd_create("slidewright", os.MFD_CLOEXEC)
-            if _reserve(fd, nbytes):
-                return cls(fd, nbytes)
+            with contextlib.suppress(PermissionError):  # a container may forbid it: a file does as well
+                fd = os.memfd_create("slidewright", os.MFD_CLOEXEC)
+                if _reserve(fd, nbytes):
+                    return cls(fd, nbytes)
         fd = _unlinked_file(folder)
         if _reserve(fd, nbytes):
             return cls(fd, nbytes, True)
-        where = folder or tempfile.gettempdir()
+        where = folder or temporary_folder()
         raise OutputError(
             f"no room for {nbytes / 1e6:.0f} MB of working memory, neither in memory nor in {os.fspath(where)!r}; "
             "use fewer workers, or point TMPDIR or --scratch to a larger disk"
