@@ -14,7 +14,20 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
-from kept_sources import ASKED, SOURCES, TIFF_ONLY, TILE, aperio_jpeg2000, level_0, ome, philips, picture, segments
+from kept_sources import (
+    ASKED,
+    ENDS,
+    SOURCES,
+    TIFF_ONLY,
+    TILE,
+    aperio_jpeg2000,
+    ended_otherwise,
+    level_0,
+    ome,
+    philips,
+    picture,
+    segments,
+)
 from oracle import pyramid
 from written import digest
 
@@ -323,6 +336,16 @@ def test_scaled_decoding_is_near_the_mean_and_the_same_for_all_blocks_and_worker
         for page, other in list(zip(scaled.pages, mean.pages, strict=True))[1:]:
             error = np.mean((page.asarray().astype(float) - other.asarray()) ** 2)
             assert error < 255**2 / 10**3.4  # more than 34 dB
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_scaled_decoding_takes_tables_that_end_otherwise(tmp_path, end):
+    SOURCES["jpeg rgb"](tmp_path / "plain.tif")
+    ended_otherwise(tmp_path / "in.tif", ENDS[end])
+    for name in ("plain", "in"):
+        slidewright.convert(tmp_path / f"{name}.tif", tmp_path / f"{name}.out.tif", n_workers=0, scaled_decoding=True)
+    found, wanted = (tifffile.imread(tmp_path / f"{name}.out.tif", level=1) for name in ("in", "plain"))
+    np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize("keep_tiles", ["always", "never"])

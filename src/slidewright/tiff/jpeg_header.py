@@ -84,6 +84,14 @@ def read_process(stream: bytes) -> int | None:
     return next((marker - 0xC0 for marker, _ in _segments(stream) if _is_frame(marker)), None)
 
 
+def shared_segments(tables: bytes | None) -> bytes:
+    """What stands between SOI and EOI where a stream has tables alone, as TIFF's JPEGTables; other bytes may be behind
+    EOI, and EOI may be missing.
+    """
+    segments = _segments(tables or b"")
+    return b"".join(bytes([0xFF, marker]) + (2 + len(part)).to_bytes(2) + part for marker, part in segments)
+
+
 def _is_frame(marker: int) -> bool:
     """Whether a marker is one of SOF0 to SOF15, which DHT, JPG and DAC lie among (B.1.1.3)."""
     return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
