@@ -67,6 +67,8 @@ def _refusal(page: Page) -> str:
         return f"its samples have {page.bits} bit{'s' * (page.bits > 1)}"
     if page.predictor not in {"f": (1, 3)}.get(page.dtype.kind, (1, 2)):
         return f"its predictor is {page.predictor}, of samples of {page.dtype}"
+    if page.is_read_in_two_ways:
+        return f"its predictor, beside compression {page.compression}, is one that readers that use libtiff do not heed"
     if page.dtype.name == "float16":
         return "its samples are floats of 16 bits"
     if page.reversed_bits:
