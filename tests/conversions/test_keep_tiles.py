@@ -4,6 +4,7 @@ that was asked for contradicts it.
 
 from __future__ import annotations
 
+import functools
 import os
 import zlib
 from pathlib import Path
@@ -27,6 +28,7 @@ from kept_sources import (
     philips,
     picture,
     segments,
+    tiles_of,
 )
 from oracle import pyramid
 from written import digest
@@ -240,6 +242,55 @@ def test_filled_tile_among_rgb_jpegs_is_of_their_kind(tmp_path):
     pyvips = pytest.importorskip("pyvips")
     seen = pyvips.Image.new_from_file(str(tmp_path / "out.tif")).numpy()
     np.testing.assert_allclose(seen[:240, 240:480].astype(int) - (0, 0, 128), 0, atol=2)
+
+
+def _jpeg(tile, subsampling="420", marked=True, **options):
+    data = bytes(imagecodecs.jpeg8_encode(tile, 90, subsampling=subsampling, **options))
+    return data if marked else data[:2] + data[4 + int.from_bytes(data[4:6]) :]
+
+
+ODD = {
+    "sampling": ("ycbcr", lambda tile: _jpeg(tile, "444")),
+    "grey": ("ycbcr", lambda tile: _jpeg(np.ascontiguousarray(tile[:, :, 0]), None)),
+    "colours": ("rgb", _jpeg),
+}
+"""By what one tile differs from the first: the colours of the page, and what makes that tile."""
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+@pytest.mark.parametrize("kind", ODD)
+def test_tile_of_another_kind_than_the_first_is_encoded_anew(tmp_path, kind, name, scaled):
+    photometric, odd = ODD[kind]
+    path, out = tmp_path / "in.tif", tmp_path / name
+    plain = functools.partial(_jpeg, marked=photometric == "ycbcr")
+    tiles = [(odd if number == 8 else plain)(tile) for number, tile in enumerate(tiles_of(picture(), TILE))]
+    how = {"shape": (300, 410, 3), "dtype": "uint8", "tile": (TILE, TILE), "metadata": None, "compression": "jpeg"}
+    tifffile.imwrite(path, iter(tiles), photometric="ycbcr", subsampling=(2, 2), **how)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages.first.tags["PhotometricInterpretation"].overwrite({"ycbcr": 6, "rgb": 2}[photometric])
+    options = {"compression": "jpeg", "n_workers": 0, "scaled_decoding": scaled}
+    assert slidewright.convert(path, out, verify=True, **options).kept_tiles == 35
+    verify_file(out, against=path)
+    if name == "out.tif":
+        found = segments(out)
+        assert [number for number, tile in enumerate(tiles) if found[number] != tile] == [8]
+    shown = slidewright.open_source(out).open().read(0, 0, 300, 410, np.empty((300, 410, 3), np.uint8))
+    assert np.abs(shown.astype(int) - level_0(path)).mean() < 2
+
+
+def test_tile_of_12_bits_among_those_of_8_does_not_decode(tmp_path):
+    path, out = tmp_path / "in.tif", tmp_path / "out.tif"
+    tiles = list(map(_jpeg, tiles_of(picture(), TILE)))
+    wide = np.ascontiguousarray(picture()[64:128, 64:128]).astype(np.uint16) * 16
+    tiles[8] = bytes(imagecodecs.jpeg8_encode(wide, 90, bitspersample=12))
+    how = {"shape": (300, 410, 3), "dtype": "uint8", "tile": (TILE, TILE), "metadata": None, "compression": "jpeg"}
+    tifffile.imwrite(path, iter(tiles), photometric="ycbcr", subsampling=(2, 2), **how)
+    report = slidewright.convert(path, out, n_workers=0)
+    assert report.corrupt_tiles == 1
+    assert "row 1, column 1 does not decode: its samples are uint16, not uint8" in report.warnings[0]
+    assert segments(out) == segments(path)
+    slidewright.convert(path, out, n_workers=0, on_corrupt="fill", verify=True, overwrite=True)
 
 
 def test_left_out_tiles_stay_left_out(tmp_path):
