@@ -270,13 +270,16 @@ def test_tile_of_another_kind_than_the_first_is_encoded_anew(tmp_path, kind, nam
     with tifffile.TiffFile(path, mode="r+") as tiff:
         tiff.pages.first.tags["PhotometricInterpretation"].overwrite({"ycbcr": 6, "rgb": 2}[photometric])
     options = {"compression": "jpeg", "n_workers": 0, "scaled_decoding": scaled}
+    options |= {"zarr_shard": 0} if name == "out.zarr" else {}
     assert slidewright.convert(path, out, verify=True, **options).kept_tiles == 35
     verify_file(out, against=path)
     if name == "out.tif":
         found = segments(out)
         assert [number for number, tile in enumerate(tiles) if found[number] != tile] == [8]
-    shown = slidewright.open_source(out).open().read(0, 0, 300, 410, np.empty((300, 410, 3), np.uint8))
-    assert np.abs(shown.astype(int) - level_0(path)).mean() < 2
+        tile = level_0(out)[64:128, 64:128]
+    else:  # by a decoder that is told nothing of colours
+        tile = imagecodecs.jpeg8_decode((out / "0/c/0/1/1").read_bytes())
+    assert np.abs(tile.astype(int) - level_0(path)[64:128, 64:128]).mean() < 2
 
 
 def test_tile_of_12_bits_among_those_of_8_does_not_decode(tmp_path):
