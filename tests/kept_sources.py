@@ -47,6 +47,18 @@ def rgb_jpeg(path: Path) -> None:
         tiff.pages.first.tags["Compression"].overwrite(7)
 
 
+def ended_otherwise(path: Path, end: bytes) -> None:
+    """The same with tables that end otherwise than by EOI alone, which every reader takes."""
+    rgb_jpeg(path)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tag = tiff.pages.first.tags["JPEGTables"]
+        tag.overwrite(tag.value.removesuffix(b"\xff\xd9") + end)
+
+
+ENDS = {"behind": b"\xff\xd9\0\0", "without": b"", "zeros": b"\0\0"}
+"""Ends of tables, for `ended_otherwise`."""
+
+
 def sparse_jpeg(path: Path) -> None:
     """YCbCr JPEG whose tiles are left out where nothing is, as Philips writes it, and one tile cut short."""
     pixels = picture()

@@ -15,7 +15,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from kept_sources import SOURCES, TILE, picture
+from kept_sources import ENDS, SOURCES, TILE, ended_otherwise, picture
 
 import slidewright
 from slidewright.cli.main import main
@@ -82,6 +82,16 @@ def test_every_kind_of_jpeg_comes_back_and_is_shown(kind, tmp_path):
         old, new = there.pages.first, here.pages.first
         assert (int(new.compression), new.tile) == (50002, old.tile)
         assert psnr(new.asarray(), old.asarray()) > 32
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_tables_may_end_otherwise(end, tmp_path):
+    source = tmp_path / "in.tif"
+    ended_otherwise(source, ENDS[end])
+    archive, report = round_trip(source, tmp_path)
+    assert report.warnings == ()
+    with tifffile.TiffFile(source) as there, tifffile.TiffFile(archive) as here:
+        assert psnr(here.pages.first.asarray(), there.pages.first.asarray()) > 32
 
 
 @pytest.mark.parametrize("layout", [{}, {"bigtiff": True}, {"byteorder": ">"}], ids=["classic", "big", "big-endian"])

@@ -4,6 +4,7 @@ that was asked for contradicts it.
 
 from __future__ import annotations
 
+import functools
 import os
 import zlib
 from pathlib import Path
@@ -14,7 +15,21 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
-from kept_sources import ASKED, SOURCES, TIFF_ONLY, TILE, aperio_jpeg2000, level_0, ome, philips, picture, segments
+from kept_sources import (
+    ASKED,
+    ENDS,
+    SOURCES,
+    TIFF_ONLY,
+    TILE,
+    aperio_jpeg2000,
+    ended_otherwise,
+    level_0,
+    ome,
+    philips,
+    picture,
+    segments,
+    tiles_of,
+)
 from oracle import pyramid
 from written import digest
 
@@ -229,6 +244,58 @@ def test_filled_tile_among_rgb_jpegs_is_of_their_kind(tmp_path):
     np.testing.assert_allclose(seen[:240, 240:480].astype(int) - (0, 0, 128), 0, atol=2)
 
 
+def _jpeg(tile, subsampling="420", marked=True, **options):
+    data = bytes(imagecodecs.jpeg8_encode(tile, 90, subsampling=subsampling, **options))
+    return data if marked else data[:2] + data[4 + int.from_bytes(data[4:6]) :]
+
+
+ODD = {
+    "sampling": ("ycbcr", lambda tile: _jpeg(tile, "444")),
+    "grey": ("ycbcr", lambda tile: _jpeg(np.ascontiguousarray(tile[:, :, 0]), None)),
+    "colours": ("rgb", _jpeg),
+}
+"""By what one tile differs from the first: the colours of the page, and what makes that tile."""
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+@pytest.mark.parametrize("kind", ODD)
+def test_tile_of_another_kind_than_the_first_is_encoded_anew(tmp_path, kind, name, scaled):
+    photometric, odd = ODD[kind]
+    path, out = tmp_path / "in.tif", tmp_path / name
+    plain = functools.partial(_jpeg, marked=photometric == "ycbcr")
+    tiles = [(odd if number == 8 else plain)(tile) for number, tile in enumerate(tiles_of(picture(), TILE))]
+    how = {"shape": (300, 410, 3), "dtype": "uint8", "tile": (TILE, TILE), "metadata": None, "compression": "jpeg"}
+    tifffile.imwrite(path, iter(tiles), photometric="ycbcr", subsampling=(2, 2), **how)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages.first.tags["PhotometricInterpretation"].overwrite({"ycbcr": 6, "rgb": 2}[photometric])
+    options = {"compression": "jpeg", "n_workers": 0, "scaled_decoding": scaled}
+    options |= {"zarr_shard": 0} if name == "out.zarr" else {}
+    assert slidewright.convert(path, out, verify=True, **options).kept_tiles == 35
+    verify_file(out, against=path)
+    if name == "out.tif":
+        found = segments(out)
+        assert [number for number, tile in enumerate(tiles) if found[number] != tile] == [8]
+        tile = level_0(out)[64:128, 64:128]
+    else:  # by a decoder that is told nothing of colours
+        tile = imagecodecs.jpeg8_decode((out / "0/c/0/1/1").read_bytes())
+    assert np.abs(tile.astype(int) - level_0(path)[64:128, 64:128]).mean() < 2
+
+
+def test_tile_of_12_bits_among_those_of_8_does_not_decode(tmp_path):
+    path, out = tmp_path / "in.tif", tmp_path / "out.tif"
+    tiles = list(map(_jpeg, tiles_of(picture(), TILE)))
+    wide = np.ascontiguousarray(picture()[64:128, 64:128]).astype(np.uint16) * 16
+    tiles[8] = bytes(imagecodecs.jpeg8_encode(wide, 90, bitspersample=12))
+    how = {"shape": (300, 410, 3), "dtype": "uint8", "tile": (TILE, TILE), "metadata": None, "compression": "jpeg"}
+    tifffile.imwrite(path, iter(tiles), photometric="ycbcr", subsampling=(2, 2), **how)
+    report = slidewright.convert(path, out, n_workers=0)
+    assert report.corrupt_tiles == 1
+    assert "row 1, column 1 does not decode: its samples are uint16, not uint8" in report.warnings[0]
+    assert segments(out) == segments(path)
+    slidewright.convert(path, out, n_workers=0, on_corrupt="fill", verify=True, overwrite=True)
+
+
 def test_left_out_tiles_stay_left_out(tmp_path):
     SOURCES["sparse jpeg"](tmp_path / "in.tif")
     slidewright.convert(tmp_path / "in.tif", tmp_path / "out.tif", n_workers=2)
@@ -323,6 +390,16 @@ def test_scaled_decoding_is_near_the_mean_and_the_same_for_all_blocks_and_worker
         for page, other in list(zip(scaled.pages, mean.pages, strict=True))[1:]:
             error = np.mean((page.asarray().astype(float) - other.asarray()) ** 2)
             assert error < 255**2 / 10**3.4  # more than 34 dB
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_scaled_decoding_takes_tables_that_end_otherwise(tmp_path, end):
+    SOURCES["jpeg rgb"](tmp_path / "plain.tif")
+    ended_otherwise(tmp_path / "in.tif", ENDS[end])
+    for name in ("plain", "in"):
+        slidewright.convert(tmp_path / f"{name}.tif", tmp_path / f"{name}.out.tif", n_workers=0, scaled_decoding=True)
+    found, wanted = (tifffile.imread(tmp_path / f"{name}.out.tif", level=1) for name in ("in", "plain"))
+    np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize("keep_tiles", ["always", "never"])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from kept_sources import ASKED, SOURCES, level_0, picture, segments
+from kept_sources import ASKED, ENDS, SOURCES, ended_otherwise, level_0, picture, segments
 from oracle import pyramid
 
 import slidewright
@@ -164,6 +164,16 @@ def test_jpeg_tiles_of_a_source_are_copied_and_made_whole(tmp_path: Path, kind: 
         else:
             np.testing.assert_allclose(pixels, part, atol=2)
     assert tile.tiles == len(tiles)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_tables_may_end_otherwise(tmp_path: Path, end: str) -> None:
+    SOURCES["jpeg rgb"](tmp_path / "plain.tif")
+    ended_otherwise(tmp_path / "in.tif", ENDS[end])
+    options: dict[str, Any] = {"compression": "jpeg", "zarr_shard": 0, "n_workers": 0, "verify": True}
+    for name in ("plain", "in"):
+        assert slidewright.convert(tmp_path / f"{name}.tif", tmp_path / f"{name}.zarr", **options).kept_tiles
+    assert chunks(tmp_path / "in.zarr", 0) == chunks(tmp_path / "plain.zarr", 0)
 
 
 @pytest.mark.parametrize("kind", ["zstd", "webp", "jpeg2000", "jpegxl"])

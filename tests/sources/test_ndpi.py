@@ -212,6 +212,78 @@ def test_stripes_that_begin_behind_the_end_are_refused(tmp_path, tag):
         slidewright.info(path)
 
 
+_SIZES = {"width": (256, 512, "512 x 304"), "height": (257, 296, "768 x 296"), "level": (257, 48, "768 x 48")}
+"""A tag of the first directory, another number in it, and the size that the page then says it has."""
+
+
+def _tag(path: Path, code: int, value: int, at: int = 8) -> None:
+    """Change the value of a tag of the first directory, or, at 4, how many values it says it has."""
+    with tifffile.TiffFile(path) as tiff:
+        place = tiff.pages.first.tags[code].offset
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, place + at, value)
+    path.write_bytes(data)
+
+
+def _sides_of_jpeg(path: Path, height: int, width: int) -> None:
+    data = bytearray(path.read_bytes())
+    struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, height, width)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("openslide", [True, False])
+@pytest.mark.parametrize("which", _SIZES)
+def test_size_that_is_not_its_jpegs_is_refused(tmp_path, monkeypatch, which, openslide):
+    code, value, size = _SIZES[which]
+    path = made.slide(tmp_path / "in.ndpi")
+    _tag(path, code, value)
+    if not openslide:
+        monkeypatch.setitem(sys.modules, "openslide", None)
+    with pytest.raises(SourceError, match=r"dimension mismatch" if openslide else f"page 0 is of {size} pixels"):
+        slidewright.open_source(path)
+    with pytest.raises(SourceError, match=f"page 0 is of {size} pixels by its tags, and of 768 x 304 by its JPEG"):
+        slidewright.open_source(path, page=0)
+    slidewright.open_source(path, page=1)
+
+
+def test_size_of_a_jpeg_without_stripes_is_held_against_it_too(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    path, pixels = tmp_path / "in.ndpi", picture(height=HEIGHT, width=WIDTH)
+    half = made.restarted(np.ascontiguousarray(pixels[::2, ::2]), "422", 128)
+    made.write(path, [(made.restarted(pixels, "422"), 20.0, False), (half, 10.0, True)])
+    slidewright.open_source(path)
+    _tag(path, 257, 48)  # the level below would be the largest
+    with pytest.raises(SourceError, match="page 0 is of 768 x 48 pixels by its tags, and of 768 x 304 by its JPEG"):
+        slidewright.open_source(path)
+
+
+def test_number_of_stripes_tells_where_the_jpeg_does_not(tmp_path, monkeypatch):
+    """As in a page of more than 65,500 pixels, of which a JPEG can't say the size."""
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    path = made.slide(tmp_path / "in.ndpi")
+    _sides_of_jpeg(path, 0, 0)
+    assert isinstance(slidewright.open_source(path), NdpiSource)
+    report = slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+    assert report.kept_tiles == 6
+    for code, value, stripes in ((256, 512, 76), (257, 296, 111)):
+        made.slide(path)
+        _sides_of_jpeg(path, 0, 0)
+        _tag(path, code, value)
+        with pytest.raises(SourceError, match=f"{stripes} stripes of 256 x 8, and lists 114 "):
+            slidewright.open_source(path)
+    made.slide(path)
+    _tag(path, 65426, 113, at=4)
+    with pytest.raises(SourceError, match="lists 113"):
+        slidewright.open_source(path)
+
+
+def test_size_of_a_page_that_is_too_large_for_a_jpeg_is_not_asked_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("slidewright.tiff.stripes._MAX_JPEG_SIDE", 700)
+    path = made.slide(tmp_path / "in.ndpi")
+    _sides_of_jpeg(path, 17, 232)
+    assert isinstance(slidewright.open_source(path), NdpiSource)
+
+
 def test_macro_that_openslide_can_not_decode_is_a_source_error(tmp_path):
     pytest.importorskip("openslide")
     from slidewright.sources.openslide import OpenSlideSource

@@ -18,7 +18,7 @@ from PIL import Image
 from reading import assert_reads_like
 
 import slidewright
-from slidewright.errors import SourceError
+from slidewright.errors import OptionError, SourceError
 from slidewright.sources.open import open_source
 
 Y, X = np.mgrid[:90, :130]
@@ -148,3 +148,27 @@ def test_palette_of_numbers_that_are_no_colours_is_damage(tmp_path: Path) -> Non
         tiff.pages[0].tags["ColorMap"].overwrite([70_000] * 768, dtype="I")
     with pytest.raises(SourceError, match="palette of numbers that are no colours"):
         open_source(tmp_path / "s.tif")
+
+
+@pytest.mark.parametrize("compression", ["none", "packbits"])
+def test_predictor_that_libtiff_does_not_heed_is_undone_and_told(tmp_path: Path, compression: str) -> None:
+    """tifffile undoes it, and writes it so with PackBits; Pillow and libvips show the differences."""
+    path, out = tmp_path / "a.tif", tmp_path / "out.tif"
+    options: dict[str, Any] = {"photometric": "rgb", "tile": (64, 64), "metadata": None, "predictor": True}
+    given: Any = RGB
+    if compression == "none":
+        tiles = [np.pad(RGB, ((0, 38), (0, 62), (0, 0)))[y : y + 64, x : x + 64] for y in (0, 64) for x in (0, 64, 128)]
+        given = iter([imagecodecs.delta_encode(tile, axis=1).tobytes() for tile in tiles])
+        options |= {"shape": RGB.shape, "dtype": "uint8"}
+    tifffile.imwrite(path, given, compression="packbits", **options)
+    retag(path, Compression={"none": 1, "packbits": 32773}[compression])
+    np.testing.assert_array_equal(tifffile.imread(path), RGB)
+    assert not np.array_equal(by_pillow(path), RGB)
+    assert_reads_like(open_source(path), RGB, 48, 500)
+    report = slidewright.convert(path, out, n_workers=0, compression="deflate")
+    assert "they do not heed" in "".join(report.warnings)
+    assert report.kept_tiles == 0
+    np.testing.assert_array_equal(by_pillow(out), RGB)
+    slidewright.verify_file(out, against=path)
+    with pytest.raises(OptionError, match=f"beside compression {compression}, is one that readers .* do not heed"):
+        slidewright.convert(path, out, n_workers=0, keep_tiles="always", overwrite=True)

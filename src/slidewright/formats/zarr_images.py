@@ -13,7 +13,7 @@ from slidewright.codecs.images import jpegxl_distance
 from slidewright.pyramid.kept import Kept
 from slidewright.sources.access.image_chunks import NAMES
 from slidewright.sources.base import Stored
-from slidewright.tiff.jpeg_header import ADOBE
+from slidewright.tiff.jpeg_header import ADOBE, header_segments
 
 _BY_CODEC = {codec: name for name, codec in NAMES.items() if name.startswith("imagecodecs")}
 _COLOURS = {"rgb": ("RGB", b"\0"), "ycbcr": ("YCBCR", b"\1")}
@@ -75,4 +75,4 @@ def whole_stream(segment: bytes, stored: Stored) -> bytes:
     told = b""
     if stored.photometric in _COLOURS and segment[2:4] not in (b"\xff\xe0", b"\xff\xee"):
         told = ADOBE + _COLOURS[stored.photometric][1]
-    return segment[:2] + told + (stored.tables or b"")[2:-2] + segment[2:]
+    return segment[:2] + told + header_segments(stored.tables) + segment[2:]

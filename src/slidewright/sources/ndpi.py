@@ -20,7 +20,7 @@ from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.jpeg_header import read_jpeg_header
 from slidewright.tiff.page import Page
 from slidewright.tiff.slide import TiffSlide
-from slidewright.tiff.stripes import Stripes, joined_size
+from slidewright.tiff.stripes import Stripes, check_size, joined_size
 
 _ROWS = 512
 """Of what is decoded at once where not whole tiles are asked for."""
@@ -34,6 +34,8 @@ def ndpi_source(slide: TiffSlide, selection: Selection) -> NdpiSource | None:
     OptionError, SourceError
         As `TiffSource.of`.
     """
+    for each in slide.pages:  # one that says it is smaller than it is would leave another to be the largest
+        check_size(each, slide.file)
     source = TiffSource.of(slide, selection)
     image = slide.image(source.selection)
     page = image.pages[0]

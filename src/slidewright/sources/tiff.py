@@ -40,6 +40,7 @@ from slidewright.tiff.page import Page
 from slidewright.tiff.series import Image
 from slidewright.tiff.shown import change_of
 from slidewright.tiff.slide import TiffSlide, damage_named, vendor_of
+from slidewright.tiff.stripes import check_size
 
 __all__ = ["TiffSource", "opened", "vendor_of"]
 
@@ -153,6 +154,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         )
     for each in image.pages:
         _check_segments(each, np.dtype(dtype), where, slide.bytes)
+        check_size(each, slide.file)
     base = slide.image(replace(chosen, level=0)).pages[0] if chosen.level else page
     if number is not None:
         series, base = slide.owner(page)

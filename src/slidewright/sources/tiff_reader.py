@@ -15,6 +15,7 @@ from slidewright.sources.access.colours import converter_of
 from slidewright.sources.access.raw_rows import RowsReader
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, SourceInfo
+from slidewright.sources.tiff_stored import is_of_kind
 from slidewright.sources.wrappers.alpha import straighten
 from slidewright.system.remote_file import open_pixels
 from slidewright.tiff.segments import Segments
@@ -36,7 +37,7 @@ class TiffReader(Reader):
     def __init__(self, info: SourceInfo, image: Image) -> None:
         page = image.pages[0]
         self._file = open_pixels(info.name)
-        self._page, self._all_samples = page, info.all_samples
+        self._page, self._all_samples, self._kind = page, info.all_samples, info.stored
         self._straighten = info.kind == "rgba" and page.premultiplied
         self._convert = converter_of(page)
         self._change = None if self._convert else change_of(page)
@@ -72,19 +73,34 @@ class TiffReader(Reader):
             self._segments[number].ahead(plane * each + index for index in indexes)
 
     def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:
-        """See `Reader`; None too for a tile at the edge that is smaller than others."""
+        """See `Reader`; None too for a tile that decodes but is of another kind than others, or smaller at the edge."""
         if not self._page.tiled:
             return None
         number, channel = divmod(plane, self._page.planes)
         segments, index = self._segments[number], self._page.index(row, column, channel)
-        return None if segments.is_cut(index) else segments.read(index) or b""
+        return segments.read(index) or b"" if self._is_alike(segments, index) else None
 
     def halved(self, row: int, column: int, out: Pixels) -> bool:
         """See `Reader`."""
         page = self._page
         single = page.tiled and page.planes == 1 and len(self._segments) == 1 and not self._straighten
         index = page.index(row, column)
-        return single and not self._segments[0].is_cut(index) and self._segments[0].decode_half(index, out)
+        return single and self._is_alike(self._segments[0], index) and self._segments[0].decode_half(index, out)
+
+    def _is_alike(self, segments: Segments, index: int) -> bool:
+        """Whether a tile can stand among others as it is, as one can that does not decode."""
+        if segments.is_cut(index):
+            return False
+        stored = self._kind
+        data = segments.read(index) if stored is not None and stored.compression == "jpeg" else None
+        components = self._page.samples // self._page.planes
+        if stored is None or data is None or is_of_kind(stored, data, components):
+            return True
+        try:
+            segments.decode(index)
+        except CorruptTileError:
+            return True
+        return False
 
     def close(self) -> None:
         """Close the file and drop the cache."""

@@ -6,10 +6,11 @@ Apart from `tiff.py`, which decides what the pixels are: here only encoded bytes
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Literal
 
 from slidewright.sources.base import Stored
-from slidewright.tiff.jpeg_header import JpegHeader, read_jpeg_header
+from slidewright.tiff.jpeg_header import JpegHeader, header_segments, read_jpeg_header
 from slidewright.tiff.page import Page
 from slidewright.tiff.series import Image
 from slidewright.tiff.slide import TiffSlide
@@ -23,6 +24,7 @@ PHOTOMETRIC: dict[str, Literal["rgb", "ycbcr", "grey", "palette"]] = {
 _APERIO = "aperio_jp2000_rgb"  # Compression 33005: a plain codestream under a number of Aperio's
 _READABLE_JPEGS = (0, 1, 2)  # SOF0 to SOF2: baseline, extended, progressive
 CONFLICT = "its JPEG tiles say that they are YCbCr, and its tags that they are RGB"
+_SOI = b"\xff\xd8"
 _NOTHING_TO_COPY = "none of its tiles has any bytes"
 
 
@@ -67,6 +69,8 @@ def _refusal(page: Page) -> str:
         return f"its samples have {page.bits} bit{'s' * (page.bits > 1)}"
     if page.predictor not in {"f": (1, 3)}.get(page.dtype.kind, (1, 2)):
         return f"its predictor is {page.predictor}, of samples of {page.dtype}"
+    if page.is_read_in_two_ways:
+        return f"its predictor, beside compression {page.compression}, is one that readers that use libtiff do not heed"
     if page.dtype.name == "float16":
         return "its samples are floats of 16 bits"
     if page.reversed_bits:
@@ -95,6 +99,21 @@ def _of_jpeg(slide: TiffSlide, image: Image, stored: Stored) -> tuple[Stored | N
         return None, CONFLICT
     header = read_jpeg_header(slide.head(page), page.jpeg_tables)
     return jpeg_stored(replace(stored, tables=page.jpeg_tables), header, 1 if stored.separate else page.samples)
+
+
+def is_of_kind(stored: Stored, stream: bytes, components: int) -> bool:
+    """Whether a JPEG tile is as the first of its image says of all; of one without a header nothing else is known."""
+    return _is_of_kind(stored, header_segments(stream), components)
+
+
+@lru_cache(maxsize=64)  # most tiles of an image have the same header
+def _is_of_kind(stored: Stored, segments: bytes, components: int) -> bool:
+    header = read_jpeg_header(_SOI + segments)
+    if header is None:
+        return True
+    found, _ = jpeg_stored(replace(stored, subsampling=None), header, components)
+    conflict = stored.photometric == "rgb" and header.told == "ycbcr"
+    return found is not None and found.subsampling == stored.subsampling and not conflict
 
 
 def jpeg_stored(stored: Stored, header: JpegHeader | None, components: int) -> tuple[Stored | None, str]:

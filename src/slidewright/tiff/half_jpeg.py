@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from slidewright.geometry import Size
-from slidewright.tiff.jpeg_header import ADOBE, PROGRESSIVE, read_process
+from slidewright.tiff.jpeg_header import ADOBE, PROGRESSIVE, header_segments, read_process
 
 
 def decode_half_jpeg(data: bytes, out: NDArray[Any], cell: Size, *, tables: bytes | None, as_rgb: bool) -> bool:
@@ -22,7 +22,7 @@ def decode_half_jpeg(data: bytes, out: NDArray[Any], cell: Size, *, tables: byte
 
     told = ADOBE + b"\0" if as_rgb else b""
     half, colours = cell.halved(1), "RGB" if out.shape[2] == 3 else "GRAY"
-    stream = data[:2] + told + (tables or b"")[2:-2] + data[2:]
+    stream = data[:2] + told + header_segments(tables) + data[2:]
     process = read_process(stream)
     if process is None or process > PROGRESSIVE:
         return False

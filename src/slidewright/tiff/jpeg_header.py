@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -84,6 +85,14 @@ def read_process(stream: bytes) -> int | None:
     return next((marker - 0xC0 for marker, _ in segments(stream) if _is_frame(marker)), None)
 
 
+def header_segments(stream: bytes | None) -> bytes:
+    """What stands between SOI and the scan, or EOI where there are tables alone, as in TIFF's JPEGTables: other bytes
+    may be behind that EOI, or it may be missing.
+    """
+    segments = _segments(stream or b"")
+    return b"".join(bytes([0xFF, marker]) + (2 + len(part)).to_bytes(2) + part for marker, part in segments)
+
+
 def _is_frame(marker: int) -> bool:
     """Whether a marker is one of SOF0 to SOF15, which DHT, JPG and DAC lie among (B.1.1.3)."""
     return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
@@ -110,11 +119,12 @@ def _quantisation(payload: bytes) -> Iterator[tuple[int, tuple[int, ...]]]:
         values = payload[1 : 1 + 64 * wide]
         yield (
             payload[0] & 15,
-            tuple(int.from_bytes(values[n : n + wide]) for n in range(0, len(values), wide)),
+            tuple(values) if wide == 1 else tuple(int.from_bytes(values[n : n + 2]) for n in range(0, len(values), 2)),
         )
         payload = payload[1 + 64 * wide :]
 
 
+@lru_cache(maxsize=256)
 def _quality(table: tuple[int, ...]) -> int:
     """The quality at which libjpeg's scaled table differs least from this one; the order of values does not matter."""
     found = np.sort(table)

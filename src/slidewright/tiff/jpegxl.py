@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slidewright.tiff.jpeg_header import ADOBE
+from slidewright.tiff.jpeg_header import ADOBE, header_segments
 from slidewright.tiff.page import Page
 
 _SOI = b"\xff\xd8"
@@ -13,7 +13,7 @@ def joined_of(page: Page) -> bytes:
     the page says so.
     """
     told = ADOBE + b"\0" if page.photometric == "rgb" and not page.is_jfif else b""
-    return told + (page.jpeg_tables or b"")[2:-2]
+    return told + header_segments(page.jpeg_tables)
 
 
 def to_jpegxl(stream: bytes, joined: bytes) -> bytes | None:

@@ -19,6 +19,7 @@ from slidewright.tiff.metadata import (
     ratio_of,
     resolution_of,
 )
+from slidewright.tiff.page import read_page
 from slidewright.tiff.series import main_pages
 from slidewright.tiff.vendor_metadata import untold_objective
 
@@ -54,6 +55,11 @@ def left_out_of(tiff: Any, page: Any, series: int, mpp: tuple[float, float] | No
         found.append(f"that its {page.samplesperpixel} channels of {page.dtype.name} are red, green and blue")
     elif page.photometric == 2 and page.samplesperpixel > 4:
         found.append(f"that the first three of its {page.samplesperpixel} channels are red, green and blue")
+    if page.predictor != 1 and read_page(page).is_read_in_two_ways:
+        found.append(
+            f"what readers that use libtiff show (OpenSlide, vips, Pillow): its Predictor {int(page.predictor)}, which "
+            "is undone here, they do not heed in such a compression (if theirs is right, save it again by one of them)"
+        )
     names = [name for name in _BAND.findall(str(page.tags.valueof(_GDAL) or "")) if name.strip()]
     if names:
         found.append(f"names of its bands as GDAL has them ({', '.join(map(unescape, names))})")

@@ -23,6 +23,7 @@ _SHORT_NAMES = {
     "ccittfax3": "ccitt-t4",
     "ccittfax4": "ccitt-t6",
 }
+_WITHOUT_PREDICTOR = ("none", "packbits", "lerc")
 _JPEG_CODES = (6, 7, 33007, 34892)
 _PLAIN_JPEG_CODES = (7, 33007)
 _OLD_JPEG = 6
@@ -212,6 +213,13 @@ class Page(TiledImage):
     def predictor(self) -> int:
         """Predictor, 1 for none."""
         return int(self.page.predictor)
+
+    @property
+    def is_read_in_two_ways(self) -> bool:
+        """Whether it has a predictor beside a compression for which libtiff has none and shows differences as pixels;
+        tifffile undoes them, which it writes so with PackBits.
+        """
+        return self.predictor != 1 and self.compression in _WITHOUT_PREDICTOR
 
     @property
     def raw_order(self) -> Literal["<", ">"] | None:

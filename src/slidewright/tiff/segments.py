@@ -232,7 +232,10 @@ class Segments:
                 blame_memory(self._cell_bytes)
                 raise self._damaged(index, error) from error
             return self._decode_any(index, cut)
-        return None if pixels is None else np.asarray(pixels[0])
+        found = None if pixels is None else np.asarray(pixels[0])
+        if found is not None and found.dtype.itemsize != self.page.dtype.itemsize:
+            raise self._damaged(index, f"its samples are {found.dtype}, not {self.page.dtype}")
+        return found
 
     def _cut(self, index: int, data: bytes) -> bytes | None:
         """The deflate stream of a last strip that was padded to the height of the others, ended where its pixels do, as

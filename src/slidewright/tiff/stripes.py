@@ -8,12 +8,16 @@ is coded anew, so the coefficients, and even the coded bits, are the scanner's.
 
 from __future__ import annotations
 
-from slidewright.errors import CorruptTileError
+from slidewright.errors import CorruptTileError, SourceError
 from slidewright.geometry import Size
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.page import Page
+from slidewright.tiff.stream_headers import HEAD_BYTES, look
 
 MAX_SIDE = 4096
+_MAX_JPEG_SIDE = 65_500
+"""Of libjpeg, and of OpenSlide, which asks no JPEG of a larger page for its size: Hamamatsu writes 0 there, or less."""
+_STRIP_OFFSETS, _SOURCE_LENS = 273, 65421
 _END = b"\xff\xd9"
 
 
@@ -24,6 +28,34 @@ def joined_size(page: Page) -> Size | None:
     if not striped or page.bits != 8 or height > 32 or width % height or page.size.width % width:
         return None
     return Size(width if width <= MAX_SIDE else 512, width)
+
+
+def check_size(page: Page, file: PixelFile) -> None:
+    """Hold the size of an NDPI's level against that of its JPEG and the number of its stripes, where they are known.
+
+    Raises
+    ------
+    SourceError
+        When it is another: stripes would lie in wrong places, or some would be missing.
+    """
+    header = page.jpeg_header or b""
+    one_jpeg = page.page.is_ndpi and page.is_jpeg and (header or (page.n_segments == 1 and not page.tiled))
+    lens = page.page.tags.valueof(_SOURCE_LENS) if one_jpeg else None
+    if not isinstance(lens, float) or lens <= 0:
+        return
+    where = f"{file.path}: page {page.page.index}"
+    start = int(page.page.tags.valueof(_STRIP_OFFSETS)[0])
+    size = look("jpeg", file.read(start, max(HEAD_BYTES, len(header)))).size
+    if size is not None and min(size) > 0 and max(page.size) <= _MAX_JPEG_SIDE and size != page.size:
+        raise SourceError(
+            f"{where} is of {page.size} pixels by its tags, and of {size} by its JPEG; the file is damaged, copy it "
+            "again"
+        )
+    if header and len(page.offsets) != page.n_segments:
+        raise SourceError(
+            f"{where} is of {page.size} pixels, {page.n_segments} stripes of {page.cell}, and lists "
+            f"{len(page.offsets)} (McuStarts); the file is damaged, copy it again"
+        )
 
 
 class Stripes:
