@@ -17,6 +17,7 @@ PROGRESSIVE = 2
 """The highest n of SOFn, see `JpegHeader.process`, that simplejpeg is asked for. Version 1.9.0 writes beyond the end of
 its array when it is to give half of a lossless JPEG.
 """
+_SOS = 0xDA
 _STANDARD = (
     *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
     *(14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62),
@@ -89,8 +90,8 @@ def header_segments(stream: bytes | None) -> bytes:
     """What stands between SOI and the scan, or EOI where there are tables alone, as in TIFF's JPEGTables: other bytes
     may be behind that EOI, or it may be missing.
     """
-    segments = _segments(stream or b"")
-    return b"".join(bytes([0xFF, marker]) + (2 + len(part)).to_bytes(2) + part for marker, part in segments)
+    parts = [(marker, part) for marker, part in segments(stream or b"") if marker != _SOS]
+    return b"".join(bytes([0xFF, marker]) + (2 + len(part)).to_bytes(2) + part for marker, part in parts)
 
 
 def _is_frame(marker: int) -> bool:
@@ -101,7 +102,7 @@ def _is_frame(marker: int) -> bool:
 def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """(marker, payload) up to the first scan, whose header is the last of them."""
     at, marker = 2, 0
-    while at + 4 <= len(data) and data[at] == 0xFF and marker != 0xDA:
+    while at + 4 <= len(data) and data[at] == 0xFF and marker != _SOS:
         if data[at + 1] == 0xFF:
             at += 1
             continue
