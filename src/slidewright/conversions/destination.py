@@ -87,15 +87,16 @@ class Destination:
         self.place = os.path.join(os.path.realpath(self.path.parent), self.path.name)
         """Where it is, wherever this process goes meanwhile, and whatever links to its folder lead."""
         sweep_beside(self.path)
-        self._read: list[tuple[os.stat_result, str]] = []
+        self._read: list[tuple[os.stat_result, DestinationError]] = []
         self._replaced = self._refuse_what_is_no_file(self.place)
         for source in sources:
             self._refuse_source(source)
-            self._note_read(source, "the source itself, or a file of it")
+            self._note_read(source, self._is_source())
         for what, file in (option_files or {}).items():
+            has_it = DestinationError(f"the destination {self._given!r} has the {what}; choose another name")
             if same_file(self.place, file) or lies_in(file, self.place):
-                raise DestinationError(f"the destination {self._given!r} has the {what}; choose another name")
-            self._note_read(file, f"the {what}")
+                raise has_it
+            self._note_read(file, has_it)
         if self.path.name in _ZARR_METADATA:
             raise DestinationError(f"{self._given!r} is a name that zarr keeps metadata under; choose another")
         if os.path.lexists(path) and not overwrite and not (compare and recognises(str(self.path))):
@@ -257,9 +258,9 @@ class Destination:
             return None
         except OSError as error:
             raise DestinationError(f"the destination {str(self.path)!r} can't be used: {error.strerror}") from error
-        for read, what in self._read:
+        for read, error in self._read:
             if os.path.samestat(status, read):  # it was renamed meanwhile
-                raise self._is_read(what)
+                raise error
         mode, seen = status.st_mode, (status.st_ino, status.st_mtime_ns)
         if stat.S_ISDIR(mode) and not self._is_folder:
             raise DestinationError(f"the destination {str(self.path)!r} is a folder; name a file")
@@ -277,17 +278,19 @@ class Destination:
             )
         return seen
 
-    def _is_read(self, what: str) -> DestinationError:
-        return DestinationError(f"the destination {str(self.path)!r} is {what}; choose another name")
+    def _is_source(self) -> DestinationError:
+        return DestinationError(
+            f"the destination {str(self.path)!r} is the source itself, or a file of it; choose another name"
+        )
 
-    def _note_read(self, path: str, what: str) -> None:
-        """Remember a file that the run reads."""
+    def _note_read(self, path: str, error: DestinationError) -> None:
+        """Remember a file that the run reads, and what to say should it get the destination's name."""
         with contextlib.suppress(OSError):
-            self._read.append((os.stat(local_path(path)), what))
+            self._read.append((os.stat(local_path(path)), error))
 
     def _refuse_source(self, source: str) -> None:
         if same_file(self.path, source):
-            raise self._is_read("the source itself, or a file of it")
+            raise self._is_source()
         if lies_in(self.path, source):
             raise DestinationError(f"the destination {str(self.path)!r} lies in the source; choose another name")
         if lies_in(source, self.path):
