@@ -312,14 +312,14 @@ def _from_memory(obj: Any, selection: Selection) -> Source | None:
 
         _refuse("a Pillow image", **selection.place)
         return pil_source(obj)
-    from slidewright.sources.access.shapes import as_array, makes_array
+    from slidewright.sources.access.shapes import as_array, axis_letter, makes_array
 
     if not makes_array(obj):
         return None
     name = type(obj).__name__
     if hasattr(obj, "__dask_graph__"):
         raise SourceError(f"a dask {name} would have to fit in memory; store it first, for example with to_zarr()")
-    letters = "".join(str(one)[:1].lower() for one in getattr(obj, "dims", None) or ())  # xarray's
+    letters = "".join(axis_letter(str(one)) for one in getattr(obj, "dims", None) or ())  # xarray's
     if selection.axes is None and {"y", "x"} <= {*letters} <= {*"tczyx"} and len({*letters}) == len(letters):
         selection = replace(selection, axes=letters)
     return _from_array(as_array(obj, f"the {name}"), selection, name)

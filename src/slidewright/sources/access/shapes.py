@@ -16,6 +16,11 @@ from slidewright.selection import Selection
 DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
 
 _ARRAYS = f"an image is (height, width) or (height, width, samples) with up to {MAX_CHANNELS} samples"
+_AXIS_NAMES = {
+    "x": ("width", "col", "cols", "column", "columns", "lon", "longitude"),
+    "y": ("height", "row", "rows", "lat", "latitude"),
+    "c": ("s", "channel", "channels", "sample", "samples", "band", "bands", "rgb"),
+}
 _REMEDIES = {
     "float16": "astype('float32')",
     "float64": "astype('float32')",
@@ -24,6 +29,12 @@ _REMEDIES = {
     "complex64": "np.abs() of it",
     "complex128": "np.abs() of it, as float32",
 }
+
+
+def axis_letter(name: str) -> str:
+    """The letter of an axis by its name: x and y by any of their usual ones, c for samples, else its first letter."""
+    lower = name.lower()
+    return next((letter for letter, names in _AXIS_NAMES.items() if lower in names), lower[:1])
 
 
 def makes_array(obj: Any) -> bool:
