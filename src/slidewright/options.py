@@ -534,7 +534,7 @@ class ConvertOptions:
     def _check_text(self, name: str, text: str | None) -> None:
         """What goes into a file: half characters stand for bytes of a command line that are not UTF-8."""
         try:
-            (text or "").encode("utf-8")
+            ("" if text is None else text).encode("utf-8")
         except (AttributeError, UnicodeEncodeError):
             raise OptionError(f"{name} {text!r} is not text that UTF-8 can hold; give it in UTF-8") from None
 

@@ -328,13 +328,15 @@ def _from_memory(obj: Any, selection: Selection) -> Source | None:
 def _from_array(array: NDArray[Any], selection: Selection, name: str = "NumPy array") -> Source:
     import numpy as np
 
+    from slidewright.sources.access.shapes import masks_left_out
     from slidewright.sources.array import ArraySource, NpySource
 
     if isinstance(array, np.memmap):
         mapped = NpySource.of(array, selection=selection)
         if mapped is not None:
             return mapped
-    return ArraySource(array, name, selection)
+    plain = np.asarray(array)  # a masked array, or a np.matrix, has rules of its own
+    return ArraySource(plain, name, selection, left_out=masks_left_out(array))
 
 
 def _from_caller(obj: Any, shape: Any, dtype: Any) -> Source:

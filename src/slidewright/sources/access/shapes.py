@@ -61,6 +61,13 @@ def as_array(obj: Any, name: str) -> NDArray[Any]:
         ) from error
 
 
+def masks_left_out(found: Any, whose: str = "its") -> tuple[str, ...]:
+    """What a warning says of a masked array, which no format has a place for; nothing where nothing is masked."""
+    if not isinstance(found, np.ma.MaskedArray) or (whose == "its" and not np.ma.is_masked(found)):
+        return ()
+    return (f"{whose} mask: what lies beneath it is written as it is, unless filled(value) gives it another value",)
+
+
 def check_dtype(dtype: np.dtype[Any], name: str) -> str:
     """The native name of a dtype that pixels can have; a SourceError names the remedy for another."""
     if dtype.name in DTYPES:
