@@ -352,7 +352,7 @@ LIKE_OTHERS = {
 def test_a_description_by_which_readers_would_look_for_what_is_not_there_is_refused(tmp_path, other, text, associated):
     options = {"compression": "deflate", "n_workers": 0, "description": text, "associated": associated}
     pixels = np.zeros((40, 60, 3), np.uint8)
-    with pytest.raises(OptionError, match=f"description .* that of {other}"):
+    with pytest.raises(OptionError, match=f"description .* file of {other}"):
         slidewright.convert(pixels, tmp_path / "a.tif", **options)
     assert not list(tmp_path.iterdir())
     slidewright.convert(pixels, tmp_path / "a.ome.tif", **options)
@@ -362,7 +362,7 @@ def test_a_description_by_which_readers_would_look_for_what_is_not_there_is_refu
 def test_in_the_aperio_flavour_only_the_end_of_a_description_misleads(tmp_path):
     options = {"compression": "deflate", "n_workers": 0, "flavour": "aperio"}
     pixels = np.zeros((40, 60, 3), np.uint8)
-    with pytest.raises(OptionError, match="that of OME-TIFF"):
+    with pytest.raises(OptionError, match="file of OME-TIFF"):
         slidewright.convert(pixels, tmp_path / "a.tif", description="<OME></OME>", **options)
     for number, text in enumerate(("ImageJ=1\nimages=2\n", "Aperio of old", SCN)):
         slidewright.convert(pixels, tmp_path / f"{number}.svs", description=text, **options)

@@ -105,8 +105,8 @@ def refuse_misleading(image: ImageDescription, written: str | None, *, but: str 
     other = _taken_for(written)
     if other not in (None, but) and _taken_for(given) == other:
         raise OptionError(
-            f"description {given[:60]!r} begins or ends as that of {other}, and readers would take the file for one of "
-            "those; put other words before and after it, or write a name.ome.tif, which may say it as it is"
+            f"description {given[:60]!r} begins or ends as in a file of {other}, for which readers would take this; "
+            "put other words before and after it, or write a name.ome.tif, which may say it as it is"
         )
 
 
