@@ -70,6 +70,13 @@ def test_without_a_pyramid_there_is_one_level_and_size_is_width_first(tmp_path):
         np.testing.assert_array_equal(page.asarray(), pixels)
 
 
+@pytest.mark.parametrize("mpp", [1, np.int64(1), np.float32(0.5), np.float16(0.25), np.array([0.5, 0.25], np.float32)])
+def test_micrometres_are_any_number_of_numpys(tmp_path, mpp):
+    with write(tmp_path / "out.tif", image(64, 64), mpp=mpp) as tiff:
+        assert tiff.pages.first.resolution == tuple(np.broadcast_to(1e4 / np.float64(mpp), 2))
+        assert f'"PhysicalSizeX": {float(np.ravel(mpp)[0])}' in tiff.pages.first.description
+
+
 def test_images_are_reduced_by_the_mean_masks_by_the_maximum_and_03_nearest_by_nearest(tmp_path):
     mask = (np.random.default_rng(0).random((300, 200)) < 0.1).astype(np.uint8) * 3
     for name, arguments, method in [

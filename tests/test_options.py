@@ -201,3 +201,14 @@ def test_mistyped_compression_is_told_what_may_have_been_meant(tmp_path):
 def test_selection_is_what_was_given():
     assert Selection(page=0, level=2).given == {"page": 0, "level": 2}
     assert Selection(**Selection(series=1).given) == Selection(series=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("description", "caf\udce9"), ("description", 0), ("channel_names", ["DAPI", "\ud83d"])]
+)
+def test_text_that_no_file_can_hold_is_refused_at_the_door(tmp_path, name, value):
+    with pytest.raises(OptionError, match=f"{name} .*UTF-8"):
+        ConvertOptions(**{name: value})
+    with pytest.raises(OptionError, match=f"{name} .*UTF-8"):
+        slidewright.shard(np.zeros((8, 8)), tmp_path / "shards", index=0, count=1, **{name: value})
+    assert not list(tmp_path.iterdir())

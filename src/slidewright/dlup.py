@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from slidewright.conversions.pyramid_writer import PyramidWriter
@@ -109,7 +110,7 @@ class TifffileImageWriter:
             is_mask, interpolator = False, is_mask
         self._filename = filename
         self._shape = (int(size[1]), int(size[0]), int(size[2]) if len(size) == 3 else 1)
-        self._mpp = (float(mpp), float(mpp)) if isinstance(mpp, (int, float)) else (float(mpp[0]), float(mpp[1]))
+        self._mpp = (float(mpp), float(mpp)) if isinstance(mpp, (float, Real)) else (float(mpp[0]), float(mpp[1]))
         self._tile = _square(tile_size)
         self._pyramid, self._colormap = pyramid, colormap
         self._nearest = _is_nearest(interpolator, anti_aliasing)

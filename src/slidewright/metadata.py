@@ -13,6 +13,13 @@ from slidewright.errors import OptionError
 
 _NUMBERED = re.compile(r"(?:channel)?[ :_-]*(\d{1,4})", re.IGNORECASE)
 """Names that programs give to channels that have none."""
+_HALVES = re.compile("[\ud800-\udfff]")
+"""What JSON and the command line can bring and no file can hold: surrogates, which are half a character."""
+
+
+def whole(text: str | None) -> str | None:
+    """A text with U+FFFD in the place of each half character."""
+    return None if text is None else _HALVES.sub("\ufffd", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +102,18 @@ class Metadata:
         if keep == "all":
             return self
         return replace(self, identifying=()) if keep == "allowed" else Metadata()
+
+    @property
+    def whole(self) -> Metadata:
+        """The same, each text as `whole` has it."""
+        return replace(
+            self,
+            scanner_vendor=whole(self.scanner_vendor),
+            scanner_model=whole(self.scanner_model),
+            scanner_software=whole(self.scanner_software),
+            channels=tuple(replace(channel, name=whole(channel.name)) for channel in self.channels),
+            identifying=tuple((whole(name) or "", whole(value) or "") for name, value in self.identifying),
+        )
 
     def with_channels(
         self, count: int, names: Sequence[str] | None, colors: Sequence[tuple[int, int, int]] | None

@@ -233,7 +233,15 @@ class ConvertOptions:
         metadata=says("Micrometres a pixel of level 0, one number or X,Y.", parse=read_mpp, metavar="UM", **_SAID),
     )
     description: str | None = field(
-        default=None, metadata=says("ImageDescription of level 0.", "Metadata", metavar="TEXT", default="none")
+        default=None,
+        metadata=says(
+            "ImageDescription of level 0.",
+            "Metadata",
+            metavar="TEXT",
+            default="none",
+            more="Written as it is; one by which readers would take a TIFF for a file of ImageJ, tifffile, ScanImage, "
+            "Leica, Aperio or OME-TIFF is an error.",
+        ),
     )
     objective_power: float | None = field(
         default=None,
@@ -469,6 +477,9 @@ class ConvertOptions:
         for name, option in OPTIONS.items():
             if option.choices:
                 self._check_choice(name, option.choices)
+        for name, texts in (("description", [self.description]), ("channel_names", self.channel_names or ())):
+            for text in texts:
+                self._check_text(name, text)
         for name in self.associated or ():
             if name not in ASSOCIATED:
                 raise OptionError(f"associated {name!r} is not known; choose of {', '.join(ASSOCIATED)}, or none")
@@ -519,6 +530,13 @@ class ConvertOptions:
             return
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise OptionError(f"{name} {value!r} must be a whole number from {low} to {high}")
+
+    def _check_text(self, name: str, text: str | None) -> None:
+        """What goes into a file: half characters stand for bytes of a command line that are not UTF-8."""
+        try:
+            ("" if text is None else text).encode("utf-8")
+        except (AttributeError, UnicodeEncodeError):
+            raise OptionError(f"{name} {text!r} is not text that UTF-8 can hold; give it in UTF-8") from None
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         value = getattr(self, name)

@@ -32,7 +32,7 @@ class Cluster:
             "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(self.file), "--host", "127.0.0.1"
         )
         deadline = time.monotonic() + 30
-        while not self.file.exists() and time.monotonic() < deadline:
+        while not (self.file.exists() and self.file.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.05)
         self.address = json.loads(self.file.read_text())["address"]
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -215,6 +215,20 @@ def test_an_asynchronous_client_is_refused_but_in_another_thread(tmp_path, npy, 
             await asyncio.to_thread(slidewright.convert, npy, tmp_path / "out.tif", **options)
 
     asyncio.run(run())
+    assert digest(tmp_path / "out.tif") == whole
+
+
+@pytest.mark.timeout(60)
+def test_client_that_is_closed_before_or_in_mid_run_is_said(tmp_path, npy, whole, cluster):
+    cluster.add_worker()
+    client = distributed.Client(cluster.address, set_as_default=False)
+    options = {"engine": "dask", "dask": client, "n_workers": 0, **OPTIONS}
+    with pytest.raises(RunError, match=r"Dask client was closed, .*run again"):
+        slidewright.convert(npy, tmp_path / "out.tif", progress=lambda _: client.close(), **options)
+    assert not (tmp_path / "out.tif").exists()
+    with pytest.raises(OptionError, match="Dask client is closed; give"):
+        slidewright.convert(npy, tmp_path / "out.tif", **options)
+    slidewright.convert(npy, tmp_path / "out.tif", **{**options, "dask": cluster.address})
     assert digest(tmp_path / "out.tif") == whole
 
 

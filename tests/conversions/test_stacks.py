@@ -24,7 +24,7 @@ from oracle import pyramid
 
 import slidewright
 from slidewright.cli.main import cli
-from slidewright.errors import OptionError, SourceError, VerifyError
+from slidewright.errors import CorruptTileError, OptionError, SourceError, VerifyError
 from slidewright.formats.ome_zarr import OmeZarrFormat
 from slidewright.geometry import Size, Stack
 from slidewright.inspection.info import info
@@ -557,3 +557,16 @@ def test_planes_of_which_an_ome_tiff_says_something_else_are_a_stack_of_images(
     assert slidewright.open_source(tmp_path / "a.ome.tif", z=1).info.samples == 1
     with pytest.raises(SourceError, match="is a stack of images"):
         slidewright.open_source(tmp_path / "a.ome.tif")
+
+
+def test_damaged_page_of_a_stack_is_named_by_the_number_that_chooses_it(tmp_path: Path) -> None:
+    """Whatever the order of its axes is in the file."""
+    path, planes = tmp_path / "in.ome.tif", np.zeros((2, 3, 4, 40, 60), np.uint8)
+    tifffile.imwrite(path, planes, metadata={"axes": "TCZYX"}, photometric="minisblack", tile=(32, 32), compression=8)
+    with tifffile.TiffFile(path) as tiff, path.open("r+b") as file:
+        file.seek(tiff.pages[7].dataoffsets[1])
+        file.write(b"\x55" * tiff.pages[7].databytecounts[1])
+    with pytest.raises(CorruptTileError, match="page 7, tile at row 0, column 1 does not decode"):
+        slidewright.convert(path, tmp_path / "out.ome.tif", z="all", t="all", **MADE)
+    with pytest.raises(CorruptTileError, match="tile at row 0, column 1 does not decode"):
+        slidewright.convert(path, tmp_path / "out.tif", page=7, **MADE)

@@ -334,3 +334,49 @@ def test_page_of_a_level_says_what_the_first_says_of_all(tmp_path):
     slidewright.convert(tmp_path / "a.tif", tmp_path / "a.ome.tif", tile_size=64, n_workers=0)
     info = slidewright.open_source(tmp_path / "a.ome.tif", page=2).info  # the copy for readers without OME
     assert (info.metadata.objective_power, info.mpp, info.size) == (20, pytest.approx((1, 2)), (50, 75))
+
+
+SCN = '<scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
+LIKE_OTHERS = {
+    "ImageJ": ["ImageJ=1.54f\nimages=5\nslices=5\n", " SCIFIO=1\n"],
+    "tifffile": ['{"shape": [5, 5]}', '\n{"a": 1, "shape": "x"}', "shape=(5, 5)"],
+    "ScanImage": ["state.x = 1", "a\nscanimage.SI.VERSION = 5"],
+    "OME-TIFF": ['<?xml version="1.0"?><OME><Image ID="Image:0"/></OME>\n', "a </ome:OME>"],
+    "Leica": [f'<?xml version="1.0"?>{SCN}</scn>', f"{SCN}</scn><!-- a -->"],
+    "Aperio": ["Aperio Image Library v1\n1x1 |AppMag = x"],
+}
+
+
+@pytest.mark.parametrize("associated", [None, ["thumbnail"]])
+@pytest.mark.parametrize(("other", "text"), [(other, text) for other, texts in LIKE_OTHERS.items() for text in texts])
+def test_a_description_by_which_readers_would_look_for_what_is_not_there_is_refused(tmp_path, other, text, associated):
+    options = {"compression": "deflate", "n_workers": 0, "description": text, "associated": associated}
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    with pytest.raises(OptionError, match=f"description .* file of {other}"):
+        slidewright.convert(pixels, tmp_path / "a.tif", **options)
+    assert not list(tmp_path.iterdir())
+    slidewright.convert(pixels, tmp_path / "a.ome.tif", **options)
+    slidewright.verify_file(tmp_path / "a.ome.tif")
+
+
+def test_in_the_aperio_flavour_only_the_end_of_a_description_misleads(tmp_path):
+    options = {"compression": "deflate", "n_workers": 0, "flavour": "aperio"}
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    with pytest.raises(OptionError, match="file of OME-TIFF"):
+        slidewright.convert(pixels, tmp_path / "a.tif", description="<OME></OME>", **options)
+    for number, text in enumerate(("ImageJ=1\nimages=2\n", "Aperio of old", SCN)):
+        slidewright.convert(pixels, tmp_path / f"{number}.svs", description=text, **options)
+        assert openslide.OpenSlide(tmp_path / f"{number}.svs").properties["openslide.vendor"] == "aperio"
+        with tifffile.TiffFile(tmp_path / f"{number}.svs") as tiff:
+            assert tiff.is_svs
+            assert text.strip() in tiff.pages.first.description
+
+
+@pytest.mark.parametrize("text", ["[a],b", "<MetaData/>", "# ", "EPICS areaDetector", '{"a": 1}', "mouse ImageJ=1"])
+def test_any_other_description_is_written_as_it_is(tmp_path, text):
+    pixels = np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
+    slidewright.convert(pixels, tmp_path / "a.tif", compression="deflate", n_workers=0, description=text)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert tiff.pages.first.description == text.strip()
+        np.testing.assert_array_equal(tiff.series[0].asarray(), pixels)
+    slidewright.verify_file(tmp_path / "a.tif", against=pixels)

@@ -221,3 +221,19 @@ def test_npy_whose_header_python_fails_to_parse_once_is_read(tmp_path: Path, mon
     failures += [SystemError("mismatch"), SystemError("mismatch")]
     with pytest.raises(SourceError, match=r"can't be read as a \.npy file \(mismatch\)"):
         _mapped(str(tmp_path / "a.npy"))
+
+
+def test_mask_of_an_array_is_told_to_be_left_out(tmp_path: Path) -> None:
+    """No format has a place for it."""
+    masked = np.ma.masked_array(GREY16, mask=GREY16 > 30_000, fill_value=7)
+    (warning,) = slidewright.convert(masked, tmp_path / "a.tif", n_workers=0).warnings
+    assert "not passed on of NumPy array: its mask" in warning
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif", key=0), GREY16)
+    for array, expected in ((masked.filled(7), masked.filled(7)), (np.ma.masked_array(GREY16), GREY16)):
+        assert not slidewright.convert(array, tmp_path / "b.tif", n_workers=0, overwrite=True).warnings
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif", key=0), expected)
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+def test_matrix_is_an_array() -> None:
+    assert_reads_like(open_source(np.matrix(GREY16)), GREY16)

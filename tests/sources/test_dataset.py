@@ -408,3 +408,15 @@ def test_dlup_tiles_left_out_by_a_mask_are_counted() -> None:
 
     with pytest.raises(SourceError, match=r"7 tiles; 9 are due.*PyramidWriter\.write_tile"):
         open_source(Masked(Grid([10, 90, 170], [5, 69, 133])))
+
+
+class MaskedTiles(Tiles):
+    def tile(self, row: int, column: int) -> Any:
+        return np.ma.masked_greater(super().tile(row, column), 100)
+
+
+def test_masks_of_tiles_are_told_to_be_left_out(tmp_path: Path) -> None:
+    source = open_source(MaskedTiles(PIXELS, 32, 48), shape=(130, 170))
+    assert_reads_like(source, PIXELS)
+    (warning,) = slidewright.convert(source, tmp_path / "a.tif", n_workers=0).warnings
+    assert "each tile's mask" in warning

@@ -155,3 +155,13 @@ def test_source_of_the_script_itself_reaches_the_workers(tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert (tifffile.imread(tmp_path / "out.tif") == np.arange(400) % 251).all()
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+def test_masks_and_matrices_that_a_function_gives_are_plain_pixels_and_masks_are_told_of(tmp_path: Path) -> None:
+    function = wave(1, "uint8")
+    masked = open_source(lambda *place: np.ma.masked_greater(function(*place), 100), shape=(70, 90))
+    assert_reads_like(masked, function(0, 0, 70, 90))
+    (warning,) = slidewright.convert(masked, tmp_path / "a.tif", n_workers=0).warnings
+    assert "each region's mask" in warning
+    assert_reads_like(open_source(lambda *place: np.matrix(function(*place)), shape=(70, 90)), function(0, 0, 70, 90))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import tifffile
 
 import slidewright.sources.open
-from slidewright.errors import OptionError, SourceError
+from slidewright.errors import OptionError, SlidewrightError, SourceError
 from slidewright.sources.array import ArraySource, NpySource
 from slidewright.sources.open import open_source
 from slidewright.sources.tiff import TiffSource
@@ -83,6 +84,30 @@ def test_tiff_that_is_only_a_beginning_is_a_source_error(tmp_path: Path, size: i
 def test_other_objects_are_refused_with_what_is_supported(obj: Any) -> None:
     with pytest.raises(SourceError, match="NumPy arrays"):
         open_source(obj)
+
+
+@pytest.mark.parametrize("obj", [b"pixels", bytearray(9), memoryview(PIXELS[..., 0]), io.BytesIO(b"pixels")])
+def test_files_in_memory_are_refused_with_what_to_do(obj: Any, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="save it and give the path of the file"):
+        open_source(obj)
+    (tmp_path / "a.tif").touch()
+    with (tmp_path / "a.tif").open("rb") as file, pytest.raises(SourceError, match="give the path of the file"):
+        open_source(file)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files have paths there")
+@pytest.mark.parametrize("folder", ["/dev/fd", "/proc/self/fd"])
+def test_descriptor_leads_to_its_file_by_a_name_that_workers_know(tmp_path: Path, folder: str) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS, photometric="rgb", tile=(32, 32))
+    with (tmp_path / "a.tif").open("rb") as file:
+        path = f"{folder}/{file.fileno()}"
+        slidewright.convert(path, tmp_path / "out.tif", compression="deflate", n_workers=2)
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif", key=0), PIXELS)
+        with pytest.raises(SlidewrightError, match="source"):
+            slidewright.convert(path, tmp_path / "a.tif", overwrite=True, n_workers=0)
+        (tmp_path / "a.tif").unlink()
+        with pytest.raises(SourceError, match="file without a name"):
+            slidewright.convert(path, tmp_path / "out.tif", overwrite=True, n_workers=2)
 
 
 def test_iterators_are_sent_to_the_writer() -> None:

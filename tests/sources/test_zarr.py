@@ -339,6 +339,97 @@ def test_chunks_that_are_named_otherwise_than_the_array_says_are_refused(separat
         open_source(tmp_path / "a.zarr")
 
 
+KEYS = [("default", "/"), ("default", "."), ("v2", "/"), ("v2", ".")]
+
+
+@pytest.mark.parametrize(("name", "separator"), KEYS)
+def test_chunks_of_zarr_v3_that_are_named_otherwise_than_it_says_are_refused(
+    name: str, separator: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.zarr"
+    save(path, PIXELS, (64, 64, 3), chunk_key_encoding={"name": name, "separator": separator})
+    assert_reads_like(open_source(path), PIXELS)
+    said = json.loads((path / "zarr.json").read_text())
+    for other, mark in KEYS:
+        said["chunk_key_encoding"] = {"name": other, "configuration": {"separator": mark}}
+        (path / "zarr.json").write_text(json.dumps(said))
+        if (other, mark) == (name, separator):
+            assert open_source(path).info.size == (130, 170)
+            continue
+        with pytest.raises(SourceError, match=r"chunk_key_encoding in its zarr\.json the first is"):
+            open_source(path)
+
+
+@pytest.mark.parametrize("compressors", [None, "auto"])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("place", ["0/0", "0"])
+def test_what_can_be_no_chunk_is_not_background(
+    tmp_path: Path, compressors: Any, zarr_format: Any, place: str
+) -> None:
+    keys = {"name": "v2" if zarr_format == 2 else "default", "separator": "/"}
+    path = tmp_path / "a.zarr"
+    save(path, PIXELS, (64, 64, 3), compressors=compressors, zarr_format=zarr_format, chunk_key_encoding=keys)
+    chunk = path / ("c" if zarr_format == 3 else "") / place / ("0" if place == "0/0" else "")
+    chunk.rename(tmp_path / "kept")
+    if place == "0/0":
+        chunk.mkdir()
+    else:
+        chunk.touch()
+    with pytest.raises(SourceError, match=r"0.*can't be"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_array_that_was_resized_after_its_group_was_consolidated_is_read_as_it_is(
+    tmp_path: Path, zarr_format: Any
+) -> None:
+    path, pixels = tmp_path / "a.zarr", PIXELS[:, :, 0]
+    keys = {"name": "v2", "separator": "/"} if zarr_format == 2 else None
+    array = zarr.open_group(path, mode="w", zarr_format=zarr_format).create_array(
+        "0", shape=(100, 170), dtype="u1", chunks=(64, 64), chunk_key_encoding=keys
+    )
+    array[...] = pixels[:100]
+    zarr.consolidate_metadata(path)
+    array.resize(pixels.shape)
+    array[...] = pixels
+    assert_reads_like(open_source(path), pixels)
+    assert_reads_like(open_source(zarr.open_group(path, mode="r")), pixels)
+
+
+@pytest.mark.parametrize(
+    "names", [("x", "y"), ("width", "height"), ("Lon", "Lat"), ("col", "row"), ("columns", "rows"), ("WIDTH", "HEIGHT")]
+)
+def test_usual_names_of_x_and_y_tell_the_axes(tmp_path: Path, names: tuple[str, str]) -> None:
+    grey, turned = PIXELS[:, :, 0], PIXELS.transpose(1, 0, 2)
+    save(tmp_path / "a.zarr", grey.T.copy(), (64, 64), dimension_names=names)
+    assert_reads_like(open_source(tmp_path / "a.zarr"), grey)
+    save(tmp_path / "b.zarr", turned, (64, 64, 3), dimension_names=(*names, "bands"))
+    assert_reads_like(open_source(tmp_path / "b.zarr"), PIXELS)
+    save(tmp_path / "c.zarr", turned, (64, 64, 3), dimension_names=("foo", "bar", "baz"))
+    assert_reads_like(open_source(tmp_path / "c.zarr"), turned)
+
+
+@pytest.mark.parametrize("name", ["o.tif", "o.svs", "o.ome.tif", "o.ome.zarr"])
+def test_half_characters_in_what_a_source_says_are_replaced(tmp_path: Path, name: str) -> None:
+    """JSON can hold them, and no UTF-8 can."""
+    source, out = tmp_path / "a.ome.zarr", tmp_path / name
+    said = {"description": "of old", "n_workers": 0, "kind": "multichannel", "channel_names": ["DAPI", "CD3"]}
+    slidewright.convert(np.zeros((64, 64, 2), np.uint8), source, **said)
+    file = source / "zarr.json"
+    file.write_text(file.read_text().replace("of old", "caf\\udce9").replace("DAPI", "\\ud83d"))
+    assert open_source(source).info.description == "caf\udce9"
+    slidewright.convert(source, out, keep_metadata="all", n_workers=0)
+    files = filter(Path.is_file, out.rglob("*")) if out.is_dir() else [out]
+    texts = [text for file in files for text in (file.read_bytes(), json_again(file))]
+    assert any("caf\ufffd".encode() in text for text in texts)
+    assert not any(b"\\ud" in text for text in texts)
+
+
+def json_again(file: Path) -> bytes:
+    """What a JSON file says, in UTF-8."""
+    return json.dumps(json.loads(file.read_text()), ensure_ascii=False).encode() if file.suffix == ".json" else b""
+
+
 def test_labels_beside_an_image_are_told_to_be_left_out(tmp_path):
     store = tmp_path / "a.ome.zarr"
     slidewright.convert(np.zeros((64, 64, 3), np.uint8), store, n_workers=0)

@@ -28,6 +28,7 @@ _CONNECT_SECONDS = 15
 _LOOK_SECONDS = 1.0  # between looks at whether there are workers, while no shard is done
 _RESULT_SECONDS = 10.0  # for the few bytes that a task gives, before the same look
 _WORKERLESS_SECONDS = 3600.0  # a batch system, or a cloud, may take its time until it starts any
+_CLOSED = ("closing", "closed")  # what `distributed.Client.status` says of one that is of no use any more
 WAITING = "waiting for Dask workers"
 """The stage of a run on a cluster that has none."""
 _SHARED = "source and destination must lie on a filesystem that every Dask worker sees under the same path"
@@ -59,11 +60,31 @@ class Cluster:
         Raises
         ------
         RunError
-            When workers don't see source or shards, die over and over on one shard, or none has been there for long.
+            When workers don't see source or shards, die over and over on one shard, or none has been there for long;
+            when the client is closed.
         SlidewrightError
             What failed in a task.
         """
-        source = absolute(source)
+        try:
+            self._made(folder, plan, absolute(source), selection, options, callback, started)
+        except Exception as error:  # each call of a closed client's has its own
+            if self.client.status not in _CLOSED:
+                raise
+            raise RunError(
+                "the Dask client was closed, or lost its scheduler, before the shards were done; those that are done "
+                "are kept: run again with a client that is open"
+            ) from error
+
+    def _made(
+        self,
+        folder: ShardFolder,
+        plan: ShardPlan,
+        source: str,
+        selection: Selection,
+        options: ConvertOptions,
+        callback: Callable[[Progress], None] | None,
+        started: float,
+    ) -> None:
         self._probe(source, folder.path)
         made = identity.made_options(options)
         futures = {
@@ -76,7 +97,8 @@ class Cluster:
         try:
             self._follow(futures, plan, callback, started)
         finally:
-            self.client.cancel(list(futures), force=True)
+            if self.client.status not in _CLOSED:
+                self.client.cancel(list(futures), force=True)
 
     def _follow(
         self,
@@ -198,7 +220,7 @@ def connect(where: object) -> Iterator[Cluster]:
     Raises
     ------
     OptionError
-        When Dask is not installed, nothing says where the scheduler is, or the client is asynchronous.
+        When Dask is not installed, nothing says where the scheduler is, or the client is asynchronous or closed.
     RunError
         When the scheduler does not answer.
     """
@@ -212,6 +234,10 @@ def connect(where: object) -> Iterator[Cluster]:
             raise OptionError(
                 "the Dask client is asynchronous, and a conversion waits for its answers: give the scheduler's address "
                 "(client.scheduler.address), or call this in another thread (await asyncio.to_thread(...))"
+            )
+        if where.status in _CLOSED:
+            raise OptionError(
+                "the Dask client is closed; give one that is open, or the scheduler's address (tcp://HOST:8786)"
             )
         yield Cluster(where)
         return

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from slidewright._version import __version__
 from slidewright.errors import OptionError
+from slidewright.metadata import whole
 from slidewright.pixels import parse_color
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _description(info: SourceInfo, options: ConvertOptions) -> str | None:
     """What was given; the source's own only where everything is to be kept, since anything may stand in it."""
     if options.description is not None or options.keep_metadata != "all":
         return options.description
-    return kept_description(info.description)
+    return kept_description(whole(info.description))
 
 
 def kept_description(text: str | None) -> str | None:
@@ -89,7 +90,7 @@ def kept_description(text: str | None) -> str | None:
 def _metadata(info: SourceInfo, options: ConvertOptions, planes: int) -> Metadata:
     colors = options.channel_colors
     parsed = None if colors is None else [parse_color(color, "channel_colors") for color in colors]
-    kept = info.metadata.kept(options.keep_metadata).with_channels(planes, options.channel_names, parsed)
+    kept = info.metadata.whole.kept(options.keep_metadata).with_channels(planes, options.channel_names, parsed)
     given = {
         "objective_power": options.objective_power,
         "z_spacing": options.z_spacing,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from slidewright.option_text import FileColormap
 from slidewright.options import ConvertOptions
 from slidewright.selection import Selection
+from slidewright.system.file_identity import without_descriptor
 from slidewright.system.remote_file import absolute
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def open_selected(
     """Open what was given, with the page, series and level that were selected; also its path, where it is one."""
     from slidewright.sources.open import open_source
 
+    path = without_descriptor(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else None
     opened = open_source(
         source,
         page=selection.page,
@@ -35,7 +37,7 @@ def open_selected(
         shape=shape,
         dtype=dtype,
     )
-    return opened, os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+    return opened, path
 
 
 def fixed(path: str | os.PathLike[str], source: Any) -> str:

@@ -23,7 +23,14 @@ from slidewright.formats.tiff_directories import (
     long,
     text,
 )
-from slidewright.formats.tiff_tags import generic_description, generic_software, is_kept, no_channels, no_place
+from slidewright.formats.tiff_tags import (
+    generic_description,
+    generic_software,
+    is_kept,
+    no_channels,
+    no_place,
+    refuse_misleading,
+)
 from slidewright.tiff.vendor_metadata import foreign_name, own_fields
 
 if TYPE_CHECKING:
@@ -51,6 +58,7 @@ class GenericTiff(LaidTiff):
         """Channels are planes of one page in a generic TIFF, which is laid elsewhere (see `Format`)."""
         if image.plan.planes > 1:
             raise OptionError("a generic TIFF of several channels has no images beside its levels; write a .ome.tif")
+        refuse_misleading(image, generic_description(image))
 
     def no_place(self, image: ImageDescription) -> tuple[str, ...]:
         """See `Format`."""
@@ -104,6 +112,7 @@ class AperioTiff(LaidTiff):
                 f"the Aperio flavour says one resolution, and this image has {image.mpp[0]:.4g} x {image.mpp[1]:.4g} "
                 "um a pixel; give one with mpp, leave flavour out, or write a .ome.tif"
             )
+        refuse_misleading(image, aperio_description(image), but="Aperio")
 
     def no_place(self, image: ImageDescription) -> tuple[str, ...]:
         """See `Format`."""

@@ -12,7 +12,15 @@ import numpy as np
 from slidewright.errors import OptionError, OutputError, SlidewrightError
 from slidewright.formats.base import Format, ImageDescription, PackSegment, TakeSegment
 from slidewright.formats.flush import Flusher
-from slidewright.formats.tiff_tags import abbreviator, no_place, page_arguments, page_corrections, why_not_kept
+from slidewright.formats.tiff_tags import (
+    abbreviator,
+    generic_description,
+    no_place,
+    page_arguments,
+    page_corrections,
+    refuse_misleading,
+    why_not_kept,
+)
 from slidewright.geometry import Size
 from slidewright.report import LevelReport
 from slidewright.system.files import new_file
@@ -61,6 +69,10 @@ class TiffFormat(Format):
     def keeps(self, stored: Stored) -> str | None:
         """Any tile of a codec that has a number in TIFF; samples are little-endian here (see `Format`)."""
         return why_not_kept(stored)
+
+    def accept(self, image: ImageDescription) -> None:
+        """See `Format`."""
+        refuse_misleading(image, generic_description(image))
 
     def no_place(self, image: ImageDescription) -> tuple[str, ...]:
         """See `Format`."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.codecs import Encoding
+from slidewright.errors import OptionError
 from slidewright.formats.base import ImageDescription, PackSegment
 from slidewright.pixels import MASKS, Colormap
 from slidewright.pyramid.kept import Kept
@@ -39,6 +40,7 @@ COMPRESSION = {
 BYTEWISE = ("none", "deflate", "lzw", "zstd", "packbits")
 """Codecs that take samples for bytes, in the byte order of the file."""
 
+_LEICA = "http://www.leica-microsystems.com/scn/"  # a namespace, by which OpenSlide goes
 _PACKBITS = COMPRESSION["packbits"]
 _SUBSAMPLING = {"420": (2, 2), "422": (2, 1), "444": (1, 1)}
 _SOI, _EOI, _APP0, _SOS, _DQT, _DHT = b"\xff\xd8", b"\xff\xd9", 0xE0, 0xDA, 0xDB, 0xC4
@@ -90,6 +92,38 @@ def generic_software(image: ImageDescription) -> str:
     noted = noted_kind(image) if image.description is not None and not is_kept(image.description) else {}
     head, comma, kept = image.software.partition(",")
     return "".join((head, *(f"{KIND_MARK}{kind}" for kind in noted.values()), comma, kept))
+
+
+def refuse_misleading(image: ImageDescription, written: str | None, *, but: str = "") -> None:
+    """Raise OptionError for a description that was given by which readers would take the file for another program's,
+    and look for what is not there; `written` is the text that it becomes part of, `but` the program that this is right
+    of.
+    """
+    given = image.description
+    if given is None or written is None or is_kept(given):
+        return
+    other = _taken_for(written)
+    if other not in (None, but) and _taken_for(given) == other:
+        raise OptionError(
+            f"description {given[:60]!r} begins or ends as in a file of {other}, for which readers would take this; "
+            "put other words before and after it, or write a name.ome.tif, which may say it as it is"
+        )
+
+
+def _taken_for(description: str) -> str | None:
+    """Whose file readers take a TIFF for by its description alone, such as tifffile (its `TiffPage.is_*`), OpenSlide
+    and Bio-Formats do; None for nobody's.
+    """
+    text = description.strip("\0 \t\r\n")
+    found = {
+        "ImageJ": text.startswith(("ImageJ=", "SCIFIO=")),
+        "tifffile": text.startswith("shape=") or (text.startswith("{") and '"shape":' in text),
+        "ScanImage": text.startswith("state.") or "scanimage.SI" in text[-256:],
+        "OME-TIFF": text.endswith("OME>"),
+        "Leica": text.endswith("</scn>") or (text.startswith("<") and _LEICA in text),
+        "Aperio": text.startswith("Aperio"),  # last, as in its flavour each begins so
+    }
+    return next((name for name, is_so in found.items() if is_so), None)
 
 
 def noted_kind(image: ImageDescription) -> dict[str, str]:

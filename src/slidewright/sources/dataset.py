@@ -17,7 +17,7 @@ import numpy as np
 from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.geometry import Size
 from slidewright.pixels import Colormap
-from slidewright.sources.access.shapes import as_array, check_dtype, check_shape, makes_array
+from slidewright.sources.access.shapes import as_array, check_dtype, check_shape, makes_array, masks_left_out
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, unknown_identity
 from slidewright.sources.dlup_grid import DlupGrid, dlup_grid
@@ -70,6 +70,7 @@ class DatasetSource(Source):
             mpp=(known.mpp, known.mpp) if known is not None else None,
             tile=grid,
             icc_profile=tile.icc_profile,
+            left_out=tile.left_out,
         )
         source = cls(Portable(dataset, name), known is not None and known.by_columns, info)
         DatasetReader(source).check(tile.pixels, 0, 0, 0)
@@ -150,6 +151,7 @@ class _Tile:
     """What the pixels are, where the tile is a Pillow image; so with the next two."""
     colormap: Colormap | None = None
     icc_profile: bytes | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def _tile(dataset: Any, index: int, place: str) -> _Tile:
@@ -174,7 +176,7 @@ def _tile(dataset: Any, index: int, place: str) -> _Tile:
 
 def _as_tile(image: Any, place: str) -> _Tile:
     if isinstance(image, np.ndarray):
-        return _Tile(image)
+        return _Tile(np.asarray(image), left_out=masks_left_out(image, "each tile's"))
     pillow = sys.modules.get("PIL.Image")  # who has such an image has imported it
     if pillow is not None and isinstance(image, pillow.Image):
         from slidewright.sources.pillow import pil_pixels

@@ -11,7 +11,7 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, SourceError
 from slidewright.geometry import Size
-from slidewright.sources.access.shapes import check_dtype, check_shape
+from slidewright.sources.access.shapes import check_dtype, check_shape, masks_left_out
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, unknown_identity
 from slidewright.sources.wrappers.pickled import Portable
 from slidewright.system.interrupts import let_through
@@ -38,8 +38,10 @@ class FunctionSource(Source):
         name = f"function {getattr(function, '__name__', type(function).__name__)}"
         height, width, samples = check_shape((*shape, 1) if len(shape) == 2 else shape, f"shape for the {name}")
         known = len(shape) == 3
+        left_out: tuple[str, ...] = ()
         if not known or dtype is None:
-            probe = _call(function, name, 0, 0, min(_PROBE, height), min(_PROBE, width))
+            given = _call(function, name, 0, 0, min(_PROBE, height), min(_PROBE, width))
+            left_out, probe = masks_left_out(given, "each region's"), np.asarray(given)
             found = probe.shape[2] if probe.ndim == 3 else 1
             samples, dtype = (samples if known else found), (dtype or probe.dtype.name)
             check_shape((height, width, samples), f"{name}'s image")
@@ -50,6 +52,7 @@ class FunctionSource(Source):
             size=Size(height, width),
             samples=samples,
             dtype=check_dtype(np.dtype(dtype), name),
+            left_out=left_out,
         )
         return cls(Portable(function, name), info)
 
@@ -97,7 +100,7 @@ class FunctionReader(Reader):
 
 def _call(function: Callable[..., Any], name: str, y: int, x: int, height: int, width: int) -> Pixels:
     try:
-        return np.asarray(function(y, x, height, width))
+        return np.asanyarray(function(y, x, height, width))
     except MemoryError:
         raise
     except Exception as error:  # the caller's own; what can't be had of an image can be filled
@@ -110,6 +113,7 @@ def _call(function: Callable[..., Any], name: str, y: int, x: int, height: int, 
 
 def _check(pixels: Pixels, name: str, y: int, x: int, shape: tuple[int, int, int], dtype: str) -> Pixels:
     """The pixels as (height, width, samples), if they are what was asked for."""
+    pixels = np.asarray(pixels)  # a masked array, or a np.matrix, has rules of its own
     if pixels.shape == shape[:2] and shape[2] == 1:
         pixels = pixels.reshape(shape)
     if pixels.shape != shape or pixels.dtype.name != dtype:

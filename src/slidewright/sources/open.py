@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from slidewright.errors import OptionError, SlidewrightError, SourceError
 from slidewright.selection import Selection
 from slidewright.sources.base import Source, SourceInfo
+from slidewright.system.file_identity import is_descriptor, without_descriptor
 from slidewright.system.files import regular
 from slidewright.system.remote_file import absolute, is_store, is_url, open_pixels
 from slidewright.tiff.directories import starts_as_tiff
@@ -127,7 +128,7 @@ def _opened(obj: Any, selection: Selection, shape: tuple[int, ...] | None, dtype
 
 
 def _from_path(path: str | bytes, selection: Selection) -> Source:
-    path = absolute(os.fsdecode(path))
+    path = without_descriptor(absolute(os.fsdecode(path)))
     if is_url(path):
         return _from_url(path, selection)
     if not os.path.exists(path):
@@ -212,6 +213,8 @@ def _first_bytes(path: str) -> bytes:
         raise SourceError(
             f"{path} is not a regular file; sources are read in no fixed order, so save it to a disk first"
         )
+    if is_descriptor(path):
+        raise SourceError(f"{path} is a file without a name, which other processes can't open; save it to a disk first")
     try:
         with open(path, "rb", opener=regular) as file:
             start = file.read(132)
@@ -312,14 +315,14 @@ def _from_memory(obj: Any, selection: Selection) -> Source | None:
 
         _refuse("a Pillow image", **selection.place)
         return pil_source(obj)
-    from slidewright.sources.access.shapes import as_array, makes_array
+    from slidewright.sources.access.shapes import as_array, axis_letter, makes_array
 
     if not makes_array(obj):
         return None
     name = type(obj).__name__
     if hasattr(obj, "__dask_graph__"):
         raise SourceError(f"a dask {name} would have to fit in memory; store it first, for example with to_zarr()")
-    letters = "".join(str(one)[:1].lower() for one in getattr(obj, "dims", None) or ())  # xarray's
+    letters = "".join(axis_letter(str(one)) for one in getattr(obj, "dims", None) or ())  # xarray's
     if selection.axes is None and {"y", "x"} <= {*letters} <= {*"tczyx"} and len({*letters}) == len(letters):
         selection = replace(selection, axes=letters)
     return _from_array(as_array(obj, f"the {name}"), selection, name)
@@ -328,13 +331,15 @@ def _from_memory(obj: Any, selection: Selection) -> Source | None:
 def _from_array(array: NDArray[Any], selection: Selection, name: str = "NumPy array") -> Source:
     import numpy as np
 
+    from slidewright.sources.access.shapes import masks_left_out
     from slidewright.sources.array import ArraySource, NpySource
 
     if isinstance(array, np.memmap):
         mapped = NpySource.of(array, selection=selection)
         if mapped is not None:
             return mapped
-    return ArraySource(array, name, selection)
+    plain = np.asarray(array)  # a masked array, or a np.matrix, has rules of its own
+    return ArraySource(plain, name, selection, left_out=masks_left_out(array))
 
 
 def _from_caller(obj: Any, shape: Any, dtype: Any) -> Source:
@@ -353,7 +358,12 @@ def _from_caller(obj: Any, shape: Any, dtype: Any) -> Source:
         if known is None:
             raise OptionError("a function does not say how large its image is; give shape=(height, width)")
         return FunctionSource.of(obj, known, name)
-    if hasattr(obj, "__next__") or (hasattr(obj, "__iter__") and not isinstance(obj, (bytes, Mapping))):
+    if isinstance(obj, (bytes, bytearray, memoryview)) or hasattr(obj, "read"):
+        raise SourceError(
+            f"a {type(obj).__name__} can't be read as an image; save it and give the path of the file, or give its "
+            f"pixels as a NumPy array; {OBJECTS}"
+        )
+    if hasattr(obj, "__next__") or (hasattr(obj, "__iter__") and not isinstance(obj, Mapping)):
         raise SourceError(f"a {type(obj).__name__} gives tiles in its own order; write them with PyramidWriter.write")
     raise SourceError(f"an object of type {type(obj).__name__} is not an image that can be read; {OBJECTS}")
 

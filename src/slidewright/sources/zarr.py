@@ -18,7 +18,7 @@ from slidewright.geometry import Size, Stack, reduction
 from slidewright.metadata import Channel, Metadata, fields_of
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.selection import Selection
-from slidewright.sources.access.shapes import check_dtype, check_shape
+from slidewright.sources.access.shapes import axis_letter, check_dtype, check_shape
 from slidewright.sources.base import LIBRARY_BYTES, Source, SourceInfo, more_images, pickled_identity
 from slidewright.sources.ome_attributes import (
     OmeAttributes,
@@ -37,6 +37,8 @@ from slidewright.tiff.metadata import MICROMETRES, SECONDS
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, and up to {MAX_CHANNELS} channels"
 _MAX_CHUNK_BYTES = 1 << 30
 _MAX_CHUNKS = 1 << 26  # of a frame: a slide of 500 gigapixels in chunks of 128 x 128 has half of them
+_OLD_CHUNK = r"\d+(\.\d+)*"  # what lies in the folder of an array of zarr v2: chunks, or folders of them
+_CHUNK = rf"c(\.\d+)*|{_OLD_CHUNK}"
 _RED_GREEN_BLUE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 
@@ -89,6 +91,8 @@ class ZarrSource(Source):
         name = os.path.join(store, inner) if inner else store
         try:
             chosen = _choose(node, name, selection.series, selection.level)
+            if getattr(node.metadata, "consolidated_metadata", None) is not None:  # of what may have been resized since
+                chosen = replace(chosen, array=_node(store, chosen.array.path))
             if selection.axes not in (None, chosen.axes or selection.axes):
                 raise OptionError(
                     f"axes {selection.axes} has no meaning for {name}, whose axes are {chosen.axes}; leave it out"
@@ -204,7 +208,7 @@ def _dataset(node: Any, multiscale: Mapping[str, Any], name: str, level: int) ->
     axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in multiscale.get("axes") or []]
     if not axes:
         axes = [{"name": letter} for letter in "tczyx"[-array.ndim :]]  # before 0.3 the order was fixed
-    letters = "".join(_letter(str(axis.get("name", "?"))) for axis in axes)
+    letters = "".join(axis_letter(str(axis.get("name", "?"))) for axis in axes)
     if len(letters) != array.ndim:
         raise SourceError(f"{name}: {len(letters)} axes for an array of {array.ndim} dimensions; the store is damaged")
     holders = (multiscale, datasets[level])
@@ -224,11 +228,6 @@ def _kind_of(channels: tuple[Channel, ...], samples: int) -> str | None:
     return "multichannel" if told and colors != _RED_GREEN_BLUE else None
 
 
-def _letter(axis: str) -> str:
-    lower = axis.lower()
-    return "c" if lower in ("c", "s", "channel", "channels", "sample", "samples", "band", "rgb") else lower[:1]
-
-
 def _places(lengths: Mapping[str, int], selection: Selection, name: str) -> dict[str, range]:
     """The planes and times that were chosen."""
     found = {axis: selection.places(axis, lengths.get(axis, 1), name) for axis in "zt"}
@@ -236,18 +235,29 @@ def _places(lengths: Mapping[str, int], selection: Selection, name: str) -> dict
 
 
 def _check_names(array: Any, folder: str, name: str) -> None:
-    """Refuse an array of zarr v2 whose chunks are named otherwise than it says: none would be found, and all of it be
-    background. Writers of old put them into folders without saying so.
+    """Refuse an array whose chunks are named otherwise than it says: none would be found, and all of it be background.
+    Writers of old put those of zarr v2 into folders without saying so.
     """
-    if array.metadata.zarr_format != 2 or array.ndim < 2 or not os.path.isdir(folder):
+    if array.ndim < 2 or not os.path.isdir(folder):
         return
+    new = array.metadata.zarr_format == 3
+    due = array.metadata.encode_chunk_key((0,) * array.ndim)
+    fitting, there = re.sub("0", r"\\d+", re.escape(due.partition("/")[0])), ""
     with os.scandir(folder) as entries:
-        first = next((entry.name for entry in entries if re.fullmatch(r"\d+(\.\d+)*", entry.name)), None)
-    there = None if first is None else "." if "." in first else "/"
-    if there not in (None, array.metadata.dimension_separator):
+        for entry in entries:
+            if re.fullmatch(fitting, entry.name):
+                return
+            there = there or (entry.name if re.fullmatch(_CHUNK if new else _OLD_CHUNK, entry.name) else "")
+    if there and new:
         raise SourceError(
-            f'{name}: its chunks are named with "{there}", and its .zarray does not say so; add "dimension_separator": '
-            f'"{there}" to that file'
+            f"{name}: its chunks have names such as {there!r}, and by chunk_key_encoding in its zarr.json the first is "
+            f"{due!r}; correct that file"
+        )
+    if there:
+        separator = "." if "." in there else "/"
+        raise SourceError(
+            f'{name}: its chunks are named with "{separator}", and its .zarray does not say so; add '
+            f'"dimension_separator": "{separator}" to that file'
         )
 
 
@@ -257,8 +267,8 @@ def _guess_axes(array: Any, name: str) -> str:
     """
     names = getattr(array.metadata, "dimension_names", None) or dict(array.attrs).get("_ARRAY_DIMENSIONS")
     if names and all(names):
-        letters = "".join(_letter(str(item)) for item in names)
-        if letters.count("y") == letters.count("x") == 1:
+        letters, first = "".join(axis_letter(str(item)) for item in names), {str(item)[0].lower() for item in names}
+        if letters.count("y") == letters.count("x") == 1 and ({*letters} <= {*"tczyx"} or {*"yx"} <= first):
             return letters
     shape = tuple(array.shape)
     if len(shape) == 2:

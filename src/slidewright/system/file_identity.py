@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from slidewright.system.files import close_quietly, token
+
+_DESCRIPTOR = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(self|thread-self|\d+)/fd/\d+")
 
 
 def local_path(path: str | os.PathLike[str]) -> str:
@@ -33,6 +36,23 @@ def chained_path(url: str) -> tuple[str, ...]:
         elif inner:  # of an archive, whose own file it is
             break
     return (path,)
+
+
+def without_descriptor(path: str) -> str:
+    """The file that "/dev/stdin", "/dev/fd/7" or "/proc/self/fd/7" leads to, by its own name, which other processes
+    know too; any other path, and that of a file without a name, as it is.
+    """
+    if not _DESCRIPTOR.fullmatch(path):
+        return path
+    real = os.path.realpath(path)
+    with contextlib.suppress(OSError):
+        return real if os.path.samefile(real, path) else path
+    return path
+
+
+def is_descriptor(path: str) -> bool:
+    """Whether a path means a file that one process alone has open."""
+    return _DESCRIPTOR.fullmatch(path) is not None
 
 
 def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:

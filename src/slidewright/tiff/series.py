@@ -316,11 +316,17 @@ def _pages_of(
         raise SourceError(f"{path}: {which} has {len(numbers)} images, but not a page for each; the file is damaged")
     if len(numbers) == 1:
         return Image((read_page(pages[numbers[0]].aspage()),))
-    what = "channel" if channels and stack.frames == 1 else "image"
-    whole = tuple(read_page(_whole(pages[number]), f"{what} {place}") for place, number in enumerate(numbers))
+    alone = channels and stack.frames == 1
+    names = (f"channel {place}" if alone else _numbered(pages[number], place) for place, number in enumerate(numbers))
+    whole = tuple(read_page(_whole(pages[number]), name) for number, name in zip(numbers, names, strict=True))
     if any((p.size, p.cell, p.tiled, p.dtype) != (page.size, page.cell, page.tiled, page.dtype) for p in whole):
         raise SourceError(f"{path}: the images of {which} differ in size, tiles or dtype; choose one with page")
     return Image(whole, count if channels else None, None, stack)
+
+
+def _numbered(page: Any, place: int) -> str:
+    """What to call a page of a stack: by the number that chooses it alone, which one of a SubIFD has not."""
+    return f"page {page.index}" if len(page.treeindex) == 1 else f"image {place}"
 
 
 def pick(items: Any, index: int, what: str, path: str) -> Any:

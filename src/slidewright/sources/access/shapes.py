@@ -17,6 +17,11 @@ from slidewright.system.interrupts import let_through
 DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
 
 _ARRAYS = f"an image is (height, width) or (height, width, samples) with up to {MAX_CHANNELS} samples"
+_AXIS_NAMES = {
+    "x": ("width", "col", "cols", "column", "columns", "lon", "longitude"),
+    "y": ("height", "row", "rows", "lat", "latitude"),
+    "c": ("s", "channel", "channels", "sample", "samples", "band", "bands", "rgb"),
+}
 _REMEDIES = {
     "float16": "astype('float32')",
     "float64": "astype('float32')",
@@ -25,6 +30,12 @@ _REMEDIES = {
     "complex64": "np.abs() of it",
     "complex128": "np.abs() of it, as float32",
 }
+
+
+def axis_letter(name: str) -> str:
+    """The letter of an axis by its name: x and y by any of their usual ones, c for samples, else its first letter."""
+    lower = name.lower()
+    return next((letter for letter, names in _AXIS_NAMES.items() if lower in names), lower[:1])
 
 
 def makes_array(obj: Any) -> bool:
@@ -50,6 +61,13 @@ def as_array(obj: Any, name: str) -> NDArray[Any]:
             f"{name} can't be made an array ({type(error).__name__}: {error}); what is on a GPU is copied from there "
             "by .cpu() in PyTorch, .get() in CuPy"
         ) from error
+
+
+def masks_left_out(found: Any, whose: str = "its") -> tuple[str, ...]:
+    """What a warning says of a masked array, which no format has a place for; nothing where nothing is masked."""
+    if not isinstance(found, np.ma.MaskedArray) or (whose == "its" and not np.ma.is_masked(found)):
+        return ()
+    return (f"{whose} mask: what lies beneath it is written as it is, unless filled(value) gives it another value",)
 
 
 def check_dtype(dtype: np.dtype[Any], name: str) -> str:

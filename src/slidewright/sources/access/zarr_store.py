@@ -7,6 +7,7 @@ Imported only where zarr is needed, since it imports the zarr library.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import warnings
 import zipfile
@@ -16,7 +17,7 @@ from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteReques
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
-from slidewright.errors import SourceError, alone
+from slidewright.errors import CorruptTileError, SourceError, alone
 from slidewright.sources.access.zarr_codecs import know_images, open_node
 from slidewright.system.file_identity import leads_to
 from slidewright.system.files import broken_link, regular
@@ -51,13 +52,17 @@ class FolderStore(LocalStore):
         """See `get`."""
         try:
             data = _read(os.path.join(self.root, key), byte_range)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             if not leads_to(self.root, self._opened):
                 raise gone(str(self.root)) from None
             link = broken_link(str(self.root), os.path.join(self.root, key))
             if link is not None:  # such as a file of git-annex that is not fetched
                 remedy = "fetch it, or mount its disk, and run again"
                 raise SourceError(f"{link} is a link to what is not there; {remedy}") from None
+            if not isinstance(error, FileNotFoundError) and os.path.basename(key) not in _METADATA:
+                raise CorruptTileError(
+                    f"{os.path.join(self.root, key)} can't be a chunk: {error.strerror or error}; the store is damaged"
+                ) from None
             return None
         return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 
@@ -129,7 +134,7 @@ def gone(folder: str) -> SourceError:
 
 def _read(path: str, byte_range: Any) -> bytes:
     if os.path.isdir(path):
-        raise IsADirectoryError(path)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     with open(path, "rb", opener=regular) as file:
         size = os.fstat(file.fileno()).st_size
         if byte_range is None:
