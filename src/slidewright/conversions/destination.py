@@ -258,9 +258,9 @@ class Destination:
             return None
         except OSError as error:
             raise DestinationError(f"the destination {str(self.path)!r} can't be used: {error.strerror}") from error
-        for read, error in self._read:
+        for read, told in self._read:
             if os.path.samestat(status, read):  # it was renamed meanwhile
-                raise error
+                raise told
         mode, seen = status.st_mode, (status.st_ino, status.st_mtime_ns)
         if stat.S_ISDIR(mode) and not self._is_folder:
             raise DestinationError(f"the destination {str(self.path)!r} is a folder; name a file")
