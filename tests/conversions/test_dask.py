@@ -232,6 +232,29 @@ def test_client_that_is_closed_before_or_in_mid_run_is_said(tmp_path, npy, whole
     assert digest(tmp_path / "out.tif") == whole
 
 
+@pytest.mark.timeout(60)
+def test_worker_that_dies_while_it_is_asked_what_it_sees_is_done_without(tmp_path, npy, whole, cluster, monkeypatch):
+    first, run = cluster.add_worker(), distributed.Client.run
+    cluster.add_worker()
+
+    def ask(client, *arguments, **options):
+        first.kill()  # the scheduler does not know of it yet
+        return run(client, *arguments, **options)
+
+    options = {"engine": "dask", "dask": cluster.address, "n_workers": 0, **OPTIONS}
+    monkeypatch.setattr(distributed.Client, "run", ask)
+    slidewright.convert(npy, tmp_path / "out.tif", **options)
+    assert digest(tmp_path / "out.tif") == whole
+
+    def lost(*_, **__):
+        raise distributed.comm.CommClosedError("in <TCP>: Stream is closed")
+
+    monkeypatch.setattr(distributed.Client, "run", lost)
+    with pytest.raises(RunError, match=r"scheduler does not answer any more \(in <TCP>: Stream is closed\)"):
+        slidewright.convert(npy, tmp_path / "other.tif", **options)
+    assert not (tmp_path / "other.tif").exists()
+
+
 def test_what_is_missing_is_said(tmp_path, npy, monkeypatch):
     with pytest.raises(OptionError, match="address of a scheduler"):
         slidewright.convert(npy, tmp_path / "out.tif", engine="dask", n_workers=0)

@@ -152,19 +152,24 @@ class Cluster:
     def _probe(self, source: str, folder: str) -> None:
         """Ask the workers there are now whether they see what they need; those that come later find out themselves."""
         probe = os.path.join(folder, f"probe-{secrets.token_hex(4)}")
+        size = 0 if is_url(source) else os.path.getsize(source)
         with open(probe, "x", encoding="ascii"):
             pass
         try:
-            size = 0 if is_url(source) else os.path.getsize(source)
-            answers = self.client.run(_look, source, size, probe)
-        except ModuleNotFoundError as error:
-            raise RunError(
-                f"the Dask workers lack {error.name!r}; install slidewright there, of the same version"
-            ) from error
+            answers = self.client.run(_look, source, size, probe, on_error="return")
+        except OSError as error:
+            raise RunError(f"the Dask scheduler does not answer any more ({error}); run again when it does") from error
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(probe)
-        blind = [f"{worker} {problem}" for worker, problem in answers.items() if problem is not None]
+        for problem in answers.values():
+            if isinstance(problem, ModuleNotFoundError):
+                raise RunError(
+                    f"the Dask workers lack {problem.name!r}; install slidewright there, of the same version"
+                ) from problem
+        # From one that has just died comes an OSError; its shards go to others.
+        told = {worker: problem for worker, problem in answers.items() if not isinstance(problem, OSError)}
+        blind = [f"{worker} {problem}" for worker, problem in told.items() if problem is not None]
         if blind:
             raise RunError(
                 f"{len(blind)} of {len(answers)} Dask workers can't take part: {'; '.join(blind[:4])}; {_SHARED}"
