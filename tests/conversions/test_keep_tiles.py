@@ -250,7 +250,6 @@ def _jpeg(tile, subsampling="420", marked=True, **options):
 
 
 ODD = {
-    "sampling": ("ycbcr", lambda tile: _jpeg(tile, "444")),
     "grey": ("ycbcr", lambda tile: _jpeg(np.ascontiguousarray(tile[:, :, 0]), None)),
     "colours": ("rgb", _jpeg),
 }

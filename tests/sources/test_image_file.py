@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -354,7 +355,15 @@ def test_jpeg_with_bytes_that_belong_to_no_image_is_read(tmp_path: Path) -> None
     Image.fromarray(PIXELS).save(path)
     data, expected = path.read_bytes(), np.asarray(Image.open(path))
     thumbnail = b"\xff\xe1" + (len(data) + 2).to_bytes(2) + data
-    for good in (data + bytes(3000), data[:-2] + bytes(700) + data[-2:], data[:2] + thumbnail + data[2:], data + data):
+    padded = b"\xff\xe1" + (3002).to_bytes(2) + bytes(3000)
+    for good in (
+        data + bytes(3000),
+        data[:-2] + bytes(700) + data[-2:],
+        data[:2] + thumbnail + data[2:],
+        data + data,
+        data[:2] + padded + data[2:-2] + b"\x5a" * 16 + data[-2:],
+        data[:-2] + bytes(20) + data[-2:] + bytes(3000) + data,
+    ):
         path.write_bytes(good)
         assert_reads_like(open_source(path), expected)
 
@@ -374,3 +383,14 @@ def test_png_is_upright_wherever_its_exif_stands(where: str, tmp_path: Path) -> 
         expected = np.asarray(ImageOps.exif_transpose(image))
     assert expected.shape == (130, 90, 3)
     assert_reads_like(open_source(path), expected)
+
+
+def test_exif_that_makes_no_sense_turns_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(PIXELS).save(path)
+    data = path.read_bytes()
+    for exif in (b"garbage!", b"II*\0" + bytes(3), b"II*\0\x08\0\0\0\1\0\x12\1\x0b\0\1\0\0\0" + bytes(8)):
+        chunk = b"eXIf" + exif
+        late = len(exif).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4)
+        path.write_bytes(data[:-12] + late + data[-12:])
+        assert_reads_like(open_source(path), PIXELS)

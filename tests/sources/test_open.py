@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import tifffile
 
@@ -108,6 +109,12 @@ def test_descriptor_leads_to_its_file_by_a_name_that_workers_know(tmp_path: Path
         (tmp_path / "a.tif").unlink()
         with pytest.raises(SourceError, match="file without a name"):
             slidewright.convert(path, tmp_path / "out.tif", overwrite=True, n_workers=2)
+    PIL.Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("rb") as file:
+        (tmp_path / "a.png").unlink()  # an image file is decoded where it is open
+        path = f"{folder}/{file.fileno()}"
+        slidewright.convert(path, tmp_path / "png.tif", compression="deflate", n_workers=2)
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "png.tif", key=0), PIXELS)
 
 
 def test_iterators_are_sent_to_the_writer() -> None:

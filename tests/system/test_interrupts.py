@@ -96,3 +96,57 @@ def test_error_that_no_handler_has_to_do_with_is_let_be(cause: Exception | None)
         raise ValueError("damage") from cause
     except ValueError as error:
         let_through(error)
+
+
+@pytest.mark.usefixtures("handler")
+def test_what_the_program_deals_with_already_is_not_what_a_run_ends_with(tmp_path: Path) -> None:
+    """A time limit that ended the job before: each later exception came of it, as Python has it."""
+
+    def read(y: int, x: int, height: int, width: int) -> Any:
+        if y:
+            raise OSError("bad tile")
+        return np.zeros((height, width), np.uint8)
+
+    given: dict[str, Any] = {"shape": (100, 100), "dtype": "uint8", "tile_size": 64, "n_workers": 0}
+    try:
+        signal.raise_signal(signal.SIGALRM)
+    except OutOfTimeError:
+        report = slidewright.convert(read, tmp_path / "o.tif", on_corrupt="fill", **given)
+        assert report.corrupt_tiles > 0
+        with pytest.raises(slidewright.SourceError):
+            slidewright.info(__file__)
+
+
+def test_function_that_shares_its_code_with_a_handler_is_no_handler(tmp_path: Path) -> None:
+    """As all have that one decorator wraps."""
+
+    def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    @logged
+    def read(y: int, x: int, height: int, width: int) -> Any:
+        if y:
+            raise OSError("bad tile")
+        return np.zeros((height, width), np.uint8)
+
+    before = signal.signal(signal.SIGALRM, logged(raise_it))
+    try:
+        report = slidewright.convert(
+            read, tmp_path / "o.tif", shape=(100, 100), dtype="uint8", tile_size=64, n_workers=0, on_corrupt="fill"
+        )
+        assert report.corrupt_tiles > 0
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("handler")
+@pytest.mark.timeout(20)
+def test_error_that_is_its_own_cause_is_looked_at_once() -> None:
+    try:
+        raise ValueError("damage")
+    except ValueError as error:
+        error.__cause__ = error
+        let_through(error)

@@ -38,9 +38,10 @@ def test_memory_that_can_not_be_had_is_an_error_of_ours(tmp_path, call, monkeypa
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="it has none")
-def test_container_that_forbids_shared_memory_gets_a_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS])
+def test_container_that_forbids_shared_memory_gets_a_file(tmp_path, number, monkeypatch):
     def refuse(*_):
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "memfd_create", refuse)
     buffer = SharedBuffer.allocate(3_000_000, tmp_path)

@@ -84,7 +84,10 @@ def kept_description(text: str | None) -> str | None:
     OpenSlide and tiffslide take any file whose description begins with "Aperio" for an Aperio slide, tifffile one
     that ends with OME-XML for an OME-TIFF, and then look for what is not there.
     """
-    return None if text is None else f"[description of the source: {text}]"
+    if text is None:
+        return None
+    room = " " * 256 if "scanimage.SI" in text[-256:] else ""  # at whose end tifffile looks for ScanImage's name
+    return f"[description of the source: {text}{room}]"
 
 
 def _metadata(info: SourceInfo, options: ConvertOptions, planes: int) -> Metadata:
@@ -126,7 +129,8 @@ def _image_file(path: str | os.PathLike[str]) -> Any:
     try:
         with Image.open(path) as opened:
             if opened.height * opened.width > MAX_ASSOCIATED_PIXELS:
-                raise ValueError(f"{opened.width} x {opened.height} pixels are too many for one")
+                size = f"{opened.width} x {opened.height}"
+                raise OptionError(f"label {os.fspath(path)!r} of {size} pixels is too large for one")
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
                 image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
@@ -134,5 +138,7 @@ def _image_file(path: str | os.PathLike[str]) -> Any:
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image.convert("RGBA"))
             return np.asarray(image.convert("RGB"))
+    except OptionError:
+        raise
     except Exception as error:  # each of its plugins has its own
         raise OptionError(f"label {os.fspath(path)!r} is no image that Pillow reads ({error}); give another") from error

@@ -24,7 +24,7 @@ def open_selected(
     """Open what was given, with the page, series and level that were selected; also its path, where it is one."""
     from slidewright.sources.open import open_source
 
-    path = without_descriptor(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else None
+    path = without_descriptor(os.fsdecode(source)) if isinstance(source, (str, os.PathLike)) else None
     opened = open_source(
         source,
         page=selection.page,

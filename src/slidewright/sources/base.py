@@ -29,9 +29,9 @@ CorruptPlace = tuple[int, int, int]
 LIBRARY_BYTES: Final = 80 << 20
 """What zarr or OpenSlide take in each worker that opens them; taken for granted of what nobody here knows."""
 
-MAX_ASSOCIATED_PIXELS = 1 << 25
+MAX_ASSOCIATED_PIXELS = 1 << 26
 """Of an image beside the levels, which the calling process holds whole whatever the memory budget; the macros of
-scanners have a tenth of it.
+scanners have a twentieth of it.
 """
 _MAX_LISTED = 8
 

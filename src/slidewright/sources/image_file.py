@@ -155,7 +155,11 @@ def _orientation(image: Any) -> int:
     """EXIF's Orientation, or XMP's: of a PNG as `_open` knows it, since Pillow would decode the pixels for it."""
     from PIL.Image import Image
 
-    value = Image.getexif(image).get(_ORIENTATION, 1)
+    try:
+        value = Image.getexif(image).get(_ORIENTATION, 1)
+    except Exception as error:  # it is damaged, which the pixels need not be
+        let_through(error)
+        return 1
     return value if value in range(1, 9) else 1
 
 

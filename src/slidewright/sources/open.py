@@ -145,6 +145,8 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
         _refuse("a zarr store", page=selection.page)
         return ZarrSource.at(path, selection)
     start = _first_bytes(path)
+    if is_descriptor(path):
+        _refuse_nameless(path, start)
     if start.startswith(b"\x93NUMPY"):
         from slidewright.sources.array import NpySource
 
@@ -163,6 +165,14 @@ def _from_path(path: str | bytes, selection: Selection) -> Source:
     if vendors:
         return _from_openslide(path, selection)
     raise SourceError(f"{path} is not an image of a known format; {FILES}")
+
+
+def _refuse_nameless(path: str, start: bytes) -> None:
+    """Refuse a file that one process alone has open, but for what is decoded in that process."""
+    from slidewright.sources.image_file import is_image_file
+
+    if not is_image_file(start):
+        raise SourceError(f"{path} is a file without a name, which other processes can't open; save it to a disk first")
 
 
 def _from_folder(path: str, selection: Selection) -> Source:
@@ -213,8 +223,6 @@ def _first_bytes(path: str) -> bytes:
         raise SourceError(
             f"{path} is not a regular file; sources are read in no fixed order, so save it to a disk first"
         )
-    if is_descriptor(path):
-        raise SourceError(f"{path} is a file without a name, which other processes can't open; save it to a disk first")
     try:
         with open(path, "rb", opener=regular) as file:
             start = file.read(132)

@@ -102,7 +102,9 @@ def _of_jpeg(slide: TiffSlide, image: Image, stored: Stored) -> tuple[Stored | N
 
 
 def is_of_kind(stored: Stored, stream: bytes, components: int) -> bool:
-    """Whether a JPEG tile is as the first of its image says of all; of one without a header nothing else is known."""
+    """Whether a JPEG tile has the colours that the first of its image says of all; of one without a header nothing else
+    is known. Another sampling of its chroma every reader minds that minds those of the source.
+    """
     return _is_of_kind(stored, header_segments(stream), components)
 
 
@@ -111,9 +113,8 @@ def _is_of_kind(stored: Stored, segments: bytes, components: int) -> bool:
     header = read_jpeg_header(_SOI + segments)
     if header is None:
         return True
-    found, _ = jpeg_stored(replace(stored, subsampling=None), header, components)
-    conflict = stored.photometric == "rgb" and header.told == "ycbcr"
-    return found is not None and found.subsampling == stored.subsampling and not conflict
+    found, _ = jpeg_stored(stored, header, components)
+    return found is not None and not (stored.photometric == "rgb" and header.told == "ycbcr")
 
 
 def jpeg_stored(stored: Stored, header: JpegHeader | None, components: int) -> tuple[Stored | None, str]:

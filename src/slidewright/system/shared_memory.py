@@ -8,7 +8,7 @@ it.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import io
 import mmap
 import os
@@ -64,8 +64,12 @@ class SharedBuffer:
         if not hasattr(os, "posix_fallocate"):
             return cls(_unreserved_file(nbytes, folder), nbytes, os.name != "nt")
         if not on_disk and hasattr(os, "memfd_create"):
-            with contextlib.suppress(PermissionError):  # a container may forbid it: a file does as well
+            try:
                 fd = os.memfd_create("slidewright", os.MFD_CLOEXEC)
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+                    raise
+            else:  # a container may forbid it, or not have it: a file does as well
                 if _reserve(fd, nbytes):
                     return cls(fd, nbytes)
         fd = _unlinked_file(folder)

@@ -37,20 +37,26 @@ def has_hole(stream: bytes, cell: Size, joined: bytes = b"") -> bool:
 
 @lru_cache(maxsize=8)  # of an empty slide's tiles, which are all alike
 def _adds_up(stream: bytes, joined: bytes) -> bool:
-    """Whether libjpeg finds codes for all of the image and no more; true of what it can't decode for another reason."""
+    """Whether libjpeg finds codes for all of the image and no more; true of what it can't decode for another reason,
+    and where the zeros are not among the codes.
+    """
     whole = stream[:2] + joined + stream[2:]
     header = read_jpeg_header(whole)
     if header is None or header.process > PROGRESSIVE:
         return True
-    codes = _codes(whole, len(header.sampling)) if header.process < PROGRESSIVE else None
-    if codes is not None:
-        end = min(len(whole[: codes.stop].rstrip(b"\xff").rstrip(b"\0")) + 2, codes.stop)  # the last codes may be zeros
-        if whole.find(_HOLE, codes.start, end) >= 0:
+    begin, end, impossible = _codes(whole, len(header.sampling))
+    if whole.find(_HOLE, begin, end) < 0:
+        return True
+    codes = whole[begin:end].rstrip(b"\xff")
+    spare = len(codes) - len(codes.rstrip(b"\0"))  # zeros behind the last code of a whole image are no part of it
+    if impossible and header.process < PROGRESSIVE:
+        last = min(begin + len(codes) - spare + 2, end)  # the last codes may be zeros
+        if whole.find(_HOLE, begin, last) >= 0:
             return False
-        whole = whole[:end] + _END
+        whole = whole[:last] + _END
     damage = damage_of(whole)
-    spare = _SPARE.search(damage)  # zeros behind the last code of a whole image are no part of it
-    return not damage or (spare is not None and _zeros_at_end(stream) >= int(spare[1]))
+    too_many = _SPARE.search(damage)
+    return not damage or (too_many is not None and spare >= int(too_many[1]))
 
 
 def damage_of(whole: bytes) -> str:
@@ -72,31 +78,20 @@ def damage_of(whole: bytes) -> str:
     return ""
 
 
-def _codes(whole: bytes, components: int) -> slice | None:
-    """Where the codes are of a JPEG whose one scan has all components, and of which zeros stand for what no image has:
-    block after block in which no coefficient is zero. None for any other. Annex K's tables of the standard are such;
-    those made for a tile of one colour have their shortest code, all of zeros, for the end of a block.
+def _codes(whole: bytes, components: int) -> tuple[int, int, bool]:
+    """Where the codes begin and end, and whether zeros among them stand for what no image has: block after block in
+    which no coefficient is zero. So it is where one scan has all components and annex K's tables of the standard; those
+    made for a tile of one colour have their shortest code, all of zeros, for the end of a block.
     """
     first: dict[int, int] = {}  # of each table the symbol of its shortest code, by B.2.4.2's class and number
-    place = 2  # or somewhat before it, where bytes are filled in
+    place, impossible = 2, False
     for marker, payload in segments(whole):
-        place, at = place + 4 + len(payload), 0
+        place, at = whole.find(payload, place + 4) + len(payload), 0
         while marker == _DHT and at + 17 < len(payload):
             first[payload[at]] = payload[at + 17]
             at += 17 + sum(payload[at + 1 : at + 17])
-        if marker != _SOS or len(payload) < 2 * components + 4 or payload[0] != components:
-            continue
-        used = [_AC | payload[2 * n] & 15 for n in range(1, components + 1)]
-        if all(first.get(table, _END_OF_BLOCK) == _END_OF_BLOCK for table in used):
-            return None
-        scan = bytes((0xFF, _SOS)) + (len(payload) + 2).to_bytes(2) + payload
-        begin = whole.find(scan, place - len(scan)) + len(scan)
-        end = whole.find(_END, begin)  # which is in no codes
-        return slice(begin, len(whole) if end < 0 else end)
-    return None
-
-
-def _zeros_at_end(stream: bytes) -> int:
-    """How many bytes of zeros there are before the marker of the end."""
-    codes = stream[: stream.rfind(_END)].rstrip(b"\xff")
-    return len(codes) - len(codes.rstrip(b"\0"))
+        if marker == _SOS and len(payload) >= 2 * components + 4 and payload[0] == components:
+            used = [_AC | payload[2 * n] & 15 for n in range(1, components + 1)]
+            impossible = any(first.get(table, _END_OF_BLOCK) != _END_OF_BLOCK for table in used)
+    end = whole.find(_END, place)  # which is in no codes
+    return place, len(whole) if end < 0 else end, impossible
