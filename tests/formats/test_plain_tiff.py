@@ -380,3 +380,12 @@ def test_any_other_description_is_written_as_it_is(tmp_path, text):
         assert tiff.pages.first.description == text.strip()
         np.testing.assert_array_equal(tiff.series[0].asarray(), pixels)
     slidewright.verify_file(tmp_path / "a.tif", against=pixels)
+
+
+def test_description_that_is_kept_does_not_end_as_scanimages(tmp_path):
+    text, source, out = "lines of the software\nscanimage.SI.x = 1", tmp_path / "in.tif", tmp_path / "out.tif"
+    tifffile.imwrite(source, np.zeros((100, 100), np.uint8), tile=(64, 64), description=text, metadata=None)
+    slidewright.convert(source, out, keep_metadata="all", n_workers=0, tile_size=64, levels=2, verify=True)
+    with tifffile.TiffFile(out) as tiff:
+        assert not tiff.is_scanimage
+        assert text in tiff.pages.first.description

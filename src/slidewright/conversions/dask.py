@@ -65,40 +65,35 @@ class Cluster:
         SlidewrightError
             What failed in a task.
         """
+        source = absolute(source)
+        with self._open():
+            self._probe(source, folder.path)
+            made = identity.made_options(options)
+            futures = {
+                self.client.submit(
+                    _make_shard, source, folder.path, index, plan.count, selection, made,
+                    key=f"slidewright-shard-{index}-{secrets.token_hex(4)}", pure=False,
+                ): index
+                for index in plan.to_make
+            }  # fmt: skip
+            try:
+                self._follow(futures, plan, callback, started)
+            finally:
+                if self.client.status not in _CLOSED:
+                    self.client.cancel(list(futures), force=True)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[None]:
+        """What a closed client's calls raise, of which each has its own, becomes a RunError."""
         try:
-            self._made(folder, plan, absolute(source), selection, options, callback, started)
-        except Exception as error:  # each call of a closed client's has its own
+            yield
+        except Exception as error:
             if self.client.status not in _CLOSED:
                 raise
             raise RunError(
                 "the Dask client was closed, or lost its scheduler, before the shards were done; those that are done "
                 "are kept: run again with a client that is open"
             ) from error
-
-    def _made(
-        self,
-        folder: ShardFolder,
-        plan: ShardPlan,
-        source: str,
-        selection: Selection,
-        options: ConvertOptions,
-        callback: Callable[[Progress], None] | None,
-        started: float,
-    ) -> None:
-        self._probe(source, folder.path)
-        made = identity.made_options(options)
-        futures = {
-            self.client.submit(
-                _make_shard, source, folder.path, index, plan.count, selection, made,
-                key=f"slidewright-shard-{index}-{secrets.token_hex(4)}", pure=False,
-            ): index
-            for index in plan.to_make
-        }  # fmt: skip
-        try:
-            self._follow(futures, plan, callback, started)
-        finally:
-            if self.client.status not in _CLOSED:
-                self.client.cancel(list(futures), force=True)
 
     def _follow(
         self,
