@@ -88,8 +88,9 @@ class Report:
     are and filled in the levels above.
     """
     kept_tiles: int = 0
-    """Tiles of level 0 that are the source's own, byte for byte: all of them, but for those at the edge that it stores
-    smaller than a tile, or none.
+    """Tiles of level 0 where the source's own are kept, byte for byte: all of them, or none. Counted with them are the
+    few that had to be encoded anew all the same: at the edge, where it stores them smaller than a tile, and JPEGs of
+    other colours than the first.
     """
     reused_levels: int = 0
     """Levels, from level 1 on, that are the source's own, byte for byte."""

@@ -191,7 +191,7 @@ def test_file_that_is_cut_short_is_an_error_whatever_the_caller_has_made_of_pill
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(CorruptTileError, match="truncated"):
+    with pytest.raises(CorruptTileError, match=r"truncated|end before their checksum"):
         slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(open_source, [path] * 200))
@@ -347,6 +347,55 @@ def test_jpeg_of_which_codes_are_missing_is_damaged(damage: str, tmp_path: Path)
     )
     with pytest.raises(CorruptTileError, match=r"a\.jpg does not decode whole"):
         slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
+def _png(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    each = [len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4) for kind, data in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(each)
+
+
+def _png_header(height: int, width: int) -> tuple[bytes, bytes]:
+    return b"IHDR", width.to_bytes(4) + height.to_bytes(4) + bytes([8, 2, 0, 0, 0])
+
+
+@pytest.mark.parametrize("damage", ["zeros to the end", "one bit", "no checksum", "too many pixels"])
+def test_png_of_which_pixels_are_wrong_is_damaged(damage: str, tmp_path: Path) -> None:
+    """Pillow stops where it has all rows, and does not look at the checksum of the last chunk, nor at that of all."""
+    path = tmp_path / "a.png"
+    rows = b"".join(b"\0" + row.tobytes() for row in PIXELS)
+    packed = zlib.compress(rows)
+    if damage == "too many pixels":
+        packed = zlib.compress(rows + bytes(8 * 200 * 200))
+    if damage == "no checksum":
+        packed = packed[:-4]
+    data = bytearray(_png([_png_header(*PIXELS.shape[:2]), (b"IDAT", packed), (b"IEND", b"")]))
+    if damage == "zeros to the end":
+        data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+    if damage == "one bit":
+        data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptTileError, match=r"a\.png does not decode"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
+@pytest.mark.parametrize("piece", [1, 1000, 1 << 20])
+def test_png_is_whole_in_any_number_of_chunks_and_with_bytes_behind_it(piece: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    rows = b"".join(b"\0" + row.tobytes() for row in PIXELS)
+    packed = zlib.compress(rows + bytes(77))  # which libpng, and others with it, leave alone
+    parts = [(b"IDAT", packed[at : at + piece]) for at in range(0, len(packed), piece)]
+    path.write_bytes(_png([_png_header(*PIXELS.shape[:2]), (b"IDAT", b""), *parts, (b"IEND", b"")]) + bytes(500))
+    assert_reads_like(open_source(path), PIXELS)
+
+
+def test_png_of_one_colour_inflates_in_pieces(tmp_path: Path) -> None:
+    """A run of bytes may end exactly where a piece of them does, and is asked for all the same."""
+    path = tmp_path / "a.png"
+    pixels = np.full((1024, 1023), 7, np.uint8)
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels), 9)
+    header = (b"IHDR", (1023).to_bytes(4) + (1024).to_bytes(4) + bytes([8, 0, 0, 0, 0]))
+    path.write_bytes(_png([header, *((b"IDAT", bytes([byte])) for byte in packed), (b"IEND", b"")]))
+    assert_reads_like(open_source(path), pixels[..., None])
 
 
 def test_jpeg_with_bytes_that_belong_to_no_image_is_read(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ workers read, so that its pixels are not in the memory of each of them; what dec
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, SourceError
 from slidewright.geometry import Size
+from slidewright.sources import png
 from slidewright.sources.access.shapes import check_dtype
 from slidewright.sources.access.unpack import UnpackedSource, unpacked
 from slidewright.sources.array import ArraySource
@@ -47,7 +47,6 @@ _REMEDY = "it is damaged, or of a sort that Pillow does not know: copy it again,
 _ORIENTATION, _TURNED = 274, (5, 6, 7, 8)  # as in TIFF
 _PLAIN = ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "I;16N", "RGB", "RGBA")
 """Modes that become arrays as they are."""
-_PNG = b"\x89PNG\r\n\x1a\n"
 _SMALL = 64 << 20  # bytes that are always tried
 _SIZ, _TO_COMPONENTS = b"\xff\x4f\xff\x51", 40
 """How a codestream of JPEG 2000 begins, and how far from there the number of its components is (ISO 15444-1, A.5.1)."""
@@ -163,18 +162,6 @@ def _orientation(image: Any) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _late_exif(path: str) -> bytes | None:
-    """EXIF that stands behind the pixels of a PNG (PNG 3rd edition, 5.3 and 11.3.4.5), which need not be decoded."""
-    with open(path, "rb", opener=regular) as file:
-        file.seek(len(_PNG))
-        while len(head := file.read(8)) == 8:
-            count, kind = int.from_bytes(head[:4]), head[4:]
-            if kind == b"eXIf" and count <= _HEADER_BYTES:
-                return file.read(count)
-            file.seek(count + 4, os.SEEK_CUR)
-    return None
-
-
 @contextmanager
 def _our_limits() -> Iterator[None]:
     """Pillow's own limits, which count for all threads, as they are needed here; the last to leave puts back what the
@@ -203,7 +190,7 @@ def _open(path: str) -> Any:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path, formats=FORMATS)
             if image.format == "PNG" and "exif" not in image.info:
-                image.info.update({"exif": b"Exif\0\0" + exif} if (exif := _late_exif(path)) else {})
+                image.info.update({"exif": b"Exif\0\0" + exif} if (exif := png.late_exif(path)) else {})
             return image
     except Exception as error:  # its plugins raise many kinds over a damaged header
         let_through(error)
@@ -221,7 +208,7 @@ def _load(path: str) -> PilPixels:
     with _open(path) as image:
         _check_memory(image, path)
         turn = turns[_orientation(image)]
-        _check_codes(image, path)
+        _check_whole(image, path)
         plain = _plain_jpeg2000(image, path) if turn is None else None
         if plain is not None:
             return plain
@@ -257,16 +244,26 @@ def _bytes_to_decode(image: Any) -> int:
     return int(image.width * image.height * (held * copies + 2 * (out if plain else held) + more))
 
 
-def _check_codes(image: Any, path: str) -> None:
-    """Refuse a JPEG of whose codes some are missing or no codes, of which Pillow says nothing: it makes up the rest."""
-    if image.format not in ("JPEG", "MPO"):
-        return
+def _check_whole(image: Any, path: str) -> None:
+    """Refuse a JPEG or PNG of which a part is missing or something else; Pillow says nothing, and makes up the rest."""
+    match image.format:
+        case "JPEG" | "MPO":
+            found = _jpeg_damage(image, path)
+        case "PNG":
+            found = png.damage_of(path, image.width, image.height)
+        case _:
+            return
+    if found:
+        raise CorruptTileError(f"{path} does not decode whole ({found}); {_REMEDY}")
+
+
+def _jpeg_damage(image: Any, path: str) -> str:
     with open(path, "rb", opener=regular) as file:
         stream = file.read()
-    damage = damage_of(stream)
-    if has_hole(stream, Size(image.height, image.width)) or (damage and "extraneous bytes" not in damage):
-        found = damage or "zeros in the place of a part of it"
-        raise CorruptTileError(f"{path} does not decode whole ({found}); {_REMEDY}")
+    found = damage_of(stream)
+    if has_hole(stream, Size(image.height, image.width)):
+        return found or "zeros in the place of a part of it"
+    return "" if "extraneous bytes" in found else found
 
 
 def _plain_jpeg2000(image: Any, path: str) -> PilPixels | None:

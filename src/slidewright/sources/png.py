@@ -1,0 +1,62 @@
+"""What Pillow does not look at in a PNG: EXIF that stands behind the pixels, and the checksum of the pixels."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+
+from slidewright.system.files import regular
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MAX_EXIF = 1 << 16
+_READ, _INFLATE = 1 << 18, 1 << 20
+_PIXEL_BYTES = 8
+"""Of the largest pixel that there is, RGBA of 16 bits."""
+
+
+def late_exif(path: str) -> bytes | None:
+    """EXIF that stands behind the pixels of a PNG (PNG 3rd edition, 5.3 and 11.3.4.5), which need not be decoded."""
+    with open(path, "rb", opener=regular) as file:
+        file.seek(len(_SIGNATURE))
+        while len(head := file.read(8)) == 8:
+            count, kind = int.from_bytes(head[:4]), head[4:]
+            if kind == b"eXIf" and count <= _MAX_EXIF:
+                return file.read(count)
+            file.seek(count + 4, os.SEEK_CUR)
+    return None
+
+
+def damage_of(path: str, width: int, height: int) -> str:
+    """What is wrong with the compressed pixels of a PNG, in words, or "" where their checksum (RFC 1950, 2.2) is right.
+
+    Pillow stops where it has all rows, and so does not see what comes after them, nor in the last chunk its checksum.
+    """
+    stream = zlib.decompressobj()
+    left = _PIXEL_BYTES * (width + 8) * (height + 8)  # with filters, in any of the seven passes of an interlaced image
+    try:
+        for data in _pixel_data(path):
+            while data and not stream.eof:
+                left -= len(stream.decompress(data, _INFLATE))
+                if left < 0:
+                    return "its pixels are more than its size says"
+                data = stream.unconsumed_tail
+        stream.flush()  # what was read and not yet asked for: the end of a run of bytes
+    except zlib.error as error:
+        return f"its pixels: {error}"
+    return "" if stream.eof else "its pixels end before their checksum"
+
+
+def _pixel_data(path: str) -> Iterator[bytes]:
+    """The compressed pixels (IDAT), piece by piece."""
+    with open(path, "rb", opener=regular) as file:
+        file.seek(len(_SIGNATURE))
+        while len(head := file.read(8)) == 8:
+            count, kind = int.from_bytes(head[:4]), head[4:]
+            if kind == b"IEND":
+                return
+            after = file.tell() + count + 4
+            while kind == b"IDAT" and count > 0 and (data := file.read(min(count, _READ))):
+                count -= len(data)
+                yield data
+            file.seek(after)
