@@ -412,9 +412,47 @@ def test_jpeg_with_bytes_that_belong_to_no_image_is_read(tmp_path: Path) -> None
         data + data,
         data[:2] + padded + data[2:-2] + b"\x5a" * 16 + data[-2:],
         data[:-2] + bytes(20) + data[-2:] + bytes(3000) + data,
+        data[:-2] + b"\1\2\3" + data[-2:],
     ):
         path.write_bytes(good)
         assert_reads_like(open_source(path), expected)
+
+
+@pytest.mark.parametrize(
+    ("damage", "options"),
+    [
+        ("sectors exchanged", {"restart_marker_rows": 1}),
+        ("sectors exchanged", {"progressive": True}),
+        ("one lost", {"restart_marker_rows": 1}),
+        ("one lost", {"progressive": True}),
+        ("one lost", {}),
+    ],
+)
+def test_jpeg_with_codes_left_over_is_damaged(damage: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """What is left of the codes before the next marker, or the end, has made other blocks of all that follow."""
+    path = tmp_path / "a.jpg"
+    rows, columns = np.mgrid[:480, :640]
+    pixels = np.stack([rows // 2 % 256, columns // 3 % 256, (rows * columns // 700) % 256], -1).astype(np.uint8)
+    noise = np.random.default_rng(4).integers(0, 12, pixels.shape, np.uint8)
+    Image.fromarray(pixels // 2 + noise).save(path, quality=90, **options)
+    assert open_source(path).info.size == (480, 640)
+    data = path.read_bytes()
+    first = len(data) // 3 // 512 * 512
+    sectors = data[first : first + 512], data[first + 512 : first + 3 * 512]
+    swapped = sectors[1] + sectors[0] if damage == "sectors exchanged" else sectors[1]
+    path.write_bytes(data[:first] + swapped + data[first + 3 * 512 :])
+    with pytest.raises(CorruptTileError, match=r"a\.jpg does not decode whole"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
+@pytest.mark.parametrize("name", ["a.jp2", "a.j2k"])
+def test_jpeg2000_of_zeros_to_its_end_is_damaged(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    Image.fromarray(PIXELS).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    with pytest.raises(CorruptTileError, match=r"a\.j.. does not decode whole"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
 
 
 @pytest.mark.parametrize("where", ["before the pixels", "behind the pixels"])

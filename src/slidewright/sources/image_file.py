@@ -35,7 +35,7 @@ from slidewright.sources.pillow import (
 from slidewright.system.files import regular
 from slidewright.system.interrupts import let_through
 from slidewright.system.limits import available_memory
-from slidewright.tiff.jpeg_holes import damage_of, has_hole
+from slidewright.tiff.jpeg_holes import damage_of, has_hole, is_padding
 from slidewright.tiff.metadata import MAX_MPP
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "BMP", "GIF")
@@ -50,6 +50,7 @@ _PLAIN = ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "I;16N", "RGB", "RG
 _SMALL = 64 << 20  # bytes that are always tried
 _SIZ, _TO_COMPONENTS = b"\xff\x4f\xff\x51", 40
 """How a codestream of JPEG 2000 begins, and how far from there the number of its components is (ISO 15444-1, A.5.1)."""
+_EOC = b"\xff\xd9"  # the end of a codestream, which is in no codes (ISO 15444-1, A.4.4 and B.10.1)
 _HEADER_BYTES = 1 << 16
 _STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"BM", b"GIF8")
 _LOCK = threading.Lock()
@@ -245,12 +246,16 @@ def _bytes_to_decode(image: Any) -> int:
 
 
 def _check_whole(image: Any, path: str) -> None:
-    """Refuse a JPEG or PNG of which a part is missing or something else; Pillow says nothing, and makes up the rest."""
+    """Refuse a JPEG, JPEG 2000 or PNG of which a part is missing or something else; Pillow says nothing, and makes up
+    the rest.
+    """
     match image.format:
         case "JPEG" | "MPO":
             found = _jpeg_damage(image, path)
         case "PNG":
             found = png.damage_of(path, image.width, image.height)
+        case "JPEG2000":
+            found = _jpeg2000_damage(path)
         case _:
             return
     if found:
@@ -263,7 +268,14 @@ def _jpeg_damage(image: Any, path: str) -> str:
     found = damage_of(stream)
     if has_hole(stream, Size(image.height, image.width)):
         return found or "zeros in the place of a part of it"
-    return "" if "extraneous bytes" in found else found
+    return "" if is_padding(stream, found) else found
+
+
+def _jpeg2000_damage(path: str) -> str:
+    with open(path, "rb", opener=regular) as file:
+        stream = file.read()
+    begin = stream.find(_SIZ)
+    return "" if begin < 0 or stream.find(_EOC, begin) > 0 else "its codes have no end"
 
 
 def _plain_jpeg2000(image: Any, path: str) -> PilPixels | None:

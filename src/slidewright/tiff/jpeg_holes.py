@@ -17,6 +17,8 @@ from slidewright.tiff.stream_headers import is_far_larger, look
 _HOLE = bytes(512)  # a sector; one that reaches beyond a tile takes its header or its end
 _DAMAGE = "Corrupt JPEG data"  # how libjpeg begins the warnings about codes (jerror.h), and no others
 _SPARE = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_FEW = 16
+"""Bytes behind the last code that programs leave; damage that makes codes of fewer bytes leaves hundreds."""
 _END = b"\xff\xd9"
 _DHT, _SOS = 0xC4, 0xDA
 _AC, _END_OF_BLOCK = 0x10, 0x00
@@ -76,6 +78,19 @@ def damage_of(whole: bytes) -> str:
         let_through(error)
         return str(error) if _DAMAGE in str(error) else ""
     return ""
+
+
+def is_padding(whole: bytes, damage: str) -> bool:
+    """Whether all that libjpeg says of a JPEG is of bytes between the last code and the end, few or all of one value,
+    as cameras leave them.
+    """
+    spare = _SPARE.search(damage)
+    if spare is None:
+        return False
+    header = read_jpeg_header(whole)
+    _, end, _ = _codes(whole, 0 if header is None else len(header.sampling))
+    count = int(spare[1])
+    return count < _FEW or len(set(whole[end - count : end])) == 1
 
 
 def _codes(whole: bytes, components: int) -> tuple[int, int, bool]:
