@@ -15,6 +15,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+import simplejpeg
 import tifffile
 from PIL import Image, ImageFile, ImageOps
 from reading import assert_reads_like
@@ -65,9 +66,10 @@ def test_other_bits_of_jpeg_2000_are_pillows_and_what_is_lost_is_told(bits: int,
     assert bool(source.info.left_out) == (bits > 8 and samples == 3)
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such alarm here")
-def test_signal_is_heard_while_jpeg_2000_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.fromarray(PIXELS).save(tmp_path / "a.jp2")
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no such signal here")
+@pytest.mark.parametrize("name", ["a.jp2", "a.jpg"])
+def test_signal_is_heard_while_one_call_decodes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / name)
     ended = threading.Event()
 
     class HeardError(Exception):
@@ -76,23 +78,34 @@ def test_signal_is_heard_while_jpeg_2000_is_decoded(tmp_path: Path, monkeypatch:
     def hear(*_: object) -> None:
         raise HeardError
 
-    monkeypatch.setattr(imagecodecs, "jpeg2k_decode", lambda _: ended.wait(60))  # as one that takes a minute
+    def decode(*_: object, **__: object) -> None:
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGALRM)
+        ended.wait(60)  # as one that takes a minute
+
+    monkeypatch.setattr(imagecodecs, "jpeg2k_decode", decode)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", decode)
     before = signal.signal(signal.SIGALRM, hear)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
         with pytest.raises(HeardError):
-            slidewright.convert(tmp_path / "a.jp2", tmp_path / "out.tif", n_workers=0)
+            slidewright.convert(tmp_path / name, tmp_path / "out.tif", n_workers=0)
         assert not ended.is_set()
-        assert [path.name for path in tmp_path.iterdir()] == ["a.jp2"]
+        assert [path.name for path in tmp_path.iterdir()] == [name]
     finally:
         ended.set()
         signal.signal(signal.SIGALRM, before)
 
 
-def test_imagecodecs_decodes_jpeg_2000_beside_python(tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", ["jpeg2k", "jpeg"])
+def test_other_packages_decode_beside_python(codec: str) -> None:
     """Else nothing is heard in the calling process while another of its threads decodes."""
-    data = imagecodecs.jpeg2k_encode(np.random.default_rng(1).integers(0, 255, (1500, 1500, 3), np.uint8))
-    thread = threading.Thread(target=imagecodecs.jpeg2k_decode, args=(data,))
+    pixels = np.random.default_rng(1).integers(0, 255, (1500, 1500, 3), np.uint8)
+    if codec == "jpeg2k":
+        thread = threading.Thread(target=imagecodecs.jpeg2k_decode, args=(imagecodecs.jpeg2k_encode(pixels),))
+    else:
+        data = imagecodecs.jpeg8_encode(np.tile(pixels, (4, 4, 1)))
+        thread = threading.Thread(target=simplejpeg.decode_jpeg, args=(data, "GRAY"), kwargs={"min_factor": 8})
     thread.start()
     longest, last = 0.0, time.monotonic()
     begin = last
@@ -443,6 +456,44 @@ def test_jpeg_with_codes_left_over_is_damaged(damage: str, options: dict[str, An
     path.write_bytes(data[:first] + swapped + data[first + 3 * 512 :])
     with pytest.raises(CorruptTileError, match=r"a\.jpg does not decode whole"):
         slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
+def test_jpeg_of_scans_without_number_is_refused(tmp_path: Path) -> None:
+    """192 kB of them took two minutes, at 6,000 x 6,000 pixels."""
+    path = tmp_path / "a.jpg"
+    Image.fromarray(PIXELS).save(path, progressive=True)
+    data = path.read_bytes()
+    path.write_bytes(data[:-2] + bytes([0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0]) * 120 + data[-2:])
+    with pytest.raises(CorruptTileError, match=r"a\.jpg does not decode whole \(1\d\d scans, where 100 are the most"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
+FAR_BEHIND = """
+import resource, sys, slidewright
+slidewright.convert(sys.argv[1], sys.argv[2], n_workers=0)
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 700_000, "kB"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs files with holes")
+@pytest.mark.parametrize("suffix", ["jpg", "png", "jp2", "bmp", "gif"])
+def test_what_stands_behind_an_image_is_not_held_in_memory(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(PIXELS).save(path)
+    with path.open("r+b") as file:
+        file.truncate(3 << 30)
+    subprocess.run([sys.executable, "-c", FAR_BEHIND, path, tmp_path / "o.tif"], check=True, timeout=120)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs files with holes")
+def test_webp_with_much_behind_it_is_refused(tmp_path: Path) -> None:
+    """Pillow would read all of it."""
+    path = tmp_path / "a.webp"
+    Image.fromarray(PIXELS).save(path)
+    with path.open("r+b") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(SourceError, match="bytes stand behind its end"):
+        slidewright.convert(path, tmp_path / "o.tif", n_workers=0)
 
 
 @pytest.mark.parametrize("name", ["a.jp2", "a.j2k"])

@@ -539,6 +539,48 @@ def test_hole_in_a_table_of_tiles_is_damage_and_no_tile_left_out(tmp_path: Path,
     assert report.corrupt_tiles == 40
 
 
+@pytest.mark.parametrize("which", [slice(None, 3), slice(-3, None)])
+def test_hole_that_takes_a_few_counts_at_an_end_of_the_table_is_damage(tmp_path: Path, which: slice) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(), tile=(16, 16), compression="zlib", photometric="rgb", metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        counts = list(tiff.pages.first.databytecounts)
+        counts[which] = [0] * 3
+        tiff.pages.first.tags["TileByteCounts"].overwrite(counts)
+    report = slidewright.convert(path, tmp_path / "o.tif", n_workers=0, tile_size=16, on_corrupt="fill")
+    assert report.corrupt_tiles == 3
+
+
+def test_last_tiles_that_are_left_out_lie_where_the_file_goes_on(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "a.tif", picture()
+    tifffile.imwrite(path, pixels, tile=(16, 16), compression="zlib", photometric="rgb", metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        counts, offsets = list(tiff.pages.first.databytecounts), list(tiff.pages.first.dataoffsets)
+        counts[-3:], offsets[-3:] = [0] * 3, [offsets[-4] + counts[-4]] * 3
+        tiff.pages.first.tags["TileOffsets"].overwrite(offsets)
+        tiff.pages.first.tags["TileByteCounts"].overwrite(counts)
+    report = slidewright.convert(path, tmp_path / "o.tif", n_workers=0, tile_size=16, on_corrupt="fill")
+    assert report.corrupt_tiles == 0
+
+
+def test_jpeg_tile_of_scans_without_number_is_refused(tmp_path: Path) -> None:
+    """Each of the scans of a progressive JPEG goes over all of it, and may have next to no bytes."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(), tile=(64, 64), compression="jpeg", photometric="rgb", metadata=None)
+    with tifffile.TiffFile(path) as tiff:
+        at, count = tiff.pages.first.dataoffsets[0], tiff.pages.first.databytecounts[0]
+    data = bytearray(path.read_bytes())
+    scan = bytes([0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0])
+    many = data[at : at + count - 2] + scan * 120 + b"\xff\xd9"
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        page = tiff.pages.first
+        page.tags["TileOffsets"].overwrite([len(data), *page.dataoffsets[1:]])
+        page.tags["TileByteCounts"].overwrite([len(many), *page.databytecounts[1:]])
+    path.write_bytes(path.read_bytes() + many)
+    with pytest.raises(CorruptTileError, match="of 121 scans; 100 are the most"):
+        slidewright.convert(path, tmp_path / "o.tif", n_workers=0, tile_size=64, compression="zstd")
+
+
 def test_tiles_left_out_have_no_place_or_no_bytes_before_another(tmp_path: Path) -> None:
     """GDAL writes two zeros; others the byte at which the next tile begins."""
     path, pixels = tmp_path / "a.tif", picture()

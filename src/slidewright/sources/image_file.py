@@ -7,12 +7,13 @@ workers read, so that its pixels are not in the memory of each of them; what dec
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,9 +36,17 @@ from slidewright.sources.pillow import (
 from slidewright.system.files import regular
 from slidewright.system.interrupts import let_through
 from slidewright.system.limits import available_memory
-from slidewright.tiff.jpeg_holes import damage_of, has_hole, is_padding
+from slidewright.tiff.jpeg_holes import (
+    MAX_SCANS,
+    damage_of,
+    has_hole,
+    is_padding,
+    number_of_scans,
+    without_tail,
+)
 from slidewright.tiff.metadata import MAX_MPP
 
+_T = TypeVar("_T")
 FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "BMP", "GIF")
 MAX_BYTES = 2 << 30
 """Decoded bytes of an image that is taken; a larger one is a job for a program that reads it row by row."""
@@ -47,6 +56,7 @@ _REMEDY = "it is damaged, or of a sort that Pillow does not know: copy it again,
 _ORIENTATION, _TURNED = 274, (5, 6, 7, 8)  # as in TIFF
 _PLAIN = ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "I;16N", "RGB", "RGBA")
 """Modes that become arrays as they are."""
+_MOST_CODES = 16  # bytes of a JPEG for a pixel: 27 bits for each of three coefficients in one pass, less than twice
 _SMALL = 64 << 20  # bytes that are always tried
 _SIZ, _TO_COMPONENTS = b"\xff\x4f\xff\x51", 40
 """How a codestream of JPEG 2000 begins, and how far from there the number of its components is (ISO 15444-1, A.5.1)."""
@@ -189,6 +199,7 @@ def _open(path: str) -> Any:
     try:
         with warnings.catch_warnings(), _our_limits():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            _check_webp(path)
             image = Image.open(path, formats=FORMATS)
             if image.format == "PNG" and "exif" not in image.info:
                 image.info.update({"exif": b"Exif\0\0" + exif} if (exif := png.late_exif(path)) else {})
@@ -196,6 +207,16 @@ def _open(path: str) -> Any:
     except Exception as error:  # its plugins raise many kinds over a damaged header
         let_through(error)
         raise SourceError(f"{path} can't be read by Pillow ({error}); {_REMEDY}") from error
+
+
+def _check_webp(path: str) -> None:
+    """Refuse a WebP with much behind its end, all of which Pillow would read (RFC 9649, 2.4: its size is in its head).
+    """
+    with open(path, "rb", opener=regular) as file:
+        head, nbytes = file.read(12), os.fstat(file.fileno()).st_size
+    tail = nbytes - int.from_bytes(head[4:8], "little")
+    if head[8:] == b"WEBP" and tail > _SMALL:
+        raise SourceError(f"{tail} bytes stand behind its end")
 
 
 def _load(path: str) -> PilPixels:
@@ -251,11 +272,11 @@ def _check_whole(image: Any, path: str) -> None:
     """
     match image.format:
         case "JPEG" | "MPO":
-            found = _jpeg_damage(image, path)
+            found = _interruptibly(lambda: _jpeg_damage(image, path))
         case "PNG":
             found = png.damage_of(path, image.width, image.height)
         case "JPEG2000":
-            found = _jpeg2000_damage(path)
+            found = _jpeg2000_damage(image, path)
         case _:
             return
     if found:
@@ -263,26 +284,52 @@ def _check_whole(image: Any, path: str) -> None:
 
 
 def _jpeg_damage(image: Any, path: str) -> str:
-    with open(path, "rb", opener=regular) as file:
-        stream = file.read()
+    stream = without_tail(_stream(image, path))
+    if (scans := number_of_scans(stream)) > MAX_SCANS:
+        return f"{scans} scans, where {MAX_SCANS} are the most that are read"
     found = damage_of(stream)
     if has_hole(stream, Size(image.height, image.width)):
         return found or "zeros in the place of a part of it"
     return "" if is_padding(stream, found) else found
 
 
-def _jpeg2000_damage(path: str) -> str:
-    with open(path, "rb", opener=regular) as file:
-        stream = file.read()
+def _jpeg2000_damage(image: Any, path: str) -> str:
+    stream = _stream(image, path)
     begin = stream.find(_SIZ)
     return "" if begin < 0 or stream.find(_EOC, begin) > 0 else "its codes have no end"
+
+
+def _stream(image: Any, path: str) -> bytes:
+    """The bytes of a JPEG or JPEG 2000, but for most of what may stand behind its end, such as a whole film."""
+    with open(path, "rb", opener=regular) as file:
+        return file.read(_SMALL + _MOST_CODES * image.width * image.height)
+
+
+def _interruptibly(work: Callable[[], _T]) -> _T:
+    """What `work` gives, in another thread: no signal is heard during a single call that takes long. Whoever is
+    interrupted leaves the thread to itself.
+    """
+    found: list[_T] = []
+    failed: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            found.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=do, name="slidewright-decode", daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]
 
 
 def _plain_jpeg2000(image: Any, path: str) -> PilPixels | None:
     """The pixels of a JPEG 2000 of the common kind; None for another, or a file of another format.
 
     Pillow would hold the interpreter meanwhile, for more than a minute at 9,000 x 9,000 pixels, and no signal be heard.
-    Here another thread decodes, and whoever is interrupted leaves it to itself.
     """
     dtype, samples, kind = kind_of_mode(image.mode)
     common = {"L": 1, "RGB": 3, "RGBA": 4, "I;16": 1}
@@ -291,21 +338,11 @@ def _plain_jpeg2000(image: Any, path: str) -> PilPixels | None:
         return None
     from imagecodecs import jpeg2k_decode
 
-    found: list[Pixels | Exception] = []
-
-    def decode() -> None:
-        try:
-            with open(path, "rb", opener=regular) as file:
-                found.append(jpeg2k_decode(file.read()))
-        except Exception as error:
-            found.append(error)
-
-    thread = threading.Thread(target=decode, name="slidewright-jpeg2000", daemon=True)
-    thread.start()
-    thread.join()
-    (pixels,) = found
-    if isinstance(pixels, Exception):
-        raise CorruptTileError(f"{path} does not decode ({pixels}); {_REMEDY}") from pixels
+    try:
+        pixels: Pixels = _interruptibly(lambda: jpeg2k_decode(_stream(image, path)))
+    except Exception as error:
+        let_through(error)
+        raise CorruptTileError(f"{path} does not decode ({error}); {_REMEDY}") from error
     return PilPixels(pixels, kind, None, image.info.get("icc_profile") if image.mode in PROFILED else None)
 
 

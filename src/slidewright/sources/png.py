@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from slidewright.system.files import regular
 
@@ -18,12 +18,9 @@ _PIXEL_BYTES = 8
 def late_exif(path: str) -> bytes | None:
     """EXIF that stands behind the pixels of a PNG (PNG 3rd edition, 5.3 and 11.3.4.5), which need not be decoded."""
     with open(path, "rb", opener=regular) as file:
-        file.seek(len(_SIGNATURE))
-        while len(head := file.read(8)) == 8:
-            count, kind = int.from_bytes(head[:4]), head[4:]
+        for kind, count in _chunks(file):
             if kind == b"eXIf" and count <= _MAX_EXIF:
                 return file.read(count)
-            file.seek(count + 4, os.SEEK_CUR)
     return None
 
 
@@ -50,13 +47,21 @@ def damage_of(path: str, width: int, height: int) -> str:
 def _pixel_data(path: str) -> Iterator[bytes]:
     """The compressed pixels (IDAT), piece by piece."""
     with open(path, "rb", opener=regular) as file:
-        file.seek(len(_SIGNATURE))
-        while len(head := file.read(8)) == 8:
-            count, kind = int.from_bytes(head[:4]), head[4:]
-            if kind == b"IEND":
-                return
-            after = file.tell() + count + 4
-            while kind == b"IDAT" and count > 0 and (data := file.read(min(count, _READ))):
-                count -= len(data)
+        for kind, count in _chunks(file):
+            left = count if kind == b"IDAT" else 0
+            while left > 0 and (data := file.read(min(left, _READ))):
+                left -= len(data)
                 yield data
-            file.seek(after)
+
+
+def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Kind and bytes of each chunk, with the file at its beginning, up to the last or what is none (5.3)."""
+    at = len(_SIGNATURE)
+    while True:
+        file.seek(at)
+        head = file.read(8)
+        count, kind = int.from_bytes(head[:4]), head[4:]
+        if kind == b"IEND" or len(kind) < 4 or not kind.isalpha():
+            return
+        yield kind, count
+        at += 8 + count + 4

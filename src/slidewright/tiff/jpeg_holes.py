@@ -1,4 +1,5 @@
-"""Zeros in the place of a part of a JPEG, as a copy leaves them that broke off or lost a block of its disk.
+"""What libjpeg does not refuse in a JPEG: zeros in the place of a part, as a copy leaves them that broke off or lost a
+block of its disk, other codes than its image has, and scans without number.
 
 imagecodecs does not tell what libjpeg warns of: it takes zeros for coefficients, and what comes after them for the rest
 of the image. simplejpeg tells the first warning.
@@ -14,12 +15,15 @@ from slidewright.system.interrupts import let_through
 from slidewright.tiff.jpeg_header import PROGRESSIVE, read_jpeg_header, segments
 from slidewright.tiff.stream_headers import is_far_larger, look
 
+MAX_SCANS = 100
+"""Of a JPEG that is decoded: a small one may have a thousand, each of which goes over all of the image."""
 _HOLE = bytes(512)  # a sector; one that reaches beyond a tile takes its header or its end
 _DAMAGE = "Corrupt JPEG data"  # how libjpeg begins the warnings about codes (jerror.h), and no others
 _SPARE = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _FEW = 16
 """Bytes behind the last code that programs leave; damage that makes codes of fewer bytes leaves hundreds."""
 _END = b"\xff\xd9"
+_SCAN = b"\xff\xda"  # which is in no codes either
 _DHT, _SOS = 0xC4, 0xDA
 _AC, _END_OF_BLOCK = 0x10, 0x00
 
@@ -78,6 +82,17 @@ def damage_of(whole: bytes) -> str:
         let_through(error)
         return str(error) if _DAMAGE in str(error) else ""
     return ""
+
+
+def number_of_scans(stream: bytes) -> int:
+    """How often all of a JPEG is gone over; progressive ones have some ten. What lies in metadata counts as well."""
+    return stream.count(_SCAN)
+
+
+def without_tail(stream: bytes) -> bytes:
+    """A JPEG up to its end, without what may stand behind it."""
+    _, end, _ = _codes(stream, 0)
+    return stream[: end + len(_END)]
 
 
 def is_padding(whole: bytes, damage: str) -> bool:

@@ -23,7 +23,7 @@ from slidewright.system.limits import blame_memory
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.fax import fax_decoder
 from slidewright.tiff.half_jpeg import decode_half_jpeg
-from slidewright.tiff.jpeg_holes import has_hole
+from slidewright.tiff.jpeg_holes import MAX_SCANS, has_hole, number_of_scans
 from slidewright.tiff.jpegxl import joined_of
 from slidewright.tiff.page import Page
 from slidewright.tiff.stream_headers import is_far_larger, look
@@ -181,8 +181,9 @@ class Segments:
 
     @functools.cached_property
     def _lost(self) -> NDArray[np.bool_]:
-        """Which segments have lost their number of bytes, in a hole of that table: many one after the other, most of
-        which have bytes of their own up to the next. What a writer leaves out lies where another begins, if anywhere.
+        """Which segments have lost their number of bytes, in a hole of that table: many one after the other, or some at
+        an end of the table, most of which have bytes of their own up to the next. What a writer leaves out lies where
+        another begins, if anywhere.
         """
         empty = (self._counts == 0) & (self._offsets != 0)
         starts = np.sort(self._offsets)
@@ -191,7 +192,9 @@ class Segments:
         edges = np.flatnonzero(np.diff(empty, prepend=False, append=False))
         found = np.zeros(len(empty), np.bool_)
         for first, end in zip(edges[::2], edges[1::2], strict=True):
-            if end - first >= min(_HOLE, len(empty)) and 4 * np.count_nonzero(alone[first:end]) >= 3 * (end - first):
+            many = end - first >= _HOLE or first == 0 or end == len(empty)
+            told = np.count_nonzero(self._offsets[first:end] < starts[-1])  # what follows the last of all nobody knows
+            if many and told and 4 * np.count_nonzero(alone[first:end]) >= 3 * told:
                 found[first:end] = True
         return found
 
@@ -255,11 +258,13 @@ class Segments:
 
     def _check_end(self, index: int, data: bytes) -> None:
         """Refuse a JPEG or a JPEG 2000 without an end, and a JPEG with a hole, of which the libraries only warn: the
-        rest would be grey, blurred or moved.
+        rest would be grey, blurred or moved. A JPEG of too many scans is refused as well.
         """
         if data.rfind(b"\xff\xd9") < 0:
             what = "JPEG" if self._codec == "jpeg" else "JPEG 2000"
             raise self._error(f"{self.where(index)} is a {what} without an end; copy the file again")
+        if self._codec == "jpeg" and (scans := number_of_scans(data)) > MAX_SCANS:
+            raise self._error(f"{self.where(index)} is a JPEG of {scans} scans; {MAX_SCANS} are the most that are read")
         if self._codec == "jpeg" and has_hole(data, self.page.cell, self._joined):
             raise self._error(f"{self.where(index)} is a JPEG with zeros in the place of a part; copy the file again")
 
