@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from PIL import Image
 from written import digest
 
 import slidewright
@@ -439,6 +440,51 @@ def test_source_that_changes_while_it_is_read_makes_no_file(tmp_path, archive, c
     with pytest.raises(slidewright.SourceError, match="has changed while it was read"):
         slidewright.convert(slide, tmp_path / "o.tif", archive=archive, n_workers=0)
     assert os.listdir(tmp_path) == ["s.tif"]
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+def test_source_that_is_replaced_when_it_has_just_been_opened_makes_no_file(tmp_path, suffix, monkeypatch):
+    """Its pixels would be the new one's, and its resolution the old one's."""
+    slide, other = tmp_path / f"s.{suffix}", tmp_path / f"other.{suffix}"
+    for path, grey in ((slide, 10), (other, 99)):
+        Image.new("RGB", (200, 150), (grey, grey, grey)).save(path)
+    module = sys.modules[slidewright.convert.__module__]
+    opened = module.open_selected
+
+    def replaced(*arguments):
+        found = opened(*arguments)
+        if other.exists():
+            other.replace(slide)
+        return found
+
+    monkeypatch.setattr(module, "open_selected", replaced)
+    with pytest.raises(slidewright.SourceError, match="has changed while it was read"):
+        slidewright.convert(slide, tmp_path / "o.tif", n_workers=0)
+    assert os.listdir(tmp_path) == [slide.name]
+    slidewright.convert(slide, tmp_path / "o.tif", n_workers=0)
+
+
+@posix
+def test_source_whose_time_was_set_back_is_told(tmp_path, slide, monkeypatch):
+    """As a program does that writes into it and keeps its time; who changes its permissions is no matter."""
+    execute, status = conversion.execute, slide.stat()
+
+    def writing(*arguments):
+        outcome = execute(*arguments)
+        time.sleep(0.02)
+        os.utime(slide, ns=(status.st_atime_ns, status.st_mtime_ns))
+        return outcome
+
+    def permitting(*arguments):
+        outcome = execute(*arguments)
+        slide.chmod(0o600)
+        return outcome
+
+    monkeypatch.setattr(conversion, "execute", permitting)
+    assert not slidewright.convert(slide, tmp_path / "o.tif", n_workers=0).warnings
+    monkeypatch.setattr(conversion, "execute", writing)
+    (warning,) = slidewright.convert(slide, tmp_path / "p.tif", n_workers=0).warnings
+    assert "were set while it was read" in warning
 
 
 @posix

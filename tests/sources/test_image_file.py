@@ -15,6 +15,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+import pyvips
 import simplejpeg
 import tifffile
 from PIL import Image, ImageFile, ImageOps
@@ -371,7 +372,7 @@ def _png_header(height: int, width: int) -> tuple[bytes, bytes]:
     return b"IHDR", width.to_bytes(4) + height.to_bytes(4) + bytes([8, 2, 0, 0, 0])
 
 
-@pytest.mark.parametrize("damage", ["zeros to the end", "one bit", "no checksum", "too many pixels"])
+@pytest.mark.parametrize("damage", ["zeros to the end", "one bit", "no checksum", "too many pixels", "too few"])
 def test_png_of_which_pixels_are_wrong_is_damaged(damage: str, tmp_path: Path) -> None:
     """Pillow stops where it has all rows, and does not look at the checksum of the last chunk, nor at that of all."""
     path = tmp_path / "a.png"
@@ -379,6 +380,8 @@ def test_png_of_which_pixels_are_wrong_is_damaged(damage: str, tmp_path: Path) -
     packed = zlib.compress(rows)
     if damage == "too many pixels":
         packed = zlib.compress(rows + bytes(8 * 200 * 200))
+    if damage == "too few":
+        packed = zlib.compress(rows[:-1])
     if damage == "no checksum":
         packed = packed[:-4]
     data = bytearray(_png([_png_header(*PIXELS.shape[:2]), (b"IDAT", packed), (b"IEND", b"")]))
@@ -399,6 +402,20 @@ def test_png_is_whole_in_any_number_of_chunks_and_with_bytes_behind_it(piece: in
     parts = [(b"IDAT", packed[at : at + piece]) for at in range(0, len(packed), piece)]
     path.write_bytes(_png([_png_header(*PIXELS.shape[:2]), (b"IDAT", b""), *parts, (b"IEND", b"")]) + bytes(500))
     assert_reads_like(open_source(path), PIXELS)
+
+
+@pytest.mark.parametrize("mode", ["b-w", "b", "srgb"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (9, 5), (90, 130)])
+def test_interlaced_png_has_all_its_pixels(mode: str, size: tuple[int, int], tmp_path: Path) -> None:
+    path, grey = tmp_path / "a.png", PIXELS[: size[0], : size[1], 0] & 0x80
+    image = pyvips.Image.new_from_array(PIXELS[: size[0], : size[1]] if mode == "srgb" else grey)
+    image.pngsave(str(path), interlace=True, bitdepth=1 if mode == "b" else 8)
+    with Image.open(path) as opened:
+        assert opened.info.get("interlace") == 1
+        expected = np.asarray(opened)
+    found = slidewright.convert(path, tmp_path / "o.tif", n_workers=0, compression="zstd")
+    assert found.levels[0].size == size
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "o.tif", level=0) > 0, expected > 0)
 
 
 def test_png_of_one_colour_inflates_in_pieces(tmp_path: Path) -> None:

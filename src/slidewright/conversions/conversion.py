@@ -74,7 +74,8 @@ class Conversion:
         self._pid = os.getpid()
         self._committed = False
         self._warnings = warnings_of(decided, options)
-        self._source_files = WatchedFiles(decided.source.read_from or _files_of(decided.source, source_path))
+        source = decided.source
+        self._source_files = WatchedFiles(source.read_from or _files_of(source, source_path), source.info.seen)
         self._stack.callback(self._source_files.close)
         self._destination = make_destination(dest, options, decided.format, decided.source, source_path, compare)
         self._stack.callback(self._destination.close)
@@ -226,7 +227,7 @@ class Conversion:
         plan = run.plan
         corrupt = self._corrupt(outcome, run)
         kept = run.image.kept
-        said = []
+        said = self._source_files.doubts()
         if corrupt:
             from slidewright.sources.wrappers.fill import describe_corrupt
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Sequence
 from typing import Any
 
 from slidewright.errors import SourceError
@@ -25,10 +26,16 @@ class WatchedFiles:
     ----------
     paths
         Of files, folders and URLs.
+    first_seen
+        Of the first of them, bytes and time of change (ns) before it was looked at, where that is known.
     """
 
-    def __init__(self, paths: Iterable[str]) -> None:
+    def __init__(self, paths: Sequence[str], first_seen: tuple[int, int] | None = None) -> None:
         self._before = {path: seen(path) for path in paths}
+        self._changes = {path: _change(path) for path in paths}
+        before = self._before.get(paths[0]) if paths and first_seen is not None else None
+        if before is not None and first_seen is not None:
+            before.update(zip(("bytes", "changed"), first_seen, strict=True))
         self._held: dict[str, int] = {}
 
     def hold(self) -> None:
@@ -58,6 +65,30 @@ class WatchedFiles:
                 if is_url(path) and before is not None and now is not None and now.get("bytes") == before.get("bytes"):
                     remedy += "; if its server gives each answer another ETag or time of change, download it first"
                 raise SourceError(f"{path} has changed while it was read; {remedy}")
+
+
+    def doubts(self) -> list[str]:
+        """Warnings of files that say they are what they were, and were changed all the same: a program that writes into
+        a file can set its time back.
+        """
+        changes = ((path, before, _change(path)) for path, before in self._changes.items())
+        return [
+            f"the times of {path} were set while it was read; if it was written over as well, this is a mixture, which "
+            "verify --against tells"
+            for path, before, now in changes
+            if before is not None and now is not None and now[0] != before[0] and now[1:] == before[1:]
+        ]
+
+
+def _change(path: str) -> tuple[int, ...] | None:
+    """When a file was changed in any way, and what may be changed of it without its pixels; None for a folder."""
+    try:
+        status = os.stat(local_path(path))
+    except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return status.st_ctime_ns, status.st_mode, status.st_uid, status.st_gid, status.st_nlink, status.st_ino
 
 
 def seen(path: str) -> dict[str, Any] | None:

@@ -121,6 +121,8 @@ class SourceInfo:
     """How the source's own tiles are encoded, where a reader can hand them out (`Reader.segment`)."""
     not_stored: str = "its tiles are not of a kind that can be copied"
     """Why there is no `stored`, as a clause of a message."""
+    seen: tuple[int, int] | None = field(default=None, compare=False)
+    """Bytes of the file and its time of change (ns) before all of this was read from it, where a file says all."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -33,6 +33,7 @@ from slidewright.sources.pillow import (
     kind_of_mode,
     pil_pixels,
 )
+from slidewright.system.file_identity import seen_as
 from slidewright.system.files import regular
 from slidewright.system.interrupts import let_through
 from slidewright.system.limits import available_memory
@@ -82,8 +83,8 @@ class ImageFileSource(Source):
     @classmethod
     def at(cls, path: str) -> ImageFileSource:
         """Describe a file by its header; SourceError when it is damaged or too large."""
-        image = _open(path)
-        with image:
+        seen = seen_as(path)
+        with _open(path) as image:
             dtype, samples, kind = kind_of_mode("RGBA" if has_transparent_colour(image) else image.mode)
             left_out = _left_out(image, path)
             size, form = Size(image.height, image.width), str(image.format).lower()
@@ -98,7 +99,7 @@ class ImageFileSource(Source):
             )
         dtype = check_dtype(np.dtype(dtype), path)
         info = SourceInfo(path, form, size, samples, dtype, kind=kind, icc_profile=profile, worker_bytes=0)
-        info = replace(info, left_out=left_out, whole_bytes=_bytes_to_decode(image))
+        info = replace(info, left_out=left_out, whole_bytes=_bytes_to_decode(image), seen=seen)
         if kind == "labels":
             info = replace(info, colormap=colormap_of(image))
         return cls(path, info)

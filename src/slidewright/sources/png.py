@@ -11,6 +11,10 @@ from slidewright.system.files import regular
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_EXIF = 1 << 16
 _READ, _INFLATE = 1 << 18, 1 << 20
+_IHDR_BITS, _IHDR_END = 24, 29  # where the number of bits is in a file, and its first chunk ends
+_SAMPLES = {2: 3, 4: 2, 6: 4}  # by kind of colour; greys and palettes have one
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column and row, and steps along them, of each pass (8.2)."""
 _PIXEL_BYTES = 8
 """Of the largest pixel that there is, RGBA of 16 bits."""
 
@@ -29,19 +33,35 @@ def damage_of(path: str, width: int, height: int) -> str:
 
     Pillow stops where it has all rows, and so does not see what comes after them, nor in the last chunk its checksum.
     """
-    stream = zlib.decompressobj()
-    left = _PIXEL_BYTES * (width + 8) * (height + 8)  # with filters, in any of the seven passes of an interlaced image
+    stream, found = zlib.decompressobj(), 0
+    most = _PIXEL_BYTES * (width + 8) * (height + 8)  # with filters, in any of the seven passes of an interlaced image
     try:
         for data in _pixel_data(path):
             while data and not stream.eof:
-                left -= len(stream.decompress(data, _INFLATE))
-                if left < 0:
+                found += len(stream.decompress(data, _INFLATE))
+                if found > most:
                     return "its pixels are more than its size says"
                 data = stream.unconsumed_tail
-        stream.flush()  # what was read and not yet asked for: the end of a run of bytes
+        found += len(stream.flush())  # what was read and not yet asked for: the end of a run of bytes
     except zlib.error as error:
         return f"its pixels: {error}"
-    return "" if stream.eof else "its pixels end before their checksum"
+    if not stream.eof:
+        return "its pixels end before their checksum"
+    return "its pixels are fewer than its size says" if found < _least_bytes(path, width, height) else ""
+
+
+def _least_bytes(path: str, width: int, height: int) -> int:
+    """Of the pixels with their filters (5.3, 7.2, 8.1; IHDR is 11.2.1): bits a sample, kind of colour, interlacing."""
+    with open(path, "rb", opener=regular) as file:
+        header = file.read(_IHDR_END)[_IHDR_BITS:]
+    bits, colour, interlaced = header[0], header[1], header[4]
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    total = 0
+    for x, y, across, down in passes:
+        columns, rows = -(-(width - x) // across), -(-(height - y) // down)
+        if columns > 0:
+            total += max(rows, 0) * (1 + -(-columns * bits * _SAMPLES.get(colour, 1) // 8))
+    return total
 
 
 def _pixel_data(path: str) -> Iterator[bytes]:

@@ -184,6 +184,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
         associated=slide.associated,
         stored=stored,
         not_stored=not_stored,
+        seen=slide.seen,
     )
 
 

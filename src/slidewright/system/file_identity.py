@@ -21,6 +21,15 @@ def local_path(path: str | os.PathLike[str]) -> str:
     return text.partition("://")[2] if text.startswith(("file://", "local://")) else text
 
 
+def seen_as(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Bytes and time of change (ns) of a file of this machine; None where there is none, or the path is another URL."""
+    try:
+        status = os.stat(local_path(path))
+    except (OSError, ValueError):  # such as a name with a NUL
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 def chained_path(url: str) -> tuple[str, ...]:
     """The file of this machine that a URL of several links, such as "zip://a.svs::file:///data/a.zip", begins at, as
     fsspec reads it; none for any other.

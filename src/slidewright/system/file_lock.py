@@ -31,6 +31,7 @@ class FileLock:
 
     def __init__(self, path: str, *, wait: bool = True) -> None:
         self._fd: int | None = None
+        self._owner = os.getpid()
         while True:
             fd = regular(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
             try:
@@ -54,8 +55,12 @@ class FileLock:
     def release(self) -> None:
         """Give it up, once: a signal may come right after, and whoever cleans up then calls this again."""
         fd, self._fd = self._fd, None
-        if fd is not None:
-            close_quietly(fd)
+        if fd is None:
+            return
+        if fcntl is not None and os.getpid() == self._owner:  # a fork that lives on has it too, and would keep it
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
+        close_quietly(fd)
 
 
 def remove_abandoned(lock: str, remove: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ more than the codec. What comes out is what tifffile gives, to the pixel.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import zlib
@@ -57,7 +58,7 @@ class Segments:
         order = page.raw_order
         self._raw, self._swap = order is not None, order == (">" if sys.byteorder == "little" else "<")
         self._nodata = page.nodata
-        self._offsets, self._counts = page.offsets, page.counts
+        self._offsets, self._counts = page.offsets[: page.n_segments], page.counts[: page.n_segments]
         self._codec = "jpeg" if page.is_jpeg else page.compression.partition("-")[0]
         self._cell_bytes = page.cell.height * page.cell.width * page.samples * page.dtype.itemsize
         self._last: tuple[int, bytes] = (-1, b"")
@@ -218,6 +219,8 @@ class Segments:
         self._check_stream(index, data)
         if self._codec in ("jpeg2000", "htj2k"):
             self._check_end(index, data)
+        if self._codec == "packbits" and self.page.bits == 1:
+            self._check_length(index, data)
         try:
             if self._codec == "jpeg" and self.page.planes > 1:
                 # Bio-Formats: a grey JPEG a channel, whatever the photometric says, which tifffile would believe
@@ -267,6 +270,16 @@ class Segments:
             raise self._error(f"{self.where(index)} is a JPEG of {scans} scans; {MAX_SCANS} are the most that are read")
         if self._codec == "jpeg" and has_hole(data, self.page.cell, self._joined):
             raise self._error(f"{self.where(index)} is a JPEG with zeros in the place of a part; copy the file again")
+
+    def _check_length(self, index: int, data: bytes) -> None:
+        """Refuse bits that PackBits gives more of than a segment has, of which tifffile takes the first."""
+        from imagecodecs import packbits_decode
+
+        page = self.page
+        row = -(-page.cell.width * (page.samples // page.planes) // 8)
+        with contextlib.suppress(RuntimeError):  # of what does not decode, which tifffile tells
+            if len(packbits_decode(data)) > page.cell.height * row:
+                raise self._damaged(index, "more bits than it has pixels")
 
     def _check_stream(self, index: int, data: bytes) -> None:
         """Refuse an image that says it is far larger than its tile, before a decoder makes room for it."""

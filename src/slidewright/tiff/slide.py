@@ -17,6 +17,7 @@ from typing import Any
 from slidewright.errors import SlidewrightError, SourceError, VerifyError
 from slidewright.metadata import Metadata
 from slidewright.selection import Selection
+from slidewright.system.file_identity import seen_as
 from slidewright.system.interrupts import let_through
 from slidewright.system.pixel_file import PixelFile
 from slidewright.system.remote_file import RemoteFile, is_url
@@ -63,6 +64,7 @@ class TiffSlide:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
+        self.seen = seen_as(path)
         remote = RemoteFile(self.path) if is_url(self.path) else None
         stream = None if remote is None else remote.stream()
         directories = check_directories(path, stream)
