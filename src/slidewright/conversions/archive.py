@@ -71,7 +71,7 @@ def archive_opened(
     if not len(cut):
         raise OptionError(f"{path} has no JPEG tiles that JPEG XL could hold; keep it as it is")
     form = ArchiveFile(cut, path, chosen)
-    run = _run(JpegSegments(path, cut, cell), form, options, started, recorder)
+    run = _run(JpegSegments(path, cut, cell, slide.seen), form, options, started, recorder)
     made: list[tuple[Recipe, tuple[LevelReport, ...]]] = []
 
     def prove(partial: str) -> None:

@@ -5,7 +5,7 @@ Their "image" is one column with a segment a row, so that the engine shares segm
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slidewright.errors import CorruptTileError
 from slidewright.geometry import Size
@@ -30,11 +30,13 @@ class JpegSegments(Source):
     cut: Cut
     cell_pixels: int
     """Of the largest segment."""
+    seen: tuple[int, int] | None = None
+    """As in `SourceInfo`."""
 
     @property
     def info(self) -> SourceInfo:
         """See `Source`."""
-        return _info(self.path, len(self.cut), self.cell_pixels)
+        return replace(_info(self.path, len(self.cut), self.cell_pixels), seen=self.seen)
 
     def open(self) -> Reader:
         """See `Source`."""
