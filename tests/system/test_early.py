@@ -214,6 +214,38 @@ def test_signal_that_is_held_back_while_it_starts_leaves_no_process(monkeypatch:
     assert kept.tb is not None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="how Popen starts a process elsewhere is its own matter")
+def test_fork_by_another_thread_does_not_keep_its_start_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it would with the pipe that Popen waits for where it forks."""
+    monkeypatch.setattr(subprocess, "_fork_exec", lambda *_: pytest.fail("it forked"))
+    connection, process = early.start(())
+    with connection:
+        process.kill()
+        process.wait()
+
+
+def test_descriptors_of_the_callers_are_not_kept_open() -> None:
+    """Others may wait for the end of a pipe, also of one that children of the caller's inherit."""
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    connection, process = early.start(())
+    with connection:
+        os.close(writing)
+        os.set_blocking(reading, False)
+        assert wait_until(lambda: _is_at_end(reading), 30)
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+    os.close(reading)
+
+
+def _is_at_end(fd: int) -> bool:
+    try:
+        return os.read(fd, 1) == b""
+    except BlockingIOError:
+        return False
+
+
 def test_closed_standard_streams_are_no_ends_of_its_socket(large: Path, tmp_path: Path) -> None:
     words = command("convert", large, tmp_path / "o.tif", "--workers", "2")
     line = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words]

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
@@ -58,6 +59,8 @@ ForkServer = tuple[socket.socket, subprocess.Popen[bytes]]
 """The end of its socket that is ours, and its process."""
 
 _ahead: list[ForkServer] = []
+_starting = threading.RLock()
+"""Held while a descriptor may be inherited, which two that start at once would have of each other."""
 
 
 def start(preload: Sequence[str]) -> ForkServer:
@@ -69,17 +72,20 @@ def start(preload: Sequence[str]) -> ForkServer:
     process: subprocess.Popen[bytes] | None = None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        with theirs:
-            serve = f"main({theirs.fileno()}, {list(preload)!r}, {os.getpid()})"
+        with theirs, _starting:
+            serve = f"main({theirs.fileno()}, {list(preload)!r}, {os.getpid()}, {_inherited()!r})"
             code = f"import sys; sys.path[:] = {path!r}; from slidewright.system.forkserver import main; {serve}"
             try:
                 # Ctrl-C reaches it as well: it waits until the fork server has said that it ignores it, imports or not.
                 # To block a signal may raise what one before it asks for, and to give way to those held back will.
                 signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+                # With close_fds, Popen would wait for the end of a pipe that a fork by another thread may have as well
+                # and keep; without, posix_spawn says when the process has begun.
+                theirs.set_inheritable(True)
                 process = subprocess.Popen(
                     [sys.executable, "-c", code],
                     stdin=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
+                    close_fds=False,
                     env={**os.environ, **ENVIRONMENT},
                 )
             finally:
@@ -91,6 +97,27 @@ def start(preload: Sequence[str]) -> ForkServer:
             process.wait()
         raise
     return ours, process
+
+
+def _start_anew() -> None:
+    """In a fork, by another thread, that has the lock as it was."""
+    global _starting
+    _starting = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
+
+
+def _inherited() -> list[int]:
+    """The descriptors that a child would have as well, but for the standard streams."""
+    found = []
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/dev/fd"):
+            with contextlib.suppress(OSError):  # the folder's own
+                if int(name) > 2 and os.get_inheritable(int(name)):
+                    found.append(int(name))
+    return found
 
 
 def _settled_path() -> list[str]:
