@@ -233,10 +233,15 @@ class ShardFolder:
 
     def nbytes(self, index: int, plan: Plan, files: BlockFiles | None) -> int:
         """Bytes of a shard, with the segments in its files."""
-        nbytes = os.path.getsize(self.shard_path(index))
-        if files is not None:
-            found = self.index_of(index, plan)
-            nbytes += sum(files.nbytes(receipt) for _, receipt in self._receipts(index, found, files))
+        try:
+            nbytes = os.path.getsize(self.shard_path(index))
+            if files is not None:
+                found = self.index_of(index, plan)
+                nbytes += sum(files.nbytes(receipt) for _, receipt in self._receipts(index, found, files))
+        except OSError as error:
+            raise ShardError(
+                f"{self.shard_path(index)} is done and can't be read again ({error}); see to its disk"
+            ) from error
         return nbytes
 
     def _receipts(self, index: int, found: ShardIndex, files: BlockFiles) -> Iterator[tuple[Key, bytes]]:

@@ -106,7 +106,7 @@ class ImageFileSource(Source):
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
-        return {**pickled_identity(self), **file_identity(self.path)}
+        return {**pickled_identity(self), **file_identity(self.path, self.info.seen)}
 
     def open(self) -> Reader:
         """Decode it into the memory of this process."""

@@ -16,9 +16,9 @@ _MAX_INDEX = 1 << 20
 _DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
 
-def file_identity(path: str) -> dict[str, Any]:
-    """A file is known by its size and time of change (behind a URL by what its server says of that), a folder by those
-    of the first 20,000 files in it, a store behind a URL by all.
+def file_identity(path: str, when: tuple[int, int] | None = None) -> dict[str, Any]:
+    """A file is known by its size and time of change (behind a URL by what its server says of that; `when` it was first
+    looked at, if that is known), a folder by those of the first 20,000 files in it, a store behind a URL by all.
     """
     if is_url(path) and is_store(path) and not path.endswith(_DOCUMENTS):
         return {"files": _word(files_below(path))}
@@ -28,7 +28,7 @@ def file_identity(path: str) -> dict[str, Any]:
     path = os.path.abspath(path)
     if os.path.isdir(path):
         return {"files": _folder(path, _files(path))}
-    seen: dict[str, Any] = dict(_stat(path))
+    seen: dict[str, Any] = dict(_stat(path) if when is None else zip(("bytes", "changed"), when, strict=True))
     beside = companions(path)
     if beside and os.path.isdir(beside[0]):
         seen["files"] = _folder(beside[0], _files(beside[0]))

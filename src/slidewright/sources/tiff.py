@@ -95,14 +95,14 @@ class TiffSource(Source):
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
-        return {**pickled_identity(self), **file_identity(self.path)}
+        return {**pickled_identity(self), **file_identity(self.path, self.info.seen)}
 
     def open(self) -> TiffReader:
         """Open the file in this process."""
         with opened(self.path) as slide:
             image, info = slide.image(self.selection), self.info
             found = (*image.shape[:2], _samples(image), image.stack, dtype_of(image.pages[0]))
-            if found != (*info.shape, info.stack, info.dtype):
+            if found != (*info.shape, info.stack, info.dtype) or (info.seen and slide.seen != info.seen):
                 raise SourceError(f"{self.path} is not the file it was when the run began; start again")
             return TiffReader(info, image)
 

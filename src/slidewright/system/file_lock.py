@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import weakref
 from collections.abc import Callable
 
 from slidewright.system.file_identity import leads_to
@@ -31,7 +32,6 @@ class FileLock:
 
     def __init__(self, path: str, *, wait: bool = True) -> None:
         self._fd: int | None = None
-        self._owner = os.getpid()
         while True:
             fd = regular(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
             try:
@@ -47,6 +47,7 @@ class FileLock:
                         os.ftruncate(fd, 0)
                         os.write(fd, _HOST)
                     self._fd = fd
+                    _held.add(self)
                     return
             finally:
                 if self._fd is None:  # it has removed the file between its making and its locking; or such as Ctrl-C
@@ -55,12 +56,21 @@ class FileLock:
     def release(self) -> None:
         """Give it up, once: a signal may come right after, and whoever cleans up then calls this again."""
         fd, self._fd = self._fd, None
-        if fd is None:
-            return
-        if fcntl is not None and os.getpid() == self._owner:  # a fork that lives on has it too, and would keep it
-            with contextlib.suppress(OSError):
-                fcntl.flock(fd, fcntl.LOCK_UN)
-        close_quietly(fd)
+        if fd is not None:
+            close_quietly(fd)
+
+
+_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """In a fork, which has its parent's locks as well and would keep them for as long as it lives."""
+    for lock in list(_held):
+        lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def remove_abandoned(lock: str, remove: Callable[[], None]) -> None:
