@@ -28,6 +28,7 @@ from slidewright.sources.base import (
 )
 from slidewright.sources.on_disk import companions, file_identity
 from slidewright.sources.wrappers.alpha import compose
+from slidewright.system.file_identity import seen_as
 from slidewright.system.interrupts import let_through
 
 _PIECE = 1024  # RGBA, Pillow and NumPy copies of a piece are alive at once: 12 MB
@@ -68,11 +69,12 @@ class OpenSlideSource(Source):
         OptionError
             When there is no such level.
         """
+        seen = seen_as(path)
         slide = _open(path)
         try:
             if not 0 <= level < slide.level_count:
                 raise OptionError(f"{path} has no level {level}; {numbered(slide.level_count)}")
-            return cls(path, level, _describe(slide, path, level))
+            return cls(path, level, replace(_describe(slide, path, level), seen=seen))
         finally:
             slide.close()
 
@@ -83,7 +85,7 @@ class OpenSlideSource(Source):
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
-        return {**pickled_identity(self), **file_identity(self.path)}
+        return {**pickled_identity(self), **file_identity(self.path, self.info.seen)}
 
     def open(self) -> OpenSlideReader:
         """Open the slide in this process."""
