@@ -442,7 +442,7 @@ def test_jpeg_with_bytes_that_belong_to_no_image_is_read(tmp_path: Path) -> None
         data + data,
         data[:2] + padded + data[2:-2] + b"\x5a" * 16 + data[-2:],
         data[:-2] + bytes(20) + data[-2:] + bytes(3000) + data,
-        data[:-2] + b"\1\2\3" + data[-2:],
+        data[:-2] + b"\1" + data[-2:],
     ):
         path.write_bytes(good)
         assert_reads_like(open_source(path), expected)
@@ -456,6 +456,7 @@ def test_jpeg_with_bytes_that_belong_to_no_image_is_read(tmp_path: Path) -> None
         ("one lost", {"restart_marker_rows": 1}),
         ("one lost", {"progressive": True}),
         ("one lost", {}),
+        ("a few bytes more", {}),
     ],
 )
 def test_jpeg_with_codes_left_over_is_damaged(damage: str, options: dict[str, Any], tmp_path: Path) -> None:
@@ -470,7 +471,8 @@ def test_jpeg_with_codes_left_over_is_damaged(damage: str, options: dict[str, An
     first = len(data) // 3 // 512 * 512
     sectors = data[first : first + 512], data[first + 512 : first + 3 * 512]
     swapped = sectors[1] + sectors[0] if damage == "sectors exchanged" else sectors[1]
-    path.write_bytes(data[:first] + swapped + data[first + 3 * 512 :])
+    damaged = data[:first] + swapped + data[first + 3 * 512 :]
+    path.write_bytes(data[:-2] + b"\1\2\3" * 4 + data[-2:] if damage == "a few bytes more" else damaged)
     with pytest.raises(CorruptTileError, match=r"a\.jpg does not decode whole"):
         slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
 

@@ -571,7 +571,8 @@ def test_jpeg_tile_of_scans_without_number_is_refused(tmp_path: Path) -> None:
         at, count = tiff.pages.first.dataoffsets[0], tiff.pages.first.databytecounts[0]
     data = bytearray(path.read_bytes())
     scan = bytes([0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0])
-    many = data[at : at + count - 2] + scan * 120 + b"\xff\xd9"
+    progressive = data[at : at + count - 2].replace(b"\xff\xc0", b"\xff\xc2", 1)
+    many = progressive + scan * 120 + b"\xff\xd9"
     with tifffile.TiffFile(path, mode="r+b") as tiff:
         page = tiff.pages.first
         page.tags["TileOffsets"].overwrite([len(data), *page.dataoffsets[1:]])

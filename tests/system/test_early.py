@@ -18,6 +18,7 @@ from children import named
 from faults.campaign import digest, session_members, wait_until
 
 import slidewright
+from slidewright.errors import RunError
 from slidewright.system import early
 from slidewright.system.launcher import ProcessLauncher
 
@@ -222,6 +223,28 @@ def test_fork_by_another_thread_does_not_keep_its_start_waiting(monkeypatch: pyt
     with connection:
         process.kill()
         process.wait()
+
+
+def test_death_is_seen_where_a_child_of_the_callers_has_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that another thread starts in the moment in which the socket may be inherited."""
+    kept: list[int] = []
+
+    class Beside(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *given: object, **named: object) -> None:
+            kept.extend(os.dup(number) for number in early._inherited())
+            super().__init__(*given, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(early.subprocess, "Popen", Beside)
+    launcher = ProcessLauncher(())
+    try:
+        assert kept
+        launcher._forkserver.kill()
+        with pytest.raises(RunError, match="the helper process that starts workers is gone"):
+            launcher.spawn("slidewright.engine.worker", "worker", None)
+    finally:
+        launcher.close()
+        for number in kept:
+            os.close(number)
 
 
 def test_descriptors_of_the_callers_are_not_kept_open() -> None:

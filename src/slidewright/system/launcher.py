@@ -34,6 +34,7 @@ _SIGNALS = {
     }.items()
     if hasattr(signal, name)
 }
+_LOOK_SECONDS = 0.5
 _PATIENCE = 1.0  # seconds for the fork server to kill and clean; a run must end within 2 s of Ctrl-C
 
 
@@ -253,6 +254,9 @@ class ProcessLauncher:
         self._exits[int(message["exit"])] = int(message["status"])
 
     def _messages(self) -> list[dict[str, Any]]:
+        while not wait([self._socket], _LOOK_SECONDS):  # its end is not seen where a child of the caller's has it too
+            if self._forkserver.poll() is not None:
+                raise self._forkserver_died()
         try:
             data = self._socket.recv(1 << 16)
         except ConnectionResetError:

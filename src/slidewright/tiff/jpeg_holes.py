@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from slidewright.geometry import Size
 from slidewright.system.interrupts import let_through
-from slidewright.tiff.jpeg_header import PROGRESSIVE, read_jpeg_header, segments
+from slidewright.tiff.jpeg_header import PROGRESSIVE, read_jpeg_header, read_process, segments
 from slidewright.tiff.stream_headers import is_far_larger, look
 
 MAX_SCANS = 100
@@ -20,9 +20,8 @@ MAX_SCANS = 100
 _HOLE = bytes(512)  # a sector; one that reaches beyond a tile takes its header or its end
 _DAMAGE = "Corrupt JPEG data"  # how libjpeg begins the warnings about codes (jerror.h), and no others
 _SPARE = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
-_FEW = 16
-"""Bytes behind the last code that programs leave; damage that makes codes of fewer bytes leaves hundreds."""
 _END = b"\xff\xd9"
+_PROGRESSIVE = (2, 6, 10, 14)  # the n of SOFn, of both ways of coding
 _SCAN = b"\xff\xda"  # which is in no codes either
 _DHT, _SOS = 0xC4, 0xDA
 _AC, _END_OF_BLOCK = 0x10, 0x00
@@ -85,8 +84,10 @@ def damage_of(whole: bytes) -> str:
 
 
 def number_of_scans(stream: bytes) -> int:
-    """How often all of a JPEG is gone over; progressive ones have some ten. What lies in metadata counts as well."""
-    return stream.count(_SCAN)
+    """How often all of a progressive JPEG is gone over, commonly some ten times; what lies in metadata counts as well.
+    0 of another, each scan of which has codes for all that it goes over.
+    """
+    return stream.count(_SCAN) if read_process(stream) in _PROGRESSIVE else 0
 
 
 def without_tail(stream: bytes) -> bytes:
@@ -96,16 +97,15 @@ def without_tail(stream: bytes) -> bytes:
 
 
 def is_padding(whole: bytes, damage: str) -> bool:
-    """Whether all that libjpeg says of a JPEG is of bytes between the last code and the end, few or all of one value,
-    as cameras leave them.
+    """Whether all that libjpeg says of a JPEG is of bytes between the last code and the end, all of one value, as
+    cameras leave them; those that damage leaves are codes.
     """
     spare = _SPARE.search(damage)
     if spare is None:
         return False
     header = read_jpeg_header(whole)
     _, end, _ = _codes(whole, 0 if header is None else len(header.sampling))
-    count = int(spare[1])
-    return count < _FEW or len(set(whole[end - count : end])) == 1
+    return len(set(whole[end - int(spare[1]) : end])) == 1
 
 
 def _codes(whole: bytes, components: int) -> tuple[int, int, bool]:
