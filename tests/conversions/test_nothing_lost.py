@@ -464,6 +464,40 @@ def test_source_that_is_replaced_when_it_has_just_been_opened_makes_no_file(tmp_
     slidewright.convert(slide, tmp_path / "o.tif", n_workers=0)
 
 
+def test_file_beside_the_one_that_was_seen_is_another(tmp_path):
+    """A source of the caller's may name its own files and pass on what a TIFF says of itself."""
+    one, other = tmp_path / "mask.tif", tmp_path / "s.tif"
+    for path, text in ((one, "mask"), (other, "slide, longer")):
+        path.write_text(text)
+    files = watched.WatchedFiles([str(one), str(other)], {str(other): file_identity.seen_as(other)})
+    files.check()
+    other.write_text("changed")
+    with pytest.raises(slidewright.SourceError, match=r"s\.tif has changed"):
+        files.check()
+
+
+def test_job_of_a_source_that_was_replaced_when_it_had_just_been_opened_is_begun_again(tmp_path, monkeypatch):
+    """Its shards were of the old file and named as of the new one, and refused for ever."""
+    slide, other = tmp_path / "s.tif", tmp_path / "other.tif"
+    rng = np.random.default_rng(3)
+    for path, photometric in ((slide, "rgb"), (other, "ycbcr")):
+        pixels = rng.integers(0, 255, (150, 200, 3), np.uint8)
+        tifffile.imwrite(path, pixels, tile=(64, 64), compression="jpeg", photometric=photometric)
+    module = sys.modules[slidewright.convert.__module__]
+    opened = module.open_selected
+
+    def replaced(*arguments):
+        found = opened(*arguments)
+        if other.exists():
+            other.replace(slide)
+        return found
+
+    monkeypatch.setattr(module, "open_selected", replaced)
+    with pytest.raises(slidewright.SourceError, match=r"is not the file it was|has changed"):
+        slidewright.convert(slide, tmp_path / "o.tif", n_workers=0, resume=True)
+    assert slidewright.convert(slide, tmp_path / "o.tif", n_workers=0, resume=True).kept_tiles
+
+
 @posix
 def test_source_whose_time_was_set_back_is_told(tmp_path, slide, monkeypatch):
     """As a program does that writes into it and keeps its time; who changes its permissions is no matter."""
@@ -484,7 +518,7 @@ def test_source_whose_time_was_set_back_is_told(tmp_path, slide, monkeypatch):
     assert not slidewright.convert(slide, tmp_path / "o.tif", n_workers=0).warnings
     monkeypatch.setattr(conversion, "execute", writing)
     (warning,) = slidewright.convert(slide, tmp_path / "p.tif", n_workers=0).warnings
-    assert "were set while it was read" in warning
+    assert "was touched while it was read" in warning
 
 
 @posix

@@ -231,7 +231,7 @@ def test_death_is_seen_where_a_child_of_the_callers_has_its_socket(monkeypatch: 
 
     class Beside(subprocess.Popen):  # type: ignore[type-arg]
         def __init__(self, *given: object, **named: object) -> None:
-            kept.extend(os.dup(number) for number in early._inherited())
+            kept.extend(os.dup(number) for first, end in early._inherited() for number in range(first, end))
             super().__init__(*given, **named)  # type: ignore[call-overload]
 
     monkeypatch.setattr(early.subprocess, "Popen", Beside)

@@ -128,7 +128,7 @@ def convert_slide(
     """Convert a slide if need be; `launcher` is called when there is need. With `announce`, which is told of temporary
     files, in this process alone: raises TooLargeError for what is too much for it.
     """
-    started = monotonic()
+    started, pid = monotonic(), os.getpid()
     destination = os.path.abspath(entry.destination)
     try:
         opened, path = open_selected(entry.source, entry.selection)
@@ -149,6 +149,8 @@ def convert_slide(
     except TooLargeError:
         raise
     except Exception as error:  # whatever it is, the next slide may be fine
+        if os.getpid() != pid:  # in a fork, as of a callback of the caller's, to which the batch is not
+            raise
         if announce is not None and isinstance(error, MemoryError):
             raise TooLargeError from error
         return failed(entry, f"{type(error).__name__}: {error}", monotonic() - started)

@@ -75,7 +75,8 @@ class Conversion:
         self._committed = False
         self._warnings = warnings_of(decided, options)
         source = decided.source
-        self._source_files = WatchedFiles(source.read_from or _files_of(source, source_path), source.info.seen)
+        before = {} if source.info.seen is None else {absolute(source.info.name): source.info.seen}
+        self._source_files = WatchedFiles(source.read_from or _files_of(source, source_path), before)
         self._stack.callback(self._source_files.close)
         self._destination = make_destination(dest, options, decided.format, decided.source, source_path, compare)
         self._stack.callback(self._destination.close)

@@ -103,7 +103,7 @@ def shard(
     warnings: list[str] = []
     # to the last byte: `assemble` names damaged shards, and the command that is to make them again comes here
     before = folder.problem(index, decided.plan, plan.levels, files, deep=True) is None
-    unfinished = (plan.partial(index), plan.files.staging)
+    unfinished, pid = (plan.partial(index), plan.files.staging), os.getpid()
     if not before:
         try:
             with make_launcher(checked) as launcher, make_callback(progress) as callback:
@@ -111,7 +111,7 @@ def shard(
                     launcher.own(*unfinished)
                 warnings = _make_shard(launcher, decided, plan, callback)
         finally:  # a writer that was ended could not do it
-            for each in unfinished:
+            for each in unfinished if os.getpid() == pid else ():  # else a fork, as of a callback of the caller's
                 remove_tree(each)
     numbers = plan.blocks(index)
     corrupt = replace(plan, found=(index,)).found_corrupt()

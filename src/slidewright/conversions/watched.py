@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from slidewright.errors import SourceError
@@ -26,16 +27,16 @@ class WatchedFiles:
     ----------
     paths
         Of files, folders and URLs.
-    first_seen
-        Of the first of them, bytes and time of change (ns) before it was looked at, where that is known.
+    before
+        Of some of them, bytes and time of change (ns) before they were looked at.
     """
 
-    def __init__(self, paths: Sequence[str], first_seen: tuple[int, int] | None = None) -> None:
+    def __init__(self, paths: Iterable[str], before: Mapping[str, tuple[int, int]] = MappingProxyType({})) -> None:
         self._before = {path: seen(path) for path in paths}
-        self._changes = {path: _change(path) for path in paths}
-        before = self._before.get(paths[0]) if paths and first_seen is not None else None
-        if before is not None and first_seen is not None:
-            before.update(zip(("bytes", "changed"), first_seen, strict=True))
+        self._changes = {path: _change(path) for path in self._before}
+        for path, found in self._before.items():
+            if found is not None and path in before:
+                found.update(zip(("bytes", "changed"), before[path], strict=True))
         self._held: dict[str, int] = {}
 
     def hold(self) -> None:
@@ -68,13 +69,13 @@ class WatchedFiles:
 
 
     def doubts(self) -> list[str]:
-        """Warnings of files that say they are what they were, and were changed all the same: a program that writes into
-        a file can set its time back.
+        """Warnings of files that say they are what they were, and may be changed all the same: a program that writes
+        into a file can set its time back. The system tells of that, and of harmless things such as a link, by one time.
         """
         changes = ((path, before, _change(path)) for path, before in self._changes.items())
         return [
-            f"the times of {path} were set while it was read; if it was written over as well, this is a mixture, which "
-            "verify --against tells"
+            f"{path} was touched while it was read, and its size and time are what they were; if it was written over, "
+            "this is a mixture, which verify --against tells"
             for path, before, now in changes
             if before is not None and now is not None and now[0] != before[0] and now[1:] == before[1:]
         ]

@@ -36,6 +36,7 @@ from slidewright.engine.schedule import Schedule
 from slidewright.engine.writer import WriterJob
 from slidewright.errors import RunError, SlidewrightError
 from slidewright.report import Going, Progress
+from slidewright.system.forks import refuse_fork
 from slidewright.system.launcher import Child, Launcher
 from slidewright.system.limits import proportional_memory
 from slidewright.system.shared_memory import SharedBuffer
@@ -57,7 +58,7 @@ class Coordinator:
     def __init__(
         self, run: Run, launcher: Launcher, report: Callable[[Progress], None] | None, schedule: Schedule | None = None
     ) -> None:
-        self._run, self._launcher, self._report = run, launcher, report
+        self._run, self._launcher, self._report, self._pid = run, launcher, report, os.getpid()
         self.outcome = Outcome()
         self._schedule = schedule or Schedule.pulled(run)
         self._ring = SharedBuffer.allocate(run.n_workers * run.slots_per_worker * SLOT_BYTES, run.temporary)
@@ -120,6 +121,7 @@ class Coordinator:
         seconds.
         """
         assert self._writer is not None
+        refuse_fork(self._pid)
         self._crew.give_out()
         if stage == "encoding" and not self._crew.busy and seconds and len(self._crew):
             raise RunError("no worker has anything to do, yet blocks are missing; this is an error of slidewright")

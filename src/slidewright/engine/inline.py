@@ -4,6 +4,7 @@ turns, or with a few threads that encode blocks (codecs let go of the interprete
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from time import perf_counter
@@ -18,6 +19,7 @@ from slidewright.errors import RunError
 from slidewright.pyramid.plan import Block, Key
 from slidewright.report import Going, Progress
 from slidewright.sources.base import CorruptPlace
+from slidewright.system.forks import refuse_fork
 from slidewright.system.thread_pool import ThreadPool
 
 
@@ -41,7 +43,7 @@ class Inline:
     def __init__(
         self, run: Run, report: Callable[[Progress], None] | None, schedule: Schedule | None = None
     ) -> None:
-        self._run, self._report = run, report
+        self._run, self._report, self._pid = run, report, os.getpid()
         self.outcome = Outcome()
         self._schedule = schedule or Schedule.pulled(run)
         self._outputs = Outputs(run)
@@ -64,6 +66,7 @@ class Inline:
 
     def turn(self) -> bool:
         """Encode the next block, or wait for one that a thread encodes; whether there was one."""
+        refuse_fork(self._pid)
         begin = perf_counter()
         found = self._encode_one() if self._pool is None else self._await_one(self._pool)
         for encoded in found:

@@ -33,6 +33,7 @@ from slidewright.geometry import Size
 from slidewright.report import LevelReport
 from slidewright.sources.jpeg_segments import RECOMPRESSED
 from slidewright.system.files import new_file
+from slidewright.system.forks import of_this_process
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.archive import RECIPE, Cut, Numbers, Recipe, hasher
 from slidewright.tiff.raw import RawDirectory
@@ -108,7 +109,7 @@ class ArchiveFile(PieceFile):
         digest = hasher()
         source = PixelFile(self.path)
         try:
-            with open(path, "x+b", opener=new_file) as file, Flusher(file.fileno()) as flusher:
+            with of_this_process(open(path, "x+b", opener=new_file)) as file, Flusher(file.fileno()) as flusher:
                 file.write(DirectoryWriter.header(big=True))
                 for row, gap in enumerate(self._gaps(self.cut.gap_starts)):
                     _copy(source, gap, file, flusher, digest)
@@ -149,7 +150,7 @@ class OriginalFile(PieceFile):
         source = PixelFile(self.path)
         try:
             with (
-                open(path, "xb", opener=new_file) if self.keep else open(os.devnull, "wb") as file,
+                of_this_process(open(path, "xb", opener=new_file)) if self.keep else open(os.devnull, "wb") as file,
                 Flusher(file.fileno()) as flusher,
             ):
                 for row, gap in enumerate(self._gaps(self.recipe.gap_places)):

@@ -51,6 +51,7 @@ from slidewright.formats.tiff_tags import (
 from slidewright.geometry import SINGLE, Size
 from slidewright.inspection.verify import check_structure, verify_file
 from slidewright.report import LevelReport
+from slidewright.system.forks import of_this_process
 from slidewright.system.interrupts import let_through
 from slidewright.tiff.slide import TiffSlide
 
@@ -149,7 +150,7 @@ class LaidTiff(Format):
     def write(self, path: str, image: ImageDescription, take: TakeSegment) -> list[int]:
         """See `Format`; OutputError also when the file outgrows classic TIFF."""
         try:
-            with open(path, "x+b", buffering=1 << 13) as file, Flusher(file.fileno()) as flusher:
+            with of_this_process(open(path, "x+b", buffering=1 << 13)) as file, Flusher(file.fileno()) as flusher:
                 file.write(DirectoryWriter.header(big=self.bigtiff))
                 written = self._segments(file, image, take, flusher)
                 encoding = _encoding_tags(image.encoding)

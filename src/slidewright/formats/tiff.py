@@ -24,6 +24,7 @@ from slidewright.formats.tiff_tags import (
 from slidewright.geometry import Size
 from slidewright.report import LevelReport
 from slidewright.system.files import new_file
+from slidewright.system.forks import of_this_process
 from slidewright.tiff.slide import TiffSlide
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class TiffFormat(Format):
         sizes: list[int] = []
         try:
             with (
-                open(path, "wb", buffering=_BUFFER, opener=new_file) as file,
+                of_this_process(open(path, "wb", buffering=_BUFFER, opener=new_file)) as file,
                 Flusher(file.fileno()) as flusher,
                 tifffile.TiffWriter(file, bigtiff=self.bigtiff, byteorder="<", ome=False, shaped=False) as tiff,
             ):

@@ -16,6 +16,7 @@ import numpy as np
 
 from slidewright.geometry import Size
 from slidewright.system.files import make_below, new_file, regular
+from slidewright.system.forks import of_this_process
 from slidewright.system.thread_pool import ThreadPool
 
 MAX_OPEN = 128
@@ -122,14 +123,14 @@ class PlaneWriter:
                 file.seek(shard.size)
             else:
                 file = open(shard.path, "xb", buffering=0)  # noqa: SIM115 - closed by the syncer
-        self._open[number] = file
+        self._open[number] = of_this_process(file)
         return file
 
     def _create(self, row: int, column: int) -> IO[bytes]:
         path = self._path(row, column)
         if column == 0 or not os.path.isdir(os.path.dirname(path)):
             make_below(self._home, os.path.dirname(path))
-        return open(path, "xb", buffering=0)
+        return of_this_process(open(path, "xb", buffering=0))
 
     def _path(self, row: int, column: int) -> str:
         return os.path.join(self._folder, str(row), str(column))

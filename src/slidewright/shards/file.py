@@ -24,6 +24,7 @@ from slidewright.pyramid.plan import Key
 from slidewright.shards.schema import Whole, read_as
 from slidewright.sources.base import CorruptPlace
 from slidewright.system.files import new_file, read_at, regular
+from slidewright.system.forks import of_this_process
 from slidewright.system.json_file import parse_json
 
 MAGIC = b"slidewright shard 1\n"
@@ -76,11 +77,11 @@ class ShardWriter:
     """Writes one shard beside its final name."""
 
     def __init__(self, path: str, partial: str) -> None:
-        self._path, self._partial = path, partial
+        self._path, self._partial, self._pid = path, partial, os.getpid()
         self._keys: list[Key] = []
         self._places: list[tuple[int, int, int]] = []
         with _writing(partial):
-            self._file = open(partial, "wb", buffering=1 << 16, opener=new_file)  # noqa: SIM115
+            self._file = of_this_process(open(partial, "wb", buffering=1 << 16, opener=new_file))  # noqa: SIM115
             self._size = self._file.write(MAGIC)
 
     def put(self, key: Key, segment: bytes) -> None:
@@ -107,11 +108,12 @@ class ShardWriter:
             self._rename()
 
     def discard(self) -> None:
-        """Drop what was written."""
+        """Drop what was written; in a fork it is the parent's."""
         with contextlib.suppress(OSError):
             self._file.close()
-        with contextlib.suppress(OSError):
-            os.unlink(self._partial)
+        if os.getpid() == self._pid:
+            with contextlib.suppress(OSError):
+                os.unlink(self._partial)
 
     def _rename(self) -> None:
         try:

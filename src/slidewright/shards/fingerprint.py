@@ -19,6 +19,7 @@ from slidewright.pixels import hex_color, parse_colormap
 from slidewright.shards.schema import read_as
 from slidewright.sources.base import Source
 from slidewright.sources.on_disk import file_identity
+from slidewright.system.remote_file import absolute
 
 RUNNING = frozenset(name for name, option in OPTIONS.items() if not option.changes_output)
 """Options that change how a run goes and not what it makes."""
@@ -41,7 +42,8 @@ def fingerprint(source: Source, path: str | None) -> dict[str, Any]:
     if source.read_from:
         return {**seen, "files": [file_identity(file) for file in source.read_from]}
     beside = [file_identity(other) for other in source.beside if os.path.isfile(other)]
-    return {**seen, **file_identity(path), **({"beside": beside} if beside else {})}
+    when = info.seen if absolute(info.name) == absolute(path) else None
+    return {**seen, **file_identity(path, when), **({"beside": beside} if beside else {})}
 
 
 def made_options(options: ConvertOptions) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def start(preload: Sequence[str]) -> ForkServer:
     process: subprocess.Popen[bytes] | None = None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        with theirs, _starting:
+        with _starting, theirs:
             serve = f"main({theirs.fileno()}, {list(preload)!r}, {os.getpid()}, {_inherited()!r})"
             code = f"import sys; sys.path[:] = {path!r}; from slidewright.system.forkserver import main; {serve}"
             try:
@@ -109,14 +109,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_anew)
 
 
-def _inherited() -> list[int]:
-    """The descriptors that a child would have as well, but for the standard streams."""
-    found = []
+def _inherited() -> list[tuple[int, int]]:
+    """The descriptors that a child would have as well, but for the standard streams: first, and end, of each range."""
+    found: list[tuple[int, int]] = []
     with contextlib.suppress(OSError):
-        for name in os.listdir("/dev/fd"):
+        for number in sorted(map(int, os.listdir("/dev/fd"))):
             with contextlib.suppress(OSError):  # the folder's own
-                if int(name) > 2 and os.get_inheritable(int(name)):
-                    found.append(int(name))
+                if number > 2 and os.get_inheritable(number):
+                    first = found.pop()[0] if found and found[-1][1] == number else number
+                    found.append((first, number + 1))
     return found
 
 

@@ -32,8 +32,10 @@ class FileLock:
 
     def __init__(self, path: str, *, wait: bool = True) -> None:
         self._fd: int | None = None
+        _held.add(self)  # first, as another thread may fork at any time
         while True:
-            fd = regular(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
+            self._fd = fd = regular(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
+            kept = False
             try:
                 if fcntl is not None:
                     try:  # to wait takes no time where another run may only be looking at it
@@ -46,12 +48,11 @@ class FileLock:
                     with contextlib.suppress(OSError):  # a full disk, of which who comes next will tell
                         os.ftruncate(fd, 0)
                         os.write(fd, _HOST)
-                    self._fd = fd
-                    _held.add(self)
+                    kept = True
                     return
             finally:
-                if self._fd is None:  # it has removed the file between its making and its locking; or such as Ctrl-C
-                    close_quietly(fd)
+                if not kept:  # it has removed the file between its making and its locking; or such as Ctrl-C
+                    self.release()
 
     def release(self) -> None:
         """Give it up, once: a signal may come right after, and whoever cleans up then calls this again."""

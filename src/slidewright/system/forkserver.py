@@ -39,13 +39,12 @@ _EXPENDABLE = 400  # of 1000: the kernel, short of memory, should take a worker,
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 
-def main(fd: int, preload: list[str], parent: int, inherited: list[int]) -> None:
+def main(fd: int, preload: list[str], parent: int, inherited: list[tuple[int, int]]) -> None:
     """Serve requests on the socket `fd` until its other end closes or the process `parent` is gone. Of `inherited`,
     which are the caller's, nothing is kept open.
     """
-    for number in inherited:
-        with contextlib.suppress(OSError):
-            os.close(number)
+    for first, end in inherited:
+        os.closerange(first, end)
     os.set_inheritable(fd, False)
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)

@@ -1,8 +1,8 @@
 """Decoding CCITT segments by libtiff, through imagecodecs, from a TIFF of that one segment.
 
 Apart from `segments.py` because of that detour, which is worth it: the decoder of imagecodecs' own ends without a word
-at some codes that libtiff reads, and the rest of the page is empty. Wrong codes of T.6 are an error; those of T.4
-libtiff goes over, and only prints a message.
+at some codes that libtiff reads, and the rest of the page is empty. Wrong codes are an error where libtiff gives up,
+as at some of T.6; most it goes over, and only tells a message that imagecodecs drops.
 """
 
 from __future__ import annotations
