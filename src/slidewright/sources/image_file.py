@@ -320,7 +320,10 @@ def _interruptibly(work: Callable[[], _T]) -> _T:
             failed.append(error)
 
     thread = threading.Thread(target=do, name="slidewright-decode", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # a limit on processes
+        return work()
     thread.join()
     if failed:
         raise failed[0]

@@ -11,6 +11,8 @@ from slidewright.system.files import regular
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_EXIF = 1 << 16
 _READ, _INFLATE = 1 << 18, 1 << 20
+_SPARE = 1 << 20
+"""Bytes behind the pixels that are let pass, as libpng does."""
 _IHDR_BITS, _IHDR_END = 24, 29  # where the number of bits is in a file, and its first chunk ends
 _SAMPLES = {2: 3, 4: 2, 6: 4}  # by kind of colour; greys and palettes have one
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -34,7 +36,7 @@ def damage_of(path: str, width: int, height: int) -> str:
     Pillow stops where it has all rows, and so does not see what comes after them, nor in the last chunk its checksum.
     """
     stream, found = zlib.decompressobj(), 0
-    most = _PIXEL_BYTES * (width + 8) * (height + 8)  # with filters, in any of the seven passes of an interlaced image
+    most = _SPARE + _PIXEL_BYTES * (width + 8) * (height + 8)  # with filters, in each of an interlaced image's passes
     try:
         for data in _pixel_data(path):
             while data and not stream.eof:

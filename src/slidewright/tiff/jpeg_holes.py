@@ -84,10 +84,13 @@ def damage_of(whole: bytes) -> str:
 
 
 def number_of_scans(stream: bytes) -> int:
-    """How often all of a progressive JPEG is gone over, commonly some ten times; what lies in metadata counts as well.
-    0 of another, each scan of which has codes for all that it goes over.
+    """How often all of a progressive JPEG is gone over, commonly some ten times; 0 of another, each scan of which has
+    codes for all that it goes over.
     """
-    return stream.count(_SCAN) if read_process(stream) in _PROGRESSIVE else 0
+    if read_process(stream) not in _PROGRESSIVE:
+        return 0
+    begin, _, _ = _codes(stream, 0)
+    return 1 + stream.count(_SCAN, begin)
 
 
 def without_tail(stream: bytes) -> bytes:
