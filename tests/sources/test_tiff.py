@@ -563,16 +563,16 @@ def test_last_tiles_that_are_left_out_lie_where_the_file_goes_on(tmp_path: Path)
     assert report.corrupt_tiles == 0
 
 
-def test_jpeg_tile_of_scans_without_number_is_refused(tmp_path: Path) -> None:
-    """Each of the scans of a progressive JPEG goes over all of it, and may have next to no bytes."""
+@pytest.mark.parametrize("frame", [b"\xff\xc0", b"\xff\xc2"])
+def test_jpeg_tile_of_scans_without_number_is_refused(tmp_path: Path, frame: bytes) -> None:
+    """Each of the scans of a JPEG goes over all of it, and may have next to no bytes."""
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, picture(), tile=(64, 64), compression="jpeg", photometric="rgb", metadata=None)
     with tifffile.TiffFile(path) as tiff:
         at, count = tiff.pages.first.dataoffsets[0], tiff.pages.first.databytecounts[0]
     data = bytearray(path.read_bytes())
     scan = bytes([0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0])
-    progressive = data[at : at + count - 2].replace(b"\xff\xc0", b"\xff\xc2", 1)
-    many = progressive + scan * 120 + b"\xff\xd9"
+    many = data[at : at + count - 2].replace(b"\xff\xc0", frame, 1) + scan * 120 + b"\xff\xd9"
     with tifffile.TiffFile(path, mode="r+b") as tiff:
         page = tiff.pages.first
         page.tags["TileOffsets"].overwrite([len(data), *page.dataoffsets[1:]])

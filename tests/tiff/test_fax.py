@@ -45,18 +45,6 @@ def test_runs_of_no_length_count_as_they_do_for_libtiff(tmp_path: Path) -> None:
     assert_reads_like(open_source(path), shown, 32, 200)
 
 
-def test_wrong_codes_of_group_4_are_damage(tmp_path: Path) -> None:
-    path = tmp_path / "a.tif"
-    Image.fromarray(MASK).save(path, compression="group4", tiffinfo={262: 1})
-    with tifffile.TiffFile(path) as tiff:
-        begin, count = tiff.pages.first.dataoffsets[0], tiff.pages.first.databytecounts[0]
-    data = bytearray(path.read_bytes())
-    data[begin + count // 2 : begin + count // 2 + 8] = bytes(8)
-    path.write_bytes(data)
-    with pytest.raises(CorruptTileError, match="does not decode"):
-        slidewright.convert(path, tmp_path / "o.tif", n_workers=0)
-
-
 def test_more_bits_than_pixels_are_damage(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     data = packbits_encode(np.packbits(MASK, axis=1).tobytes() + bytes(3))

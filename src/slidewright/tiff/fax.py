@@ -1,12 +1,12 @@
-"""Decoding CCITT segments by libtiff, through imagecodecs, from a TIFF of that one segment.
+"""Decoding CCITT segments by libtiff, through Pillow, from a TIFF of that one segment.
 
-Apart from `segments.py` because of that detour, which is worth it: the decoder of imagecodecs' own ends without a word
-at some codes that libtiff reads, and the rest of the page is empty. Wrong codes are an error where libtiff gives up,
-as at some of T.6; most it goes over, and only tells a message that imagecodecs drops.
+Apart from `segments.py` because of that detour, which is worth it: imagecodecs ends without a word at some codes that
+libtiff reads, and the rest of the page is empty.
 """
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ def fax_decoder(page: Page) -> Callable[..., Any] | None:
     """A decoder of the page's segments, called as tifffile's is; None for a page that is no fax."""
     if page.compression not in _CODES or page.samples // page.planes != 1:
         return None
-    from imagecodecs import tiff_decode
+    from PIL.TiffImagePlugin import TiffImageFile
 
     options = {tag: int(page.page.tags.valueof(tag, 0)) for tag in (_T4_OPTIONS, _T6_OPTIONS)}
 
@@ -34,7 +34,8 @@ def fax_decoder(page: Page) -> Callable[..., Any] | None:
         rows = page.cell.height if page.tiled else min(page.cell.height, page.size.height - row * page.cell.height)
         tags = {256: page.cell.width, 257: rows, 258: 1, 259: _CODES[page.compression], 262: 1, 277: 1, 278: rows}
         tags |= {_FILL_ORDER: 2 if page.reversed_bits else 1, 279: len(data), **options}
-        return (np.asarray(tiff_decode(_tiff(tags, data)), np.bool_)[None, :, :, None],)
+        with TiffImageFile(io.BytesIO(_tiff(tags, data))) as image:  # Image.open would warn of large ones
+            return (np.asarray(image)[None, :, :, None],)
 
     return decode
 

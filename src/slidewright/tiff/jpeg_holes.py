@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+import numpy as np
+
 from slidewright.geometry import Size
 from slidewright.system.interrupts import let_through
-from slidewright.tiff.jpeg_header import PROGRESSIVE, read_jpeg_header, read_process, segments
+from slidewright.tiff.jpeg_header import PROGRESSIVE, read_jpeg_header, segments
 from slidewright.tiff.stream_headers import is_far_larger, look
 
 MAX_SCANS = 100
@@ -21,8 +23,8 @@ _HOLE = bytes(512)  # a sector; one that reaches beyond a tile takes its header 
 _DAMAGE = "Corrupt JPEG data"  # how libjpeg begins the warnings about codes (jerror.h), and no others
 _SPARE = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _END = b"\xff\xd9"
-_PROGRESSIVE = (2, 6, 10, 14)  # the n of SOFn, of both ways of coding
 _SCAN = b"\xff\xda"  # which is in no codes either
+_SCAN_PAIR = int.from_bytes(_SCAN, "little")
 _DHT, _SOS = 0xC4, 0xDA
 _AC, _END_OF_BLOCK = 0x10, 0x00
 
@@ -84,12 +86,14 @@ def damage_of(whole: bytes) -> str:
 
 
 def number_of_scans(stream: bytes) -> int:
-    """How often all of a progressive JPEG is gone over, commonly some ten times; 0 of another, each scan of which has
-    codes for all that it goes over.
+    """How often all of a JPEG is gone over: once, or some ten times where it is progressive. A scan may have no codes.
     """
-    if read_process(stream) not in _PROGRESSIVE:
-        return 0
-    begin, _, _ = _codes(stream, 0)
+    data = np.frombuffer(stream, np.uint8)
+    pairs = (data[first : first + (len(data) - first) // 2 * 2].view("<u2") for first in (0, 1))
+    found = sum(int(np.count_nonzero(each == _SCAN_PAIR)) for each in pairs)  # in a fifth of the time of bytes.count
+    if found <= MAX_SCANS:
+        return found
+    begin, _, _ = _codes(stream, 0)  # what comes before is metadata
     return 1 + stream.count(_SCAN, begin)
 
 
