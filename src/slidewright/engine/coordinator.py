@@ -255,6 +255,7 @@ class Coordinator:
         if self._report is not None and now - self._ticked >= _TICK:
             self._ticked = now
             self._report(self.outcome.progress(self._run, stage, len(self._crew), self._crew.going))
+            refuse_fork(self._pid)
 
     def _sample_memory(self) -> None:
         pids = [os.getpid(), *self._crew.pids, *self._launcher.helpers]

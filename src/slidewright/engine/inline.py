@@ -112,6 +112,7 @@ class Inline:
     def _tell(self, *going: Going) -> None:
         if self._report is not None:
             self._report(self.outcome.progress(self._run, "encoding", 0, going))
+            refuse_fork(self._pid)
 
     def finish(self) -> Outcome:
         """Write everything, encoding what is left on the way."""

@@ -35,6 +35,7 @@ def _leave_to_parent() -> None:
         for file in files:
             os.dup2(nowhere, file.fileno(), inheritable=False)
         os.close(nowhere)
+        _written.clear()  # its number may be that of another file later on
 
 
 if hasattr(os, "register_at_fork"):
