@@ -40,6 +40,7 @@ from slidewright.conversions.signatures import AllOptions, with_options
 from slidewright.errors import DestinationError, OptionError
 from slidewright.options import ConvertOptions, split_options
 from slidewright.report import ProgressOption
+from slidewright.system.forks import refuse_fork
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ def _converted(
     before = [done.get(place_of(entry.destination)) for entry in entries]
     small = {Slide(entry, before[number]): number for number, entry in enumerate(entries) if is_small(entry)}
     processes = count_processes(options, len(small))
-    finished = set()
+    finished, pid = set(), os.getpid()
     if processes:
         with SlidePool(options, processes) as pool:
             for slide, outcome, last in pool.run(list(small)):
@@ -175,14 +176,17 @@ def _converted(
                     with make_callback(progress) as callback:
                         if callback is not None and last is not None:
                             callback(last)
+                            refuse_fork(pid)
                     finished.add(small[slide])
                     yield small[slide], outcome
+                    refuse_fork(pid)
     with _Helpers(options) as helpers:
         for number, entry in enumerate(entries):
             if number not in finished:
                 with make_callback(progress) as callback:
                     outcome = convert_slide(entry, before[number], helpers.get, callback)
                 yield number, outcome
+                refuse_fork(pid)
 
 
 def _ignore(item: BatchItem) -> None:

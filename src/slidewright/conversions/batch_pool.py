@@ -99,6 +99,7 @@ class SlidePool:
         self._stack = contextlib.ExitStack()
         self._workers: dict[Pipe, _Worker] = {}
         self._idle_deaths = 0
+        self._pid = os.getpid()
         self._launcher: Launcher
 
     def __enter__(self) -> SlidePool:
@@ -110,7 +111,7 @@ class SlidePool:
     def __exit__(self, *_: object) -> None:
         busy = [worker.slide for worker in self._workers.values() if worker.slide is not None]
         self._stack.close()
-        for slide in busy:
+        for slide in busy if os.getpid() == self._pid else ():  # else a fork, as of a callback of the caller's
             sweep_beside(slide.entry.destination)
 
     def run(self, slides: Sequence[Slide]) -> Iterator[tuple[Slide, Outcome | None, Progress | None]]:

@@ -19,6 +19,7 @@ from slidewright.errors import CorruptTileError, DestinationError, OutputError, 
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
 from slidewright.system.file_identity import chained_path, local_path
+from slidewright.system.forks import refuse_fork
 from slidewright.system.remote_file import absolute
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
@@ -139,6 +140,7 @@ class Conversion:
         before_commit: Callable[[str], None] | None = None,
     ) -> Report:
         """Check the file and give it its name; the report."""
+        refuse_fork(self._pid)
         _refuse_rubbish(self._corrupt(outcome, run), run)
         self._check(run)
         self._source_files.check()
@@ -149,6 +151,7 @@ class Conversion:
         report = self._report(outcome, run, nbytes)
         if callback is not None:
             callback(_finished(report, run.plan, outcome.retries))
+            refuse_fork(self._pid)
         return report
 
     def _check_space(self, shards: ShardPlan | None) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from slidewright.errors import RunError
 from slidewright.system import early
 from slidewright.system.files import hold_standard_streams
+from slidewright.system.forks import refuse_fork
 from slidewright.system.pipe import PipeEnd, make_pipe
 from slidewright.system.shared_memory import dumps
 
@@ -146,6 +147,7 @@ class ProcessLauncher:
     def spawn(
         self, module: str, name: str, job: object, *, expendable: bool = False, memory_guard: int | None = None
     ) -> Child:
+        refuse_fork(self._pid)
         data, buffers = dumps(job)
         try:
             ours, theirs = make_pipe()
@@ -230,6 +232,7 @@ class ProcessLauncher:
                     child.connection.recv_bytes()
 
     def _request(self, request: dict[str, Any]) -> None:
+        refuse_fork(self._pid)
         try:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
         except OSError as error:
