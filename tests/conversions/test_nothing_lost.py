@@ -442,12 +442,8 @@ def test_source_that_changes_while_it_is_read_makes_no_file(tmp_path, archive, c
     assert os.listdir(tmp_path) == ["s.tif"]
 
 
-@pytest.mark.parametrize("suffix", ["tif", "png"])
-def test_source_that_is_replaced_when_it_has_just_been_opened_makes_no_file(tmp_path, suffix, monkeypatch):
-    """Its pixels would be the new one's, and its resolution the old one's."""
-    slide, other = tmp_path / f"s.{suffix}", tmp_path / f"other.{suffix}"
-    for path, grey in ((slide, 10), (other, 99)):
-        Image.new("RGB", (200, 150), (grey, grey, grey)).save(path)
+def replace_once_opened(monkeypatch, slide, other):
+    """Have `other` take the place of a slide in the moment after it was first opened."""
     module = sys.modules[slidewright.convert.__module__]
     opened = module.open_selected
 
@@ -458,6 +454,15 @@ def test_source_that_is_replaced_when_it_has_just_been_opened_makes_no_file(tmp_
         return found
 
     monkeypatch.setattr(module, "open_selected", replaced)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+def test_source_that_is_replaced_when_it_has_just_been_opened_makes_no_file(tmp_path, suffix, monkeypatch):
+    """Its pixels would be the new one's, and its resolution the old one's."""
+    slide, other = tmp_path / f"s.{suffix}", tmp_path / f"other.{suffix}"
+    for path, grey in ((slide, 10), (other, 99)):
+        Image.new("RGB", (200, 150), (grey, grey, grey)).save(path)
+    replace_once_opened(monkeypatch, slide, other)
     with pytest.raises(slidewright.SourceError, match=r"has changed while it was read|is not the file it was"):
         slidewright.convert(slide, tmp_path / "o.tif", n_workers=0)
     assert os.listdir(tmp_path) == [slide.name]
@@ -483,16 +488,7 @@ def test_job_of_a_source_that_was_replaced_when_it_had_just_been_opened_is_begun
     for path, photometric in ((slide, "rgb"), (other, "ycbcr")):
         pixels = rng.integers(0, 255, (150, 200, 3), np.uint8)
         tifffile.imwrite(path, pixels, tile=(64, 64), compression="jpeg", photometric=photometric)
-    module = sys.modules[slidewright.convert.__module__]
-    opened = module.open_selected
-
-    def replaced(*arguments):
-        found = opened(*arguments)
-        if other.exists():
-            other.replace(slide)
-        return found
-
-    monkeypatch.setattr(module, "open_selected", replaced)
+    replace_once_opened(monkeypatch, slide, other)
     with pytest.raises(slidewright.SourceError, match=r"is not the file it was|has changed"):
         slidewright.convert(slide, tmp_path / "o.tif", n_workers=0, resume=True)
     assert slidewright.convert(slide, tmp_path / "o.tif", n_workers=0, resume=True).kept_tiles

@@ -90,7 +90,7 @@ def number_of_scans(stream: bytes) -> int:
     """
     data = np.frombuffer(stream, np.uint8)
     pairs = (data[first : first + (len(data) - first) // 2 * 2].view("<u2") for first in (0, 1))
-    found = sum(int(np.count_nonzero(each == _SCAN_PAIR)) for each in pairs)  # in a fifth of the time of bytes.count
+    found = sum(int(np.count_nonzero(each == _SCAN_PAIR)) for each in pairs)  # in a third of the time of bytes.count
     if found <= MAX_SCANS:
         return found
     begin, _, _ = _codes(stream, 0)  # what comes before is metadata
@@ -110,8 +110,7 @@ def is_padding(whole: bytes, damage: str) -> bool:
     spare = _SPARE.search(damage)
     if spare is None:
         return False
-    header = read_jpeg_header(whole)
-    _, end, _ = _codes(whole, 0 if header is None else len(header.sampling))
+    _, end, _ = _codes(whole, 0)
     return len(set(whole[end - int(spare[1]) : end])) == 1
 
 
