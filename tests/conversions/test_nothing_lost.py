@@ -25,11 +25,11 @@ from written import digest
 
 import slidewright
 from slidewright.cli.main import main
-from slidewright.conversions import conversion, watched
+from slidewright.conversions import conversion
 from slidewright.conversions import destination as destinations
 from slidewright.conversions.destination import Destination, sweep_beside
 from slidewright.errors import DestinationError, OptionError, OutputError
-from slidewright.sources import on_disk
+from slidewright.sources import on_disk, watched
 from slidewright.system import file_identity, file_lock, files
 
 OPTIONS = {"n_workers": 0, "tile_size": 64}
@@ -492,6 +492,93 @@ def test_job_of_a_source_that_was_replaced_when_it_had_just_been_opened_is_begun
     with pytest.raises(slidewright.SourceError, match=r"is not the file it was|has changed"):
         slidewright.convert(slide, tmp_path / "o.tif", n_workers=0, resume=True)
     assert slidewright.convert(slide, tmp_path / "o.tif", n_workers=0, resume=True).kept_tiles
+
+
+def write_over(path: Path, data: bytes, status: os.stat_result | None = None) -> None:
+    with path.open("r+b") as file:
+        file.write(data)
+    if status is not None:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def once_half_done(act, part=0.5):
+    """A callback that acts in the middle of a run."""
+    acted = []
+
+    def told(snapshot):
+        if not acted and snapshot.tiles_done >= part * snapshot.tiles_total:
+            acted.append(act())
+
+    return told
+
+
+@pytest.fixture
+def swapped(tmp_path):
+    """A slide, and how it is written over with other pixels and put back as it was."""
+    rng, slide = np.random.default_rng(8), tmp_path / "s.tif"
+    for path in (tmp_path / "other.tif", slide):
+        tifffile.imwrite(path, rng.integers(0, 255, (500, 600), np.uint8), tile=(64, 64))
+    own, others, status = slide.read_bytes(), (tmp_path / "other.tif").read_bytes(), slide.stat()
+    return slide, lambda: write_over(slide, others), lambda: write_over(slide, own, status)
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_parts_of_what_a_source_was_meanwhile_are_not_kept(swapped, tmp_path, n_workers):
+    """Put back from a backup, with its time, it is the source of the parts that were made before."""
+    slide, swap, back = swapped
+    options = {"tile_size": 64, "block_tiles": 1, "compression": "zstd", "n_workers": n_workers}
+    told = once_half_done(swap, part=0 if n_workers else 0.5)  # of workers it is told now and then
+    with pytest.raises(slidewright.SourceError, match="has changed while it was read"):
+        slidewright.convert(slide, tmp_path / "o.tif", resume=True, progress=told, **options)
+    back()
+    slidewright.convert(slide, tmp_path / "o.tif", resume=True, **options)
+    slidewright.convert(slide, tmp_path / "p.tif", **options)
+    assert (tmp_path / "o.tif").read_bytes() == (tmp_path / "p.tif").read_bytes()
+
+
+def test_shard_of_a_source_that_changes_is_not_made(swapped, tmp_path):
+    slide, swap, back = swapped
+    options = {"tile_size": 64, "block_tiles": 1, "compression": "zstd", "n_workers": 0}
+    with pytest.raises(slidewright.SourceError, match="has changed while it was read"):
+        slidewright.shard(slide, tmp_path / "sh", index=0, count=2, progress=once_half_done(swap), **options)
+    back()
+    assert not list((tmp_path / "sh").glob("shard-*"))
+    assert not slidewright.shard(slide, tmp_path / "sh", index=0, count=2, **options).done_before
+
+
+@posix
+def test_shard_of_a_source_whose_time_was_set_back_is_told(swapped, tmp_path):
+    slide, swap, back = swapped
+
+    def both():
+        swap()
+        back()
+
+    options = {"tile_size": 64, "block_tiles": 1, "n_workers": 0}
+    done = slidewright.shard(slide, tmp_path / "sh", index=0, count=2, progress=once_half_done(both), **options)
+    (warning,) = done.warnings
+    assert f"{slide} was touched while it was read" in warning
+
+
+def test_parts_of_a_store_of_which_a_chunk_changes_are_not_kept(tmp_path):
+    """Its folders are not looked at for each shard, but at the end of the run, whatever ends it."""
+    rng, store = np.random.default_rng(9), tmp_path / "s.zarr"
+    array = zarr.create_array(store, shape=(500, 600), chunks=(100, 100), dtype="uint8", compressors=None)
+    array[...] = rng.integers(0, 255, array.shape, np.uint8)
+    chunk = store / "c" / "4" / "5"
+    own, status = chunk.read_bytes(), chunk.stat()
+
+    def swap():
+        write_over(chunk, bytes(len(own)))
+        raise KeyboardInterrupt
+
+    options = {"tile_size": 64, "block_tiles": 1, "compression": "zstd", "n_workers": 0}
+    with pytest.raises(KeyboardInterrupt):
+        slidewright.convert(store, tmp_path / "o.tif", resume=True, progress=once_half_done(swap), **options)
+    assert not list((tmp_path / "o.tif.shards").glob("shard-*"))
+    write_over(chunk, own, status)
+    slidewright.convert(store, tmp_path / "o.tif", resume=True, **options)
+    assert (tifffile.imread(tmp_path / "o.tif") == array[...]).all()
 
 
 @posix

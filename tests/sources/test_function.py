@@ -165,3 +165,30 @@ def test_masks_and_matrices_that_a_function_gives_are_plain_pixels_and_masks_are
     (warning,) = slidewright.convert(masked, tmp_path / "a.tif", n_workers=0).warnings
     assert "each region's mask" in warning
     assert_reads_like(open_source(lambda *place: np.matrix(function(*place)), shape=(70, 90)), function(0, 0, 70, 90))
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(sys.platform == "win32", reason="fork, and signals as POSIX knows them")
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_what_a_function_starts_can_be_ended(tmp_path: Path, n_workers: int) -> None:
+    """Workers ignore the signals that end a run, which the coordinator heeds; their children would, too."""
+
+    def starts(y: int, x: int, height: int, width: int) -> Any:
+        import multiprocessing
+        import signal
+        import subprocess
+        import time
+
+        program = subprocess.Popen(["sleep", "1000"])
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
+        child.start()
+        time.sleep(0.2)  # until it is what it will be
+        program.terminate()
+        child.terminate()
+        program.wait(60)
+        child.join(60)
+        ended = program.returncode == child.exitcode == -signal.SIGTERM
+        return np.full((height, width), 200 if ended else 0, np.uint8)
+
+    slidewright.convert(starts, tmp_path / "o.tif", shape=(64, 64), dtype="uint8", n_workers=n_workers)
+    assert (tifffile.imread(tmp_path / "o.tif") == 200).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import signal
 import subprocess
 import sys
@@ -24,10 +25,12 @@ from written import assert_levels_equal_oracle
 
 import slidewright
 from slidewright.errors import CorruptTileError, OptionError, SourceError
+from slidewright.geometry import Size
 from slidewright.sources import image_file
 from slidewright.sources.open import open_source
 from slidewright.sources.pillow import pil_pixels
 from slidewright.system.limits import MemoryLimit
+from slidewright.tiff.jpeg_holes import has_hole
 
 PIXELS = np.random.default_rng(8).integers(0, 255, (90, 130, 3), np.uint8)
 
@@ -475,6 +478,33 @@ def test_jpeg_with_codes_left_over_is_damaged(damage: str, options: dict[str, An
     path.write_bytes(data[:-2] + b"\1\2\3" * 4 + data[-2:] if damage == "a few bytes more" else damaged)
     with pytest.raises(CorruptTileError, match=r"a\.jpg does not decode whole"):
         slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+ARITHMETIC = (  # 24 x 24 pixels of noise in YCbCr, by libjpeg-turbo
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAA0JCgsKCA0LCgsODg0PEyAVExISEyccHhcgLikxMC4pLSwzOko+MzZGNywtQFdBRkxOUlNS"
+    "Mj5aYVpQYEpRUk//2wBDAQ4ODhMREyYVFSZPNS01T09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09P"
+    "T0//yQARCAAYABgDASIAAhEBAxEB/8wACgAQEAUBEBEF/9oADAMBAAIRAxEAPwDOLeyXS8ykq0LWKtnhqzyeuGcUeSH3qhxhCzLT/fYl"
+    "QAoJbe5jF/2caNWz6Tl2VOr46hv4mUUylDPcN8bC5hz6GU+SzAKxBI+Qc7yKIKCpuFHQdHLa0RSppi0y68wgDK2BgzaRjhJfAnHjmpGG"
+    "UWQzZIGA8lyOuwM3EtotCkuUYJnhsugqWZN7HbtGLmCAtOqnap1G9bVuEvFIynPUZ5APnO1fEA/9Y6IeLFfI4CjONEgEyRSJ0Z0JYpOI"
+    "ZqHX/wAb8QF6dHc6wG956aP0xeEMRXmvYoDTSsfuyJK9uXY+eTD+rvMWWtUXrFYLCFUnTadZkUG+Unx7Zuk3abSWQ7ksKgsJBZRe+jPS"
+    "lrCrBi//ADtp2N1GjRfA/9k="
+)
+
+
+def test_jpeg_of_arithmetic_coding_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    whole = base64.b64decode(ARITHMETIC)
+    path.write_bytes(whole)
+    assert_reads_like(open_source(path), np.asarray(Image.open(path)))
+    assert not has_hole(whole, Size(24, 24))
+    begin = whole.index(b"\xff\xda")
+    for damaged in (
+        whole[:-2] + bytes(700) + whole[-2:],  # which an arithmetic code may as well take for its own
+        whole[: begin + 60] + bytes(range(1, 60)) + whole[begin + 60 :],
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptTileError, match=r"a\.jpg does not decode whole"):
+            slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+    assert has_hole(whole[:-2] + bytes(700) + whole[-2:], Size(24, 24))
 
 
 def test_jpeg_of_scans_without_number_is_refused(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from slidewright.conversions.destination import Destination, has_named
 from slidewright.conversions.opening import option_files
 from slidewright.conversions.told import warnings_of
-from slidewright.conversions.watched import WatchedFiles
 from slidewright.errors import CorruptTileError, DestinationError, OutputError, ShardError, SourceError, without_keys
 from slidewright.options import ConvertOptions
 from slidewright.report import LevelReport, Progress, Report
+from slidewright.sources.watched import WatchedFiles
 from slidewright.system.file_identity import chained_path, local_path
 from slidewright.system.forks import refuse_fork
 from slidewright.system.remote_file import absolute
@@ -75,9 +75,8 @@ class Conversion:
         self._pid = os.getpid()
         self._committed = False
         self._warnings = warnings_of(decided, options)
-        source = decided.source
-        before = {} if source.info.seen is None else {absolute(source.info.name): source.info.seen}
-        self._source_files = WatchedFiles(source.read_from or _files_of(source, source_path), before)
+        self._source_changed = False
+        self._source_files = watch(decided.source, source_path)
         self._stack.callback(self._source_files.close)
         self._destination = make_destination(dest, options, decided.format, decided.source, source_path, compare)
         self._stack.callback(self._destination.close)
@@ -117,14 +116,14 @@ class Conversion:
             from slidewright.shards.folder import sweep_partials
 
             self._stack.callback(sweep_partials, shards.folder)  # a writer that was ended could not do it
+            self._stack.callback(self._drop_doubtful, shards)
         levels = shards.levels if shards is not None else self._make_levels(own)
         if launcher is not None:
             self._stack.callback(self._end_children, launcher)
             if shards is None or shards.to_make:
                 run = share_source(self._stack, run)
         if shards is not None:
-            shards = replace(shards, corrupt=dict(run.source.filled))
-        if shards is not None:
+            shards = replace(shards, corrupt=dict(run.source.filled), watched=self._source_files)
             run = replace(run, format=run.format.by_blocks(shards.files))
         elif run.memory.by_blocks:
             run = replace(run, format=run.format.by_blocks())
@@ -143,7 +142,7 @@ class Conversion:
         refuse_fork(self._pid)
         _refuse_rubbish(self._corrupt(outcome, run), run)
         self._check(run)
-        self._source_files.check()
+        self._check_source()
         if before_commit is not None:
             before_commit(self._destination.partial)
         nbytes = self._give_name(run.format)
@@ -192,6 +191,18 @@ class Conversion:
     def _end_children(self, launcher: Launcher) -> None:
         if not self._committed:
             launcher.close()
+
+    def _check_source(self) -> None:
+        try:
+            self._source_files.check()
+        except SourceError:
+            self._source_changed = True
+            raise
+
+    def _drop_doubtful(self, shards: ShardPlan) -> None:
+        """Remove the shards that this run has made of a source that changed meanwhile: it may be put back."""
+        if not self._committed and (self._source_changed or self._source_files.changed):
+            shards.remove_made()
 
     def _check(self, run: Run) -> None:
         """Look at what was written as a reader would, before it gets its name."""
@@ -255,6 +266,12 @@ class Conversion:
             reused_levels=plan.reused,
             keeping=run.keeping,
         )
+
+
+def watch(source: Source, source_path: str | None) -> WatchedFiles:
+    """The files of a source, as they were when it was opened."""
+    before = {} if source.info.seen is None else {absolute(source.info.name): source.info.seen}
+    return WatchedFiles(source.read_from or _files_of(source, source_path), before)
 
 
 def make_destination(

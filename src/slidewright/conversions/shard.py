@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
-from slidewright.conversions.conversion import execute, share_source
+from slidewright.conversions.conversion import execute, share_source, watch
 from slidewright.conversions.opening import fixed, make_launcher, open_selected
 from slidewright.conversions.shard_job import SHARDS_A_WORKER, open_job, shard_plan
 from slidewright.conversions.signatures import ShardOptions, with_options
-from slidewright.errors import OptionError
+from slidewright.errors import OptionError, SourceError
 from slidewright.formats.registry import settle_format
 from slidewright.options import split_options
 from slidewright.report import Progress, ProgressOption
@@ -109,7 +109,7 @@ def shard(
             with make_launcher(checked) as launcher, make_callback(progress) as callback:
                 if launcher is not None:
                     launcher.own(*unfinished)
-                warnings = _make_shard(launcher, decided, plan, callback)
+                warnings = _make_shard(launcher, decided, path, plan, callback)
         finally:  # a writer that was ended could not do it
             for each in unfinished if os.getpid() == pid else ():  # else a fork, as of a callback of the caller's
                 remove_tree(each)
@@ -134,6 +134,7 @@ def shard(
 def _make_shard(
     launcher: Launcher | None,
     decided: Run,
+    source_path: str | None,
     plan: ShardPlan,
     callback: Callback,
 ) -> list[str]:
@@ -147,17 +148,25 @@ def _make_shard(
         return replace(snapshot, tiles_total=tiles, pixels_total=pixels)
 
     warnings = [*decided.memory.warnings, *_check_space(decided, plan)]
-    run = decided
+    run, watched = decided, watch(decided.source, source_path)
     with contextlib.ExitStack() as stack:
+        stack.callback(watched.close)
+        watched.hold()
         if launcher is not None:
             run = share_source(stack, run)
             stack.callback(launcher.close)  # before what its children read is taken away
-        run = replace(run, levels=plan.levels, shards=replace(plan, corrupt=dict(run.source.filled)))
+        run = replace(run, levels=plan.levels, shards=replace(plan, corrupt=dict(run.source.filled), watched=watched))
         outcome = execute(run, launcher, None if callback is None else lambda snapshot: callback(share_of(snapshot)))
+        try:
+            watched.check()
+        except SourceError:
+            plan.remove_made()
+            raise
+        doubts = watched.doubts()
     sweep_partials(plan.folder, shard_name(index, plan.count))
     if callback is not None:
         callback(Progress(tiles, tiles, pixels, pixels, 0, monotonic() - decided.started, 0, 0, "done"))
-    return warnings + outcome.warnings
+    return [*warnings, *outcome.warnings, *doubts]
 
 
 def _check_space(decided: Run, plan: ShardPlan) -> tuple[str, ...]:

@@ -121,6 +121,8 @@ class ShardLog:
 
     def _finish(self, index: int) -> None:
         shards, first = self._shards, self._shards.plan.passes[0]
+        if shards.watched is not None:
+            shards.watched.check(quick=True)  # a later run takes what has the shard's name for what the source has now
         chunks = []
         if shards.levels is not None:
             for number in shards.blocks(index):

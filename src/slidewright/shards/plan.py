@@ -12,7 +12,8 @@ from slidewright.pyramid.plan import Plan
 from slidewright.shards.file import ShardDamageError, ShardIndex, read_index
 from slidewright.shards.folder import shard_name, share
 from slidewright.sources.base import CorruptPlace
-from slidewright.system.files import token
+from slidewright.sources.watched import WatchedFiles
+from slidewright.system.files import remove, token
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class ShardPlan:
     """Whether to wait for the disk when a shard is finished."""
     corrupt: dict[CorruptPlace, str] = field(default_factory=dict)
     """What was filled before the first block, see `sources.filling.fill_corrupt`: it is noted in every shard."""
+    watched: WatchedFiles | None = None
+    """The source's files: no shard is finished once one of them has changed."""
     token: str = field(default_factory=token)
     """Tells what this run has begun to write from what others have."""
 
@@ -57,6 +60,11 @@ class ShardPlan:
             return read_index(self.path(index))
         except (OSError, ShardDamageError) as error:
             raise ShardError(f"shard {self.path(index)!r} can't be read ({error}); make it again") from error
+
+    def remove_made(self) -> None:
+        """Remove the shards that this run was to make, as far as it has."""
+        for index in self.to_make:
+            remove(self.path(index))
 
     @property
     def part_to_make(self) -> float:

@@ -27,6 +27,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from slidewright.system.early import IGNORED
@@ -46,14 +47,15 @@ def main(fd: int, preload: list[str], parent: int, inherited: list[tuple[int, in
     for first, end in inherited:
         os.closerange(first, end)
     os.set_inheritable(fd, False)
-    for number in IGNORED:
+    heeded = [number for number in IGNORED if signal.getsignal(number) != signal.SIG_IGN]
+    for number in heeded:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # they were held back until here, and whatever the caller holds back
     signal.signal(signal.SIGUSR1, lambda *_: None)  # only wakes it up
     _prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
     _set_name("slidewright-for")
     _import(preload)
-    ForkServer(socket.socket(fileno=fd), parent).serve()
+    ForkServer(socket.socket(fileno=fd), parent, heeded).serve()
     os._exit(0)  # what is left goes with the process, at once
 
 
@@ -69,9 +71,10 @@ def _import(names: list[str]) -> None:
 class ForkServer:
     """The state of the helper: its socket, its children, the paths it removes if the coordinator is killed."""
 
-    def __init__(self, connection: socket.socket, parent: int) -> None:
+    def __init__(self, connection: socket.socket, parent: int, heeded: Sequence[int] = ()) -> None:
         self._socket = connection
         self._parent = parent
+        self._heeded = heeded
         self._pid = os.getpid()
         self._children: set[int] = set()
         self._owned: list[str] = []
@@ -143,7 +146,7 @@ class ForkServer:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            _ignore([*self._heeded, signal.SIGUSR1])
             self._socket.close()
             die_with_parent(self._pid)
             _set_name(request["name"])
@@ -192,6 +195,21 @@ class ForkServer:
 
 def _is_lock(path: str) -> bool:
     return path.endswith(".lock")
+
+
+def _ignore(numbers: Sequence[int]) -> None:
+    """Ignore signals in this process, and not in those that it starts, as a source may: what is ignored by the system
+    stays so in a child, which could not be ended then.
+    """
+
+    def heed() -> None:
+        for number in numbers:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    for number in numbers:
+        signal.signal(number, lambda *_: None)  # which no program that is started inherits
+        signal.siginterrupt(number, False)
+    os.register_at_fork(after_in_child=heed)
 
 
 def _play(module: str, memory_guard: int | None, fds: list[int]) -> None:

@@ -14,8 +14,10 @@ import numpy as np
 ADOBE = b"\xff\xee\0\x0eAdobe\0\x64" + bytes(4)
 """Adobe's marker of a JPEG, up to the byte that tells its colours: 0 RGB, 1 YCbCr."""
 PROGRESSIVE = 2
-"""The highest n of SOFn, see `JpegHeader.process`, that simplejpeg is asked for. Version 1.9.0 writes beyond the end of
-its array when it is to give half of a lossless JPEG.
+"""The highest n of SOFn, see `JpegHeader.process`, of what is in blocks of Huffman's codes."""
+WITH_BLOCKS = (*range(PROGRESSIVE + 1), 9, 10)
+"""Those that simplejpeg is asked for, the last two of arithmetic coding. Version 1.9.0 writes beyond the end of its
+array when it is to give half of a lossless JPEG.
 """
 _SOS = 0xDA
 _STANDARD = (
@@ -32,7 +34,7 @@ class JpegHeader:
     """The frame header (ITU T.81, B.2.2) and the quantisation tables beside it."""
 
     process: int
-    """The n of SOFn: 0 baseline, 1 extended, 2 progressive, more for what few decoders read."""
+    """The n of SOFn: 0 baseline, 1 extended, 2 progressive, more for what few decoders read (T.81, table B.1)."""
     bits: int
     sampling: tuple[tuple[int, int], ...]
     """(horizontal, vertical) of each component."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from slidewright.geometry import Size
 from slidewright.system.interrupts import let_through
-from slidewright.tiff.jpeg_header import PROGRESSIVE, read_jpeg_header, segments
+from slidewright.tiff.jpeg_header import PROGRESSIVE, WITH_BLOCKS, read_jpeg_header, read_process, segments
 from slidewright.tiff.stream_headers import is_far_larger, look
 
 MAX_SCANS = 100
@@ -49,7 +49,7 @@ def _adds_up(stream: bytes, joined: bytes) -> bool:
     """
     whole = stream[:2] + joined + stream[2:]
     header = read_jpeg_header(whole)
-    if header is None or header.process > PROGRESSIVE:
+    if header is None or header.process not in WITH_BLOCKS:
         return True
     begin, end, impossible = _codes(whole, len(header.sampling))
     if whole.find(_HOLE, begin, end) < 0:
@@ -62,18 +62,18 @@ def _adds_up(stream: bytes, joined: bytes) -> bool:
             return False
         whole = whole[:last] + _END
     damage = damage_of(whole)
-    too_many = _SPARE.search(damage)
+    too_many = _SPARE.search(damage) if header.process <= PROGRESSIVE else None  # an arithmetic code goes on in zeros
     return not damage or (too_many is not None and spare >= int(too_many[1]))
 
 
 def damage_of(whole: bytes) -> str:
-    """What libjpeg says first of the codes of a baseline or progressive JPEG, empty where it finds no fault in them, or
-    can't decode it for another reason.
+    """What libjpeg says first of the codes of a JPEG, empty where it finds no fault in them, or can't decode it for
+    another reason.
     """
     from simplejpeg import decode_jpeg
 
     header = read_jpeg_header(whole)
-    if header is None or header.process > PROGRESSIVE:
+    if header is None or header.process not in WITH_BLOCKS:
         return ""
     try:
         decode_jpeg(whole, "CMYK" if len(header.sampling) == 4 else "GRAY", min_factor=8, strict=True)
@@ -107,8 +107,8 @@ def is_padding(whole: bytes, damage: str) -> bool:
     """Whether all that libjpeg says of a JPEG is of bytes between the last code and the end, all of one value, as
     cameras leave them; those that damage leaves are codes.
     """
-    spare = _SPARE.search(damage)
-    if spare is None:
+    spare, process = _SPARE.search(damage), read_process(whole)
+    if spare is None or process is None or process > PROGRESSIVE:  # an arithmetic code may take any zeros for its own
         return False
     _, end, _ = _codes(whole, 0)
     return len(set(whole[end - int(spare[1]) : end])) == 1

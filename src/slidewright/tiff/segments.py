@@ -24,6 +24,7 @@ from slidewright.system.limits import blame_memory
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.fax import fax_decoder
 from slidewright.tiff.half_jpeg import decode_half_jpeg
+from slidewright.tiff.jpeg2000 import too_many_packets
 from slidewright.tiff.jpeg_holes import MAX_SCANS, has_hole, number_of_scans
 from slidewright.tiff.jpegxl import joined_of
 from slidewright.tiff.page import Page
@@ -59,7 +60,8 @@ class Segments:
         self._raw, self._swap = order is not None, order == (">" if sys.byteorder == "little" else "<")
         self._nodata = page.nodata
         self._offsets, self._counts = page.offsets[: page.n_segments], page.counts[: page.n_segments]
-        self._codec = "jpeg" if page.is_jpeg else page.compression.partition("-")[0]
+        own = page.compression.startswith("aperio_jp2000")
+        self._codec = "jpeg" if page.is_jpeg else "jpeg2000" if own else page.compression.partition("-")[0]
         self._cell_bytes = page.cell.height * page.cell.width * page.samples * page.dtype.itemsize
         self._last: tuple[int, bytes] = (-1, b"")
 
@@ -261,11 +263,14 @@ class Segments:
 
     def _check_end(self, index: int, data: bytes) -> None:
         """Refuse a JPEG or a JPEG 2000 without an end, and a JPEG with a hole, of which the libraries only warn: the
-        rest would be grey, blurred or moved. A JPEG of too many scans is refused as well.
+        rest would be grey, blurred or moved. A JPEG of too many scans is refused as well, and a JPEG 2000 of too many
+        packets.
         """
         if data.rfind(b"\xff\xd9") < 0:
             what = "JPEG" if self._codec == "jpeg" else "JPEG 2000"
             raise self._error(f"{self.where(index)} is a {what} without an end; copy the file again")
+        if self._codec in ("jpeg2000", "htj2k") and (problem := too_many_packets(data)):
+            raise self._damaged(index, problem)
         if self._codec == "jpeg" and (scans := number_of_scans(data)) > MAX_SCANS:
             raise self._error(f"{self.where(index)} is a JPEG of {scans} scans; {MAX_SCANS} are the most that are read")
         if self._codec == "jpeg" and has_hole(data, self.page.cell, self._joined):

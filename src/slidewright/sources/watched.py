@@ -21,7 +21,7 @@ _SHARE_HELD = 32  # of the files that may be open, which other conversions in th
 
 
 class WatchedFiles:
-    """Files as they were when this was made.
+    """Files as they were when this was made; picklable.
 
     Parameters
     ----------
@@ -51,14 +51,12 @@ class WatchedFiles:
         while self._held:
             close_quietly(self._held.popitem()[1])
 
-    def check(self) -> None:
-        """Raise SourceError where one has changed."""
+    def check(self, *, quick: bool = False) -> None:
+        """Raise SourceError where one has changed; `quick` looks at the files on a disk alone, not into folders."""
         for path, before in self._before.items():
-            now = seen(path)
-            if now is None and path in self._held and before is not None:
-                with contextlib.suppress(OSError):  # of a network disk, which does not keep what was removed
-                    status = os.fstat(self._held[path])
-                    now = {**before, "bytes": status.st_size, "changed": status.st_mtime_ns}
+            if quick and (before is None or "bytes" not in before or is_url(path)):
+                continue
+            now = self._seen(path)
             if now is None and (before is None or "bytes" in before):  # a file that was removed is read to its end
                 continue
             if now != before and not (before is None and is_url(path)):  # whose server was silent before
@@ -67,6 +65,11 @@ class WatchedFiles:
                     remedy += "; if its server gives each answer another ETag or time of change, download it first"
                 raise SourceError(f"{path} has changed while it was read; {remedy}")
 
+    @property
+    def changed(self) -> bool:
+        """Whether one on a disk is there and not as it was; of one that can't be seen nobody knows."""
+        known = [(path, before) for path, before in self._before.items() if before is not None and not is_url(path)]
+        return any(self._seen(path) not in (None, before) for path, before in known)
 
     def doubts(self) -> list[str]:
         """Warnings of files that say they are what they were, and may be changed all the same: a program that writes
@@ -79,6 +82,19 @@ class WatchedFiles:
             for path, before, now in changes
             if before is not None and now is not None and now[0] != before[0] and now[1:] == before[1:]
         ]
+
+    def _seen(self, path: str) -> dict[str, Any] | None:
+        """As `seen`, also of one that is held and was removed."""
+        now, before = seen(path), self._before[path]
+        if now is None and path in self._held and before is not None:
+            with contextlib.suppress(OSError):  # of a network disk, which does not keep what was removed
+                status = os.fstat(self._held[path])
+                return {**before, "bytes": status.st_size, "changed": status.st_mtime_ns}
+        return now
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which does not hold them."""
+        return {**self.__dict__, "_held": {}}
 
 
 def _change(path: str) -> tuple[int, ...] | None:
