@@ -517,6 +517,24 @@ def test_jpeg_of_scans_without_number_is_refused(tmp_path: Path) -> None:
         slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
 
 
+@pytest.mark.parametrize("damage", ["codes", "scans", "png"])
+def test_label_of_which_a_part_is_missing_is_refused(damage: str, tmp_path: Path) -> None:
+    """As a source of pixels is, of which Pillow makes up the rest."""
+    source, label = tmp_path / "s.npy", tmp_path / ("l.png" if damage == "png" else "l.jpg")
+    np.save(source, PIXELS)
+    Image.fromarray(PIXELS).save(label)
+    slidewright.convert(source, tmp_path / "good.tif", label=label, n_workers=0)
+    whole = label.read_bytes()
+    more = {"codes": bytes(range(1, 90)), "scans": bytes([0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0]) * 120}
+    if damage == "png":
+        at = whole.index(b"IDAT") + 40
+        label.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    else:
+        label.write_bytes(whole[:-2] + more[damage] + whole[-2:])
+    with pytest.raises(OptionError, match=r"label .*l\.\w+ does not decode whole"):
+        slidewright.convert(source, tmp_path / "out.tif", label=label, n_workers=0)
+
+
 FAR_BEHIND = """
 import pathlib, sys, slidewright
 slidewright.convert(sys.argv[1], sys.argv[2], n_workers=0)

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from slidewright._version import __version__
-from slidewright.errors import OptionError
+from slidewright.errors import CorruptTileError, OptionError
 from slidewright.metadata import whole
 from slidewright.pixels import parse_color
+from slidewright.system.interrupts import let_through
 
 if TYPE_CHECKING:
     from slidewright.codecs import Encoding
@@ -125,12 +126,14 @@ def _image_file(path: str | os.PathLike[str]) -> Any:
     from PIL import Image, ImageOps
 
     from slidewright.sources.base import MAX_ASSOCIATED_PIXELS
+    from slidewright.sources.image_file import check_whole, our_limits
 
     try:
-        with Image.open(path) as opened:
+        with our_limits(), Image.open(path) as opened:
             if opened.height * opened.width > MAX_ASSOCIATED_PIXELS:
                 size = f"{opened.width} x {opened.height}"
                 raise OptionError(f"label {os.fspath(path)!r} of {size} pixels is too large for one")
+            check_whole(os.fspath(path))
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
                 image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
@@ -140,5 +143,8 @@ def _image_file(path: str | os.PathLike[str]) -> Any:
             return np.asarray(image.convert("RGB"))
     except OptionError:
         raise
+    except CorruptTileError as error:
+        raise OptionError(f"label {error}") from error
     except Exception as error:  # each of its plugins has its own
+        let_through(error)
         raise OptionError(f"label {os.fspath(path)!r} is no image that Pillow reads ({error}); give another") from error

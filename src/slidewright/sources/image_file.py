@@ -176,7 +176,7 @@ def _orientation(image: Any) -> int:
 
 
 @contextmanager
-def _our_limits() -> Iterator[None]:
+def our_limits() -> Iterator[None]:
     """Pillow's own limits, which count for all threads, as they are needed here; the last to leave puts back what the
     caller has made of them.
     """
@@ -199,7 +199,7 @@ def _open(path: str) -> Any:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings(), _our_limits():
+        with warnings.catch_warnings(), our_limits():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             _check_webp(path)
             image = Image.open(path, formats=FORMATS)
@@ -237,13 +237,22 @@ def _load(path: str) -> PilPixels:
         if plain is not None:
             return plain
         try:
-            with _our_limits():
+            with our_limits():
                 image.load()
             upright = image if turn is None else image.transpose(turn)
         except Exception as error:
             let_through(error)
             raise CorruptTileError(f"{path} does not decode ({error}); {_REMEDY}") from error
         return pil_pixels(upright, path)
+
+
+def check_whole(path: str) -> None:
+    """Raise CorruptTileError where a file of one of the formats is not whole; nothing is said of others."""
+    with open(path, "rb", opener=regular) as file:
+        if not is_image_file(file.read(12)):
+            return
+    with _open(path) as image:
+        _check_whole(image, path)
 
 
 def _check_memory(image: Any, path: str) -> None:
