@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
+from typing import Any
 
+import imagecodecs
 import numpy as np
 import oracle
 import pages
@@ -175,6 +177,22 @@ def test_image_far_larger_than_its_tile_is_refused(compression: str, tmp_path: P
     (tmp_path / "b.tif").write_bytes(data)
     with pytest.raises(slidewright.VerifyError, match=rf"row 0, column 1 holds a {compression.upper()} of 512 x 512"):
         verify_file(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "webp", "jpeg2000", "png", "jpegxl"])
+def test_image_of_another_shape_with_as_many_pixels_is_refused(compression: str, tmp_path: Path) -> None:
+    """tifffile would lay them in rows of the tile's length, and libvips refuses it."""
+    streams = []
+    for shape in ((64, 64, 3), (32, 128, 3)):
+        pixels = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+        encode = {"jpeg": imagecodecs.jpeg8_encode, "webp": imagecodecs.webp_encode, "png": imagecodecs.png_encode}
+        more = {"jpeg2000": imagecodecs.jpeg2k_encode, "jpegxl": imagecodecs.jpegxl_encode}
+        streams.append(bytes((encode | more)[compression](pixels)))
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        layout: dict[str, Any] = {"shape": (64, 128, 3), "dtype": np.uint8, "tile": (64, 64), "metadata": None}
+        tiff.write(iter(streams), compression=compression, photometric="rgb", **layout)
+    with pytest.raises(slidewright.SourceError, match=r"row 0, column 1 holds a \w+ of 128 x 32, not of 64 x 64"):
+        slidewright.convert(tmp_path / "a.tif", tmp_path / "out.tif", compression="zstd", n_workers=0)
 
 
 def test_high_throughput_jpeg2000_is_told_from_the_older(tmp_path: Path) -> None:

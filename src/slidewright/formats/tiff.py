@@ -188,7 +188,10 @@ def _correct_tags(path: str, corrections: Sequence[dict[str, Any]]) -> None:
         return
     import tifffile
 
-    with tifffile.TiffFile(path, mode="r+") as tiff:
-        for page, tags in zip(tiff.pages, corrections, strict=False):
-            for name, value in tags.items():
-                page.aspage().tags[name].overwrite(value)
+    try:
+        with tifffile.TiffFile(path, mode="r+") as tiff:
+            for page, tags in zip(tiff.pages, corrections, strict=False):
+                for name, value in tags.items():
+                    page.aspage().tags[name].overwrite(value)
+    except tifffile.TiffFileError as error:  # of a disk that did not give them back
+        raise OutputError(f"what was written can't be read back: {error}") from error

@@ -287,9 +287,12 @@ class Segments:
                 raise self._damaged(index, "more bits than it has pixels")
 
     def _check_stream(self, index: int, data: bytes) -> None:
-        """Refuse an image that says it is far larger than its tile, before a decoder makes room for it."""
+        """Refuse an image that says it is far larger than its tile, before a decoder makes room for it; and one of
+        another shape with as many pixels, which tifffile would lay in rows of the tile's length.
+        """
         size, cell = look(self._codec, data).size, self.page.cell
-        if size is not None and is_far_larger(size, cell):
+        swapped = size is not None and size != cell and size.height * size.width == cell.height * cell.width
+        if size is not None and (swapped or is_far_larger(size, cell)):
             raise self._error(
                 f"{self.where(index)} holds a {self._codec.upper()} of {size}, not of {cell}; the file is damaged"
             )
