@@ -342,7 +342,7 @@ def test_progress_is_told_while_the_caller_produces(tmp_path):
 
     with PyramidWriter(tmp_path / "out.tif", pixels.shape, n_workers=1, progress=seen.append, **OPTIONS) as writer:
         writer.write(slowly())
-    assert 0 < seen[1].tiles_done < seen[1].tiles_total
+    assert any(0 < each.tiles_done < each.tiles_total for each in seen)
     assert seen[-1].stage == "done"
 
 
