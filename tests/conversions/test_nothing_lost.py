@@ -581,6 +581,39 @@ def test_parts_of_a_store_of_which_a_chunk_changes_are_not_kept(tmp_path):
     assert (tifffile.imread(tmp_path / "o.tif") == array[...]).all()
 
 
+def put_aside_and_back(path: Path, meanwhile: Path) -> None:
+    aside = path.with_name("aside")
+    path.rename(aside)
+    meanwhile.rename(path)
+    path.rename(meanwhile)
+    aside.rename(path)
+
+
+@posix
+@pytest.mark.parametrize("group", [False, True])
+def test_store_that_was_exchanged_and_put_back_is_told(tmp_path, group):
+    """In one run, and between a run that was killed and the next."""
+    stores = tmp_path / "s.zarr", tmp_path / "other.zarr"
+    for store in stores:
+        if group:
+            zarr.create_group(store)
+        zarr.create_array(store / "0" if group else store, shape=(500, 600), chunks=(100, 100), dtype="uint8")[...] = 50
+    options = {"tile_size": 64, "block_tiles": 1, "n_workers": 0}
+    source = stores[0]
+    told = once_half_done(lambda: put_aside_and_back(*stores))
+    (warning,) = slidewright.convert(source, tmp_path / "o.tif", progress=told, **options).warnings
+    assert "s.zarr was touched while it was read" in warning
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        slidewright.convert(source, tmp_path / "p.tif", resume=True, progress=once_half_done(stop), **options)
+    put_aside_and_back(*stores)
+    (warning,) = slidewright.convert(source, tmp_path / "p.tif", resume=True, **options).warnings
+    assert "s.zarr was touched since the first part was made of it" in warning
+
+
 @posix
 def test_source_whose_time_was_set_back_is_told(tmp_path, slide, monkeypatch):
     """As a program does that writes into it and keeps its time; who changes its permissions is no matter."""

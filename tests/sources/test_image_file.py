@@ -535,6 +535,21 @@ def test_label_of_which_a_part_is_missing_is_refused(damage: str, tmp_path: Path
         slidewright.convert(source, tmp_path / "out.tif", label=label, n_workers=0)
 
 
+def test_label_in_a_tiff_of_which_a_part_is_missing_is_refused(tmp_path: Path) -> None:
+    source, label = tmp_path / "s.npy", tmp_path / "l.tif"
+    np.save(source, PIXELS)
+    noise = np.random.default_rng(6).integers(0, 255, (256, 256, 3), np.uint8)
+    tifffile.imwrite(label, noise, compression="jpeg", tile=(128, 128), photometric="rgb")
+    slidewright.convert(source, tmp_path / "good.tif", label=label, n_workers=0)
+    with tifffile.TiffFile(label) as tiff:
+        offset = tiff.pages.first.dataoffsets[1]
+    with label.open("r+b") as file:
+        file.seek(offset + 2000)
+        file.write(bytes(1024))
+    with pytest.raises(OptionError, match=r"label .*l\.tif: tile at row 0, column 1 is a JPEG with zeros"):
+        slidewright.convert(source, tmp_path / "out.tif", label=label, n_workers=0)
+
+
 FAR_BEHIND = """
 import pathlib, sys, slidewright
 slidewright.convert(sys.argv[1], sys.argv[2], n_workers=0)

@@ -20,7 +20,7 @@ from slidewright.report import LevelReport, Progress, Report
 from slidewright.sources.watched import WatchedFiles
 from slidewright.system.file_identity import chained_path, local_path
 from slidewright.system.forks import refuse_fork
-from slidewright.system.remote_file import absolute
+from slidewright.system.remote_file import absolute, is_url
 
 if TYPE_CHECKING:  # NumPy comes with it, and the fork server must be started first
     from slidewright.engine.run import Outcome, Run
@@ -123,6 +123,7 @@ class Conversion:
             if shards is None or shards.to_make:
                 run = share_source(self._stack, run)
         if shards is not None:
+            self._source_files.since(shards.changes)
             shards = replace(shards, corrupt=dict(run.source.filled), watched=self._source_files)
             run = replace(run, format=run.format.by_blocks(shards.files))
         elif run.memory.by_blocks:
@@ -271,7 +272,9 @@ class Conversion:
 def watch(source: Source, source_path: str | None) -> WatchedFiles:
     """The files of a source, as they were when it was opened."""
     before = {} if source.info.seen is None else {absolute(source.info.name): source.info.seen}
-    return WatchedFiles(source.read_from or _files_of(source, source_path), before)
+    given = _files_of(source, source_path)
+    stores = [path for path in given if not is_url(path) and os.path.isdir(path)]
+    return WatchedFiles(source.read_from or given, before, stores)
 
 
 def make_destination(

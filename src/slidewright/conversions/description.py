@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from slidewright._version import __version__
-from slidewright.errors import CorruptTileError, OptionError
+from slidewright.errors import CorruptTileError, OptionError, SlidewrightError
 from slidewright.metadata import whole
 from slidewright.pixels import parse_color
 from slidewright.system.interrupts import let_through
@@ -127,6 +128,7 @@ def _image_file(path: str | os.PathLike[str]) -> Any:
 
     from slidewright.sources.base import MAX_ASSOCIATED_PIXELS
     from slidewright.sources.image_file import check_whole, our_limits
+    from slidewright.tiff.directories import is_tiff
 
     try:
         with our_limits(), Image.open(path) as opened:
@@ -134,6 +136,8 @@ def _image_file(path: str | os.PathLike[str]) -> Any:
                 size = f"{opened.width} x {opened.height}"
                 raise OptionError(f"label {os.fspath(path)!r} of {size} pixels is too large for one")
             check_whole(os.fspath(path))
+            if is_tiff(path):
+                _check_tiff(os.fspath(path))
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
                 image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
@@ -148,3 +152,19 @@ def _image_file(path: str | os.PathLike[str]) -> Any:
     except Exception as error:  # each of its plugins has its own
         let_through(error)
         raise OptionError(f"label {os.fspath(path)!r} is no image that Pillow reads ({error}); give another") from error
+
+
+def _check_tiff(path: str) -> None:
+    """Raise CorruptTileError where a part of a TIFF's first page is missing, of which Pillow says nothing."""
+    import numpy as np
+
+    from slidewright.sources.open import open_source
+
+    try:
+        source = open_source(path, page=0)
+        with contextlib.closing(source.open()) as reader:
+            reader.read(0, 0, *source.info.size, np.empty(source.info.shape, source.info.dtype))
+    except CorruptTileError:
+        raise
+    except SlidewrightError:
+        pass  # of a kind that is not read here

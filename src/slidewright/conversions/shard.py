@@ -152,6 +152,7 @@ def _make_shard(
     with contextlib.ExitStack() as stack:
         stack.callback(watched.close)
         watched.hold()
+        watched.since(plan.changes)
         if launcher is not None:
             run = share_source(stack, run)
             stack.callback(launcher.close)  # before what its children read is taken away

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from slidewright.conversions.conversion import watch
 from slidewright.conversions.deciding import decide
 from slidewright.errors import OptionError, SlidewrightError
 from slidewright.options import ConvertOptions
@@ -80,6 +81,7 @@ def open_job(
         block_tiles=first.block_tiles,
         block_tiles_given=given,  # also when it was this machine's memory that made it smaller
         resumed=resume,
+        changes=watch(source, source_path).changes if there is None else {},
     )
     folder = ShardFolder.claim(path, job)
     if folder.job.resumed and not resume:
@@ -100,7 +102,8 @@ def shard_plan(
     if len(plan.passes) > 1:
         sparse = decided.source.info.sparse
         levels = Scratch(folder.path, plan, decided.encoding.pixels, sparse=sparse)
-    return ShardPlan(folder.path, folder.job.id, folder.job.count, plan, levels, found, to_make, sync)
+    made = ShardPlan(folder.path, folder.job.id, folder.job.count, plan, levels, found, to_make, sync)
+    return replace(made, changes=folder.job.changes)
 
 
 def counting_from(plan: ShardPlan, callback: Callback) -> Callback:

@@ -15,7 +15,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
@@ -83,6 +83,8 @@ class Job:
     """What becomes of the source's own tiles: another way to read the source may not have them."""
     resumed: bool = False
     """Whether a conversion with `resume` made the folder, for itself. Not compared."""
+    changes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """`WatchedFiles.changes` of the source where the folder was made. Not compared."""
 
     @property
     def id(self) -> str:

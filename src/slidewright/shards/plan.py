@@ -34,6 +34,8 @@ class ShardPlan:
     """What was filled before the first block, see `sources.filling.fill_corrupt`: it is noted in every shard."""
     watched: WatchedFiles | None = None
     """The source's files: no shard is finished once one of them has changed."""
+    changes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """`Job.changes`."""
     token: str = field(default_factory=token)
     """Tells what this run has begun to write from what others have."""
 

@@ -48,7 +48,7 @@ from slidewright.sources.tiff_stored import CONFLICT, jpeg_stored
 from slidewright.system.interrupts import let_through
 from slidewright.system.limits import blame_memory
 from slidewright.system.pixel_file import PixelFile
-from slidewright.tiff.jpeg2000 import too_many_packets
+from slidewright.tiff.jpeg2000 import too_much
 from slidewright.tiff.jpeg_header import read_jpeg_header
 from slidewright.tiff.stream_headers import HEAD_BYTES, look
 
@@ -321,7 +321,7 @@ class DicomReader(Reader):
         size = look({"jpeg2k": "jpeg2000", "jpegxl": "jpegxl"}.get(codec, "jpeg"), data).size
         if size is not None and size != self._coding.tile:
             raise CorruptTileError(f"{where} holds an image of {size}, not of {self._coding.tile}; the file is damaged")
-        if codec == "jpeg2k" and (problem := too_many_packets(data)):
+        if codec == "jpeg2k" and (problem := too_much(data)):
             raise corrupt(where, problem)
         decode: Callable[[bytes], Any] = getattr(imagecodecs, f"{codec}_decode")
         try:

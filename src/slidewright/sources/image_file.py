@@ -37,7 +37,7 @@ from slidewright.system.file_identity import seen_as
 from slidewright.system.files import regular
 from slidewright.system.interrupts import let_through
 from slidewright.system.limits import available_memory
-from slidewright.tiff.jpeg2000 import too_many_packets
+from slidewright.tiff.jpeg2000 import too_much
 from slidewright.tiff.jpeg_holes import (
     MAX_SCANS,
     damage_of,
@@ -309,7 +309,7 @@ def _jpeg2000_damage(image: Any, path: str) -> str:
     begin = stream.find(_SIZ)
     if begin >= 0 and stream.find(_EOC, begin) < 0:
         return "its codes have no end"
-    return too_many_packets(stream)
+    return too_much(stream)
 
 
 def _stream(image: Any, path: str) -> bytes:

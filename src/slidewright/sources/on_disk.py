@@ -37,13 +37,14 @@ def file_identity(path: str, when: tuple[int, int] | None = None) -> dict[str, A
     return seen
 
 
-def folder_identity(path: str) -> dict[str, Any]:
+def folder_identity(path: str, touched: list[int] | None = None) -> dict[str, Any]:
     """The same of a folder, and when a name last came to it, or went, and to the first 20,000 folders in it: of a chunk
-    that comes late, in a store of more files than are looked at, this alone tells.
+    that comes late, in a store of more files than are looked at, this alone tells. To `touched` goes when the system
+    last changed anything of each, which nobody can set.
     """
     times: list[int] = []
-    files = _files(path, times)
-    word = _folder(path, files)
+    files = _files(path, times, touched)
+    word = _folder(path, files, touched)
     while len(times) < _MAX_FILES and next(files, None) is not None:
         pass  # the other folders
     return {"files": word, "times": times[:_MAX_FILES]}
@@ -83,17 +84,20 @@ def companions(path: str) -> tuple[str, ...]:
     return tuple(each for each in found if os.path.isfile(each))
 
 
-def _stat(path: str) -> dict[str, int]:
+def _stat(path: str, touched: list[int] | None = None) -> dict[str, int]:
     try:
         status = os.stat(path)
     except FileNotFoundError:
         status = os.lstat(path)  # a link to what is not there
+    if touched is not None:
+        touched.append(status.st_ctime_ns)
     return {"bytes": status.st_size, "changed": status.st_mtime_ns}
 
 
-def _folder(path: str, files: Iterable[str]) -> str:
+def _folder(path: str, files: Iterable[str], touched: list[int] | None = None) -> str:
     """Names, sizes and times of the files in a folder, in one word."""
-    return _word(f"{os.path.relpath(file, path)}\0{sorted(_stat(file).items())}" for file in islice(files, _MAX_FILES))
+    first = islice(files, _MAX_FILES)
+    return _word(f"{os.path.relpath(file, path)}\0{sorted(_stat(file, touched).items())}" for file in first)
 
 
 def _word(files: Iterable[str]) -> str:
@@ -105,11 +109,14 @@ def _word(files: Iterable[str]) -> str:
     return seen.hexdigest()[:16]
 
 
-def _files(path: str, times: list[int] | None = None) -> Iterator[str]:
-    """The files in a folder; to `times` go those of the folders, as they are looked at."""
+def _files(path: str, times: list[int] | None = None, touched: list[int] | None = None) -> Iterator[str]:
+    """The files in a folder; to `times` and `touched` go those of the folders, as they are looked at."""
     for folder, folders, files in os.walk(path):
         folders.sort()
         if times is not None:
-            times.append(os.stat(folder).st_mtime_ns)
+            status = os.stat(folder)
+            times.append(status.st_mtime_ns)
+            if touched is not None:
+                touched.append(status.st_ctime_ns)
         for name in sorted(files):
             yield os.path.join(folder, name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -29,15 +28,36 @@ class WatchedFiles:
         Of files, folders and URLs.
     before
         Of some of them, bytes and time of change (ns) before they were looked at.
+    stores
+        Folders in which they lie, and which may get other files: whether they were moved away and back is told.
     """
 
-    def __init__(self, paths: Iterable[str], before: Mapping[str, tuple[int, int]] = MappingProxyType({})) -> None:
-        self._before = {path: seen(path) for path in paths}
-        self._changes = {path: _change(path) for path in self._before}
-        for path, found in self._before.items():
-            if found is not None and path in before:
-                found.update(zip(("bytes", "changed"), before[path], strict=True))
+    def __init__(
+        self,
+        paths: Iterable[str],
+        before: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        stores: Iterable[str] = (),
+    ) -> None:
+        self._before: dict[str, dict[str, Any] | None] = {}
+        self.changes: dict[str, tuple[int, ...]] = {}
+        """Of those on a disk, when the system last changed anything of them, and what may be changed of them without
+        their pixels; as JSON can hold it.
+        """
+        self._of_parts: Mapping[str, tuple[int, ...]] = {}
+        for path in paths:
+            found, self._before[path] = _look(path)
+            if found is not None:
+                self.changes[path] = found
+        self._stores = {path for path in stores if path not in self._before}
+        self.changes |= {path: found for path in self._stores if (found := _change_of_store(path)) is not None}
+        for path, seen in self._before.items():
+            if seen is not None and path in before:
+                seen.update(zip(("bytes", "changed"), before[path], strict=True))
         self._held: dict[str, int] = {}
+
+    def since(self, changes: Mapping[str, tuple[int, ...]]) -> None:
+        """Tell doubts of what happened since another run, of which parts are used, had these `changes`."""
+        self._of_parts = changes
 
     def hold(self) -> None:
         """Keep them open, until `close`: one that is written over, or cut short, and then removed, tells so."""
@@ -75,12 +95,15 @@ class WatchedFiles:
         """Warnings of files that say they are what they were, and may be changed all the same: a program that writes
         into a file can set its time back. The system tells of that, and of harmless things such as a link, by one time.
         """
-        changes = ((path, before, _change(path)) for path, before in self._changes.items())
+        found = {path: _change_of_store(path) if path in self._stores else _look(path)[0] for path in self.changes}
+        now = {path: change for path, change in found.items() if change is not None}
+        told = [path for path in now if _is_touched(self.changes[path], now[path])]
+        before = [path for path in now if path not in told and _is_touched(self._of_parts.get(path), now[path])]
+        since = dict.fromkeys(told, "while it was read") | dict.fromkeys(before, "since the first part was made of it")
         return [
-            f"{path} was touched while it was read, and its size and time are what they were; if it was written over, "
-            "this is a mixture, which verify --against tells"
-            for path, before, now in changes
-            if before is not None and now is not None and now[0] != before[0] and now[1:] == before[1:]
+            f"{path} was touched {when}, and its size and time are what they were; if it was written over, or "
+            "exchanged and put back, this is a mixture, which verify --against tells"
+            for path, when in since.items()
         ]
 
     def _seen(self, path: str) -> dict[str, Any] | None:
@@ -97,24 +120,42 @@ class WatchedFiles:
         return {**self.__dict__, "_held": {}}
 
 
-def _change(path: str) -> tuple[int, ...] | None:
-    """When a file was changed in any way, and what may be changed of it without its pixels; None for a folder."""
-    try:
-        status = os.stat(local_path(path))
-    except (OSError, ValueError):
-        return None
-    if not stat.S_ISREG(status.st_mode):
-        return None
-    return status.st_ctime_ns, status.st_mode, status.st_uid, status.st_gid, status.st_nlink, status.st_ino
-
-
 def seen(path: str) -> dict[str, Any] | None:
     """What tells a file from what it was before; None where nobody knows (as of the chunks of a store behind HTTP), or
     it has been removed.
     """
+    return _look(path)[1]
+
+
+def _look(path: str) -> tuple[tuple[int, ...] | None, dict[str, Any] | None]:
+    """When the system changed a file, or what is in a folder, in any way, and what may be changed of it without its
+    pixels, where that is known; and `seen`.
+    """
     local = local_path(path)
-    known = is_url(local) or os.path.isfile(local) or os.path.isdir(local)
     try:
-        return None if not known else folder_identity(local) if os.path.isdir(local) else file_identity(local)
-    except (OSError, SourceError):
+        if is_url(local):
+            return None, file_identity(local)
+        if os.path.isdir(local):
+            touched = [os.lstat(local).st_ctime_ns]  # of a link itself, if it is one
+            identity = folder_identity(local, touched)
+            return (max(touched), os.stat(local).st_ino), identity
+        if not os.path.isfile(local):
+            return None, None
+        status, latest = os.stat(local), max(os.stat(local).st_ctime_ns, os.lstat(local).st_ctime_ns)
+        change = (latest, status.st_mode, status.st_uid, status.st_gid, status.st_nlink, status.st_ino)
+        return change, file_identity(local)
+    except (OSError, SourceError, ValueError):
+        return None, None
+
+
+def _change_of_store(path: str) -> tuple[int, ...] | None:
+    """When the system changed a folder itself, and what is changed with it where it got another file."""
+    try:
+        status, latest = os.stat(path), max(os.stat(path).st_ctime_ns, os.lstat(path).st_ctime_ns)
+    except (OSError, ValueError):
         return None
+    return latest, status.st_mtime_ns, status.st_mode, status.st_uid, status.st_gid, status.st_nlink, status.st_ino
+
+
+def _is_touched(before: tuple[int, ...] | None, now: tuple[int, ...]) -> bool:
+    return before is not None and now[0] != before[0] and now[1:] == before[1:]

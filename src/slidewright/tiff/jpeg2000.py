@@ -1,12 +1,24 @@
-"""How much work a JPEG 2000 stream claims to be, before a decoder begins with it: a few hundred bytes can be hours."""
+"""How much work a JPEG 2000 stream claims to be, before a decoder begins with it: a few hundred bytes can be hours.
+
+Where readers could differ in what a header says, all of what any could take from it counts.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-_SIZ, _COD, _COC, _SOT, _SOD = 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93
+MAX_LAYERS = 100
+"""Of a stream that is decoded: each goes over all of its blocks."""
+_SOC_SIZ = b"\xff\x4f\xff\x51"
+_SOT = re.compile(rb"\xff\x90\x00\x0a", re.DOTALL)  # which is in no codes (T.800, B.10.1)
+_COD, _COC = 0x52, 0x53
+_ENDS = (0x90, 0x93, 0xD9)  # SOT, SOD, EOC
+_SEGMENTS = (*range(0x50, 0x60), 0x60, 0x61, 0x63, 0x64, 0x74, 0x75, 0x76, 0x77, 0x78)
+_PLAIN = (0x54, 0x56, 0x5A, 0x5B, 0x76)  # segments that OpenJPEG does not know: it looks for the next marker in them
 _FEW = 65_536  # packets, which OpenJPEG goes over in 0.1 s
 _MOST_PARTS = 1024  # of an image that are counted; more than those are not needed to find that there are too many
 _MOST_KINDS = 16  # of components
@@ -19,61 +31,71 @@ class _Style(NamedTuple):
     precincts: tuple[tuple[int, int], ...]
 
 
-def too_many_packets(data: bytes) -> str:
-    """What is wrong with a stream that claims more packets than it has bytes; nothing of others.
+def too_much(data: bytes) -> str:
+    """What is wrong with a stream that claims far more work than its bytes can hold; nothing of others.
 
     Each packet of a layer, resolution, component and precinct has a header of at least one byte (ITU-T T.800, B.9 and
-    B.10.1), so most of these are not there, and a decoder looks for all of them.
+    B.10.1), so where there are more of them than bytes most are not there, and a decoder looks for all of them.
     """
     try:
+        begin = _begin(data)
+        styles = list(_styles(data, begin))
+        layers = max(style.layers for style in styles)
+        if layers > MAX_LAYERS:
+            return f"it claims {layers} layers, where {MAX_LAYERS} are the most that are read"
         most = max(len(data), _FEW)
-        packets = _packets(data, most)
+        if _packets(data, begin, styles[0] if len(set(styles)) == 1 else _most_of(styles), most) > most:
+            return f"it claims more than {most} packets in {len(data)} bytes"
+    except _UnknownMarkerError as error:
+        return str(error)
     except (IndexError, ValueError, ZeroDivisionError):  # the decoder says what is wrong with it
         return ""
-    return f"it claims more than {most} packets in {len(data)} bytes" if packets > most else ""
+    return ""
 
 
-def _packets(data: bytes, most: int) -> int:
-    """How many a stream has at least; it is counted no further than beyond `most`."""
-    at = data.index(b"\xff\x4f\xff\x51") + 4
-    right, bottom, left, top, width, height, first_x, first_y = (_int(data, at + 4 + 4 * n, 4) for n in range(8))
-    count = _int(data, at + 36, 2)
-    steps = [(data[at + 39 + 3 * n], data[at + 40 + 3 * n]) for n in range(count)]
-    columns = _parts(left, right, first_x, width)
-    rows = _parts(top, bottom, first_y, height)
-    at += _int(data, at, 2)
-    default, styles, at = _header(data, at, count, None, {})
-    found = _of_tiles(columns, rows, steps, default, styles, most)
-    if found > most:
-        return found
-    across = _ceil(right - first_x, width)
-    while at + 12 <= len(data) and _int(data, at, 2) == _SOT:
-        tile, length = _int(data, at + 4, 2), _int(data, at + 6, 4)
-        own, owns, _ = _header(data, at + 12, count, default, styles)
-        if (own, owns) != (default, styles):
-            y, x = divmod(tile, across)
-            if x < len(columns) and y < len(rows):
-                found = max(found, _of_tiles([columns[x]], [rows[y]], steps, own, owns, most))
-        if length < 14:
+class _UnknownMarkerError(Exception):
+    """A header has what readers could take for different things."""
+
+
+def _begin(data: bytes) -> int:
+    """Where the codestream begins: at once, or in the first box of the kind (T.800, I.4)."""
+    at = 0
+    while data[:4] != _SOC_SIZ and at + 8 <= len(data):
+        length, kind, head = _int(data, at, 4), data[at + 4 : at + 8], 8
+        if length == 1:
+            length, head = _int(data, at + 8, 8), 16
+        if kind == b"jp2c":
+            return data.index(_SOC_SIZ, at + head)
+        if length < head:
             break
         at += length
-    return found
+    return data.index(_SOC_SIZ)
 
 
-def _header(
-    data: bytes, at: int, count: int, default: _Style | None, styles: dict[int, _Style]
-) -> tuple[_Style | None, dict[int, _Style], int]:
-    """The coding style for all components and those for some, of a main header or a tile-part's, and where it ends."""
-    styles = dict(styles)
-    while at + 4 <= len(data) and (marker := _int(data, at, 2)) not in (_SOT, _SOD) and marker >> 8 == 0xFF:
+def _styles(data: bytes, begin: int) -> Iterator[_Style]:
+    """All that the main header and those of tile parts say of layers and precincts."""
+    components = _int(data, begin + 40, 2)
+    layers = 1
+    starts = [begin + 2, *(found.start() + 12 for found in _SOT.finditer(data, begin))]
+    for start in starts:
+        for marker, body in _segments(data, start):
+            if marker == _COD:
+                layers = max(layers, _int(body, 2, 2))
+                yield _Style(layers, _precincts(body[5:], body[0]))
+            elif marker == _COC:
+                wide = 1 if components < 257 else 2
+                yield _Style(layers, _precincts(body[wide + 1 :], body[wide]))
+
+
+def _segments(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """(the second byte of its marker, what is in it) for each segment of a header."""
+    while at + 4 <= len(data) and (marker := _int(data, at, 2)) & 0xFF not in _ENDS:
         body = data[at + 4 : at + 2 + _int(data, at + 2, 2)]
-        if marker == _COD:
-            default = _Style(_int(body, 2, 2), _precincts(body[5:], body[0]))
-        elif marker == _COC and default is not None:
-            wide = 1 if count < 257 else 2
-            styles[_int(body, 0, wide)] = _Style(default.layers, _precincts(body[wide + 1 :], body[wide]))
+        kind = marker & 0xFF
+        if marker >> 8 != 0xFF or kind not in _SEGMENTS or (kind in _PLAIN and (b"\xff" in body or len(body) % 2)):
+            raise _UnknownMarkerError(f"it has a marker {marker:#06x} that is not known")
+        yield kind, body
         at += 2 + max(2, _int(data, at + 2, 2))
-    return default, styles, at
 
 
 def _precincts(body: bytes, style: int) -> tuple[tuple[int, int], ...]:
@@ -85,26 +107,23 @@ def _precincts(body: bytes, style: int) -> tuple[tuple[int, int], ...]:
     return tuple((side & 15, side >> 4) for side in sides)
 
 
-def _parts(begin: int, end: int, first: int, length: int) -> list[tuple[int, int]]:
-    """Where the first columns, or rows, of tiles begin and end."""
-    places = range(first, end, length)
-    return [(max(place, begin), min(place + length, end)) for place in islice(places, _MOST_PARTS)]
+def _most_of(styles: list[_Style]) -> _Style:
+    """A style of at least as many packets as any of these, for streams that have several."""
+    sides = [side for style in styles for side in style.precincts]
+    least = min(wide for wide, _ in sides), min(high for _, high in sides)
+    return _Style(max(style.layers for style in styles), (least,) * max(len(style.precincts) for style in styles))
 
 
-def _of_tiles(
-    columns: list[tuple[int, int]],
-    rows: list[tuple[int, int]],
-    steps: list[tuple[int, int]],
-    default: _Style | None,
-    styles: dict[int, _Style],
-    most: int,
-) -> int:
-    """The packets of a grid of tiles."""
-    kinds = Counter((step, styles.get(number, default)) for number, step in enumerate(steps))
+def _packets(data: bytes, begin: int, style: _Style, most: int) -> int:
+    """How many packets a stream has; it is counted no further than beyond `most`."""
+    at = begin + 4
+    right, bottom, left, top, width, height, first_x, first_y = (_int(data, at + 4 + 4 * n, 4) for n in range(8))
+    count = _int(data, at + 36, 2)
+    steps = Counter((data[at + 39 + 3 * n], data[at + 40 + 3 * n]) for n in range(count))
+    columns = _parts(left, right, first_x, width)
+    rows = _parts(top, bottom, first_y, height)
     found = 0
-    for ((across, down), style), times in islice(kinds.items(), _MOST_KINDS):
-        if style is None:
-            continue
+    for (across, down), times in islice(steps.items(), _MOST_KINDS):
         for number, (wide, high) in enumerate(style.precincts):
             halvings = len(style.precincts) - 1 - number
             x = sum(_pieces(part, across, halvings, wide) for part in columns)
@@ -115,18 +134,24 @@ def _of_tiles(
     return found
 
 
+def _parts(begin: int, end: int, first: int, length: int) -> list[tuple[int, int]]:
+    """Where the first columns, or rows, of tiles begin and end."""
+    places = range(first, end, length)
+    return [(max(place, begin), min(place + length, end)) for place in islice(places, _MOST_PARTS)]
+
+
 def _pieces(part: tuple[int, int], step: int, halvings: int, exponent: int) -> int:
     """How many precincts there are along one side of a tile, of a component and resolution (T.800, B.6)."""
     begin, end = (_ceil(_ceil(place, step), 1 << halvings) for place in part)
     return _ceil(end, 1 << exponent) - (begin >> exponent) if end > begin else 0
 
 
+def _ceil(value: int, divisor: int) -> int:
+    """Division that rounds up."""
+    return -(-value // divisor)
+
+
 def _int(data: bytes, at: int, length: int) -> int:
     if at + length > len(data):
         raise ValueError("the stream is too short")
     return int.from_bytes(data[at : at + length])
-
-
-def _ceil(value: int, divisor: int) -> int:
-    """Division that rounds up."""
-    return -(-value // divisor)

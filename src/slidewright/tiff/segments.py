@@ -24,7 +24,7 @@ from slidewright.system.limits import blame_memory
 from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.fax import fax_decoder
 from slidewright.tiff.half_jpeg import decode_half_jpeg
-from slidewright.tiff.jpeg2000 import too_many_packets
+from slidewright.tiff.jpeg2000 import too_much
 from slidewright.tiff.jpeg_holes import MAX_SCANS, has_hole, number_of_scans
 from slidewright.tiff.jpegxl import joined_of
 from slidewright.tiff.page import Page
@@ -269,7 +269,7 @@ class Segments:
         if data.rfind(b"\xff\xd9") < 0:
             what = "JPEG" if self._codec == "jpeg" else "JPEG 2000"
             raise self._error(f"{self.where(index)} is a {what} without an end; copy the file again")
-        if self._codec in ("jpeg2000", "htj2k") and (problem := too_many_packets(data)):
+        if self._codec in ("jpeg2000", "htj2k") and (problem := too_much(data)):
             raise self._damaged(index, problem)
         if self._codec == "jpeg" and (scans := number_of_scans(data)) > MAX_SCANS:
             raise self._error(f"{self.where(index)} is a JPEG of {scans} scans; {MAX_SCANS} are the most that are read")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.tiff.jpeg2000 import too_many_packets
+from slidewright.tiff.jpeg2000 import too_much
 from slidewright.tiff.jpeg_holes import has_hole
 from slidewright.tiff.stream_headers import look
 
@@ -37,7 +37,7 @@ def decode_image(
     match codec:
         case "jpeg" | "jpeg2000" if data.rfind(b"\xff\xd9") < 0:  # the libraries only warn, and the rest would be grey
             raise ValueError(f"it is a {codec.upper()} without an end")
-        case "jpeg2000" if problem := too_many_packets(data):
+        case "jpeg2000" if problem := too_much(data):
             raise ValueError(problem)
         case "jpeg" if has_hole(data, size):
             raise ValueError("it is a JPEG with zeros in the place of a part")

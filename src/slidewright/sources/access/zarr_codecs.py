@@ -26,7 +26,7 @@ from zarr.registry import get_codec_class, register_codec
 
 from slidewright.errors import SourceError
 from slidewright.sources.access.image_chunks import NAMES, decode_image
-from slidewright.tiff.jpeg2000 import too_many_packets
+from slidewright.tiff.jpeg2000 import too_much
 from slidewright.tiff.stream_headers import look
 
 _CODECS = {
@@ -284,7 +284,7 @@ def _by_imagecodecs(codec: Any, data: bytes, chunk: _Chunk) -> Any:
     size = look(_LOOKED_AT[name], data).size if name in _LOOKED_AT else None
     if size is not None and size != image.shape[:2]:
         raise TooMuchError(f"it is an image of {size}, and the chunk one of {image.shape[1]} x {image.shape[0]}")
-    if name in ("jpeg2k", "htj2k") and (problem := too_many_packets(data)):
+    if name in ("jpeg2k", "htj2k") and (problem := too_much(data)):
         raise TooMuchError(problem)
     return codec.decode(data, out=image)
 
