@@ -27,6 +27,7 @@ import slidewright
 from slidewright.cli.main import main
 from slidewright.conversions import conversion
 from slidewright.conversions import destination as destinations
+from slidewright.conversions import shard as shard_module
 from slidewright.conversions.destination import Destination, sweep_beside
 from slidewright.errors import DestinationError, OptionError, OutputError
 from slidewright.sources import on_disk, watched
@@ -544,6 +545,24 @@ def test_shard_of_a_source_that_changes_is_not_made(swapped, tmp_path):
     back()
     assert not list((tmp_path / "sh").glob("shard-*"))
     assert not slidewright.shard(slide, tmp_path / "sh", index=0, count=2, **options).done_before
+
+
+def test_shard_of_a_source_that_is_replaced_once_the_job_is_noted_is_not_made(tmp_path, monkeypatch):
+    """The job has the size and time of the file that was there before."""
+    rng, slide, other = np.random.default_rng(2), tmp_path / "s.npy", tmp_path / "other.npy"
+    for path in (slide, other):
+        np.save(path, rng.integers(0, 255, (200, 300), np.uint8))
+    plan = shard_module.shard_plan
+
+    def replacing(*arguments, **options):
+        if other.exists():
+            other.replace(slide)
+        return plan(*arguments, **options)
+
+    monkeypatch.setattr(shard_module, "shard_plan", replacing)
+    with pytest.raises(slidewright.SourceError, match="has changed while it was read"):
+        slidewright.shard(slide, tmp_path / "sh", index=0, count=2, n_workers=0)
+    assert not list((tmp_path / "sh").glob("shard-*"))
 
 
 @posix

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
-from slidewright.conversions.conversion import Conversion
+from slidewright.conversions.conversion import Conversion, watch
 from slidewright.conversions.destination import sweep_beside
 from slidewright.conversions.opening import fixed, make_launcher, open_selected
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan
@@ -87,8 +87,9 @@ def assemble(
         raise OptionError(f"the shards in {folder.path!r} were made from a source without a path; give it as `source`")
     with make_launcher(checked) as launcher, make_callback(progress) as callback:
         opened, path = open_selected(source if source is not None else job.path, selection)
-        folder, decided = open_job(folder.path, opened, path, selection, checked, started)
-        with Conversion(decided, dest, checked, path) as conversion:
+        watched = watch(opened, path)
+        folder, decided = open_job(folder.path, opened, path, watched, selection, checked, started)
+        with Conversion(decided, dest, checked, path, watched=watched) as conversion:
             plan = shard_plan(folder, decided, tuple(range(job.count)), ())
             files = _files(decided, plan)  # which nobody reads: they get another name
             folder.require(decided.plan, plan.levels, files, deep=files is not None and checked.verify)

@@ -56,7 +56,7 @@ class Conversion:
 
     The launcher stays with who made it, who may use it for another conversion; but one whose run failed may have
     children that still write, so it is closed before their files are removed. Without one, `announce` is told of each
-    temporary file before it is made.
+    temporary file before it is made. `watched` are the source's files, where they were looked at before.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Conversion:
         source_path: str | None = None,
         compare: bool = False,
         announce: Callable[[str], None] | None = None,
+        watched: WatchedFiles | None = None,
     ) -> None:
         self.decided = decided
         self._options = options
@@ -76,7 +77,7 @@ class Conversion:
         self._committed = False
         self._warnings = warnings_of(decided, options)
         self._source_changed = False
-        self._source_files = watch(decided.source, source_path)
+        self._source_files = watched or watch(decided.source, source_path)
         self._stack.callback(self._source_files.close)
         self._destination = make_destination(dest, options, decided.format, decided.source, source_path, compare)
         self._stack.callback(self._destination.close)

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from slidewright.conversions.conversion import Conversion, make_destination
+from slidewright.conversions.conversion import Conversion, make_destination, watch
 from slidewright.conversions.destination import folder_beside, sweep_beside
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan
 from slidewright.errors import DestinationError, OptionError, OutputError, ShardError
@@ -62,7 +62,7 @@ def convert_resumably(
     """Convert, keeping finished shards beside the destination until it is complete; with engine="dask" the cluster's
     workers make them.
     """
-    path = folder_beside(dest)
+    path, watched = folder_beside(dest), watch(source, source_path)
     sweep_beside(dest)
     with contextlib.ExitStack() as stack:
         fresh, said = not os.path.exists(os.path.join(path, JOB_FILE)), ""
@@ -73,7 +73,7 @@ def convert_resumably(
         planned = None if cluster is None else cluster.n_threads
         join = functools.partial(
             open_job,
-            *(path, source, source_path, selection, options, started),
+            *(path, source, source_path, watched, selection, options, started),
             planned_workers=planned,
             recorder=recorder,
             resume=True,
@@ -92,7 +92,7 @@ def convert_resumably(
         finished = None if fresh else _finished_before(folder, dest, options, decided)
         if finished is None:
             sweep_partials(path)
-            with Conversion(decided, dest, options, source_path, compare) as conversion:
+            with Conversion(decided, dest, options, source_path, compare, watched=watched) as conversion:
                 plan = _survey(folder, decided, fresh=fresh)
                 if cluster is not None and source_path is not None and plan.to_make:
                     cluster.make_shards(folder, plan, source_path, selection, options, callback, started)

@@ -27,6 +27,7 @@ from slidewright.system.files import remove as remove_tree
 
 if TYPE_CHECKING:
     from slidewright.engine.run import Run
+    from slidewright.sources.watched import WatchedFiles
     from slidewright.system.launcher import Launcher
 
 Callback = Callable[[Progress], None] | None
@@ -96,7 +97,8 @@ def shard(
         raise OptionError(f"shard {index} of {count} does not exist; shards are numbered from 0 to {count - 1}")
     shards = fixed(shards, source)
     opened, path = open_selected(source, selection)
-    folder, decided = open_job(shards, opened, path, selection, checked, started, count, SHARDS_A_WORKER * count)
+    watched, workers = watch(opened, path), SHARDS_A_WORKER * count
+    folder, decided = open_job(shards, opened, path, watched, selection, checked, started, count, workers)
     plan = shard_plan(folder, decided, (), (index,), sync=True)
     decided = replace(decided, format=decided.format.by_blocks(plan.files))
     files = decided.format.block_files(None, decided.image)
@@ -109,7 +111,7 @@ def shard(
             with make_launcher(checked) as launcher, make_callback(progress) as callback:
                 if launcher is not None:
                     launcher.own(*unfinished)
-                warnings = _make_shard(launcher, decided, path, plan, callback)
+                warnings = _make_shard(launcher, decided, watched, plan, callback)
         finally:  # a writer that was ended could not do it
             for each in unfinished if os.getpid() == pid else ():  # else a fork, as of a callback of the caller's
                 remove_tree(each)
@@ -134,7 +136,7 @@ def shard(
 def _make_shard(
     launcher: Launcher | None,
     decided: Run,
-    source_path: str | None,
+    watched: WatchedFiles,
     plan: ShardPlan,
     callback: Callback,
 ) -> list[str]:
@@ -148,7 +150,7 @@ def _make_shard(
         return replace(snapshot, tiles_total=tiles, pixels_total=pixels)
 
     warnings = [*decided.memory.warnings, *_check_space(decided, plan)]
-    run, watched = decided, watch(decided.source, source_path)
+    run = decided
     with contextlib.ExitStack() as stack:
         stack.callback(watched.close)
         watched.hold()

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from slidewright.conversions.conversion import watch
 from slidewright.conversions.deciding import decide
 from slidewright.errors import OptionError, SlidewrightError
 from slidewright.options import ConvertOptions
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from slidewright.engine.run import Run
     from slidewright.report import Recorder
     from slidewright.sources.base import Source
+    from slidewright.sources.watched import WatchedFiles
     from slidewright.system.launcher import Launcher
 
 Callback = Callable[[Progress], None] | None
@@ -41,6 +41,7 @@ def open_job(
     path: str | os.PathLike[str],
     source: Source,
     source_path: str | None,
+    watched: WatchedFiles,
     selection: Selection,
     options: ConvertOptions,
     started: float,
@@ -51,8 +52,8 @@ def open_job(
     resume: bool = False,
 ) -> tuple[ShardFolder, Run]:
     """Make or join the folder of this job. What only decides how work is cut (block size, number of shards) is taken
-    from the folder where the caller leaves it open. With `resume` the folder is one beside the destination, that the
-    conversion makes for itself. Raises OtherJobError.
+    from the folder where the caller leaves it open. `watched` are the source's files since it was opened. With `resume`
+    the folder is one beside the destination, that the conversion makes for itself. Raises OtherJobError.
     """
     if source_path is not None and (same_file(path, source_path) or lies_in(path, source_path)):
         raise OptionError(f"the folder of shards {os.fspath(path)!r} is the source, or lies in it; choose another")
@@ -81,7 +82,7 @@ def open_job(
         block_tiles=first.block_tiles,
         block_tiles_given=given,  # also when it was this machine's memory that made it smaller
         resumed=resume,
-        changes=watch(source, source_path).changes if there is None else {},
+        changes=watched.changes,
     )
     folder = ShardFolder.claim(path, job)
     if folder.job.resumed and not resume:
