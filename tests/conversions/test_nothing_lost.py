@@ -600,6 +600,29 @@ def test_parts_of_a_store_of_which_a_chunk_changes_are_not_kept(tmp_path):
     assert (tifffile.imread(tmp_path / "o.tif") == array[...]).all()
 
 
+@posix
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_parts_of_a_file_that_was_written_over_and_removed_are_not_made(swapped, tmp_path, n_workers):
+    """Who holds it open can tell; put back, it is the source of the job again."""
+    slide, swap, back = swapped
+    own = slide.read_bytes()
+
+    def swap_and_remove():
+        swap()
+        slide.unlink()
+
+    told = once_half_done(swap_and_remove, part=0 if n_workers else 0.5)
+    options = {"tile_size": 64, "block_tiles": 1, "compression": "zstd", "n_workers": n_workers}
+    with pytest.raises(slidewright.SourceError, match="changed while it was read"):
+        slidewright.convert(slide, tmp_path / "o.tif", resume=True, progress=told, **options)
+    assert not list((tmp_path / "o.tif.shards").glob("shard-*"))
+    slide.write_bytes(own)
+    back()
+    slidewright.convert(slide, tmp_path / "o.tif", resume=True, **options)
+    slidewright.convert(slide, tmp_path / "p.tif", **options)
+    assert (tmp_path / "o.tif").read_bytes() == (tmp_path / "p.tif").read_bytes()
+
+
 def put_aside_and_back(path: Path, meanwhile: Path) -> None:
     aside = path.with_name("aside")
     path.rename(aside)

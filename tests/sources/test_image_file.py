@@ -479,6 +479,19 @@ def test_jpeg_with_codes_left_over_is_damaged(damage: str, options: dict[str, An
     with pytest.raises(CorruptTileError, match=r"a\.jpg does not decode whole"):
         slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
 
+def test_progressive_jpeg_without_its_first_scan_is_damaged(tmp_path: Path) -> None:
+    """libjpeg decodes what is left, with a warning of another kind."""
+    path = tmp_path / "a.jpg"
+    rng = np.random.default_rng(7)
+    Image.fromarray(rng.integers(0, 255, (64, 96), np.uint8)).save(path, progressive=True)
+    whole = path.read_bytes()
+    first = whole.index(b"\xff\xda")
+    second = whole.index(b"\xff\xc4", first)  # the tables of the next scan
+    path.write_bytes(whole[:first] + whole[second:])
+    with pytest.raises(CorruptTileError, match=r"does not decode whole \(Inconsistent progression sequence"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
 ARITHMETIC = (  # 24 x 24 pixels of noise in YCbCr, by libjpeg-turbo
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAA0JCgsKCA0LCgsODg0PEyAVExISEyccHhcgLikxMC4pLSwzOko+MzZGNywtQFdBRkxOUlNS"
     "Mj5aYVpQYEpRUk//2wBDAQ4ODhMREyYVFSZPNS01T09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09P"

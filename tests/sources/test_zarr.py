@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
+import gzip
 import json
+import lzma
 import os
 import pickle
 import subprocess
 import sys
 import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from zarr.core.sync import sync
 import slidewright
 from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.sources.access import zarr_store
+from slidewright.sources.access.zarr_codecs import TooMuchError, decode_within
 from slidewright.sources.access.zarr_store import ArchiveStore
 from slidewright.sources.base import Source
 from slidewright.sources.open import open_source
@@ -619,3 +624,21 @@ def test_store_of_more_chunks_than_anybody_can_look_for_is_refused(tmp_path: Pat
     zarr.create_array(str(tmp_path / "s.zarr"), shape=(20_000, 20_000), chunks=(1, 1), dtype="uint8")
     with pytest.raises(SourceError, match="has 400,000,000 chunks of 1 x 1 pixels, which would take hours"):
         slidewright.open_source(tmp_path / "s.zarr")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["zlib", "gzip", "bz2", "lzma"])
+def test_streams_without_number_take_no_more_time_than_their_bytes(name: str) -> None:
+    """500,000 empty ones in 4 MB took minutes, as the rest was copied for each."""
+    compress = {"zlib": zlib.compress, "gzip": gzip.compress, "bz2": bz2.compress, "lzma": lzma.compress}[name]
+    pixels = bytes(range(256)) * 256
+    stream, empty = compress(pixels), compress(b"")
+    many = empty * (4_000_000 // len(empty)) + stream
+    for data in (stream, stream + bytes(9), stream + empty, many):
+        assert decode_within(name, data, len(pixels)) == pixels
+    assert decode_within(name, stream + stream, 2 * len(pixels)) == 2 * pixels
+    for cut in (stream[:-1], stream[: len(stream) // 2], many[:-1]):
+        with pytest.raises(ValueError, match="cut short"):
+            decode_within(name, cut, len(pixels))
+    with pytest.raises(TooMuchError):
+        decode_within(name, stream, len(pixels) - 1)

@@ -198,12 +198,12 @@ class Conversion:
         try:
             self._source_files.check()
         except SourceError:
-            self._source_changed = True
+            self._source_changed = self._source_files.changed(urls=True)
             raise
 
     def _drop_doubtful(self, shards: ShardPlan) -> None:
         """Remove the shards that this run has made of a source that changed meanwhile: it may be put back."""
-        if not self._committed and (self._source_changed or self._source_files.changed):
+        if not self._committed and (self._source_changed or self._source_files.changed(urls=False)):
             shards.remove_made()
 
     def _check(self, run: Run) -> None:

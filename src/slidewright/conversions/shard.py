@@ -159,11 +159,13 @@ def _make_shard(
             run = share_source(stack, run)
             stack.callback(launcher.close)  # before what its children read is taken away
         run = replace(run, levels=plan.levels, shards=replace(plan, corrupt=dict(run.source.filled), watched=watched))
-        outcome = execute(run, launcher, None if callback is None else lambda snapshot: callback(share_of(snapshot)))
+        told = None if callback is None else lambda snapshot: callback(share_of(snapshot))
         try:
+            outcome = execute(run, launcher, told)
             watched.check()
-        except SourceError:
-            plan.remove_made()
+        except BaseException as error:
+            if watched.changed(urls=isinstance(error, SourceError)):
+                plan.remove_made()
             raise
         doubts = watched.doubts()
     sweep_partials(plan.folder, shard_name(index, plan.count))

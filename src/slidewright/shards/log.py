@@ -72,6 +72,8 @@ class ShardLog:
         self._writers: dict[int, ShardWriter] = {}
         self._missing: dict[int, int] = {}
         self._corrupt: dict[int, dict[CorruptPlace, str]] = {}
+        if shards.watched is not None:
+            shards.watched.hold()  # in the writer's own process, until its end
         self._make_empty()
 
     @property
@@ -122,7 +124,8 @@ class ShardLog:
     def _finish(self, index: int) -> None:
         shards, first = self._shards, self._shards.plan.passes[0]
         if shards.watched is not None:
-            shards.watched.check(quick=True)  # a later run takes what has the shard's name for what the source has now
+            # A later run takes what has the shard's name for what the source has now. A task makes one alone.
+            shards.watched.check(quick=not shards.sync)
         chunks = []
         if shards.levels is not None:
             for number in shards.blocks(index):

@@ -63,6 +63,8 @@ class WatchedFiles:
         """Keep them open, until `close`: one that is written over, or cut short, and then removed, tells so."""
         most = min(_MAX_HELD, open_files() // _SHARE_HELD)
         for path in [path for path, before in self._before.items() if before is not None][:most]:
+            if path in self._held:
+                continue
             with contextlib.suppress(OSError):
                 self._held[path] = regular(local_path(path))
 
@@ -85,11 +87,12 @@ class WatchedFiles:
                     remedy += "; if its server gives each answer another ETag or time of change, download it first"
                 raise SourceError(f"{path} has changed while it was read; {remedy}")
 
-    @property
-    def changed(self) -> bool:
-        """Whether one on a disk is there and not as it was; of one that can't be seen nobody knows."""
-        known = [(path, before) for path, before in self._before.items() if before is not None and not is_url(path)]
-        return any(self._seen(path) not in (None, before) for path, before in known)
+    def changed(self, *, urls: bool) -> bool:
+        """Whether one is there and not as it was; of one that can't be seen nobody knows. `urls`: also those behind
+        URLs, whose servers are to be asked.
+        """
+        known = [(path, before) for path, before in self._before.items() if before is not None]
+        return any(self._seen(path) not in (None, before) for path, before in known if urls or not is_url(path))
 
     def doubts(self) -> list[str]:
         """Warnings of files that say they are what they were, and may be changed all the same: a program that writes

@@ -20,7 +20,8 @@ from slidewright.tiff.stream_headers import is_far_larger, look
 MAX_SCANS = 100
 """Of a JPEG that is decoded: a small one may have a thousand, each of which goes over all of the image."""
 _HOLE = bytes(512)  # a sector; one that reaches beyond a tile takes its header or its end
-_DAMAGE = "Corrupt JPEG data"  # how libjpeg begins the warnings about codes (jerror.h), and no others
+_DAMAGE = re.compile("Corrupt JPEG data|Inconsistent progression sequence|Premature end of JPEG file")
+"""How libjpeg begins its warnings about codes and scans (jerror.h)."""
 _SPARE = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _END = b"\xff\xd9"
 _SCAN = b"\xff\xda"  # which is in no codes either
@@ -81,7 +82,7 @@ def damage_of(whole: bytes) -> str:
         raise
     except Exception as error:
         let_through(error)
-        return str(error) if _DAMAGE in str(error) else ""
+        return str(error) if _DAMAGE.match(str(error)) else ""
     return ""
 
 

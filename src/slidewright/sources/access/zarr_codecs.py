@@ -40,6 +40,7 @@ _BYTES = {
     "zlib", "zlibng", "zopfli", "zstd",
 }  # fmt: skip
 _IMAGES = {"apng", "htj2k", "jpeg", "jpeg2k", "jpegls", "jpegxl", "jpegxr", "lerc", "png", "webp"}
+_FIRST_STEP, _LAST_STEP = 1 << 12, 1 << 20  # bytes that a decoder gets at a time; there may be thousands of streams
 _LOOKED_AT = {"jpeg2k": "jpeg2000", "jpegxl": "jpegxl"}  # OpenJPEG makes room for what a stream claims first
 _ROOM = 2  # filters may need twice the bytes of the pixels, such as "astype" and "delta"
 _SPARE = 1 << 16
@@ -344,17 +345,21 @@ def _inflate(data: bytes, limit: int) -> bytes:
 def _decode_stream(make: Callable[[], Any], data: bytes, limit: int) -> bytes:
     """Decode streams, one after the other, until there is no more or too much."""
     parts: list[bytes] = []
-    left = limit
-    while data.rstrip(b"\0") if parts else data:
-        decoder = make()
-        part = decoder.decompress(data, left + 1)
-        parts.append(part)
-        left -= len(part)
-        if left < 0:
-            raise TooMuchError(f"it would decode to more than {limit} bytes, and no more make sense")
-        if not decoder.eof:
-            raise ValueError("it is cut short")
-        data = decoder.unused_data
+    view, at, left = memoryview(data), 0, limit
+    filled = len(data.rstrip(b"\0"))  # zeros may stand behind the last
+    while at < (filled if parts else len(data)):
+        decoder, step = make(), _FIRST_STEP
+        while not decoder.eof:
+            piece = view[at : at + step]
+            if not piece:
+                raise ValueError("it is cut short")
+            part = decoder.decompress(piece, left + 1)
+            parts.append(part)
+            left -= len(part)
+            if left < 0:
+                raise TooMuchError(f"it would decode to more than {limit} bytes, and no more make sense")
+            at += len(piece) - len(decoder.unused_data)  # which is a copy of what is left of the piece
+            step = min(2 * step, _LAST_STEP)
     return b"".join(parts)
 
 
