@@ -128,6 +128,18 @@ def test_level_of_an_ome_zarr_that_is_not_listed_is_lost(ngff, level, tmp_path):
 
 
 @pytest.mark.timeout(60)
+def test_levels_of_an_ome_zarr_without_number_are_refused(tmp_path):
+    """Each is opened, and 100,000 may name one array."""
+    path = tmp_path / "out.ome.zarr"
+    slidewright.convert(PIXELS, path, n_workers=0, tile_size=64)
+    said = json.loads((path / "zarr.json").read_text())
+    said["attributes"]["ome"]["multiscales"][0]["datasets"] *= 100
+    (path / "zarr.json").write_text(json.dumps(said))
+    with pytest.raises(VerifyError, match=r"it lists \d00 levels, where 100 are the most"):
+        slidewright.verify_file(path, n_workers=1)
+
+
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("said", ["SizeX", "SizeY", "SizeC", "SizeZ", "SizeT", "Type"])
 def test_size_in_the_ome_xml_must_be_that_of_the_directories(said, tmp_path):
     path = make(tmp_path, "ome.ome.tif")

@@ -29,6 +29,7 @@ from slidewright.system.zarr_thread import check_zarr_thread
 from slidewright.tiff.page import TiledImage
 from slidewright.tiff.slide import kept_levels
 
+_MOST_LEVELS = 100  # each of which is opened; 40 halve the largest image there can be to a pixel
 _MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 MAX_BYTES = 1 << 28
 
@@ -158,6 +159,9 @@ class ZarrPyramid:
             palette = self._said.colormap
             paths = [str(dataset["path"]) for dataset in multiscale["datasets"]]
             axes = "".join(str(axis["name"]) for axis in multiscale["axes"])
+            if len(paths) > _MOST_LEVELS:
+                most = f"where {_MOST_LEVELS} are the most that are read"
+                raise VerifyError(f"{self.path}: it lists {len(paths)} levels, {most}; the store is damaged")
             self.planes = tuple(self._level(number, name, axes, kind, palette) for number, name in enumerate(paths))
             self.levels = tuple(frames[0] for frames in self.planes)
         if not self.levels:
