@@ -92,6 +92,16 @@ def test_stream_of_the_same_form_that_claims_little_is_read() -> None:
         assert too_much(code) == ""
 
 
+def test_precincts_that_halve_with_the_resolution_are_few() -> None:
+    """As OpenJPEG and Kakadu write them, also of components that have styles of their own."""
+    whole = cod(12, 8)
+    halved = bytes([0x33, 0x44, 0x55, 0x66, 0x77, 0x88])
+    first = whole[:-6] + halved
+    other = segment(b"\xff\x53", b"\x00\x01" + bytes([4, 2, 2, 0, 1]) + halved[1:])
+    assert too_much(stream(first, side=3000)) == too_much(stream(first + other, side=3000)) == ""
+    assert PACKETS in too_much(stream(whole[:-6] + bytes([0x33]) * 6, side=3000))
+
+
 WAYS: list[dict[str, Any]] = [
     {},
     {"quality_layers": [100, 50, 20, 5, 2]},

@@ -141,7 +141,7 @@ def _look(path: str) -> tuple[tuple[int, ...] | None, dict[str, Any] | None]:
         if os.path.isdir(local):
             touched = [os.lstat(local).st_ctime_ns]  # of a link itself, if it is one
             identity = folder_identity(local, touched)
-            return (max(touched), os.stat(local).st_ino), identity
+            return (max(touched),), identity
         if not os.path.isfile(local):
             return None, None
         status, latest = os.stat(local), max(os.stat(local).st_ctime_ns, os.lstat(local).st_ctime_ns)

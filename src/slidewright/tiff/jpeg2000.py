@@ -22,6 +22,7 @@ _PLAIN = (0x54, 0x56, 0x5A, 0x5B, 0x76)  # segments that OpenJPEG does not know:
 _FEW = 65_536  # packets, which OpenJPEG goes over in 0.1 s
 _MOST_PARTS = 1024  # of an image that are counted; more than those are not needed to find that there are too many
 _MOST_KINDS = 16  # of components
+_MOST_STYLES = 64
 
 
 class _Style(NamedTuple):
@@ -44,7 +45,11 @@ def too_much(data: bytes) -> str:
         if layers > MAX_LAYERS:
             return f"it claims {layers} layers, where {MAX_LAYERS} are the most that are read"
         most = max(len(data), _FEW)
-        if _packets(data, begin, styles[0] if len(set(styles)) == 1 else _most_of(styles), most) > most:
+        precincts = {style.precincts for style in styles}
+        if len(precincts) > _MOST_STYLES:
+            return f"it has {len(precincts)} coding styles, where {_MOST_STYLES} are the most that are read"
+        # Each component of a tile has one of the styles; which one is not asked.
+        if sum(layers * _packets(data, begin, each, most) for each in precincts) > most:
             return f"it claims more than {most} packets in {len(data)} bytes"
     except _UnknownMarkerError as error:
         return str(error)
@@ -107,15 +112,8 @@ def _precincts(body: bytes, style: int) -> tuple[tuple[int, int], ...]:
     return tuple((side & 15, side >> 4) for side in sides)
 
 
-def _most_of(styles: list[_Style]) -> _Style:
-    """A style of at least as many packets as any of these, for streams that have several."""
-    sides = [side for style in styles for side in style.precincts]
-    least = min(wide for wide, _ in sides), min(high for _, high in sides)
-    return _Style(max(style.layers for style in styles), (least,) * max(len(style.precincts) for style in styles))
-
-
-def _packets(data: bytes, begin: int, style: _Style, most: int) -> int:
-    """How many packets a stream has; it is counted no further than beyond `most`."""
+def _packets(data: bytes, begin: int, precincts: tuple[tuple[int, int], ...], most: int) -> int:
+    """How many packets a layer has, of a style for all; it is counted no further than beyond `most`."""
     at = begin + 4
     right, bottom, left, top, width, height, first_x, first_y = (_int(data, at + 4 + 4 * n, 4) for n in range(8))
     count = _int(data, at + 36, 2)
@@ -124,11 +122,11 @@ def _packets(data: bytes, begin: int, style: _Style, most: int) -> int:
     rows = _parts(top, bottom, first_y, height)
     found = 0
     for (across, down), times in islice(steps.items(), _MOST_KINDS):
-        for number, (wide, high) in enumerate(style.precincts):
-            halvings = len(style.precincts) - 1 - number
+        for number, (wide, high) in enumerate(precincts):
+            halvings = len(precincts) - 1 - number
             x = sum(_pieces(part, across, halvings, wide) for part in columns)
             y = sum(_pieces(part, down, halvings, high) for part in rows)
-            found += times * style.layers * x * y
+            found += times * x * y
             if found > most:
                 return found
     return found
