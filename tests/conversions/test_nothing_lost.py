@@ -579,8 +579,11 @@ def test_shard_of_a_source_whose_time_was_set_back_is_told(swapped, tmp_path):
     assert f"{slide} was touched while it was read" in warning
 
 
-def test_parts_of_a_store_of_which_a_chunk_changes_are_not_kept(tmp_path):
-    """Its folders are not looked at for each shard, but at the end of the run, whatever ends it."""
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_parts_of_a_store_of_which_a_chunk_changes_are_not_kept(tmp_path, interrupted):
+    """Its folders are not looked at for each shard, but at the end of the run; whoever interrupts it does not wait for
+    that, and the next run tells.
+    """
     rng, store = np.random.default_rng(9), tmp_path / "s.zarr"
     array = zarr.create_array(store, shape=(500, 600), chunks=(100, 100), dtype="uint8", compressors=None)
     array[...] = rng.integers(0, 255, array.shape, np.uint8)
@@ -589,15 +592,20 @@ def test_parts_of_a_store_of_which_a_chunk_changes_are_not_kept(tmp_path):
 
     def swap():
         write_over(chunk, bytes(len(own)))
-        raise KeyboardInterrupt
+        if interrupted:
+            raise KeyboardInterrupt
 
     options = {"tile_size": 64, "block_tiles": 1, "compression": "zstd", "n_workers": 0}
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt if interrupted else slidewright.SourceError):
         slidewright.convert(store, tmp_path / "o.tif", resume=True, progress=once_half_done(swap), **options)
-    assert not list((tmp_path / "o.tif.shards").glob("shard-*"))
+    assert bool(list((tmp_path / "o.tif.shards").glob("shard-*"))) == interrupted
     write_over(chunk, own, status)
-    slidewright.convert(store, tmp_path / "o.tif", resume=True, **options)
-    assert (tifffile.imread(tmp_path / "o.tif") == array[...]).all()
+    warnings = slidewright.convert(store, tmp_path / "o.tif", resume=True, **options).warnings
+    if interrupted:
+        assert "was touched since the first part was made of it" in warnings[0]
+    else:
+        assert not warnings
+        assert (tifffile.imread(tmp_path / "o.tif") == array[...]).all()
 
 
 @posix

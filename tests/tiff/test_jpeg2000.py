@@ -63,6 +63,14 @@ def boxed(code: bytes) -> bytes:
     return start + box(b"uuid", bytes(16) + stream(cod(1, 15))) + box(b"jp2h", header) + box(b"jp2c", code)
 
 
+def many_kinds() -> bytes:
+    """Components of sixteen kinds, and then those that cost."""
+    code = stream(cod(100, 1))
+    kinds = b"".join(bytes([7, 255, 240 - n]) for n in range(16)) + b"\x07\x01\x01" * 30
+    header = code[6:40] + struct.pack(">H", 46) + kinds
+    return code[:4] + struct.pack(">H", len(header) + 2) + header + code[45:]
+
+
 LAYERS, PACKETS = "claims 65535 layers", "claims more than 65536 packets"
 CLAIMS = {
     "layers": (stream(cod(MANY, SMALL)), LAYERS),
@@ -76,6 +84,7 @@ CLAIMS = {
     "a tile part": (stream(cod(1, 15), own=cod(MANY, SMALL)), LAYERS),
     "precincts of a tile part": (stream(cod(1, 15), own=cod(100, 1)), PACKETS),
     "an unknown marker": (stream(b"\xff\x70" + cod(MANY, SMALL)), "marker 0xff70 that is not known"),
+    "components": (many_kinds(), "its components are sampled in 17 ways"),
     "a box before": (boxed(stream(cod(MANY, SMALL))), LAYERS),
 }
 """Streams of some 300 bytes that are gone over for minutes, and what is said of them."""

@@ -124,7 +124,7 @@ class Conversion:
             if shards is None or shards.to_make:
                 run = share_source(self._stack, run)
         if shards is not None:
-            self._source_files.since(shards.changes)
+            self._source_files.since(shards.changes if shards.found else {})
             shards = replace(shards, corrupt=dict(run.source.filled), watched=self._source_files)
             run = replace(run, format=run.format.by_blocks(shards.files))
         elif run.memory.by_blocks:
@@ -198,12 +198,12 @@ class Conversion:
         try:
             self._source_files.check()
         except SourceError:
-            self._source_changed = self._source_files.changed(urls=True)
+            self._source_changed = self._source_files.changed(quick=False)
             raise
 
     def _drop_doubtful(self, shards: ShardPlan) -> None:
         """Remove the shards that this run has made of a source that changed meanwhile: it may be put back."""
-        if not self._committed and (self._source_changed or self._source_files.changed(urls=False)):
+        if not self._committed and (self._source_changed or self._source_files.changed(quick=True)):
             shards.remove_made()
 
     def _check(self, run: Run) -> None:

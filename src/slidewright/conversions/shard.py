@@ -154,7 +154,6 @@ def _make_shard(
     with contextlib.ExitStack() as stack:
         stack.callback(watched.close)
         watched.hold()
-        watched.since(plan.changes)
         if launcher is not None:
             run = share_source(stack, run)
             stack.callback(launcher.close)  # before what its children read is taken away
@@ -164,7 +163,7 @@ def _make_shard(
             outcome = execute(run, launcher, told)
             watched.check()
         except BaseException as error:
-            if watched.changed(urls=isinstance(error, SourceError)):
+            if watched.changed(quick=not isinstance(error, SourceError)):
                 plan.remove_made()
             raise
         doubts = watched.doubts()

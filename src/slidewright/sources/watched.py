@@ -44,6 +44,7 @@ class WatchedFiles:
         their pixels; as JSON can hold it.
         """
         self._of_parts: Mapping[str, tuple[int, ...]] = {}
+        self._latest: dict[str, tuple[int, ...] | None] = {}
         for path in paths:
             found, self._before[path] = _look(path)
             if found is not None:
@@ -87,19 +88,17 @@ class WatchedFiles:
                     remedy += "; if its server gives each answer another ETag or time of change, download it first"
                 raise SourceError(f"{path} has changed while it was read; {remedy}")
 
-    def changed(self, *, urls: bool) -> bool:
-        """Whether one is there and not as it was; of one that can't be seen nobody knows. `urls`: also those behind
-        URLs, whose servers are to be asked.
-        """
+    def changed(self, *, quick: bool) -> bool:
+        """Whether one is there and not as it was; of one that can't be seen nobody knows. `quick` as for `check`."""
         known = [(path, before) for path, before in self._before.items() if before is not None]
-        return any(self._seen(path) not in (None, before) for path, before in known if urls or not is_url(path))
+        slow = {path for path, before in known if is_url(path) or "bytes" not in before}
+        return any(self._seen(path) not in (None, before) for path, before in known if not (quick and path in slow))
 
     def doubts(self) -> list[str]:
         """Warnings of files that say they are what they were, and may be changed all the same: a program that writes
         into a file can set its time back. The system tells of that, and of harmless things such as a link, by one time.
         """
-        found = {path: _change_of_store(path) if path in self._stores else _look(path)[0] for path in self.changes}
-        now = {path: change for path, change in found.items() if change is not None}
+        now = {path: change for path in self.changes if (change := self._change(path)) is not None}
         told = [path for path in now if _is_touched(self.changes[path], now[path])]
         before = [path for path in now if path not in told and _is_touched(self._of_parts.get(path), now[path])]
         since = dict.fromkeys(told, "while it was read") | dict.fromkeys(before, "since the first part was made of it")
@@ -111,12 +110,18 @@ class WatchedFiles:
 
     def _seen(self, path: str) -> dict[str, Any] | None:
         """As `seen`, also of one that is held and was removed."""
-        now, before = seen(path), self._before[path]
+        (self._latest[path], now), before = _look(path), self._before[path]
         if now is None and path in self._held and before is not None:
             with contextlib.suppress(OSError):  # of a network disk, which does not keep what was removed
                 status = os.fstat(self._held[path])
                 return {**before, "bytes": status.st_size, "changed": status.st_mtime_ns}
         return now
+
+    def _change(self, path: str) -> tuple[int, ...] | None:
+        """What `changes` would be now, or was when it was last looked at: that may have been a walk."""
+        if path in self._stores:
+            return _change_of_store(path)
+        return self._latest[path] if path in self._latest else _look(path)[0]
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, which does not hold them."""

@@ -45,6 +45,8 @@ def too_much(data: bytes) -> str:
         if layers > MAX_LAYERS:
             return f"it claims {layers} layers, where {MAX_LAYERS} are the most that are read"
         most = max(len(data), _FEW)
+        if (kinds := len(_steps(data, begin))) > _MOST_KINDS:
+            return f"its components are sampled in {kinds} ways, where {_MOST_KINDS} are the most that are read"
         precincts = {style.precincts for style in styles}
         if len(precincts) > _MOST_STYLES:
             return f"it has {len(precincts)} coding styles, where {_MOST_STYLES} are the most that are read"
@@ -116,12 +118,10 @@ def _packets(data: bytes, begin: int, precincts: tuple[tuple[int, int], ...], mo
     """How many packets a layer has, of a style for all; it is counted no further than beyond `most`."""
     at = begin + 4
     right, bottom, left, top, width, height, first_x, first_y = (_int(data, at + 4 + 4 * n, 4) for n in range(8))
-    count = _int(data, at + 36, 2)
-    steps = Counter((data[at + 39 + 3 * n], data[at + 40 + 3 * n]) for n in range(count))
     columns = _parts(left, right, first_x, width)
     rows = _parts(top, bottom, first_y, height)
     found = 0
-    for (across, down), times in islice(steps.items(), _MOST_KINDS):
+    for (across, down), times in _steps(data, begin).items():
         for number, (wide, high) in enumerate(precincts):
             halvings = len(precincts) - 1 - number
             x = sum(_pieces(part, across, halvings, wide) for part in columns)
@@ -130,6 +130,12 @@ def _packets(data: bytes, begin: int, precincts: tuple[tuple[int, int], ...], mo
             if found > most:
                 return found
     return found
+
+
+def _steps(data: bytes, begin: int) -> Counter[tuple[int, int]]:
+    """How many components there are of each (across, down): a sample for so many pixels."""
+    count, at = _int(data, begin + 40, 2), begin + 42
+    return Counter((data[at + 3 * n + 1], data[at + 3 * n + 2]) for n in range(count))
 
 
 def _parts(begin: int, end: int, first: int, length: int) -> list[tuple[int, int]]:

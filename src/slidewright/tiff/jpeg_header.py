@@ -15,6 +15,7 @@ ADOBE = b"\xff\xee\0\x0eAdobe\0\x64" + bytes(4)
 """Adobe's marker of a JPEG, up to the byte that tells its colours: 0 RGB, 1 YCbCr."""
 PROGRESSIVE = 2
 """The highest n of SOFn, see `JpegHeader.process`, of what is in blocks of Huffman's codes."""
+LOSSLESS = 3
 WITH_BLOCKS = (*range(PROGRESSIVE + 1), 9, 10)
 """Those that simplejpeg is asked for, the last two of arithmetic coding. Version 1.9.0 writes beyond the end of its
 array when it is to give half of a lossless JPEG.

@@ -25,6 +25,7 @@ from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.fax import fax_decoder
 from slidewright.tiff.half_jpeg import decode_half_jpeg
 from slidewright.tiff.jpeg2000 import too_much
+from slidewright.tiff.jpeg_header import LOSSLESS, read_process
 from slidewright.tiff.jpeg_holes import MAX_SCANS, has_hole, number_of_scans
 from slidewright.tiff.jpegxl import joined_of
 from slidewright.tiff.page import Page
@@ -292,6 +293,8 @@ class Segments:
         """
         size, cell = look(self._codec, data).size, self.page.cell
         swapped = size is not None and size != cell and size.height * size.width == cell.height * cell.width
+        if swapped and self._codec == "jpeg" and read_process(data) == LOSSLESS:  # whose rows a DNG lays as it likes
+            swapped = False
         if size is not None and (swapped or is_far_larger(size, cell)):
             raise self._error(
                 f"{self.where(index)} holds a {self._codec.upper()} of {size}, not of {cell}; the file is damaged"
