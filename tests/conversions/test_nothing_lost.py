@@ -529,7 +529,7 @@ def test_parts_of_what_a_source_was_meanwhile_are_not_kept(swapped, tmp_path, n_
     slide, swap, back = swapped
     options = {"tile_size": 64, "block_tiles": 1, "compression": "zstd", "n_workers": n_workers}
     told = once_half_done(swap, part=0 if n_workers else 0.5)  # of workers it is told now and then
-    with pytest.raises(slidewright.SourceError, match="has changed while it was read"):
+    with pytest.raises(slidewright.SourceError, match=r"has changed while it was read|is not the file it was"):
         slidewright.convert(slide, tmp_path / "o.tif", resume=True, progress=told, **options)
     back()
     slidewright.convert(slide, tmp_path / "o.tif", resume=True, **options)
@@ -621,7 +621,7 @@ def test_parts_of_a_file_that_was_written_over_and_removed_are_not_made(swapped,
 
     told = once_half_done(swap_and_remove, part=0 if n_workers else 0.5)
     options = {"tile_size": 64, "block_tiles": 1, "compression": "zstd", "n_workers": n_workers}
-    with pytest.raises(slidewright.SourceError, match="changed while it was read"):
+    with pytest.raises(slidewright.SourceError):  # a worker that opens it later says that it is not there
         slidewright.convert(slide, tmp_path / "o.tif", resume=True, progress=told, **options)
     assert not list((tmp_path / "o.tif.shards").glob("shard-*"))
     slide.write_bytes(own)

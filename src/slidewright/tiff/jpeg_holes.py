@@ -20,7 +20,7 @@ from slidewright.tiff.stream_headers import is_far_larger, look
 MAX_SCANS = 100
 """Of a JPEG that is decoded: a small one may have a thousand, each of which goes over all of the image."""
 _HOLE = bytes(512)  # a sector; one that reaches beyond a tile takes its header or its end
-_DAMAGE = re.compile("Corrupt JPEG data|Inconsistent progression sequence|Premature end of JPEG file")
+_DAMAGE = re.compile("Corrupt JPEG data|Inconsistent progression sequence")
 """How libjpeg begins its warnings about codes and scans (jerror.h)."""
 _SPARE = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _END = b"\xff\xd9"
