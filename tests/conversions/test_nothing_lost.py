@@ -853,7 +853,7 @@ def test_folder_is_walked_once_to_see_whether_it_has_changed(tmp_path, most, mon
     zarr.create_array(tmp_path / "s.zarr", shape=(256, 256), chunks=(64, 64), dtype="uint8")[...] = 50
     scandir, walked = os.scandir, []
     monkeypatch.setattr(os, "scandir", lambda path: walked.append(os.fspath(path)) or scandir(path))
-    seen = watched.seen(str(tmp_path / "s.zarr"))
+    _, seen = watched._look(str(tmp_path / "s.zarr"))
     assert len(walked) == len(set(walked)) == len(seen["times"]) == 6  # it, c, and four rows
 
 

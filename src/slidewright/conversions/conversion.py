@@ -76,7 +76,6 @@ class Conversion:
         self._pid = os.getpid()
         self._committed = False
         self._warnings = warnings_of(decided, options)
-        self._source_changed = False
         self._source_files = watched or watch(decided.source, source_path)
         self._stack.callback(self._source_files.close)
         self._destination = make_destination(dest, options, decided.format, decided.source, source_path, compare)
@@ -144,7 +143,7 @@ class Conversion:
         refuse_fork(self._pid)
         _refuse_rubbish(self._corrupt(outcome, run), run)
         self._check(run)
-        self._check_source()
+        self._check_source(run.shards)
         if before_commit is not None:
             before_commit(self._destination.partial)
         nbytes = self._give_name(run.format)
@@ -194,16 +193,19 @@ class Conversion:
         if not self._committed:
             launcher.close()
 
-    def _check_source(self) -> None:
+    def _check_source(self, shards: ShardPlan | None) -> None:
         try:
             self._source_files.check()
         except SourceError:
-            self._source_changed = self._source_files.changed(quick=False)
+            if shards is not None:
+                self._drop_doubtful(shards, quick=False)
             raise
 
-    def _drop_doubtful(self, shards: ShardPlan) -> None:
-        """Remove the shards that this run has made of a source that changed meanwhile: it may be put back."""
-        if not self._committed and (self._source_changed or self._source_files.changed(quick=True)):
+    def _drop_doubtful(self, shards: ShardPlan, *, quick: bool = True) -> None:
+        """Remove the shards that this run has made of a source that changed meanwhile: it may be put back. Whoever
+        interrupts a run does not wait for more than a `quick` look.
+        """
+        if not self._committed and self._source_files.changed(quick=quick):
             shards.remove_made()
 
     def _check(self, run: Run) -> None:

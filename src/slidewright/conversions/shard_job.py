@@ -103,8 +103,8 @@ def shard_plan(
     if len(plan.passes) > 1:
         sparse = decided.source.info.sparse
         levels = Scratch(folder.path, plan, decided.encoding.pixels, sparse=sparse)
-    made = ShardPlan(folder.path, folder.job.id, folder.job.count, plan, levels, found, to_make, sync)
-    return replace(made, changes=folder.job.changes)
+    job = folder.job
+    return ShardPlan(folder.path, job.id, job.count, plan, levels, found, to_make, sync, changes=job.changes)
 
 
 def counting_from(plan: ShardPlan, callback: Callback) -> Callback:

@@ -109,7 +109,7 @@ class WatchedFiles:
         ]
 
     def _seen(self, path: str) -> dict[str, Any] | None:
-        """As `seen`, also of one that is held and was removed."""
+        """What tells it from what it was, also of one that is held and was removed."""
         (self._latest[path], now), before = _look(path), self._before[path]
         if now is None and path in self._held and before is not None:
             with contextlib.suppress(OSError):  # of a network disk, which does not keep what was removed
@@ -128,16 +128,10 @@ class WatchedFiles:
         return {**self.__dict__, "_held": {}}
 
 
-def seen(path: str) -> dict[str, Any] | None:
-    """What tells a file from what it was before; None where nobody knows (as of the chunks of a store behind HTTP), or
-    it has been removed.
-    """
-    return _look(path)[1]
-
-
 def _look(path: str) -> tuple[tuple[int, ...] | None, dict[str, Any] | None]:
     """When the system changed a file, or what is in a folder, in any way, and what may be changed of it without its
-    pixels, where that is known; and `seen`.
+    pixels; and what tells it from what it was. None where nobody knows (as of the chunks of a store behind HTTP),
+    or it has been removed.
     """
     local = local_path(path)
     try:
