@@ -15,6 +15,7 @@ from PIL import Image, ImageCms
 from reading import assert_reads_like
 
 import slidewright
+from slidewright.errors import CorruptTileError
 from slidewright.sources.open import open_source
 
 Y, X = np.mgrid[:90, :130]
@@ -79,6 +80,22 @@ def test_subsampled_chroma_takes_less_than_the_pixels(subsampling: tuple[int, in
     path = tmp_path / "a.tif"
     write_ycbcr(path, np.full((16, 64, 3), (200, 90, 40), np.uint8), subsampling, "none")
     np.testing.assert_allclose(read(path), pyvips.Image.tiffload(str(path)).numpy()[..., :3], atol=1)
+
+
+@pytest.mark.parametrize("compression", ["none", "lzw"])
+def test_strip_of_chroma_that_has_too_few_rows_is_damage(tmp_path: Path, compression: str) -> None:
+    """It had those of the strip that was decoded before. The last one has fewer."""
+    path, good = tmp_path / "a.tif", tmp_path / "b.tif"
+    write_ycbcr(good, PIXELS[:70], (2, 2), compression)
+    assert read(good).shape == (70, *PIXELS.shape[1:])
+    write_ycbcr(path, PIXELS, (2, 2), compression)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tag = tiff.pages.first.tags["StripByteCounts"]
+        tag.overwrite([count // 2 if n == 3 else count for n, count in enumerate(tag.value)])
+    with pytest.raises(CorruptTileError, match="strip 3 does not decode"):
+        slidewright.convert(path, tmp_path / "o.tif", n_workers=0, tile_size=64)
+    report = slidewright.convert(path, tmp_path / "o.tif", n_workers=0, tile_size=64, on_corrupt="fill")
+    assert report.corrupt_tiles > 0
 
 
 @pytest.mark.parametrize("kind", ["H", "2I"])

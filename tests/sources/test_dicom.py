@@ -282,6 +282,17 @@ def test_hole_in_a_file_is_damage_and_no_tile_that_was_not_scanned(tmp_path, kin
     assert "10 tiles" in report.warnings[0]
 
 
+@pytest.mark.parametrize("table", ["extended", "basic"])
+def test_frame_whose_item_says_that_it_is_empty_is_damage_and_no_tile_that_was_not_scanned(tmp_path, table):
+    path = made.slide(tmp_path / "slide", "jpeg 422", table=table) / "a_level_0.dcm"
+    table_of = slidewright.open_source(path).open()._table
+    with open(path, "r+b") as file:
+        file.seek(int(table_of.offsets[20]) + 4)
+        file.write(bytes(4))
+    with pytest.raises(CorruptTileError, match="row 2, column 6 has no bytes"):
+        slidewright.convert(path, tmp_path / "no.tif", n_workers=0, keep_tiles="never")
+
+
 @pytest.mark.parametrize("which", ["ExtendedOffsetTable", "ExtendedOffsetTableLengths"])
 def test_hole_in_the_table_of_frames_is_got_over(tmp_path, which):
     """Zeros in it made tiles white, or copies of the first."""

@@ -151,9 +151,32 @@ def test_damaged_stripes_are_named_and_may_be_kept_or_filled(tmp_path, damage):
     slidewright.convert(path, tmp_path / "filled.tif", n_workers=0, on_corrupt="fill")
 
 
+@pytest.mark.parametrize("less", [1, 40])
+def test_last_stripe_without_an_end_is_damage(tmp_path, less):
+    """OpenSlide refuses the whole file for it."""
+    path = made.slide(tmp_path / "in.ndpi")
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tag = tiff.pages.first.tags["StripByteCounts"]
+        tag.overwrite(tag.value[0] - less)
+    with pytest.raises(CorruptTileError, match="does not end in the marker of an end"):
+        slidewright.convert(path, tmp_path / "no.tif", n_workers=0, keep_tiles="never")
+    report = slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+    assert "did not decode" in report.warnings[0]
+
+
+def test_header_of_stripes_with_a_hole_is_damage(tmp_path):
+    path = made.slide(tmp_path / "in.ndpi")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\xff\xdb") + 20  # of a quantisation table
+    data[at : at + 32] = bytes(32)
+    path.write_bytes(data)
+    with pytest.raises(CorruptTileError, match="has a damaged JPEG header"):
+        slidewright.convert(path, tmp_path / "no.tif", n_workers=0)
+
+
 @pytest.mark.parametrize("stripe", [4, -1])
 def test_stripe_of_which_the_disk_gives_a_part_is_not_kept(tmp_path, monkeypatch, stripe):
-    """It is whole in the file; of the last one nobody looks at the end."""
+    """It is whole in the file."""
     path = made.slide(tmp_path / "in.ndpi")
     place = int(slidewright.open_source(path).open()._stripes._page.offsets[stripe])
     read = PixelFile.read

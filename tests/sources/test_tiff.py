@@ -25,6 +25,7 @@ from slidewright.geometry import Size
 from slidewright.sources.base import Source
 from slidewright.sources.open import open_source
 from slidewright.sources.tiff import TiffSource
+from slidewright.tiff.jpeg_header import is_damaged
 from slidewright.tiff.jpeg_holes import has_hole
 
 HEIGHT, WIDTH = 150, 205
@@ -462,6 +463,42 @@ def test_jpeg_with_zeros_in_the_place_of_a_part_is_damage(tmp_path: Path, noise:
             slidewright.convert(path, tmp_path / "o.tif", n_workers=0, compression="zstd")
     report = slidewright.convert(path, tmp_path / "f.tif", n_workers=0, on_corrupt="fill", compression="zstd")
     assert report.corrupt_tiles == 1
+
+
+def tables_of(path: Path) -> tuple[int, bytes]:
+    """Where JPEGTables lie, and what they are."""
+    with tifffile.TiffFile(path) as tiff:
+        tag = tiff.pages.first.tags["JPEGTables"]
+        return tag.valueoffset, bytes(tag.value)
+
+
+@pytest.mark.parametrize("length", [64, 1000])
+def test_jpegtables_with_a_hole_are_refused(tmp_path: Path, length: int) -> None:
+    """libjpeg goes over it, or takes standard tables, and the colours of each pixel are others."""
+    path, pixels = tmp_path / "a.tif", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    slidewright.convert(pixels, path, n_workers=0, tile_size=64)
+    at, tables = tables_of(path)
+    data = path.read_bytes()
+    assert not is_damaged(tables)
+    assert len(tables) > 400
+    for start in range(0, len(tables) - 16, 16):
+        count = min(length, len(tables) - start)
+        path.write_bytes(data[: at + start] + bytes(count) + data[at + start + count :])
+        with pytest.raises(CorruptTileError, match="level 0 has damaged JPEGTables"):
+            slidewright.convert(path, tmp_path / "o.tif", n_workers=0)
+
+
+def test_tables_and_headers_that_are_in_order_are_not_called_damaged() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for optimize in (False, True):
+        for quality in (1, 50, 100):
+            stream = jpeg8_encode(pixels, quality, optimize=optimize)
+            tables = stream[: stream.index(b"\xff\xda")]
+            for good in (stream, tables, tables + b"\xff\xd9", tables + b"\xff\xd9\0\0", tables + b"\xff"):
+                assert not is_damaged(good)
+            assert not is_damaged(tables[:2] + b"\xff\xff\xff" + tables[2:])
+    assert not is_damaged(b"\xff\xd8\xff\xd9")
+    assert not is_damaged(b"\xff\xd8")
 
 
 @pytest.mark.parametrize("subsampling", ["444", "422", "420", "411", "440"])

@@ -449,18 +449,16 @@ def test_labels_beside_an_image_are_told_to_be_left_out(tmp_path):
 @pytest.mark.parametrize("shards", [None, (128, 128)])
 def test_disk_that_fails_is_no_damage_of_the_store(tmp_path, monkeypatch, number, shards):
     """What is filled is what is damaged; another time the disk gives it."""
-    from slidewright.sources.access import zarr_store
-
     array = zarr.create_array(tmp_path / "s.zarr", shape=(256, 256), chunks=(64, 64), shards=shards, dtype="uint8")
     array[...] = 50
-    real = zarr_store._read
+    real = zarr_store.FolderStore._read
 
-    def fail(path, byte_range):
-        if path.endswith("c/1/1") and (shards is None or getattr(byte_range, "start", 0)):  # a chunk, not the index
-            raise OSError(number, os.strerror(number), path)
-        return real(path, byte_range)
+    def fail(store, key, byte_range):
+        if key.endswith("c/1/1") and (shards is None or getattr(byte_range, "start", 0)):  # a chunk, not the index
+            raise OSError(number, os.strerror(number), key)
+        return real(store, key, byte_range)
 
-    monkeypatch.setattr(zarr_store, "_read", fail)
+    monkeypatch.setattr(zarr_store.FolderStore, "_read", fail)
     with pytest.raises(SourceError, match=os.strerror(number)) as caught:
         slidewright.convert(tmp_path / "s.zarr", tmp_path / "o.tif", on_corrupt="fill", n_workers=0, tile_size=64)
     assert not isinstance(caught.value, CorruptTileError)
@@ -470,17 +468,60 @@ def test_disk_that_fails_is_no_damage_of_the_store(tmp_path, monkeypatch, number
 @pytest.mark.parametrize("shards", [None, (128, 128)])
 def test_lack_of_memory_is_no_damage_of_the_store(tmp_path, monkeypatch, shards):
     """A worker's block is done again by those that are left."""
-    from slidewright.sources.access import zarr_store
-
     zarr.create_array(tmp_path / "s.zarr", shape=(256, 256), chunks=(64, 64), shards=shards, dtype="uint8")[...] = 50
     reader = open_source(tmp_path / "s.zarr").open()
 
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(zarr_store, "_read", fail)
+    monkeypatch.setattr(zarr_store.FolderStore, "_read", fail)
     with pytest.raises(MemoryError):
         reader.read(0, 0, 64, 64, np.empty((64, 64, 1), np.uint8))
+
+
+@pytest.mark.parametrize("compressors", [None, "auto"])
+@pytest.mark.parametrize("how", ["rename", "link"])
+def test_folder_above_a_store_that_is_exchanged_in_mid_run_changes_nothing(
+    tmp_path: Path, how: str, compressors: Any
+) -> None:
+    """Chunks came from whatever was there at the moment, and nobody was told once the first was back."""
+    for folder, value in (("first", 10), ("second", 200)):
+        made: dict[str, Any] = {"shape": (128, 128), "chunks": (64, 64), "dtype": "u1", "compressors": compressors}
+        zarr.create_array(tmp_path / folder / "a.zarr", **made)[...] = value
+    place = tmp_path / "place"
+    place.symlink_to("first") if how == "link" else (tmp_path / "first").rename(place)
+
+    def exchange() -> None:
+        if how == "link":
+            (tmp_path / "new").symlink_to("second")
+            (tmp_path / "new").replace(place)
+        else:
+            place.rename(tmp_path / "first")
+            (tmp_path / "second").rename(place)
+
+    source, out = open_source(place / "a.zarr"), np.empty((64, 64, 1), np.uint8)
+    reader = source.open()
+    assert np.all(reader.read(0, 0, 64, 64, out) == 10)
+    exchange()
+    assert np.all(reader.read(64, 64, 64, 64, out) == 10)
+    with pytest.raises(SourceError, match="is not the array it was when the run began"):  # as a worker that comes late
+        source.open()
+    reader.close()
+
+
+@pytest.mark.parametrize("compressors", [None, "auto"])
+def test_array_whose_folder_is_away_for_a_moment_has_no_background(tmp_path: Path, compressors: Any) -> None:
+    made: dict[str, Any] = {"shape": (128, 128), "chunks": (64, 64), "dtype": "u1", "compressors": compressors}
+    array = zarr.open_group(tmp_path / "g.zarr", mode="w").create_array("a", **made)
+    array[:64] = 10
+    reader, out = open_source(tmp_path / "g.zarr/a").open(), np.empty((64, 64, 1), np.uint8)
+    assert np.all(reader.read(64, 0, 64, 64, out) == 0)  # which has no chunk
+    (tmp_path / "g.zarr/a").rename(tmp_path / "a")
+    with pytest.raises(SourceError, match="was moved or removed while it was read"):
+        reader.read(64, 64, 64, 64, out)
+    (tmp_path / "a").rename(tmp_path / "g.zarr/a")
+    assert np.all(reader.read(0, 64, 64, 64, out) == 10)
+    reader.close()
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])

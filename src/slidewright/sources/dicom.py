@@ -282,6 +282,8 @@ class DicomReader(Reader):
             data = b"".join(_fragments(data))
             if data.endswith((b"\xff\xd9\0", b"\xff\xd9\0\0")):
                 data = data[: data.rindex(b"\xd9") + 1]
+            if not data:  # a tile that was not scanned has no place in the table
+                raise CorruptTileError(f"{self._where(index)} has no bytes; the file is damaged, copy it again")
         self._last = (index, data)
         return data
 

@@ -31,6 +31,7 @@ from slidewright.sources.ome_attributes import (
 )
 from slidewright.sources.on_disk import file_identity, zarr_files
 from slidewright.sources.zarr_reader import ZarrReader
+from slidewright.system.file_identity import seen_as
 from slidewright.system.remote_file import absolute
 from slidewright.tiff.metadata import MICROMETRES, SECONDS
 
@@ -54,6 +55,8 @@ class ZarrSource(Source):
     planes: Mapping[str, range] = field(default_factory=dict)
     """The places along z and t, where there are several."""
     form: int = 3
+    seen: tuple[int, int] | None = None
+    """Bytes and time of change (ns) of the array's metadata, or of a .zip; None behind a URL."""
 
     @classmethod
     def at(cls, path: str, selection: Selection = Selection()) -> ZarrSource:  # noqa: B008 - frozen
@@ -107,11 +110,13 @@ class ZarrSource(Source):
             raise
         except Exception as error:  # metadata can be anything, such as paths that lead out of the store
             raise SourceError(f"{name}: its metadata can't be used ({type(error).__name__}: {error})") from error
-        return cls(store, chosen.array.path, axes, info, planes, chosen.array.metadata.zarr_format)
+        form = chosen.array.metadata.zarr_format
+        return cls(store, chosen.array.path, axes, info, planes, form, _seen(store, chosen.array.path, form))
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
-        described = pickled_identity(replace(self, info=replace(self.info, left_out=())))  # labels, that others may add
+        info = replace(self.info, left_out=())  # labels, that others may add
+        described = pickled_identity(replace(self, info=info, seen=None))
         files = [file_identity(path) for path in self.read_from]
         return {**described, **({"files": files} if files else file_identity(self.store))}
 
@@ -126,7 +131,8 @@ class ZarrSource(Source):
         shape, dtype = getattr(array, "shape", ()), np.dtype(getattr(array, "dtype", "V"))
         lengths = dict(zip(self.axes, shape, strict=False))
         now = tuple(lengths.get(axis, 1) for axis in "yxc")
-        if len(shape) != len(self.axes) or now != self.info.shape or dtype.name != self.info.dtype:
+        other = len(shape) != len(self.axes) or now != self.info.shape or dtype.name != self.info.dtype
+        if other or _seen(self.store, self.array, self.form) != self.seen:
             raise SourceError(f"{self.info.name} is not the array it was when the run began; start again")
         from slidewright.sources.access.zarr_codecs import bounded
 
@@ -154,6 +160,13 @@ def _node(store: str, inner: str) -> Any:
     from slidewright.sources.access.zarr_store import open_store
 
     return open_store(store, inner)
+
+
+def _seen(store: str, inner: str, form: int) -> tuple[int, int] | None:
+    """See `ZarrSource.seen`."""
+    if not os.path.isdir(store):
+        return seen_as(store)
+    return seen_as(os.path.join(store, inner, "zarr.json" if form == 3 else ".zarray"))
 
 
 def _choose(node: Any, name: str, series: int | None, level: int | None) -> _Chosen:

@@ -6,7 +6,6 @@ files directly (zarr v3 core specification, "bytes" codec; v2 specification, nul
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import main_thread
@@ -17,8 +16,7 @@ import numpy as np
 from slidewright.errors import CorruptTileError, SlidewrightError, SourceError, alone
 from slidewright.sources.access.tile_grid import CellReader
 from slidewright.sources.base import Pixels, Reader, SourceInfo
-from slidewright.system.file_identity import leads_to
-from slidewright.system.files import fill_from, regular
+from slidewright.system.files import fill_from
 from slidewright.system.interrupts import let_through
 from slidewright.system.limits import blame_memory
 from slidewright.system.remote_file import is_url
@@ -137,25 +135,25 @@ def _raw_chunks(
         return None
     if not _is_cell(array, axes) or not _is_uncompressed(array.metadata):
         return None
-    from slidewright.sources.access.zarr_store import gone
+    from slidewright.sources.access.zarr_store import FolderStore
 
-    encode_key, folder = array.metadata.encode_chunk_key, Path(store, array.path)
-    fill, name = array.fill_value, str(folder)
-    prefix, opened = str(folder) + os.sep, os.stat(folder)
+    files = array.store
+    if not isinstance(files, FolderStore):
+        return None
+    encode_key, name = array.metadata.encode_chunk_key, str(Path(store, array.path))
+    fill, prefix = array.fill_value, f"{array.path}/" if array.path else ""
     swapped = not np.dtype(array.dtype).isnative if array.metadata.zarr_format == 2 else False
 
     def decode(row: int, column: int, band: int, out: Pixels) -> None:
         place = {**planes, "y": row, "x": column, "c": band}
         buffer = memoryview(out).cast("B")
+        key = prefix + encode_key(tuple(place.get(axis, 0) for axis in axes))
         try:
-            with open(
-                prefix + encode_key(tuple(place.get(axis, 0) for axis in axes)), "rb", buffering=0, opener=regular
-            ) as file:
+            with files.open_file(key) as file:
                 got = fill_from(file, buffer)
                 whole = got == len(buffer) and not file.read(1)
         except FileNotFoundError:
-            if not leads_to(folder, opened):
-                raise gone(name) from None
+            files.check_missing(key)
             out[...] = 0 if fill is None else fill
             return
         except OSError as error:

@@ -23,8 +23,11 @@ _WAIT_BEFORE = 1  # of Linux's sync_file_range
 _LOSSES = (errno.EIO, errno.ENOSPC, getattr(errno, "EDQUOT", errno.EIO))
 
 
-def regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
-    """Open a regular file, and nothing else: the `opener` of every `open()` of a path that others may have chosen.
+def regular(
+    path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: int = 0o666, *, dir_fd: int | None = None
+) -> int:
+    """Open a regular file, and nothing else: the `opener` of every `open()` of a path that others may have chosen. With
+    `dir_fd` the path is one in that open folder.
 
     A FIFO would be waited for without end, a device may do anything. So it is opened without waiting, then looked at.
 
@@ -35,7 +38,7 @@ def regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: int = 
     """
     more = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
     try:
-        fd = os.open(path, flags | more | getattr(os, "O_BINARY", 0), mode)
+        fd = os.open(path, flags | more | getattr(os, "O_BINARY", 0), mode, dir_fd=dir_fd)
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket, or a FIFO that nobody reads
             raise _not_regular(path) from None

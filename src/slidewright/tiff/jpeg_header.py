@@ -97,6 +97,48 @@ def header_segments(stream: bytes | None) -> bytes:
     return b"".join(bytes([0xFF, marker]) + (2 + len(part)).to_bytes(2) + part for marker, part in parts)
 
 
+def is_damaged(header: bytes) -> bool:
+    """Whether a header, or tables alone as in TIFF's JPEGTables, can't be what was written: other bytes in the place of
+    a marker, segments that end outside, zeros in a quantisation table (B.2.4.1 has none), a symbol twice in a table of
+    codes (B.2.4.2). libjpeg goes over such, or takes standard tables for those that it does not find.
+    """
+    at = 2
+    if header[:at] != b"\xff\xd8":
+        return True
+    while at < len(header):
+        if header[at] != 0xFF:
+            return True
+        marker = header[at + 1 : at + 2]
+        if marker == b"\xff":  # of which any number may stand before a marker
+            at += 1
+            continue
+        if marker in (b"", b"\xd9"):
+            return False
+        length = int.from_bytes(header[at + 2 : at + 4])
+        payload = header[at + 4 : at + 2 + length]
+        if marker == b"\0" or length < 2 or len(payload) != length - 2:
+            return True
+        if marker == b"\xdb" and not all(len(table) == 64 and all(table) for _, table in _quantisation(payload)):
+            return True
+        if marker == b"\xc4" and not _are_codes(payload):
+            return True
+        if marker[0] == _SOS:
+            return False
+        at += 2 + length
+    return False
+
+
+def _are_codes(payload: bytes) -> bool:
+    """Whether a DHT segment is of whole tables, in each of which a symbol is once."""
+    while payload:
+        count = sum(payload[1:17])
+        symbols = payload[17 : 17 + count]
+        if len(payload) < 17 or len(symbols) < count or len({*symbols}) < count:
+            return False
+        payload = payload[17 + count :]
+    return True
+
+
 def _is_frame(marker: int) -> bool:
     """Whether a marker is one of SOF0 to SOF15, which DHT, JPG and DAC lie among (B.1.1.3)."""
     return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)

@@ -25,7 +25,7 @@ from slidewright.system.pixel_file import PixelFile
 from slidewright.tiff.fax import fax_decoder
 from slidewright.tiff.half_jpeg import decode_half_jpeg
 from slidewright.tiff.jpeg2000 import too_much
-from slidewright.tiff.jpeg_header import LOSSLESS, read_process
+from slidewright.tiff.jpeg_header import LOSSLESS, is_damaged, read_process
 from slidewright.tiff.jpeg_holes import MAX_SCANS, has_hole, number_of_scans
 from slidewright.tiff.jpegxl import joined_of
 from slidewright.tiff.page import Page
@@ -55,6 +55,8 @@ class Segments:
         self._file, self._error = file, error
         self._generic: Callable[..., Any] = _chroma_units(page) or fax_decoder(page) or page.page.decode
         self._tables, self._header = page.jpeg_tables, page.jpeg_header
+        if page.is_jpeg and self._tables and is_damaged(self._tables):
+            raise error(f"{file.path}: {page.name or 'level 0'} has damaged JPEGTables; copy the file again")
         self._joined = joined_of(page)
         self._jpeg = _jpeg_colours(page)
         order = page.raw_order
@@ -327,7 +329,12 @@ def _chroma_units(page: Page) -> Callable[..., Any] | None:
     def decode(data: bytes, index: int, **_: Any) -> tuple[NDArray[Any], ...]:
         columns, unit = -(-page.cell.width // across), across * down + 2
         raw: NDArray[Any] = np.frombuffer(decompress(data) if page.compression != "none" else data, np.uint8)
+        height = page.cell.height
+        if not page.tiled:  # the last strip may have fewer rows
+            height = min(height, page.size.height - index % page.grid.height * height)
         rows = min(-(-page.cell.height // down), raw.size // (columns * unit))
+        if rows * down < height:
+            raise ValueError(f"{rows * down} rows of pixels instead of {height}")
         units = raw[: rows * columns * unit].reshape(rows, columns, unit)
         luma = units[:, :, :-2].reshape(rows, columns, down, across).transpose(0, 2, 1, 3)
         chroma = units[:, :, -2:].repeat(down, axis=0).repeat(across, axis=1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from slidewright.errors import CorruptTileError, SourceError
 from slidewright.geometry import Size
 from slidewright.system.pixel_file import PixelFile
+from slidewright.tiff.jpeg_header import is_damaged
 from slidewright.tiff.page import Page
 from slidewright.tiff.stream_headers import HEAD_BYTES, look
 
@@ -73,6 +74,8 @@ class Stripes:
         assert page.jpeg_header is not None
         self._page, self._file = page, file
         self._header = page.jpeg_header
+        if is_damaged(self._header):
+            raise CorruptTileError(f"{file.path}: {page.name or 'level 0'} has a damaged JPEG header; copy it again")
         self._frame = _frame_at(self._header)
 
     def join(self, row: int, column: int, height: int, *, all_of_it: bool = True) -> bytes:
@@ -103,16 +106,16 @@ class Stripes:
                 f"{self._file.path}: {self._page.place(index)} (a stripe) ends outside the file; the file is cut "
                 "short, copy it again"
             )
-        if data and index == self._page.n_segments - 1:
-            return data[: data.rfind(_END)] if _END in data else data
-        if data[-2:-1] != b"\xff" or not 0xD0 <= data[-1] <= 0xD7:
-            if not all_of_it:
-                return b""
-            raise CorruptTileError(
-                f"{self._file.path}: {self._page.place(index)} (a stripe) does not end in a restart marker; the file "
-                "is damaged, copy it again"
-            )
-        return data[:-2]
+        last = index == self._page.n_segments - 1
+        if data[-2:-1] == b"\xff" and (0xD0 <= data[-1] <= 0xD7 or (last and data[-1] == _END[1])):
+            return data[:-2]
+        if not all_of_it:
+            return b""
+        marker = "the marker of an end" if last else "a restart marker"
+        raise CorruptTileError(
+            f"{self._file.path}: {self._page.place(index)} (a stripe) does not end in {marker}; the file is damaged, "
+            "copy it again"
+        )
 
 
 def _frame_at(header: bytes) -> int:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
 import warnings
+import weakref
 import zipfile
+from functools import partial
 from typing import Any
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
@@ -20,7 +23,7 @@ from zarr.storage import FsspecStore, LocalStore, ZipStore
 from slidewright.errors import CorruptTileError, SourceError, alone
 from slidewright.sources.access.zarr_codecs import know_images, open_node
 from slidewright.system.file_identity import leads_to
-from slidewright.system.files import broken_link, regular
+from slidewright.system.files import broken_link, close_quietly, read_at, regular
 from slidewright.system.interrupts import let_through
 from slidewright.system.remote_file import http_options, is_url
 from slidewright.system.zarr_thread import check_zarr_thread
@@ -31,11 +34,51 @@ _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
 
 class FolderStore(LocalStore):
-    """zarr's store of a folder, which would wait for ever for a FIFO, and in a folder that has gone find no chunk."""
+    """zarr's store of a folder, which would wait for ever for a FIFO, in a folder that has gone find no chunk, and read
+    from whatever folder has the name at the moment.
+    """
 
     def __init__(self, root: Any, *, read_only: bool = False) -> None:
         super().__init__(root, read_only=read_only)
         self._opened = os.stat(root)
+        self._documents: set[str] = set()
+        """Metadata that were there."""
+        self._folder: int | None = None
+        if os.open in os.supports_dir_fd:
+            self._folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._opened = os.fstat(self._folder)
+            self._release = weakref.finalize(self, close_quietly, self._folder)
+
+    def close(self) -> None:
+        """Nothing more will be read."""
+        super().close()
+        if self._folder is not None:
+            self._folder = None
+            self._release()
+
+    def open_file(self, key: str) -> io.FileIO:
+        """The file under a key, without a buffer."""
+        try:
+            if self._folder is None:
+                return open(os.path.join(self.root, key), "rb", buffering=0, opener=regular)
+            return open(key, "rb", buffering=0, opener=partial(regular, dir_fd=self._folder))
+        except OSError as error:
+            error.filename = os.path.join(self.root, key)
+            raise
+
+    def check_missing(self, key: str) -> None:
+        """Raise SourceError where nothing is under a key because the store, its array or what a link leads to is not
+        there: it is no background then.
+        """
+        path = os.path.join(self.root, key)
+        documents = [known for known in self._documents if key.startswith(os.path.dirname(known))]
+        if not leads_to(self.root, self._opened) or not all(
+            os.path.exists(os.path.join(self.root, known)) for known in documents
+        ):
+            raise gone(str(self.root))
+        link = broken_link(str(self.root), path)
+        if link is not None:  # such as a file of git-annex that is not fetched
+            raise SourceError(f"{link} is a link to what is not there; fetch it, or mount its disk, and run again")
 
     async def _ensure_open(self) -> None:
         """It is there, as `os.stat` has said; zarr would ask a thread, which the end of the main thread takes away."""
@@ -51,24 +94,32 @@ class FolderStore(LocalStore):
     def get_sync(self, key: str, *, prototype: Any = None, byte_range: Any = None) -> Any:
         """See `get`."""
         try:
-            data = _read(os.path.join(self.root, key), byte_range)
+            data = self._read(key, byte_range)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            if not leads_to(self.root, self._opened):
-                raise gone(str(self.root)) from None
-            link = broken_link(str(self.root), os.path.join(self.root, key))
-            if link is not None:  # such as a file of git-annex that is not fetched
-                remedy = "fetch it, or mount its disk, and run again"
-                raise SourceError(f"{link} is a link to what is not there; {remedy}") from None
+            self.check_missing(key)
             if not isinstance(error, FileNotFoundError) and os.path.basename(key) not in _METADATA:
                 raise CorruptTileError(
                     f"{os.path.join(self.root, key)} can't be a chunk: {error.strerror or error}; the store is damaged"
                 ) from None
             return None
+        if os.path.basename(key) in _METADATA:
+            self._documents.add(key)
         return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 
     async def get_partial_values(self, prototype: Any, key_ranges: Any) -> list[Any]:
         """See `get`."""
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    def _read(self, key: str, byte_range: Any) -> bytes:
+        path = os.path.join(self.root, key)
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        with self.open_file(key) as file:
+            size = os.fstat(file.fileno()).st_size
+            if byte_range is None:
+                _check_metadata(path, size)
+            start, end = _span(byte_range, size)
+            return read_at(file.fileno(), start, max(0, min(end, size) - start))
 
 
 class ArchiveStore(ZipStore):
@@ -130,18 +181,6 @@ class RemoteStore(FsspecStore):
 def gone(folder: str) -> SourceError:
     """The error about a folder that is not there any more, in which every chunk would be missing."""
     return SourceError(f"{folder} was moved or removed while it was read; run again when it is there")
-
-
-def _read(path: str, byte_range: Any) -> bytes:
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    with open(path, "rb", opener=regular) as file:
-        size = os.fstat(file.fileno()).st_size
-        if byte_range is None:
-            _check_metadata(path, size)
-        start, end = _span(byte_range, size)
-        file.seek(start)
-        return file.read(max(0, min(end, size) - start))
 
 
 def _check_metadata(path: str, size: int) -> None:
