@@ -293,6 +293,30 @@ def test_frame_whose_item_says_that_it_is_empty_is_damage_and_no_tile_that_was_n
         slidewright.convert(path, tmp_path / "no.tif", n_workers=0, keep_tiles="never")
 
 
+@pytest.mark.parametrize("kind", ["jpeg2000", "jpegls"])
+def test_frame_of_jpeg_2000_or_jpeg_ls_without_an_end_is_damage(tmp_path, kind):
+    """OpenJPEG and CharLS make up the rest; Pillow calls it a broken data stream."""
+    path = made.slide(tmp_path / "slide", kind, table="extended") / "a_level_0.dcm"
+    table = slidewright.open_source(path).open()._table
+    offset, count = int(table.offsets[20]), int(table.counts[20])
+    with open(path, "r+b") as file:
+        file.seek(offset + count // 2)
+        file.write(bytes(count - count // 2))
+    with pytest.raises(CorruptTileError, match="row 2, column 6 does not decode"):
+        slidewright.convert(path, tmp_path / "no.tif", n_workers=0, keep_tiles="never")
+
+
+@pytest.mark.parametrize("element", ["TotalPixelMatrixRows", "TotalPixelMatrixColumns"])
+def test_size_that_does_not_fit_the_number_of_frames_is_refused(tmp_path, element):
+    """A smaller one laid tiles in other places."""
+    path = made.slide(tmp_path / "slide", "jpeg 422") / "a_level_0.dcm"
+    header = made.read(path)
+    setattr(header, element, getattr(header, element) - 64)
+    header.save_as(path)
+    with pytest.raises(SourceError, match="which is no whole number of planes"):
+        slidewright.open_source(path)
+
+
 @pytest.mark.parametrize("which", ["ExtendedOffsetTable", "ExtendedOffsetTableLengths"])
 def test_hole_in_the_table_of_frames_is_got_over(tmp_path, which):
     """Zeros in it made tiles white, or copies of the first."""

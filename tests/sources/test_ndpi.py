@@ -164,6 +164,19 @@ def test_last_stripe_without_an_end_is_damage(tmp_path, less):
     assert "did not decode" in report.warnings[0]
 
 
+@pytest.mark.parametrize("count", [100, 512, 4096])
+def test_hole_in_the_stripes_of_a_page_is_damage(tmp_path, count):
+    path = made.slide(tmp_path / "in.ndpi")
+    with tifffile.TiffFile(path) as tiff:
+        place, size = tiff.pages.first.dataoffsets[40], tiff.pages.first.databytecounts[40]
+    data = bytearray(path.read_bytes())
+    data[place + size - 50 : place + size - 50 + count] = bytes(count)
+    path.write_bytes(data)
+    for chosen in ({}, {"page": 0}, {"series": 0}):
+        with pytest.raises(CorruptTileError, match=r"stripe\) does not end in a restart marker"):
+            slidewright.convert(path, tmp_path / "no.tif", n_workers=0, keep_tiles="never", **chosen)
+
+
 def test_header_of_stripes_with_a_hole_is_damage(tmp_path):
     path = made.slide(tmp_path / "in.ndpi")
     data = bytearray(path.read_bytes())

@@ -488,6 +488,68 @@ def test_jpegtables_with_a_hole_are_refused(tmp_path: Path, length: int) -> None
             slidewright.convert(path, tmp_path / "o.tif", n_workers=0)
 
 
+@pytest.mark.parametrize("damage", ["hole", "end"])
+def test_jpeg_tiles_of_separate_planes_are_looked_at_too(tmp_path: Path, damage: str) -> None:
+    """As Bio-Formats writes them."""
+    path, pixels = tmp_path / "a.tif", np.random.default_rng(0).integers(0, 256, (3, 256, 256), np.uint8)
+    made: dict[str, Any] = {"photometric": "rgb", "planarconfig": "separate", "metadata": None}
+    tifffile.imwrite(path, pixels, tile=(128, 128), compression="jpeg", **made)
+    slidewright.convert(path, tmp_path / "good.tif", n_workers=0, compression="zstd")
+    with tifffile.TiffFile(path) as tiff:
+        offset, count = tiff.pages.first.dataoffsets[5], tiff.pages.first.databytecounts[5]
+    start, end = {"hole": (2000, 2512), "end": (count // 2, count)}[damage]
+    overwrite(path, offset + start, bytes(end - start))
+    with pytest.raises(CorruptTileError, match=r"channel 1, tile at row 0, column 1 is a JPEG"):
+        slidewright.convert(path, tmp_path / "o.tif", n_workers=0, compression="zstd")
+
+
+def test_jpegs_of_three_samples_in_which_0_is_white_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    slidewright.convert(np.zeros((64, 64, 3), np.uint8), path, n_workers=0, tile_size=64)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages.first.tags["PhotometricInterpretation"].overwrite(0)
+    with pytest.raises(SourceError, match="JPEGs of 3 samples in which 0 is white"):
+        slidewright.convert(path, tmp_path / "o.tif", n_workers=0)
+
+
+@pytest.mark.parametrize("tile", [(64, 64), None])
+def test_image_none_of_whose_tiles_has_a_place_is_refused_where_the_file_has_bytes_for_them(
+    tmp_path: Path, tile: tuple[int, int] | None
+) -> None:
+    """The tables lie one after the other, and one hole may take both: the image was background."""
+    path, pixels = tmp_path / "a.tif", np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    tifffile.imwrite(path, pixels, tile=tile, rowsperstrip=None if tile else 16, compression="zlib", photometric="rgb")
+    with tifffile.TiffFile(path) as tiff:
+        tags = tiff.pages.first.tags
+        names = ("TileOffsets", "TileByteCounts") if tile else ("StripOffsets", "StripByteCounts")
+        places = [(tags[name].valueoffset, tags[name].valuebytecount) for name in names]
+    for at, count in places:
+        overwrite(path, at, bytes(count))
+    with pytest.raises(SourceError, match="none of its tiles or strips has a place in the file"):
+        slidewright.convert(path, tmp_path / "o.tif", n_workers=0, on_corrupt="fill")
+
+
+def test_image_all_of_whose_tiles_are_left_out_is_background(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    nothing: dict[str, Any] = {"shape": (128, 128), "dtype": "u1", "tile": (64, 64), "compression": "zlib"}
+    tifffile.imwrite(path, iter([b""] * 4), **nothing)
+    slidewright.convert(path, tmp_path / "o.tif", n_workers=0, compression="zstd")
+    assert not tifffile.imread(tmp_path / "o.tif").any()
+
+
+@pytest.mark.parametrize("page", [0, 2])
+@pytest.mark.parametrize("imagej", [False, True])
+def test_uncompressed_strip_without_a_place_is_not_read_from_the_beginning(
+    tmp_path: Path, page: int, imagej: bool
+) -> None:
+    path, pixels = tmp_path / "a.tif", np.random.default_rng(0).integers(0, 256, (4, 64, 64), np.uint8)
+    tifffile.imwrite(path, pixels, imagej=imagej, photometric="minisblack", metadata={} if imagej else None)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[page].aspage().tags["StripOffsets"].overwrite(0)
+    with pytest.raises(CorruptTileError, match="has no place in the file|lies outside the file"):
+        slidewright.convert(path, tmp_path / "o.tif", n_workers=0, page=page)
+
+
 def test_tables_and_headers_that_are_in_order_are_not_called_damaged() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     for optimize in (False, True):

@@ -41,6 +41,23 @@ def distinct(path: Path, count: int) -> Path:
     return named(path, [start + len(child) * n for n in range(count)], more=child * count)
 
 
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize(("name", "entry"), [("BitsPerSample", 2), ("Compression", 2), ("Predictor", 0)])
+def test_entry_of_no_type_is_damage(tmp_path, name, entry, big):
+    """Readers pass over it, and take what stands for nothing: one bit a sample, no compression."""
+    path = tmp_path / "a.tif"
+    options = {"compression": "zlib", "predictor": 2, "photometric": "rgb", "bigtiff": big}
+    tifffile.imwrite(path, np.zeros((64, 64, 3), np.uint8), tile=(64, 64), **options)
+    with tifffile.TiffFile(path) as tiff:
+        at = tiff.pages.first.tags[name].offset
+    data = bytearray(path.read_bytes())
+    count = 2 if entry else 20 if big else 12
+    data[at + entry : at + entry + count] = bytes(count)
+    path.write_bytes(data)
+    with pytest.raises(VerifyError, match="which TIFF does not know" if entry else "has an empty entry"):
+        check_directories(path)
+
+
 def test_child_that_is_named_again_and_again_counts_each_time(tmp_path: Path) -> None:
     """tifffile reads it as often as it is named."""
     count = 10_000
@@ -71,8 +88,9 @@ def test_child_that_two_pages_name_is_one(tmp_path: Path) -> None:
     assert check_directories(path) == 3
 
 
-def test_directories_that_lie_over_each_other_are_refused(tmp_path: Path) -> None:
+def test_directories_that_lie_over_each_other_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each entry's last bytes are the number of entries of one more directory: hours for a megabyte."""
+    monkeypatch.setattr(directories, "_NEEDED", frozenset())  # of which an entry's zeros are one
     count, number = 200, 1000
     start = FIRST + LENGTH + 4 * count + 10
     entry = struct.pack("<HHII", 0, 0, 1, number << 16)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SLOT_BYTES = 1 << 20
 SLOTS_PER_WORKER = 4
-_ENTRY = struct.Struct("<HHIIIQQI")
+_ENTRY = struct.Struct("<HIIIIQQI")
 _MIN_PART = 4096  # a part smaller than this is not worth its entry, except at a segment's end
 
 

@@ -323,6 +323,8 @@ class DicomReader(Reader):
         size = look({"jpeg2k": "jpeg2000", "jpegxl": "jpegxl"}.get(codec, "jpeg"), data).size
         if size is not None and size != self._coding.tile:
             raise CorruptTileError(f"{where} holds an image of {size}, not of {self._coding.tile}; the file is damaged")
+        if codec != "jpegxl" and data.rfind(b"\xff\xd9") < 0:  # OpenJPEG and CharLS make up the rest
+            raise corrupt(where, "it has no end")
         if codec == "jpeg2k" and (problem := too_much(data)):
             raise corrupt(where, problem)
         decode: Callable[[bytes], Any] = getattr(imagecodecs, f"{codec}_decode")

@@ -277,6 +277,11 @@ def frame_table(parts: Sequence[Part], headers: Sequence[Header], z: int | None)
         numbers = _sparse(path, places, tile, Size(rows, columns), z)
     else:
         planes = int(header.get("TotalPixelMatrixFocalPlanes") or 1)
+        if len(offsets) > rows * columns and len(offsets) % (rows * columns):  # PS3.3, C.7.6.17.3
+            raise SourceError(
+                f"{path} claims {size} pixels, {rows} x {columns} tiles, and has {len(offsets)} frames, which is no "
+                "whole number of planes; the file is damaged, copy it again"
+            )
         numbers = np.arange(rows * columns) + _plane(path, z, planes) * rows * columns
     if int(numbers.max()) >= len(offsets):
         raise SourceError(

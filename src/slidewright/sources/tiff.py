@@ -45,6 +45,7 @@ from slidewright.tiff.stripes import check_size
 __all__ = ["TiffSource", "opened", "vendor_of"]
 
 MAX_SEGMENT_BYTES = 1 << 30
+_SPARE = 4096  # bytes that nothing in a file refers to, where an image has no pixels at all
 _GREYS = ("miniswhite", "minisblack")
 _APERIO_YCBCR = "aperio_jp2000_ycbc"  # Compression 33003, whatever the page says of its colours
 _COLOR_DTYPES = ("uint8", "uint16")
@@ -153,7 +154,7 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
             "again with a program that opens it, such as vips or Pillow"
         )
     for each in image.pages:
-        _check_segments(each, np.dtype(dtype), where, slide.bytes)
+        _check_segments(each, np.dtype(dtype), where, slide)
         check_size(each, slide.file)
     base = slide.image(replace(chosen, level=0)).pages[0] if chosen.level else page
     if number is not None:
@@ -204,7 +205,7 @@ def _shown(slide: TiffSlide, page: Page) -> Pixels:
     check_associated(slide.path, page.name, page.size)
     image, where = Image((page,)), f"{slide.path} ({page.name})"
     dtype, kind = _check_pixels(page, where)
-    _check_segments(page, np.dtype(dtype), where, slide.bytes)
+    _check_segments(page, np.dtype(dtype), where, slide)
     info = SourceInfo(slide.path, "tiff", page.size, _samples(image), dtype, kind=kind)
     turned = page.orientation in TRANSPOSED
     size = Size(page.size.width, page.size.height) if turned else page.size
@@ -249,6 +250,8 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
             f"{where} is compressed by {page.compression} (TIFF's Compression {int(page.page.compression)}), which no "
             "library here decodes; have the program that wrote it write another, such as LZW or JPEG"
         )
+    if page.is_jpeg and page.photometric == "miniswhite" and page.samples > 2:
+        raise SourceError(f"{where} has JPEGs of {page.samples} samples in which 0 is white; the file is damaged")
     if page.compression == _APERIO_YCBCR:
         raise SourceError(
             f"{where} has JPEG 2000 of YCbCr (Aperio's Compression 33003), which only OpenSlide reads in its colours: "
@@ -280,7 +283,7 @@ def _kind(photometric: str, samples: int, dtype: str) -> str | None:
     return "rgb" if photometric == "ycbcr" and samples == 3 else None
 
 
-def _check_segments(page: Page, dtype: np.dtype[Any], where: str, file_bytes: int) -> None:
+def _check_segments(page: Page, dtype: np.dtype[Any], where: str, slide: TiffSlide) -> None:
     """Refuse a page whose tables or segments are not possible."""
     size, cell = page.size, page.cell
     if cell.height <= 0 or cell.width <= 0:
@@ -290,11 +293,16 @@ def _check_segments(page: Page, dtype: np.dtype[Any], where: str, file_bytes: in
             f"{where} claims {size} pixels in {page.n_segments} segments, but lists {len(page.offsets)}; the file is "
             "damaged"
         )
+    if not (page.offsets.any() or page.counts.any()) and (spare := slide.spare_bytes) >= _SPARE:
+        raise SourceError(
+            f"{where}: none of its tiles or strips has a place in the file, of which nothing tells what {spare} bytes "
+            "are for; it is damaged, copy it again"
+        )
     pixel = page.samples * dtype.itemsize
     if page.raw_order is not None and page.contiguous and not page.tiled:
-        if int(page.offsets[0]) + size.height * size.width * pixel > file_bytes:
+        if int(page.offsets[0]) + size.height * size.width * pixel > slide.bytes:
             raise SourceError(
-                f"{where}: {size} uncompressed pixels do not fit in a file of {file_bytes} bytes; it is cut short"
+                f"{where}: {size} uncompressed pixels do not fit in a file of {slide.bytes} bytes; it is cut short"
             )
     elif cell.height * cell.width * pixel > MAX_SEGMENT_BYTES:
         raise SourceError(

@@ -22,6 +22,8 @@ from slidewright.tiff.segments import Segments
 from slidewright.tiff.series import Image
 from slidewright.tiff.shown import change_of
 
+_HEADER = 8  # bytes at the beginning of a file, where no pixels are
+
 
 class TiffReader(Reader):
     """Reads regions of one image of a TIFF file: a page, or several with a channel or a frame each.
@@ -137,6 +139,8 @@ def _row_offsets(image: Image) -> tuple[int, ...] | None:
     if any(page.tiled or page.raw_order is None or not page.contiguous for page in image.pages):
         return None
     starts = tuple(int(page.offsets[0]) for page in image.pages)
+    if min(starts) < _HEADER:  # which has no place, see `Segments`
+        return None
     page = image.pages[0]
     plane_bytes = page.size.height * page.size.width * page.dtype.itemsize
     return tuple(start + plane * plane_bytes for start in starts for plane in range(page.planes))

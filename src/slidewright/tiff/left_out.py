@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from html import unescape
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,6 @@ from slidewright.tiff.vendor_metadata import untold_objective
 
 _MASK = 4  # NewSubfileType, bit 2: a transparency mask
 _GDAL, _NODATA = 42112, 42113  # GDAL's
-_BAND = re.compile(r'<Item name="DESCRIPTION"[^>]*role="description"[^>]*>([^<]+)<')
 _PLACES = (286, 287)  # XPosition and YPosition
 _GEOTIFF = (33550, 33922, 34264, 34735)  # ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory
 _OF_PLANE = ("TheC", "TheZ", "TheT")
@@ -60,12 +57,24 @@ def left_out_of(tiff: Any, page: Any, series: int, mpp: tuple[float, float] | No
             f"what readers that use libtiff show (OpenSlide, vips, Pillow): its Predictor {int(page.predictor)}, which "
             "is undone here, they do not heed in such a compression (if theirs is right, save it again by one of them)"
         )
-    names = [name for name in _BAND.findall(str(page.tags.valueof(_GDAL) or "")) if name.strip()]
+    names = _bands(str(page.tags.valueof(_GDAL) or ""))
     if names:
-        found.append(f"names of its bands as GDAL has them ({', '.join(map(unescape, names))})")
+        found.append(f"names of its bands as GDAL has them ({', '.join(names)})")
     if _NODATA in page.tags:
         found.append(f"that the value {str(page.tags[_NODATA].value).strip()} stands for no data")
     return tuple(found)
+
+
+def _bands(xml: str) -> list[str]:
+    """The names of bands that GDAL_METADATA has."""
+    from xml.etree import ElementTree
+
+    try:
+        items = ElementTree.fromstring(xml).iter("Item") if xml else ()
+    except ElementTree.ParseError:
+        return []
+    told = [item.text or "" for item in items if (item.get("name"), item.get("role")) == ("DESCRIPTION", "description")]
+    return [name for name in told if name.strip()]
 
 
 def _of_ome(tiff: Any, series: int) -> list[str]:

@@ -119,7 +119,7 @@ def _philips_mpp(xml: str) -> tuple[float, float] | None:
     these files have no resolution tags.
     """
     level = re.search(r'ObjectType="PixelDataRepresentation".*', xml, re.DOTALL)
-    found = level and re.search(r'Name="DICOM_PIXEL_SPACING"[^>]*>([^<]*)<', level[0])
+    found = level and re.search(r'Name="DICOM_PIXEL_SPACING"[^>]{0,200}>([^<]*)<', level[0])
     values = [positive(text) for text in re.split(r"&quot;|[\s\"]+", found[1]) if text] if found else []
     if len(values) != 2 or values[0] is None or values[1] is None:
         return None

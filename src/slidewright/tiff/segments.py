@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.errors import SlidewrightError
+from slidewright.errors import CorruptTileError, SlidewrightError
 from slidewright.geometry import Region
 from slidewright.system.interrupts import let_through
 from slidewright.system.limits import blame_memory
@@ -30,8 +30,10 @@ from slidewright.tiff.jpeg_holes import MAX_SCANS, has_hole, number_of_scans
 from slidewright.tiff.jpegxl import joined_of
 from slidewright.tiff.page import Page
 from slidewright.tiff.stream_headers import is_far_larger, look
+from slidewright.tiff.stripes import Stripes
 
 MAX_SEGMENT_BYTES = 1 << 28  # decoded; a 4096-pixel RGB tile of uint16 is 100 MB
+_HEADER = 8  # bytes at the beginning of a file, where no pixels are
 _NO_BYTES = 8  # between two segments: what begins at an even place, or at one of eight
 _HOLE = 16  # entries of a table: a hole of a sector has at least 64
 _RGB = 2  # libjpeg's number of it, by way of TIFF's
@@ -58,7 +60,9 @@ class Segments:
         if page.is_jpeg and self._tables and is_damaged(self._tables):
             raise error(f"{file.path}: {page.name or 'level 0'} has damaged JPEGTables; copy the file again")
         self._joined = joined_of(page)
+        self._stripes = Stripes(page, file) if self._header is not None and page.is_jpeg else None
         self._jpeg = _jpeg_colours(page)
+        self._separate = page.planes > 1 and page.dtype == np.uint8
         order = page.raw_order
         self._raw, self._swap = order is not None, order == (">" if sys.byteorder == "little" else "<")
         self._nodata = page.nodata
@@ -179,7 +183,7 @@ class Segments:
             if count or (offset and self._lost[index]):
                 raise self._error(f"{self.where(index)} has no place in the file; the file is damaged, copy it again")
             return None
-        if offset < 0 or count < 0 or offset + count > self._file.nbytes:
+        if offset < _HEADER or count < 0 or offset + count > self._file.nbytes:
             raise self._error(
                 f"{self.where(index)} lies outside the file ({self._file.nbytes} bytes); copy the file again"
             )
@@ -222,10 +226,12 @@ class Segments:
     def _decode_any(self, index: int, data: bytes) -> NDArray[Any] | None:
         """Decode by tifffile's decoder, which knows every codec, predictor and byte order."""
         self._check_stream(index, data)
-        if self._codec in ("jpeg2000", "htj2k"):
+        if self._codec in ("jpeg2000", "htj2k") or (self._codec == "jpeg" and self._separate):
             self._check_end(index, data)
         if self._codec == "packbits" and self.page.bits == 1:
             self._check_length(index, data)
+        if self._stripes is not None:
+            self._check_stripe(self._stripes, index)
         try:
             if self._codec == "jpeg" and self.page.planes > 1:
                 # Bio-Formats: a grey JPEG a channel, whatever the photometric says, which tifffile would believe
@@ -277,6 +283,16 @@ class Segments:
         if self._codec == "jpeg" and (scans := number_of_scans(data)) > MAX_SCANS:
             raise self._error(f"{self.where(index)} is a JPEG of {scans} scans; {MAX_SCANS} are the most that are read")
         if self._codec == "jpeg" and has_hole(data, self.page.cell, self._joined):
+            raise self._error(f"{self.where(index)} is a JPEG with zeros in the place of a part; copy the file again")
+
+    def _check_stripe(self, stripes: Stripes, index: int) -> None:
+        """Refuse a stripe of an NDPI that is not whole, see `_check_end`."""
+        cell, (row, column) = self.page.cell, divmod(index, self.page.grid.width)
+        try:
+            stream = stripes.join(row, column, cell.height)
+        except CorruptTileError as error:
+            raise self._error(str(error)) from error
+        if has_hole(stream, cell):
             raise self._error(f"{self.where(index)} is a JPEG with zeros in the place of a part; copy the file again")
 
     def _check_length(self, index: int, data: bytes) -> None:

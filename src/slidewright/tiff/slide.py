@@ -36,6 +36,7 @@ _EITHER = frozenset({"jpeg2000", "webp", "jpegxl"})  # the tag does not say whet
 _KEPT_MARK = re.compile(r", levels? 0(?: to (\d{1,3}))? as in its source$")
 """At the end of Software: the tiles of these levels are another encoder's."""
 _APERIO_YCBCR = 33003  # JPEG 2000 whose colours tifffile leaves as YCbCr
+_ENTRY = 20  # bytes of a tag in a directory of BigTIFF
 
 
 def kept_mark(levels: int) -> str:
@@ -168,6 +169,17 @@ class TiffSlide:
             copies = [raw_directory(page, self.file).tags for page in others if page.offset not in shown]
             return copies, [child.tags for child in raw_directory(first, self.file).children]
 
+    @property
+    def spare_bytes(self) -> int:
+        """How many bytes of the file no directory tells the purpose of."""
+        with damage_named(self.path, VerifyError):
+            told, todo = 0, list(layout.main_pages(self._tiff))
+            while todo:
+                page = todo.pop().aspage()
+                told += sum(page.databytecounts) + sum(_ENTRY + tag.valuebytecount for tag in page.tags)
+                todo += page.pages or ()
+            return self.bytes - told
+
     def has_tag(self, code: int) -> bool:
         """Whether the first directory has a tag."""
         return code in self._tiff.pages.first.tags
@@ -262,6 +274,8 @@ class TiffSlide:
         assert isinstance(page, Page)
         try:
             return Segments(page, self.file, error)
+        except SlidewrightError:
+            raise
         except Exception as problem:  # tifffile raises many kinds over a damaged tag
             let_through(problem)
             raise VerifyError(f"{self.path}: {page.name} has tags that make no sense: {problem}") from problem
