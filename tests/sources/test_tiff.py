@@ -546,8 +546,27 @@ def test_uncompressed_strip_without_a_place_is_not_read_from_the_beginning(
     tifffile.imwrite(path, pixels, imagej=imagej, photometric="minisblack", metadata={} if imagej else None)
     with tifffile.TiffFile(path, mode="r+") as tiff:
         tiff.pages[page].aspage().tags["StripOffsets"].overwrite(0)
-    with pytest.raises(CorruptTileError, match="has no place in the file|lies outside the file"):
+    with pytest.raises(CorruptTileError, match=r"has no place in the file|lies outside the file"):
         slidewright.convert(path, tmp_path / "o.tif", n_workers=0, page=page)
+
+
+@pytest.mark.parametrize("length", [32, 128])
+def test_hole_in_the_header_of_a_jpeg_tile_is_damage(tmp_path: Path, length: int) -> None:
+    path, pixels = tmp_path / "a.tif", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    stream = jpeg8_encode(pixels, 90)
+    begin = stream.index(b"\xff\xdb")
+    tables = stream.index(b"\xff\xda") - begin
+    tile: dict[str, Any] = {"shape": pixels.shape, "dtype": "u1", "tile": (64, 64), "photometric": "ycbcr"}
+    tifffile.imwrite(path, iter([stream]), compression="jpeg", subsampling=(2, 2), metadata=None, **tile)
+    slidewright.convert(path, tmp_path / "good.tif", n_workers=0, compression="zstd")
+    with tifffile.TiffFile(path) as tiff:
+        place = tiff.pages.first.dataoffsets[0] + begin
+    data = path.read_bytes()
+    for start in range(0, tables - length, 16):
+        at = place + start
+        path.write_bytes(data[:at] + bytes(length) + data[at + length :])
+        with pytest.raises(CorruptTileError, match="row 0, column 0"):
+            slidewright.convert(path, tmp_path / "o.tif", n_workers=0, compression="zstd")
 
 
 def test_tables_and_headers_that_are_in_order_are_not_called_damaged() -> None:

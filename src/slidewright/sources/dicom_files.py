@@ -336,8 +336,12 @@ def _sparse(path: str, positions: list[Place], tile: Size, grid: Size, z: int | 
                 f"{path}: frame {number + 1} lies at x={x - 1}, y={y - 1}, which is no place of a grid of {tile} "
                 "pixels; such an image can't be read"
             )
-        if numbers[row, column] < 0:
-            numbers[row, column] = number
+        if numbers[row, column] >= 0:
+            raise SourceError(
+                f"{path}: frames {numbers[row, column] + 1} and {number + 1} both lie at x={x - 1}, y={y - 1}; the "
+                "file is damaged, copy it again"
+            )
+        numbers[row, column] = number
     return numbers.reshape(-1)
 
 

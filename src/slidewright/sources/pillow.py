@@ -102,7 +102,11 @@ def colormap_of(image: Image) -> Colormap | None:
 
 def _colormap(image: Image) -> Colormap | None:
     """The palette, 8 bits a colour, as (red, green, blue) of 0 to 65535."""
-    values = image.getpalette("RGB")
+    try:
+        values = image.getpalette("RGB")
+    except ValueError as error:
+        name = getattr(image, "filename", "") or "the image"
+        raise SourceError(f"{name} has a palette that makes no sense ({error}); the file is damaged") from error
     if not values:
         return None
     colors = np.array(values, np.int64).reshape(-1, 3) * 257

@@ -99,8 +99,9 @@ def header_segments(stream: bytes | None) -> bytes:
 
 def is_damaged(header: bytes) -> bool:
     """Whether a header, or tables alone as in TIFF's JPEGTables, can't be what was written: other bytes in the place of
-    a marker, segments that end outside, zeros in a quantisation table (B.2.4.1 has none), a symbol twice in a table of
-    codes (B.2.4.2). libjpeg goes over such, or takes standard tables for those that it does not find.
+    a marker, segments that end outside, zeros in a quantisation table (B.2.4.1 has none), or more than one in a table
+    of codes (B.2.4.2), where a symbol is once. libjpeg goes over such, or takes standard tables for those that it does
+    not find.
     """
     at = 2
     if header[:at] != b"\xff\xd8":
@@ -118,9 +119,7 @@ def is_damaged(header: bytes) -> bool:
         payload = header[at + 4 : at + 2 + length]
         if marker == b"\0" or length < 2 or len(payload) != length - 2:
             return True
-        if marker == b"\xdb" and not all(len(table) == 64 and all(table) for _, table in _quantisation(payload)):
-            return True
-        if marker == b"\xc4" and not _are_codes(payload):
+        if (marker == b"\xdb" and not _are_steps(payload)) or (marker == b"\xc4" and not _are_codes(payload)):
             return True
         if marker[0] == _SOS:
             return False
@@ -128,12 +127,21 @@ def is_damaged(header: bytes) -> bool:
     return False
 
 
+def _are_steps(payload: bytes) -> bool:
+    """Whether a DQT segment is of whole tables without zeros."""
+    while payload and not payload[0] >> 4:  # else numbers of two bytes, which may have zeros
+        if len(payload) < 65 or 0 in payload[1:65]:
+            return False
+        payload = payload[65:]
+    return not payload or all(len(table) == 64 and all(table) for _, table in _quantisation(payload))
+
+
 def _are_codes(payload: bytes) -> bool:
-    """Whether a DHT segment is of whole tables, in each of which a symbol is once."""
+    """Whether a DHT segment is of whole tables, none of which has the symbol 0 twice."""
     while payload:
         count = sum(payload[1:17])
         symbols = payload[17 : 17 + count]
-        if len(payload) < 17 or len(symbols) < count or len({*symbols}) < count:
+        if len(payload) < 17 or len(symbols) < count or symbols.count(0) > 1:
             return False
         payload = payload[17 + count :]
     return True

@@ -14,7 +14,7 @@ import numpy as np
 
 from slidewright.geometry import Size
 from slidewright.system.interrupts import let_through
-from slidewright.tiff.jpeg_header import PROGRESSIVE, WITH_BLOCKS, is_damaged, read_jpeg_header, read_process, segments
+from slidewright.tiff.jpeg_header import PROGRESSIVE, WITH_BLOCKS, read_jpeg_header, read_process, segments
 from slidewright.tiff.stream_headers import is_far_larger, look
 
 MAX_SCANS = 100
@@ -46,7 +46,7 @@ def has_hole(stream: bytes, cell: Size, joined: bytes = b"") -> bool:
 @lru_cache(maxsize=8)  # of an empty slide's tiles, which are all alike
 def _adds_up(stream: bytes, joined: bytes) -> bool:
     """Whether libjpeg finds codes for all of the image and no more; true of what it can't decode for another reason,
-    and where the zeros are not among the codes and the header is whole.
+    and where the zeros are not among the codes.
     """
     whole = stream[:2] + joined + stream[2:]
     header = read_jpeg_header(whole)
@@ -54,7 +54,7 @@ def _adds_up(stream: bytes, joined: bytes) -> bool:
         return True
     begin, end, impossible = _codes(whole, len(header.sampling))
     if whole.find(_HOLE, begin, end) < 0:
-        return not is_damaged(whole)
+        return True
     codes = whole[begin:end].rstrip(b"\xff")
     spare = len(codes) - len(codes.rstrip(b"\0"))  # zeros behind the last code of a whole image are no part of it
     if impossible and header.process < PROGRESSIVE:

@@ -282,6 +282,8 @@ class Segments:
             raise self._damaged(index, problem)
         if self._codec == "jpeg" and (scans := number_of_scans(data)) > MAX_SCANS:
             raise self._error(f"{self.where(index)} is a JPEG of {scans} scans; {MAX_SCANS} are the most that are read")
+        if self._codec == "jpeg" and is_damaged(data):
+            raise self._damaged(index, "its JPEG header is damaged")
         if self._codec == "jpeg" and has_hole(data, self.page.cell, self._joined):
             raise self._error(f"{self.where(index)} is a JPEG with zeros in the place of a part; copy the file again")
 

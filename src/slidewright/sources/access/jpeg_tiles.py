@@ -11,6 +11,7 @@ from slidewright.geometry import Size
 from slidewright.sources.base import Pixels
 from slidewright.system.interrupts import let_through
 from slidewright.tiff.half_jpeg import decode_half_jpeg
+from slidewright.tiff.jpeg_header import is_damaged
 from slidewright.tiff.jpeg_holes import has_hole
 from slidewright.tiff.stream_headers import look
 
@@ -53,6 +54,8 @@ def check(data: bytes, cell: Size, where: str) -> None:
     """Refuse a JPEG without an end or with a hole, of which libjpeg would make something, and one of another size."""
     if data.rfind(b"\xff\xd9") < 0:
         raise CorruptTileError(f"{where} is a JPEG without an end; copy the file again")
+    if is_damaged(data):
+        raise corrupt(where, "its JPEG header is damaged")
     if has_hole(data, cell):
         raise CorruptTileError(f"{where} is a JPEG with zeros in the place of a part; copy the file again")
     size = look("jpeg", data).size
