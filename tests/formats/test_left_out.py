@@ -340,3 +340,23 @@ def test_profile_and_names_of_colours_that_become_channels_are_told(tmp_path):
     assert [bool(re.search(words, warning)) for warning in report.warnings] == [True]
     with tifffile.TiffFile(tmp_path / "c.ome.tif") as tiff:
         assert tiff.pages.first.iccprofile is None
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("software", "xml"),
+    [
+        (None, "<GDALMetadata>" + '<Item name="DESCRIPTION" role="description" ' * 20_000),
+        (
+            "Philips DP v1.0",
+            '<?xml?>ObjectType="PixelDataRepresentation"' + 'Name="DICOM_PIXEL_SPACING"' * 60_000 + "</DataObject>",
+        ),
+    ],
+)
+def test_xml_without_an_end_takes_no_time(tmp_path, software, xml):
+    """Searched for by patterns, it took minutes to hours."""
+    path, code = tmp_path / "a.tif", 42112 if software is None else 270
+    options = {"tile": (64, 64), "photometric": "rgb", "metadata": None, "software": software}
+    tifffile.imwrite(path, np.zeros((64, 64, 3), np.uint8), extratags=[(code, 2, 0, xml, True)], **options)
+    slidewright.convert(path, tmp_path / "o.tif", n_workers=0)
+    assert (tmp_path / "o.tif").exists()
