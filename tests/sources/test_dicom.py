@@ -438,6 +438,12 @@ def test_readers_leave_no_file_open_and_notice_that_one_has_changed(tmp_path):
     reader.close()
     if sys.platform == "linux":
         assert set(os.listdir("/proc/self/fd")) == before
+    status = (folder / "a_level_0.dcm").stat()
+    os.utime(folder / "a_level_0.dcm", ns=(status.st_atime_ns, status.st_mtime_ns + 1))  # another of as many bytes
+    with pytest.raises(SourceError, match="not the file it was"):
+        source.open()
+    os.utime(folder / "a_level_0.dcm", ns=(status.st_atime_ns, status.st_mtime_ns))
+    source.open().close()
     with (folder / "a_level_0.dcm").open("ab") as file:
         file.write(b"more")
     with pytest.raises(SourceError, match="not the file it was"):

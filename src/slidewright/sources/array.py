@@ -25,6 +25,7 @@ from slidewright.sources.access.shapes import check_dtype, frames_of
 from slidewright.sources.access.unpack import UnpackedSource, unpacked
 from slidewright.sources.base import Pixels, Reader, Source, SourceInfo, known, pickled_identity
 from slidewright.sources.on_disk import file_identity
+from slidewright.system.file_identity import seen_as
 from slidewright.system.pixel_file import PixelFile
 from slidewright.system.shared_memory import SharedBuffer
 
@@ -130,9 +131,12 @@ class NpySource(Source):
     @classmethod
     def at(cls, path: str, selection: Selection = Selection()) -> NpySource | ArraySource:  # noqa: B008 - frozen
         """Describe a `.npy` file (numpy.lib.format); raises SourceError when it is damaged or holds no image."""
+        seen = seen_as(path)
         array = _mapped(path)
         source = cls.of(array, "npy", selection)
-        return ArraySource(array, path, selection) if source is None else replace(source, header=_header(array))
+        if source is None:
+            return ArraySource(array, path, selection)
+        return replace(source, header=_header(array), info=replace(source.info, seen=seen))
 
     @classmethod
     def of(
@@ -180,19 +184,21 @@ class NpySource(Source):
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
-        return {**pickled_identity(self), **file_identity(self.path)}
+        return {**pickled_identity(self), **file_identity(self.path, self.info.seen)}
 
     def open(self) -> Reader:
         """Open the file in this process."""
         if self.header and _header(_mapped(self.path)) != self.header:
             raise SourceError(f"{self.path} is not the file it was when the run began; start again")
+        file = PixelFile(self.path)
+        file.require(self.info.seen)
         info, (time, depth, row, _, channel) = self.info, self.strides
         samples = 1 if info.planar else info.samples
         offsets = [
             self.offset + t * time + z * depth + c * channel
             for t, z, c in np.ndindex(*info.stack, info.samples // samples)
         ]
-        return RowsReader(PixelFile(self.path), offsets, info.size, samples, np.dtype(self.dtype), row)
+        return RowsReader(file, offsets, info.size, samples, np.dtype(self.dtype), row)
 
 
 class _ArrayReader(Reader):
