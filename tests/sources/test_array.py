@@ -177,10 +177,11 @@ def test_npy_file_that_became_another_since_it_was_described_is_refused(
     np.save(path, then(pixels))
     with pytest.raises(SourceError, match="is not the file it was"):
         slidewright.convert(source, tmp_path / "out.tif", n_workers=workers)
-    np.save(path, pixels[::-1])  # of the same kind
+    assert list(tmp_path.iterdir()) == [path]
+    np.save(path, pixels[::-1])  # of the same kind: a worker that opens it late would read another image all the same
+    os.utime(path, ns=(1, 1))
     with pytest.raises(SourceError, match="is not the file it was"):
         slidewright.convert(source, tmp_path / "out.tif", n_workers=workers)
-    assert list(tmp_path.iterdir()) == [path]
     slidewright.convert(open_source(path), tmp_path / "out.tif", n_workers=workers)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), pixels[::-1])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import signal
 import subprocess
 import sys
@@ -628,3 +629,15 @@ def test_exif_that_makes_no_sense_turns_nothing(tmp_path: Path) -> None:
         late = len(exif).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4)
         path.write_bytes(data[:-12] + late + data[-12:])
         assert_reads_like(open_source(path), PIXELS)
+
+
+def test_image_that_was_replaced_since_it_was_described_is_refused(tmp_path: Path) -> None:
+    """By one of the same size and kind, whose pixels a process that opens it late would decode."""
+    for name, grey in (("a.png", 10), ("b.png", 99)):
+        Image.new("RGB", (64, 48), (grey, grey, grey)).save(tmp_path / name)
+    source = image_file.ImageFileSource.at(str(tmp_path / "a.png"))
+    source.open().close()
+    os.utime(tmp_path / "b.png", (1, 1))
+    os.replace(tmp_path / "b.png", tmp_path / "a.png")
+    with pytest.raises(SourceError, match="is not the file it was when the run began"):
+        source.open()

@@ -344,3 +344,13 @@ def test_focal_planes_that_are_not_read_are_named(tmp_path):
     made.write(tmp_path / "in.ndpi", images, depths=(-1000, 0, 1000))
     assert slidewright.open_source(tmp_path / "in.ndpi").info.left_out == ("2 more focal planes (z chooses one)",)
     assert slidewright.open_source(tmp_path / "in.ndpi", z=2).info.left_out == ()
+
+
+def test_slide_that_is_opened_late_is_the_one_that_was_described(tmp_path):
+    """As by a worker that is started again while another slide has the name."""
+    path = made.slide(tmp_path / "in.ndpi")
+    source, status = slidewright.open_source(path), path.stat()
+    source.open().close()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    with pytest.raises(SourceError, match="is not the file it was when the run began"):
+        source.open()

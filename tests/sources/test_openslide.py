@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
+import mirax_slides
 import numpy as np
 import pytest
 import tifffile
@@ -161,3 +164,122 @@ def test_overlapping_tiles_of_trestle_are_joined(tmp_path: Path) -> None:
     assert (source.info.format, source.info.size, source.info.mpp) == ("trestle", (224, 224), (0.5, 0.5))
     assert slidewright.info(tmp_path / "a.tif").metadata.known == source.info.metadata.known
     assert_reads_like(source, pixels)
+
+
+def exchange_folders(one: Path, other: Path) -> None:
+    one.rename(one.with_name("between"))
+    other.rename(one)
+    one.with_name("between").rename(other)
+
+
+@pytest.fixture
+def two_slides(tmp_path: Path) -> tuple[Path, Path]:
+    """Slides of MIRAX in folders of their own, one of 10 and one of 150."""
+    for name, value in (("mine", 10), ("other", 150)):
+        mirax_slides.slide(tmp_path / name / "a.mrxs", 4, value)
+    return tmp_path / "mine", tmp_path / "other"
+
+
+def read_piece(reader: Any, number: int) -> set[int]:
+    return set(reader.read(64 * number, 64 * number, 64, 64, np.empty((64, 64, 3), np.uint8)).ravel().tolist())
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_mirax_is_read_through_its_folder_whatever_comes_under_the_name_of_that(
+    two_slides: tuple[Path, Path], linked: bool
+) -> None:
+    """OpenSlide opens the file of a tile by name: pixels of two slides were in one, and nobody was told."""
+    mine, other = two_slides
+    link = mine.with_name("link")
+    link.symlink_to("mine")
+    reader = OpenSlideSource.at(str((link if linked else mine) / "a.mrxs")).open()
+    assert read_piece(reader, 0) == {10}
+    if linked:
+        link.unlink()
+        link.symlink_to("other")
+    else:
+        exchange_folders(mine, other)
+    if sys.platform == "linux":
+        assert read_piece(reader, 1) == {10}
+    else:
+        with pytest.raises(SourceError, match="was moved, removed or replaced while it was read"):
+            read_piece(reader, 1)
+    reader.close()
+
+
+@pytest.mark.parametrize("name", ["a", "a/Data0000.dat"])
+def test_mirax_whose_files_are_exchanged_is_an_error_until_they_are_back(
+    two_slides: tuple[Path, Path], name: str
+) -> None:
+    mine, other = two_slides
+    reader = OpenSlideSource.at(str(mine / "a.mrxs")).open()
+    assert read_piece(reader, 0) == {10}
+    exchange_folders(mine / name, other / name)
+    with pytest.raises(SourceError, match=r"a/Data0000\.dat was moved, removed or replaced while it was read"):
+        read_piece(reader, 1)
+    exchange_folders(mine / name, other / name)
+    assert read_piece(reader, 2) == {10}
+    reader.close()
+
+
+def test_files_of_mirax_that_are_away_are_no_damage_to_be_filled(two_slides: tuple[Path, Path], tmp_path: Path) -> None:
+    mine, _ = two_slides
+    source = OpenSlideSource.at(str(mine / "a.mrxs"))
+    (mine / "a").rename(mine / "b")
+    with pytest.raises(SourceError, match=r"Data0000\.dat can't be opened"):
+        slidewright.convert(source, tmp_path / "o.tif", on_corrupt="fill", n_workers=0)
+    (mine / "b").rename(mine / "a")
+    reader = source.open()
+    (mine / "a").rename(mine / "b")
+    with pytest.raises(SourceError, match="was moved, removed or replaced"):
+        read_piece(reader, 0)
+
+
+def test_mirax_that_is_opened_late_is_the_slide_that_was_described(two_slides: tuple[Path, Path]) -> None:
+    """As by a worker that is started again while another slide has the name."""
+    mine, other = two_slides
+    source = pickle.loads(pickle.dumps(OpenSlideSource.at(str(mine / "a.mrxs"))))
+    later = mine / "a" / "Data0000.dat"
+    status = later.stat()
+    exchange_folders(mine / "a", other / "a")
+    with pytest.raises(SourceError, match="is not the file it was when the run began"):
+        source.open()
+    exchange_folders(mine / "a", other / "a")
+    source.open().close()
+    os.utime(later, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    with pytest.raises(SourceError, match=r"Data0000\.dat is not the file it was when the run began"):
+        source.open()
+
+
+def test_reader_of_openslide_leaves_no_file_open(two_slides: tuple[Path, Path]) -> None:
+    before = set(os.listdir("/proc/self/fd")) if sys.platform == "linux" else set()
+    source = OpenSlideSource.at(str(two_slides[0] / "a.mrxs"))
+    source.open().close()
+    os.utime(two_slides[0] / "a.mrxs", (1, 1))
+    with pytest.raises(SourceError, match="is not the file it was"):
+        source.open()
+    if sys.platform == "linux":
+        assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_slide_in_one_file_is_read_to_its_end_when_it_is_removed(pyramid: Path) -> None:
+    reader = OpenSlideSource.at(str(pyramid)).open()
+    first = read_piece(reader, 0)
+    pyramid.rename(pyramid.with_name("moved.tif"))
+    assert read_piece(reader, 0) == first
+    pyramid.write_bytes(b"another")
+    with pytest.raises(SourceError, match="was moved, removed or replaced"):
+        read_piece(reader, 0)
+
+
+def test_errors_of_openslide_name_the_slide_and_no_descriptor(two_slides: tuple[Path, Path]) -> None:
+    mine, _ = two_slides
+    source = OpenSlideSource.at(str(mine / "a.mrxs"))
+    index = mine / "a" / "Index.dat"
+    status = index.stat()
+    index.write_bytes(bytes(status.st_size))
+    os.utime(index, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(SourceError, match="can't be opened by OpenSlide") as caught:
+        source.open()
+    assert "/proc/self" not in str(caught.value)
+    assert str(mine / "a.mrxs") in str(caught.value)

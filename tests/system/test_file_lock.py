@@ -8,7 +8,7 @@ import time
 import pytest
 
 from slidewright.pyramid.level_store import ScratchFolder
-from slidewright.system import file_lock
+from slidewright.system import mounts
 from slidewright.system.file_lock import FileLock
 
 MOUNTS = "1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:9 / {} rw,relatime shared:1 - {} server:/x {}\n"
@@ -20,7 +20,7 @@ def dead(tmp_path, monkeypatch):
     folder = tmp_path / "slidewright-scratch-0123456789abcdef"
     folder.mkdir()
     (tmp_path / "slidewright-scratch-0123456789abcdef.lock").write_text("some-other-host")
-    monkeypatch.setattr(file_lock, "_MOUNTS", str(tmp_path / "mounts"))
+    monkeypatch.setattr(mounts, "_MOUNTS", str(tmp_path / "mounts"))
     return folder
 
 

@@ -188,14 +188,10 @@ class NpySource(Source):
 
     def open(self) -> Reader:
         """Open the file in this process."""
+        if self.header and _header(_mapped(self.path)) != self.header:
+            raise SourceError(f"{self.path} is not the file it was when the run began; start again")
         file = PixelFile(self.path)
-        try:
-            changed = self.info.seen is not None and seen_as(self.path) != self.info.seen
-            if changed or (self.header and _header(_mapped(self.path)) != self.header):
-                raise SourceError(f"{self.path} is not the file it was when the run began; start again")
-        except BaseException:
-            file.close()
-            raise
+        file.require(self.info.seen)
         info, (time, depth, row, _, channel) = self.info, self.strides
         samples = 1 if info.planar else info.samples
         offsets = [

@@ -184,7 +184,9 @@ class DicomSource(Source):
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
-        return {**pickled_identity(self), "files": [file_identity(path) for path in self.table.files]}
+        table = self.table
+        files = [file_identity(path, seen) for path, seen in zip(table.files, table.seen, strict=True)]
+        return {**pickled_identity(replace(self, table=replace(table, seen=()))), "files": files}
 
     def open(self) -> DicomReader:
         """Open the files in this process."""
@@ -217,9 +219,8 @@ class DicomReader(Reader):
         self._files: list[PixelFile] = []
         try:
             self._files.extend(map(PixelFile, table.files))
-            for file, nbytes in zip(self._files, table.nbytes, strict=True):
-                if file.nbytes != nbytes:
-                    raise SourceError(f"{file.path} is not the file it was when the run began; start again")
+            for file, seen in zip(self._files, table.seen, strict=True):
+                file.require(seen)
         except BaseException:
             self.close()
             raise

@@ -60,8 +60,8 @@ class FrameTable:
     """Where the tiles of an image lie: for each its file, the first byte and how many; row by row."""
 
     files: tuple[str, ...]
-    nbytes: tuple[int, ...]
-    """Of each file, when it was looked at."""
+    seen: tuple[tuple[int, int], ...]
+    """Bytes of each file and its time of change (ns) before it was read."""
     file: NDArray[np.int32]
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
@@ -130,7 +130,7 @@ def _part(path: str, asked_for: bool) -> Iterator[Part]:
             if asked_for and _is_blank(path):
                 raise damaged(path, "there is none")
             return
-        header, end, _ = read_header(path, _WANTED)
+        header, end, *_ = read_header(path, _WANTED)
         stated = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", WHOLE_SLIDE)
         if stated == WHOLE_SLIDE:
             if end >= os.path.getsize(path):
@@ -194,6 +194,8 @@ class Header(NamedTuple):
     """The byte at which the element of the pixels begins."""
     places: list[Place] | None
     """Where each frame lies, of a file that states it (TILED_SPARSE)."""
+    seen: tuple[int, int]
+    """Bytes of the file and its time of change (ns) before it was read."""
 
 
 def read_header(path: str, wanted: Sequence[str] | None = None) -> Header:
@@ -212,20 +214,22 @@ def read_header(path: str, wanted: Sequence[str] | None = None) -> Header:
         raise no_pydicom(path) from error
     try:
         with open(path, "rb", opener=regular) as file:
+            status = os.fstat(file.fileno())
+            seen = (status.st_size, status.st_mtime_ns)
             tags: list[BaseTag | int] | None = None if wanted is None else [Tag(name) for name in wanted]
             dataset = read_partial(file, _before_frames, defer_size=_DEFER, specific_tags=tags)
             if wanted is not None:
-                return Header(dataset, file.tell(), None)
+                return Header(dataset, file.tell(), None, seen)
             found = quick_places(file, dataset)
             if found is not None:
                 places, start = found
                 file.seek(start)
                 syntax = dataset.file_meta.TransferSyntaxUID
                 dataset.update(read_dataset(file, syntax.is_implicit_VR, True, stop_when=_before_pixels))
-                return Header(dataset, file.tell(), places)
+                return Header(dataset, file.tell(), places, seen)
             file.seek(0)
             dataset = dcmread(file, stop_before_pixels=True, defer_size=_DEFER)
-            return Header(dataset, file.tell(), slow_places(dataset))
+            return Header(dataset, file.tell(), slow_places(dataset), seen)
     except OSError as error:
         raise SourceError(f"{path} can't be read: {error.strerror or error}") from error
     except Exception as error:  # pydicom raises many kinds over a damaged header
@@ -276,11 +280,13 @@ def frame_table(parts: Sequence[Part], headers: Sequence[Header], z: int | None)
         places = [place for read in headers for place in read.places or ()]
         numbers = _sparse(path, places, tile, Size(rows, columns), z)
     else:
-        planes = int(header.get("TotalPixelMatrixFocalPlanes") or 1)
-        if len(offsets) > rows * columns and len(offsets) % (rows * columns):  # PS3.3, C.7.6.17.3
+        said = header.get("TotalPixelMatrixFocalPlanes")
+        planes, each = int(said or 1), rows * columns
+        due = planes * each if said else each * max(1, len(offsets) // each)  # PS3.3, C.7.6.17.3
+        if len(offsets) > due:
             raise SourceError(
-                f"{path} claims {size} pixels, {rows} x {columns} tiles, and has {len(offsets)} frames, which is no "
-                "whole number of planes; the file is damaged, copy it again"
+                f"{path} claims {size} pixels, {rows} x {columns} tiles in {planes} planes, and has {len(offsets)} "
+                "frames; the file is damaged, copy it again"
             )
         numbers = np.arange(rows * columns) + _plane(path, z, planes) * rows * columns
     if int(numbers.max()) >= len(offsets):
@@ -293,7 +299,7 @@ def frame_table(parts: Sequence[Part], headers: Sequence[Header], z: int | None)
     encapsulated = header.file_meta.TransferSyntaxUID.is_encapsulated
     return FrameTable(
         tuple(part.path for part in parts),
-        tuple(os.path.getsize(part.path) for part in parts),
+        tuple(read.seen for read in headers),
         file[taken],
         offsets[taken],
         np.where(there, counts[taken], 0),

@@ -127,9 +127,11 @@ class ImageFileSource(Source):
         return unpacked(self.info, folder, lambda y, rows, plane: pixels[y : y + rows], _ROWS)
 
     def _pixels(self) -> Pixels:
+        seen = seen_as(self.path)
         pixels = _load(self.path).pixels
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
-        if pixels.shape != self.info.shape or pixels.dtype.name != self.info.dtype:
+        other = self.info.seen is not None and seen not in (None, self.info.seen)
+        if other or pixels.shape != self.info.shape or pixels.dtype.name != self.info.dtype:
             raise SourceError(f"{self.path} is not the file it was when the run began; start again")
         return pixels
 

@@ -40,7 +40,7 @@ class JpegSegments(Source):
 
     def open(self) -> Reader:
         """See `Source`."""
-        return _Recompressing(self.path, self.cut, self.cell_pixels)
+        return _Recompressing(self.path, self.cut, self.cell_pixels, self.seen)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -66,8 +66,9 @@ def _info(path: str, number: int, pixels: int) -> SourceInfo:
 
 
 class _SegmentReader(Reader):
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, seen: tuple[int, int] | None = None) -> None:
         self._file = PixelFile(path)
+        self._file.require(seen)
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels | Blank:
         """Never asked for."""
@@ -79,8 +80,8 @@ class _SegmentReader(Reader):
 
 
 class _Recompressing(_SegmentReader):
-    def __init__(self, path: str, cut: Cut, cell_pixels: int) -> None:
-        super().__init__(path)
+    def __init__(self, path: str, cut: Cut, cell_pixels: int, seen: tuple[int, int] | None) -> None:
+        super().__init__(path, seen)
         self._cut, self._most = cut, min(_MAX_PIXELS, most_pixels(cell_pixels))
 
     def segment(self, row: int, column: int, plane: int = 0) -> bytes | None:

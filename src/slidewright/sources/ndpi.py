@@ -78,6 +78,7 @@ class NdpiReader(Reader):
         self._tile, self._page = info.tile, page
         self._colours = PHOTOMETRIC[page.photometric]
         self._file = PixelFile(info.name)
+        self._file.require(info.seen)
         self._stripes = Stripes(page, self._file)
         self._last: tuple[tuple[int, int], bytes] = ((-1, -1), b"")
         # Chroma that is halved along y is smoothed across stripes, so the pixels are those of whole tiles only.

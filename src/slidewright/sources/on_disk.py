@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+from slidewright.system.file_identity import seen_as
 from slidewright.system.files import regular
 from slidewright.system.remote_file import RemoteFile, files_below, is_store, is_url
 
@@ -82,6 +83,16 @@ def companions(path: str) -> tuple[str, ...]:
     named = {os.path.basename(line.partition("=")[2].strip()) for line in text.splitlines()}
     found = (os.path.join(os.path.dirname(path), name) for name in sorted(named) if name)
     return tuple(each for each in found if os.path.isfile(each))
+
+
+def seen_beside(path: str) -> tuple[tuple[str, int, int], ...]:
+    """Of each file that `companions` names, or that is in such a folder, its name from the folder of the slide on, its
+    bytes and its time of change (ns).
+    """
+    found = companions(path)
+    files = _files(found[0]) if found and os.path.isdir(found[0]) else iter(found)
+    seen = ((os.path.relpath(file, os.path.dirname(path)), seen_as(file)) for file in islice(files, _MAX_FILES))
+    return tuple((name, *when) for name, when in seen if when is not None)
 
 
 def _stat(path: str, touched: list[int] | None = None) -> dict[str, int]:

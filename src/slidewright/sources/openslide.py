@@ -17,6 +17,7 @@ import numpy as np
 from slidewright.errors import CorruptTileError, OptionError, SourceError, numbered
 from slidewright.geometry import Size, reduction
 from slidewright.metadata import Metadata, fields_of
+from slidewright.sources.access.held_files import HeldFiles
 from slidewright.sources.base import (
     Pixels,
     Reader,
@@ -26,7 +27,7 @@ from slidewright.sources.base import (
     no_associated,
     pickled_identity,
 )
-from slidewright.sources.on_disk import companions, file_identity
+from slidewright.sources.on_disk import companions, file_identity, seen_beside
 from slidewright.sources.wrappers.alpha import compose
 from slidewright.system.file_identity import seen_as
 from slidewright.system.interrupts import let_through
@@ -57,6 +58,8 @@ class OpenSlideSource(Source):
     path: str
     level: int
     info: SourceInfo
+    parts: tuple[tuple[str, int, int], ...] = ()
+    """`seen_beside` of the slide before it was looked at."""
 
     @classmethod
     def at(cls, path: str, level: int = 0) -> OpenSlideSource:
@@ -69,12 +72,12 @@ class OpenSlideSource(Source):
         OptionError
             When there is no such level.
         """
-        seen = seen_as(path)
+        seen, parts = seen_as(path), seen_beside(path)
         slide = _open(path)
         try:
             if not 0 <= level < slide.level_count:
                 raise OptionError(f"{path} has no level {level}; {numbered(slide.level_count)}")
-            return cls(path, level, replace(_describe(slide, path, level), seen=seen))
+            return cls(path, level, replace(_describe(slide, path, level), seen=seen), parts)
         finally:
             slide.close()
 
@@ -85,7 +88,7 @@ class OpenSlideSource(Source):
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
-        return {**pickled_identity(self), **file_identity(self.path, self.info.seen)}
+        return {**pickled_identity(replace(self, parts=())), **file_identity(self.path, self.info.seen)}
 
     def open(self) -> OpenSlideReader:
         """Open the slide in this process."""
@@ -113,17 +116,22 @@ class OpenSlideSource(Source):
 
 
 class OpenSlideReader(Reader):
-    """Reads regions of one level of a slide."""
+    """Reads regions of one level of a slide, of which OpenSlide opens some kinds by name at each tile."""
 
     def __init__(self, source: OpenSlideSource) -> None:
         self._path, self._level = source.path, source.level
         self._background = source.info.background or _WHITE
-        self._slide: Any = _open(source.path)
-        self._give_cache()
-        if self._slide.level_dimensions[self._level] != (source.info.size.width, source.info.size.height):
-            self._slide.close()
-            raise SourceError(f"{self._path} is not the file it was when the run began; start again")
-        self._scale = float(self._slide.level_downsamples[self._level])
+        self._files = HeldFiles(source.path, source.info.seen, source.parts)
+        self._slide: Any = None
+        try:
+            slide = self._open()
+            self._files.check()
+            if slide.level_dimensions[self._level] != (source.info.size.width, source.info.size.height):
+                raise SourceError(f"{self._path} is not the file it was when the run began; start again")
+            self._scale = float(slide.level_downsamples[self._level])
+        except BaseException:
+            self.close()
+            raise
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels, plane: int = 0) -> Pixels:
         """The pixels of a region, see `Reader.read`."""
@@ -144,15 +152,19 @@ class OpenSlideReader(Reader):
         if self._slide is not None:
             self._slide.close()
             self._slide = None
+        self._files.close()
 
-    def _give_cache(self) -> None:
+    def _open(self) -> Any:
+        self._slide = slide = _open(self._files.path, self._files)
         import openslide
 
-        self._slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
+        slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
+        return slide
 
     def _piece(self, y: int, x: int, out: Pixels) -> None:
         if self._slide is None:
             raise SourceError(f"{self._path} was closed")
+        self._files.check()
         corner = (round(x * self._scale), round(y * self._scale))  # OpenSlide takes the corner in pixels of level 0
         try:
             rgba = np.asarray(self._slide.read_region(corner, self._level, (out.shape[1], out.shape[0])))
@@ -160,18 +172,19 @@ class OpenSlideReader(Reader):
             raise
         except Exception as error:
             let_through(error)
+            self._files.check(strict=True)
             self._slide.close()  # after an error OpenSlide has the same for whatever it is asked
-            self._slide = _open(self._path)
-            self._give_cache()
+            self._open()
             raise CorruptTileError(
                 f"{self._path}: OpenSlide can't read {out.shape[1]} x {out.shape[0]} pixels at x={x}, y={y} of "
                 f"level {self._level} "
-                f"({error}); the file is damaged, copy it again"
+                f"({self._files.named(str(error))}); the file is damaged, copy it again"
             ) from error
+        self._files.check()
         compose(rgba, self._background, out)
 
 
-def _open(path: str) -> Any:
+def _open(path: str, files: HeldFiles | None = None) -> Any:
     try:
         import openslide
     except (ImportError, OSError) as error:
@@ -181,7 +194,8 @@ def _open(path: str) -> Any:
     try:
         return openslide.OpenSlide(path)
     except (openslide.OpenSlideError, OSError) as error:
-        raise SourceError(f"{path} can't be opened by OpenSlide ({error}); {_remedy(path, str(error))}") from error
+        said, path = (text if files is None else files.named(text) for text in (str(error), path))
+        raise SourceError(f"{path} can't be opened by OpenSlide ({said}); {_remedy(path, said)}") from error
 
 
 def _remedy(path: str, error: str) -> str:

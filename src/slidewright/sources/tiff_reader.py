@@ -39,6 +39,7 @@ class TiffReader(Reader):
     def __init__(self, info: SourceInfo, image: Image) -> None:
         page = image.pages[0]
         self._file = open_pixels(info.name)
+        self._file.require(info.seen)
         self._page, self._all_samples, self._kind = page, info.all_samples, info.stored
         self._straighten = info.kind == "rgba" and page.premultiplied
         self._convert = converter_of(page)

@@ -7,10 +7,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from slidewright.system.files import close_quietly, token
+from slidewright.system.mounts import Mounts
 
 _DESCRIPTOR = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(self|thread-self|\d+)/fd/\d+")
 
@@ -72,12 +73,8 @@ def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> boo
     with contextlib.suppress(OSError):
         return os.path.samefile(one, other)
     (folder, name), (other_folder, other_name) = (os.path.split(os.path.realpath(path)) for path in (one, other))
-    if folder != other_folder:
-        try:
-            if not os.path.samefile(folder, other_folder):
-                return False
-        except OSError:
-            return False
+    if folder != other_folder and _folder(folder) != _folder(other_folder):
+        return False
     if name == other_name:
         return True
     if _rough_name(name) != _rough_name(other_name):
@@ -106,20 +103,57 @@ def lying_in(
     paths: Iterable[str | os.PathLike[str]], folders: Iterable[str | os.PathLike[str]]
 ) -> Iterator[tuple[str, str]]:
     """Pairs of a path, which need not exist, and one of the folders, that it lies in; quick for many of both. What of
-    `folders` is none is passed over.
+    `folders` is none is passed over. A folder, or a file, that is mounted elsewhere lies where its own name is as well.
     """
     known = {_number(local_path(folder)): os.fspath(folder) for folder in folders if os.path.isdir(local_path(folder))}
     known.pop(None, None)  # of one that has just been removed
+    if not known:
+        return
+    mounts = Mounts()
+    homes, mounted = _homes(known.values(), mounts)
     numbers: dict[str, tuple[int, int] | None] = {}
-    for path in paths if known else ():
-        parent = os.path.dirname(os.path.realpath(local_path(path)))
-        while True:
-            if parent not in numbers:
-                numbers[parent] = _number(parent)
-            if numbers[parent] in known:
-                yield os.fspath(path), known[numbers[parent]]
-            if parent == (parent := os.path.dirname(parent)):
-                break
+    for path in paths:
+        real = os.path.realpath(local_path(path))
+        holders = list(_by_number(real, known, numbers))
+        if (home := mounts.home(real)) is not None:
+            device, place = home
+            if home in mounted:
+                holders.append(mounted[home])
+            above = ((device, parent) for parent in _parents(place))
+            holders += [each[parent] for parent in above for each in (homes, mounted) if parent in each]
+        yield from ((os.fspath(path), holder) for holder in dict.fromkeys(holders))
+
+
+def _by_number(
+    real: str, known: Mapping[tuple[int, int] | None, str], numbers: dict[str, tuple[int, int] | None]
+) -> Iterator[str]:
+    """Those of the `known` folders that a path lies in, by the name that it has; `numbers` are of folders seen before,
+    and get more.
+    """
+    for parent in _parents(real):
+        if parent not in numbers:
+            numbers[parent] = _number(parent)
+        if numbers[parent] in known:
+            yield known[numbers[parent]]
+
+
+def _homes(
+    folders: Iterable[str], mounts: Mounts
+) -> tuple[dict[tuple[str, str], str], dict[tuple[str, str], str]]:
+    """Folders by where they lie in their filesystems; and by where what is mounted inside them does."""
+    homes, mounted = {}, {}
+    for folder in folders:
+        real = os.path.realpath(local_path(folder))
+        if (home := mounts.home(real)) is not None:
+            homes[home] = folder
+        mounted.update(dict.fromkeys(mounts.below(real), folder))
+    return homes, mounted
+
+
+def _parents(path: str) -> Iterator[str]:
+    """The folders that a path lies in, the innermost first."""
+    while path != (path := os.path.dirname(path)):
+        yield path
 
 
 def _number(path: str) -> tuple[int, int] | None:
@@ -165,7 +199,17 @@ def _place(path: str) -> tuple[int, int] | _Unmade:
     if number is not None:
         return number
     folder, name = os.path.split(os.path.realpath(path))
-    return _Unmade(_number(folder) or folder, name)
+    return _Unmade(_folder(folder), name)
+
+
+def _folder(path: str) -> Hashable:
+    """What tells a folder, which need not exist, from others: where it is mounted twice it has two names."""
+    inner: list[str] = []
+    for parent in (path, *_parents(path)):
+        if (number := _number(parent)) is not None:
+            return number, *inner
+        inner.append(os.path.basename(parent))
+    return path
 
 
 def _rule_for_names(folder: str) -> Callable[[str], str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from slidewright.system.file_identity import leads_to
 from slidewright.system.files import close_quietly, read_at, regular
+from slidewright.system.mounts import Mounts
 
 try:
     import fcntl
@@ -21,7 +22,6 @@ except ImportError:  # Windows, where an open file can't be removed anyway
 _HOST = socket.gethostname().encode("utf-8", "surrogateescape")[:255]
 _OF_ONE_HOST = {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
 _LOCKS_FOR_ALL = {"ceph", "gpfs"}
-_MOUNTS = "/proc/self/mountinfo"
 
 
 class FileLock:
@@ -104,24 +104,10 @@ def _seen_by_other_hosts(path: str) -> bool:
     """Whether a lock holds for every host that sees the file, as far as the kind of filesystem tells: BeeGFS, Lustre
     with "localflock", NFS with "local_lock" and most of FUSE keep it to the host itself.
     """
-    kind, options = _filesystem(os.path.realpath(path))
+    mount = Mounts().of(os.path.realpath(path))
+    if mount is None:
+        return True
+    kind, options = mount.kind, mount.options
     if kind in ("nfs", "nfs4"):
         return not options & {"local_lock=flock", "local_lock=all", "nolock"}
-    return kind in {"", *_OF_ONE_HOST, *_LOCKS_FOR_ALL} or (kind == "lustre" and "flock" in options)
-
-
-def _filesystem(path: str) -> tuple[str, set[str]]:
-    """The kind of filesystem that a path is on, and its mount options; "" where the system does not tell (only Linux
-    does).
-    """
-    best, found = -1, ("", set[str]())
-    try:
-        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:  # proc(5) has its fields
-            lines = [line.split() for line in file]
-    except OSError:
-        return found
-    for words in lines:
-        at, dash = words[4].replace("\\040", " "), words.index("-")
-        if len(at) >= best and (path == at or path.startswith(at.rstrip("/") + "/")):
-            best, found = len(at), (words[dash + 1], {*words[5].split(","), *words[-1].split(",")})
-    return found
+    return kind in {*_OF_ONE_HOST, *_LOCKS_FOR_ALL} or (kind == "lustre" and "flock" in options)

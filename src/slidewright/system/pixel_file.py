@@ -24,9 +24,18 @@ class PixelFile:
         self.path = path
         try:
             self._fd: int | None = regular(path) if fd is None else fd
-            self.nbytes = os.fstat(self._fd).st_size
+            status = os.fstat(self._fd)
         except OSError as error:
             raise SourceError(f"{path} can't be opened: {error.strerror or error}") from error
+        self.nbytes = status.st_size
+        self.seen: tuple[int, int] | None = (status.st_size, status.st_mtime_ns)
+        """Its bytes and time of change (ns) when it was opened; None behind a URL."""
+
+    def require(self, seen: tuple[int, int] | None) -> None:
+        """Raise SourceError, and close it, where it is another file than the one of which that was `seen`, if known."""
+        if seen is not None and self.seen not in (None, seen):
+            self.close()
+            raise SourceError(f"{self.path} is not the file it was when the run began; start again")
 
     def read(self, offset: int, count: int) -> bytes:
         """Up to `count` bytes at `offset`; fewer only at the end of the file."""

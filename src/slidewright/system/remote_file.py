@@ -80,6 +80,7 @@ class RemoteFile(PixelFile):
 
     def __init__(self, url: str) -> None:
         self.path = url
+        self.seen = None
         self._fd = None
         self._closed = False
         self._system, self._name = _filesystem(url)
