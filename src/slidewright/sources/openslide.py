@@ -174,6 +174,7 @@ class OpenSlideReader(Reader):
             let_through(error)
             self._files.check(strict=True)
             self._slide.close()  # after an error OpenSlide has the same for whatever it is asked
+            self._slide = None  # where it does not open again
             self._open()
             raise CorruptTileError(
                 f"{self._path}: OpenSlide can't read {out.shape[1]} x {out.shape[0]} pixels at x={x}, y={y} of "
