@@ -575,9 +575,11 @@ def test_tables_and_headers_that_are_in_order_are_not_called_damaged() -> None:
         for quality in (1, 50, 100):
             stream = jpeg8_encode(pixels, quality, optimize=optimize)
             tables = stream[: stream.index(b"\xff\xda")]
-            for good in (stream, tables, tables + b"\xff\xd9", tables + b"\xff\xd9\0\0", tables + b"\xff"):
+            for good in (stream, tables, tables + b"\xff\xd9", tables + b"\xff\xd9\0\0", tables + b"\xff", tables + bytes(3)):
                 assert not is_damaged(good)
             assert not is_damaged(tables[:2] + b"\xff\xff\xff" + tables[2:])
+            assert not is_damaged(tables[:2] + b"\xff\x01\xff\xd3" + tables[2:])
+            assert is_damaged(tables + bytes(4))
     assert not is_damaged(b"\xff\xd8\xff\xd9")
     assert not is_damaged(b"\xff\xd8")
 

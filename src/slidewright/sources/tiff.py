@@ -250,7 +250,7 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
             f"{where} is compressed by {page.compression} (TIFF's Compression {int(page.page.compression)}), which no "
             "library here decodes; have the program that wrote it write another, such as LZW or JPEG"
         )
-    if page.is_jpeg and page.photometric == "miniswhite" and page.samples > 2:
+    if page.is_jpeg and page.photometric == "miniswhite" and page.samples // page.planes > 2:
         raise SourceError(f"{where} has JPEGs of {page.samples} samples in which 0 is white; the file is damaged")
     if page.compression == _APERIO_YCBCR:
         raise SourceError(

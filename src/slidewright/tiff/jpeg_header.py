@@ -21,6 +21,9 @@ WITH_BLOCKS = (*range(PROGRESSIVE + 1), 9, 10)
 array when it is to give half of a lossless JPEG.
 """
 _SOS = 0xDA
+_ALONE = (0x01, *range(0xD0, 0xD8))
+"""Markers without a length: TEM and RSTn (B.1.1.3)."""
+_PADDING = 3  # bytes behind tables, up to a multiple of 4
 _STANDARD = (
     *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
     *(14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62),
@@ -108,13 +111,16 @@ def is_damaged(header: bytes) -> bool:
         return True
     while at < len(header):
         if header[at] != 0xFF:
-            return True
+            return len(header) - at > _PADDING or any(header[at:])
         marker = header[at + 1 : at + 2]
         if marker == b"\xff":  # of which any number may stand before a marker
             at += 1
             continue
         if marker in (b"", b"\xd9"):
             return False
+        if marker[0] in _ALONE:
+            at += 2
+            continue
         length = int.from_bytes(header[at + 2 : at + 4])
         payload = header[at + 4 : at + 2 + length]
         if marker == b"\0" or length < 2 or len(payload) != length - 2:
