@@ -575,7 +575,8 @@ def test_tables_and_headers_that_are_in_order_are_not_called_damaged() -> None:
         for quality in (1, 50, 100):
             stream = jpeg8_encode(pixels, quality, optimize=optimize)
             tables = stream[: stream.index(b"\xff\xda")]
-            for good in (stream, tables, tables + b"\xff\xd9", tables + b"\xff\xd9\0\0", tables + b"\xff", tables + bytes(3)):
+            ends = (b"", b"\xff\xd9", b"\xff\xd9\0\0", b"\xff", bytes(3))
+            for good in (stream, *(tables + end for end in ends)):
                 assert not is_damaged(good)
             assert not is_damaged(tables[:2] + b"\xff\xff\xff" + tables[2:])
             assert not is_damaged(tables[:2] + b"\xff\x01\xff\xd3" + tables[2:])
