@@ -21,6 +21,7 @@ from written import digest
 import slidewright
 from slidewright.cli.main import main
 from slidewright.conversions.array_jobs import read_array
+from slidewright.conversions.conversion import Conversion
 from slidewright.errors import CorruptTileError, DestinationError, OptionError, OutputError, ShardError, SourceError
 from slidewright.formats import ome_zarr
 from slidewright.formats.zarr_shard import ShardWriter as ShardFile
@@ -490,3 +491,88 @@ def test_array_flag_takes_index_and_count_from_the_scheduler(tmp_path, npy, monk
     assert len(list(Path(tmp_path / "shards").glob("shard-*"))) == 3
     assert main([*arguments, "--index", "1"]) == 2
     assert main([*arguments[:3], "--workers", "0"]) == 2
+
+
+@pytest.fixture
+def others(tmp_path, npy):
+    """A folder of shards of another job, that nobody has put together yet; and how it comes under a name."""
+    folder = tmp_path / "others"
+    for index in range(2):
+        slidewright.shard(npy, folder, index=index, count=2, **{**OPTIONS, "tile_size": 128})
+    before = {path.name: path.stat().st_ino for path in folder.iterdir()}
+
+    def comes_under(name):
+        (tmp_path / name).rename(tmp_path / "mine")
+        folder.rename(tmp_path / name)
+
+    def is_whole(name):
+        return {path.name: path.stat().st_ino for path in (tmp_path / name).iterdir()} == before
+
+    return comes_under, is_whole
+
+
+def when_done(act):
+    def told(snapshot):
+        if snapshot.stage == "done":
+            act()
+
+    return told
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("how", ["assemble", "resume"])
+@pytest.mark.parametrize("when", ["checked", "done"])
+def test_other_shards_that_came_under_the_name_are_not_removed(tmp_path, npy, others, how, when, monkeypatch):
+    """They were in place of the run's own, for which nobody has a use any more."""
+    comes_under, is_whole = others
+    name = "shards" if how == "assemble" else "out.tif.shards"
+    options = {"n_workers": 0, "progress": when_done(lambda: when == "done" and comes_under(name))}
+    check = Conversion._check
+    if when == "checked":
+        monkeypatch.setattr(Conversion, "_check", lambda self, run: (comes_under(name), check(self, run)))
+    if how == "assemble":
+        for index in range(2):
+            slidewright.shard(npy, tmp_path / name, index=index, count=2, **OPTIONS)
+        report = slidewright.assemble(tmp_path / name, tmp_path / "out.tif", remove=True, **options)
+    else:
+        report = slidewright.convert(npy, tmp_path / "out.tif", resume=True, **{**OPTIONS, **options})
+    assert is_whole(name)
+    assert (tmp_path / "mine" / "job.json").exists()
+    (said,) = report.warnings
+    assert f"{str(tmp_path / name)!r} is left alone" in said
+
+
+@pytest.mark.timeout(60)
+def test_other_shards_that_come_under_the_name_in_the_last_moment_are_put_back(tmp_path, npy, others, monkeypatch):
+    comes_under, is_whole = others
+    for index in range(2):
+        slidewright.shard(npy, tmp_path / "shards", index=index, count=2, **OPTIONS)
+    rename = os.rename
+
+    def late(old, new, **named):
+        if os.fspath(new).endswith(".trash"):
+            monkeypatch.setattr(os, "rename", rename)
+            comes_under("shards")
+        rename(old, new, **named)
+
+    monkeypatch.setattr(os, "rename", late)
+    report = slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", remove=True, n_workers=0)
+    assert is_whole("shards")
+    assert "is left alone" in report.warnings[0]
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.timeout(60)
+def test_shards_of_a_job_that_was_begun_again_in_the_same_folder_are_not_removed(tmp_path, npy):
+    for index in range(2):
+        slidewright.shard(npy, tmp_path / "shards", index=index, count=2, **OPTIONS)
+    job = tmp_path / "shards" / "job.json"
+
+    def begun_again():
+        job.write_text(job.read_text().replace('"planned_workers"', ' "planned_workers"'))
+
+    told = when_done(begun_again)
+    slidewright.assemble(tmp_path / "shards", tmp_path / "out.tif", remove=True, n_workers=0, progress=told)
+    assert len(list((tmp_path / "shards").glob("shard-*"))) == 2
+    slidewright.assemble(tmp_path / "shards", tmp_path / "new.tif", remove=True, n_workers=0)
+    assert not (tmp_path / "shards").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -96,7 +97,8 @@ def assemble(
             with _naming_damaged_shards(folder, decided, plan):
                 report = conversion.run(launcher, counting_from(plan, callback), shards=plan)
         if remove:
-            remove_folder(folder.path, dest, launcher)
+            said = remove_folder(folder.path, folder.mark, dest, launcher)
+            report = replace(report, warnings=(*report.warnings, *said))
     return report
 
 

@@ -25,7 +25,7 @@ from slidewright.options import ConvertOptions
 from slidewright.report import Progress, Report
 from slidewright.selection import Selection
 from slidewright.shards.fingerprint import fingerprint, versions
-from slidewright.shards.folder import JOB_FILE, OtherJobError, ShardFolder, sweep_partials
+from slidewright.shards.folder import JOB_FILE, OtherJobError, ShardFolder, has_mark, mark_of, sweep_partials
 from slidewright.shards.plan import ShardPlan
 from slidewright.sources.on_disk import file_identity
 from slidewright.sources.wrappers.fill import describe_corrupt
@@ -65,7 +65,7 @@ def convert_resumably(
     path, watched = folder_beside(dest), watch(source, source_path)
     sweep_beside(dest)
     with contextlib.ExitStack() as stack:
-        fresh, said = not os.path.exists(os.path.join(path, JOB_FILE)), ""
+        fresh, said = not os.path.exists(os.path.join(path, JOB_FILE)), tuple[str, ...]()
         refuse = functools.partial(_refuse, dest, options, source, source_path, compare)
         if fresh:  # a destination that is refused must not leave a folder
             refuse()
@@ -82,7 +82,7 @@ def convert_resumably(
             folder, decided = join()
         except OtherJobError as error:
             refuse()  # nor lose one
-            said = _start_again(path, dest, source, source_path, launcher, error)
+            said = (_start_again(path, dest, source, source_path, launcher, error),)
             folder, decided = join()
             fresh = True
         lock = _lock(path)
@@ -101,10 +101,10 @@ def convert_resumably(
                     launcher,
                     counting_from(plan, callback),
                     plan,
-                    lambda partial: _note_finished(path, partial, options),
+                    lambda partial: _note_finished(folder, partial, options),
                 )
-        remove_folder(path, dest, launcher, lock.release)
-    return replace(finished, warnings=(said, *finished.warnings)) if said else finished
+        left = remove_folder(path, folder.mark, dest, launcher, lock.release)
+    return replace(finished, warnings=(*said, *finished.warnings, *left))
 
 
 def _refuse(
@@ -141,7 +141,7 @@ def _start_again(
         now = ShardFolder.open(path)
         if now.job != there or not now.is_private:
             raise _at_work(path)
-        remove_folder(path, dest, launcher, lock.release)
+        remove_folder(path, now.mark, dest, launcher, lock.release)
     finally:
         lock.release()
     return f"what an earlier try left in {path!r} was removed, as it is of no use to this one: {error.different}"
@@ -190,8 +190,13 @@ def _at_work(path: str) -> DestinationError:
     return DestinationError(f"another process is at work in {path!r}; wait for it, or end it")
 
 
-def _note_finished(path: str, partial: str, options: ConvertOptions) -> None:
-    """Record which file is about to get the final name, for a run that is killed right after."""
+def _note_finished(folder: ShardFolder, partial: str, options: ConvertOptions) -> None:
+    """Record which file is about to get the final name, for a run that is killed right after; but not among shards of
+    another job, which would be removed then.
+    """
+    path = folder.path
+    if not has_mark(path, folder.mark):
+        return
     try:
         write_whole(os.path.join(path, _FINISHED), json.dumps(_seen(partial, options)).encode(), sync=True)
     except OSError as error:
@@ -219,12 +224,13 @@ def _made(path: str, dest: str | os.PathLike[str], options: ConvertOptions) -> b
 def remove_finished(dest: str | os.PathLike[str], options: ConvertOptions) -> None:
     """Remove the shards that a run could not remove, or was killed before it did, though its file is complete."""
     path = folder_beside(dest)
+    mark = mark_of(path)
     if not (os.path.exists(os.path.join(path, JOB_FILE)) and _made(path, dest, options)):
         return
     with contextlib.suppress(DestinationError):  # another process is at it
         lock = _lock(path)
         try:
-            remove_folder(path, dest, None, lock.release)
+            remove_folder(path, mark, dest, None, lock.release)
         finally:
             lock.release()
 

@@ -17,11 +17,11 @@ from slidewright.pyramid.level_store import Scratch
 from slidewright.report import Progress
 from slidewright.selection import Selection
 from slidewright.shards import fingerprint as identity
-from slidewright.shards.folder import JOB_FILE, Job, ShardFolder, own_names, remove_own
+from slidewright.shards.folder import JOB_FILE, Job, Mark, ShardFolder, has_mark, own_names, remove_own
 from slidewright.shards.plan import ShardPlan
 from slidewright.system.file_identity import lies_in, same_file
 from slidewright.system.files import remove as remove_tree
-from slidewright.system.files import short_name, token
+from slidewright.system.files import rename_new, short_name, token
 from slidewright.system.remote_file import absolute
 
 if TYPE_CHECKING:
@@ -122,38 +122,66 @@ def counting_from(plan: ShardPlan, callback: Callback) -> Callback:
 
 
 def remove_folder(
-    path: str, dest: str | os.PathLike[str], launcher: Launcher | None, release: Callable[[], None] | None = None
-) -> None:
+    path: str,
+    mark: Mark | None,
+    dest: str | os.PathLike[str],
+    launcher: Launcher | None,
+    release: Callable[[], None] | None = None,
+) -> tuple[str, ...]:
     """Remove a folder of shards that has done its duty, in one step as far as other runs can see; the launcher's fork
     server does, if this process is killed meanwhile. `release` gives up the lock that lies in it, once others can't
     find it any more: NFS keeps what is open, and with it the folder. What others have put there stays, and so does a
-    link to a folder elsewhere, with that folder, and a folder from which nothing may be removed.
+    link to a folder elsewhere, with that folder, and a folder from which nothing may be removed. Another folder than
+    that of the `mark` stays as well, and the answer is a warning.
     """
     try:
+        if not os.path.exists(path):
+            return ()
+        if not has_mark(path, mark):
+            return (_left_alone(path),)
         own, alone = own_names(path)
     except OSError:  # it is gone, or can't be read: nothing more can be done
-        return
+        return ()
     if not alone or os.path.islink(path) or not os.access(path, os.W_OK):
         remove_own(path, own)
-        return
+        return ()
     trash = trash_name(dest, token())
     if launcher is not None:
         with contextlib.suppress(SlidewrightError):  # the fork server has gone, and the file is complete
             launcher.own(trash)
     try:
-        with contextlib.suppress(OSError):
-            os.rename(path, trash)
+        if _moved(path, trash):
+            if not has_mark(trash, mark):  # it has come since the look at it
+                return (_left_alone(path if _moved(trash, path) else trash),)
             path = trash
             if release is not None:
                 release()
-            remove_tree(trash)
-            return
-        remove_own(path, own)  # the name is kept: a kill must leave what is a folder of shards
-        with contextlib.suppress(OSError):
-            os.rmdir(path)
+            with contextlib.suppress(OSError):
+                remove_tree(trash)
+        elif has_mark(path, mark):
+            remove_own(path, own)  # the name is kept: a kill must leave what is a folder of shards
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
     except BaseException:  # Ctrl-C: the file is complete, and nobody looks for what has this name
-        remove_tree(trash)
+        if has_mark(trash, mark):
+            remove_tree(trash)
         raise
+    return ()
+
+
+def _moved(path: str, to: str) -> bool:
+    """Rename a folder, where nothing has the other name."""
+    with contextlib.suppress(OSError):
+        rename_new(path, to)
+        return True
+    return False
+
+
+def _left_alone(path: str) -> str:
+    return (
+        f"the folder of shards {path!r} is left alone: it is another than this run used, which was renamed or replaced "
+        "meanwhile; remove that one yourself if it is still there"
+    )
 
 
 def trash_name(dest: str | os.PathLike[str], unique: str) -> str:

@@ -17,7 +17,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -121,16 +121,48 @@ class OtherJobError(ShardError):
         )
 
 
+class Mark(NamedTuple):
+    """What tells a folder of shards from all others, whatever their names."""
+
+    device: int
+    number: int
+    said: str
+    """A hash of its job; "" where there is none."""
+
+
+def mark_of(path: str) -> Mark | None:
+    """The mark of what has this name now; None where nothing does, or it can't be read."""
+    try:
+        status, said = os.stat(path), ""
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(os.path.join(path, JOB_FILE), "rb", opener=regular) as file,
+        ):
+            said = hashlib.sha256(file.read(_MAX_JOB_BYTES)).hexdigest()
+    except OSError:
+        return None
+    return Mark(status.st_dev, status.st_ino, said)
+
+
+def has_mark(path: str, mark: Mark | None) -> bool:
+    """Whether a folder of shards is the one of a mark, whose job may have been removed since."""
+    now = mark_of(path)
+    return now is not None and mark is not None and now[:2] == mark[:2] and now.said in ("", mark.said)
+
+
 class ShardFolder:
     """A folder that belongs to one job."""
 
-    def __init__(self, path: str, job: Job) -> None:
+    def __init__(self, path: str, job: Job, mark: Mark | None = None) -> None:
         self.path, self.job = path, job
+        self.mark = mark
+        """What tells it from others that may come under its name."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> ShardFolder:
         """An existing folder; raises SourceError when it is none, ShardError when it is damaged."""
         path = os.path.abspath(os.fspath(path))
+        mark = mark_of(path)
         try:
             with open(os.path.join(path, JOB_FILE), encoding="utf-8", opener=regular) as file:
                 data = parse_json(file.read(_MAX_JOB_BYTES))
@@ -138,7 +170,7 @@ class ShardFolder:
                 raise ValueError("it is no object")
             if data.pop("version", None) != _VERSION:
                 raise ShardError(f"{path!r} was made by another version of slidewright; make the shards again")
-            return cls(path, read_as(Job, data))
+            return cls(path, read_as(Job, data), mark)
         except FileNotFoundError:
             raise SourceError(f"{path!r} is not a folder of shards (it has no {JOB_FILE}); check the path") from None
         except (OSError, ValueError) as error:
