@@ -529,6 +529,38 @@ def test_image_none_of_whose_tiles_has_a_place_is_refused_where_the_file_has_byt
         slidewright.convert(path, tmp_path / "o.tif", n_workers=0, on_corrupt="fill")
 
 
+@pytest.mark.parametrize("compression", [None, "jpeg", "lzw"])
+def test_page_that_does_not_say_its_bits_is_refused_where_one_can_not_be_meant(
+    tmp_path: Path, compression: Any
+) -> None:
+    """As where one bit of the tag's number has changed: tifffile takes one bit a sample."""
+    path, pixels = tmp_path / "a.tif", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    options: dict[str, Any] = {"compression": compression, "tile": (64, 64), "metadata": None}
+    for each, photometric in ((pixels, "rgb"), (pixels[:, :, 0].astype(np.uint16), "minisblack")):
+        if compression == "jpeg" and each.ndim == 2:
+            continue
+        tifffile.imwrite(path, each, photometric=photometric, **options)
+        with tifffile.TiffFile(path) as tiff:
+            at = tiff.pages.first.tags["BitsPerSample"].offset
+        overwrite(path, at, (258 ^ 1024).to_bytes(2, "little"))
+        with pytest.raises(SourceError, match="does not say how many bits"):
+            slidewright.convert(path, tmp_path / "o.tif", n_workers=0)
+
+
+@pytest.mark.parametrize("compression", [None, "packbits", "ccittfax4"])
+def test_page_of_bits_need_not_say_so(tmp_path: Path, compression: Any) -> None:
+    path, pixels = tmp_path / "a.tif", np.random.default_rng(0).integers(0, 2, (64, 70), np.uint8).astype(bool)
+    PIL.Image.fromarray(pixels).save(path, compression={None: None, "ccittfax4": "group4"}.get(compression, "packbits"))
+    with tifffile.TiffFile(path) as tiff:
+        tag = tiff.pages.first.tags.get("BitsPerSample")
+    if tag is not None:  # Pillow leaves it out where nothing is compressed
+        overwrite(path, tag.offset, (258 ^ 1024).to_bytes(2, "little"))
+    source = open_source(path)
+    assert source.info.dtype == "bool"
+    out = np.empty((64, 70, 1), bool)
+    np.testing.assert_array_equal(source.open().read(0, 0, 64, 70, out)[:, :, 0], pixels)
+
+
 def test_image_all_of_whose_tiles_are_left_out_is_background(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     nothing: dict[str, Any] = {"shape": (128, 128), "dtype": "u1", "tile": (64, 64), "compression": "zlib"}

@@ -42,8 +42,8 @@ def distinct(path: Path, count: int) -> Path:
 
 
 @pytest.mark.parametrize("big", [False, True])
-@pytest.mark.parametrize(("name", "entry"), [("BitsPerSample", 2), ("Compression", 2), ("Predictor", 0)])
-def test_entry_of_no_type_is_damage(tmp_path, name, entry, big):
+@pytest.mark.parametrize("name", ["BitsPerSample", "Compression", "Predictor"])
+def test_entry_of_no_type_is_damage(tmp_path, name, big):
     """Readers pass over it, and take what stands for nothing: one bit a sample, no compression."""
     path = tmp_path / "a.tif"
     options = {"compression": "zlib", "predictor": 2, "photometric": "rgb", "bigtiff": big}
@@ -51,10 +51,9 @@ def test_entry_of_no_type_is_damage(tmp_path, name, entry, big):
     with tifffile.TiffFile(path) as tiff:
         at = tiff.pages.first.tags[name].offset
     data = bytearray(path.read_bytes())
-    count = 2 if entry else 20 if big else 12
-    data[at + entry : at + entry + count] = bytes(count)
+    data[at + 2 : at + 4] = bytes(2)
     path.write_bytes(data)
-    with pytest.raises(VerifyError, match="which TIFF does not know" if entry else "has an empty entry"):
+    with pytest.raises(VerifyError, match="which TIFF does not know"):
         check_directories(path)
 
 
@@ -88,9 +87,8 @@ def test_child_that_two_pages_name_is_one(tmp_path: Path) -> None:
     assert check_directories(path) == 3
 
 
-def test_directories_that_lie_over_each_other_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directories_that_lie_over_each_other_are_refused(tmp_path: Path) -> None:
     """Each entry's last bytes are the number of entries of one more directory: hours for a megabyte."""
-    monkeypatch.setattr(directories, "_NEEDED", frozenset())  # of which an entry's zeros are one
     count, number = 200, 1000
     start = FIRST + LENGTH + 4 * count + 10
     entry = struct.pack("<HHII", 0, 0, 1, number << 16)

@@ -46,6 +46,7 @@ __all__ = ["TiffSource", "opened", "vendor_of"]
 
 MAX_SEGMENT_BYTES = 1 << 30
 _SPARE = 4096  # bytes that nothing in a file refers to, where an image has no pixels at all
+_OF_BITS = (2, 3, 4, 32773)  # numbers of Compression: those of faxes, PackBits
 _GREYS = ("miniswhite", "minisblack")
 _APERIO_YCBCR = "aperio_jp2000_ycbc"  # Compression 33003, whatever the page says of its colours
 _COLOR_DTYPES = ("uint8", "uint16")
@@ -241,6 +242,8 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
     """Dtype name and kind of a page that can be converted; a SourceError says why another can't."""
     if page.uneven_bits:  # of 5, 6 and 5 tifffile makes noise in files of the one byte order
         raise SourceError(f"{where} has samples of {page.uneven_bits} bits; save it again with 8 bits each")
+    if not page.says_bits and not _is_of_bits(page):
+        raise SourceError(f"{where} does not say how many bits a sample has (BitsPerSample); the file is damaged")
     if page.bits == 24 and page.dtype.kind == "u":  # tifffile takes three bytes for bits, whatever the byte order
         raise SourceError(f"{where} has integers of 24 bits, which are not read right here; save it again with 32 bits")
     if page.dtype.kind == "V" or page.size.height <= 0 or page.size.width <= 0:
@@ -270,6 +273,14 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
             "are; save it as RGB first, with vips, Pillow or another program that shows it"
         )
     return dtype, kind
+
+
+def _is_of_bits(page: Page) -> bool:
+    """Whether a page that says nothing of bits may have one a pixel, as faxes have (TIFF 6.0, section 3)."""
+    if page.compression != "none":
+        return page.samples == 1 and int(page.page.compression) in _OF_BITS
+    most = 2 * page.cell.height * -(-page.cell.width // 8)
+    return page.samples == 1 and (not len(page.counts) or int(page.counts.max()) < most)
 
 
 def _kind(photometric: str, samples: int, dtype: str) -> str | None:

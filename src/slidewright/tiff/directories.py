@@ -19,8 +19,8 @@ _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 _SUB_IFDS = 330
 _EXTENTS = frozenset({256, 257, 277, 278, 322, 323, 32997, 32998})
 """Tags of sizes: ImageWidth and the like. With one below zero tifffile walks its pages without end."""
-_NEEDED = frozenset({0, 258, 259, 262, 273, 277, 279, 284, 317, 324, 325, 339, 347} | _EXTENTS)
-"""Tags without which pixels are others, and the number of one that has become zeros."""
+_NEEDED = frozenset({258, 259, 262, 273, 277, 279, 284, 317, 324, 325, 339, 347} | _EXTENTS)
+"""Tags without which pixels are others."""
 _STARTS = {65426: 0, 65432: 32}
 """McuStarts of an NDPI, and the high bits of it: tifffile reads from 0 to the first in one piece."""
 _WHOLE = frozenset({1, 3, 4, 16})
@@ -160,8 +160,7 @@ class _Walk:
         if code in _EXTENTS and kind not in _WHOLE and not self._is_size(kind, count, value):
             raise VerifyError(f"{self._name}: tag {code}, a size, is of type {kind} and no size; the file is damaged")
         if code in _NEEDED and kind not in _TYPE_BYTES:  # which readers pass over, as if it were not there
-            what = f"tag {code} has type {kind}, which TIFF does not know" if code else "a directory has an empty entry"
-            raise VerifyError(f"{self._name}: {what}; the file is damaged, copy it again")
+            raise VerifyError(f"{self._name}: tag {code} has type {kind}, which TIFF does not know; it is damaged")
         if size > inline:
             (offset,) = struct.unpack(self._order + ("Q" if self._big else "I"), value)
             if (offset, size) in self._tables:  # directories may share one, but reading it again costs memory again

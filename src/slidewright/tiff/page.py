@@ -31,7 +31,7 @@ _SEPARATE = 2
 _ASSOCIATED_ALPHA = 1
 _SUBSAMPLING, _ORIENTATION = 530, 274
 _INK_SET, _COEFFICIENTS, _REFERENCE = 332, 529, 532
-_PHOTOMETRIC = 262
+_BITS, _PHOTOMETRIC = 258, 262
 _ENCODING = (258, 259, 262, 266, 277, 284, 317, 322, 323, 338, 339, 347, 530)
 """BitsPerSample, Compression, PhotometricInterpretation, FillOrder, SamplesPerPixel, PlanarConfiguration, Predictor,
 TileWidth, TileLength, ExtraSamples, SampleFormat, JPEGTables, YCbCrSubSampling.
@@ -240,6 +240,11 @@ class Page(TiledImage):
     def reversed_bits(self) -> bool:
         """Whether the bits of each byte begin with the lowest (TIFF 6.0, FillOrder 2)."""
         return int(self.page.fillorder) != 1
+
+    @property
+    def says_bits(self) -> bool:
+        """Whether it says how many bits a sample has; tifffile takes one where it does not."""
+        return _BITS in self.page.tags
 
     @property
     def contiguous(self) -> bool:

@@ -107,7 +107,9 @@ class Stripes:
                 "short, copy it again"
             )
         last = index == self._page.n_segments - 1
-        if data[-2:-1] == b"\xff" and (0xD0 <= data[-1] <= 0xD7 or (last and data[-1] == _END[1])):
+        if last and (end := data.rfind(_END)) >= 0 and not data[end + 2 :].strip(b"\xff"):
+            return data[:end]
+        if data[-2:-1] == b"\xff" and 0xD0 <= data[-1] <= 0xD7:
             return data[:-2]
         if not all_of_it:
             return b""
