@@ -304,7 +304,8 @@ def _check_segments(page: Page, dtype: np.dtype[Any], where: str, slide: TiffSli
             f"{where} claims {size} pixels in {page.n_segments} segments, but lists {len(page.offsets)}; the file is "
             "damaged"
         )
-    if not (page.offsets.any() or page.counts.any()) and (spare := slide.spare_bytes) >= _SPARE:
+    least = size.height * size.width * page.samples * page.bits // 16 if page.compression == "none" else _SPARE
+    if not (page.offsets.any() or page.counts.any()) and (spare := slide.spare_bytes) >= max(least, _SPARE):
         raise SourceError(
             f"{where}: none of its tiles or strips has a place in the file, of which nothing tells what {spare} bytes "
             "are for; it is damaged, copy it again"

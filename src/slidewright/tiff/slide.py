@@ -37,7 +37,7 @@ _KEPT_MARK = re.compile(r", levels? 0(?: to (\d{1,3}))? as in its source$")
 """At the end of Software: the tiles of these levels are another encoder's."""
 _APERIO_YCBCR = 33003  # JPEG 2000 whose colours tifffile leaves as YCbCr
 _ENTRY = 20  # bytes of a tag in a directory of BigTIFF
-_LEFT = 64  # bytes of a segment in tables that were written anew four times
+_TIMES = 4  # that a directory and its tables may be in the file
 
 
 def kept_mark(levels: int) -> str:
@@ -172,15 +172,15 @@ class TiffSlide:
 
     @property
     def spare_bytes(self) -> int:
-        """How many bytes of the file no directory tells the purpose of, beside tables that were written anew, as GDAL
-        does, which leaves the old ones.
+        """How many bytes of the file no directory tells the purpose of, beside tables that may have been written anew:
+        GDAL leaves the old ones.
         """
         with damage_named(self.path, VerifyError):
             told, todo = 0, list(layout.main_pages(self._tiff))
             while todo:
                 page = todo.pop().aspage()
-                told += sum(page.databytecounts) + _LEFT * len(page.databytecounts)
-                told += sum(_ENTRY + tag.valuebytecount for tag in page.tags)
+                tables = 2 * 8 * len(page.databytecounts) + sum(_ENTRY + tag.valuebytecount for tag in page.tags)
+                told += sum(page.databytecounts) + _TIMES * tables
                 todo += page.pages or ()
             return self.bytes - told
 
