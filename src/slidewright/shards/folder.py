@@ -127,15 +127,15 @@ class Mark(NamedTuple):
     device: int
     number: int
     said: str
-    """A hash of its job; "" where there is none."""
+    """A hash of its job; "" where there is none, or it can't be read."""
 
 
 def mark_of(path: str) -> Mark | None:
-    """The mark of what has this name now; None where nothing does, or it can't be read."""
+    """The mark of what has this name now; None where nothing does, or the disk does not tell."""
     try:
         status, said = os.stat(path), ""
         with (
-            contextlib.suppress(FileNotFoundError),
+            contextlib.suppress(OSError),
             open(os.path.join(path, JOB_FILE), "rb", opener=regular) as file,
         ):
             said = hashlib.sha256(file.read(_MAX_JOB_BYTES)).hexdigest()
@@ -145,9 +145,11 @@ def mark_of(path: str) -> Mark | None:
 
 
 def has_mark(path: str, mark: Mark | None) -> bool:
-    """Whether a folder of shards is the one of a mark, whose job may have been removed since."""
+    """Whether a folder of shards is the one of a mark, whose job may have been removed since, or not be readable."""
     now = mark_of(path)
-    return now is not None and mark is not None and now[:2] == mark[:2] and now.said in ("", mark.said)
+    if now is None or mark is None or now[:2] != mark[:2]:
+        return False
+    return now.said == mark.said or "" in (now.said, mark.said)
 
 
 class ShardFolder:

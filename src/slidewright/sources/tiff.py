@@ -46,7 +46,7 @@ __all__ = ["TiffSource", "opened", "vendor_of"]
 
 MAX_SEGMENT_BYTES = 1 << 30
 _SPARE = 4096  # bytes that nothing in a file refers to, where an image has no pixels at all
-_OF_BITS = (2, 3, 4, 32773)  # numbers of Compression: those of faxes, PackBits
+_IMAGES = frozenset({"jpeg2000", "jpeg2000-lossy", "htj2k", "webp", "webp-lossless", "jpegxl", "jpegxl-lossless"})
 _GREYS = ("miniswhite", "minisblack")
 _APERIO_YCBCR = "aperio_jp2000_ycbc"  # Compression 33003, whatever the page says of its colours
 _COLOR_DTYPES = ("uint8", "uint16")
@@ -277,8 +277,8 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
 
 def _is_of_bits(page: Page) -> bool:
     """Whether a page that says nothing of bits may have one a pixel, as faxes have (TIFF 6.0, section 3)."""
-    if page.compression != "none":
-        return page.samples == 1 and int(page.page.compression) in _OF_BITS
+    if page.compression != "none":  # `Segments` looks at how many there are
+        return page.samples == 1 and not page.is_jpeg and page.compression not in _IMAGES
     most = 2 * page.cell.height * -(-page.cell.width // 8)
     return page.samples == 1 and (not len(page.counts) or int(page.counts.max()) < most)
 

@@ -7,7 +7,6 @@ more than the codec. What comes out is what tifffile gives, to the pixel.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
 import zlib
@@ -36,6 +35,7 @@ MAX_SEGMENT_BYTES = 1 << 28  # decoded; a 4096-pixel RGB tile of uint16 is 100 M
 _HEADER = 8  # bytes at the beginning of a file, where no pixels are
 _NO_BYTES = 8  # between two segments: what begins at an even place, or at one of eight
 _HOLE = 16  # entries of a table: a hole of a sector has at least 64
+_FAXES = (2, 3, 4)
 _RGB = 2  # libjpeg's number of it, by way of TIFF's
 
 
@@ -59,6 +59,7 @@ class Segments:
         self._tables, self._header = page.jpeg_tables, page.jpeg_header
         if page.is_jpeg and self._tables and is_damaged(self._tables):
             raise error(f"{file.path}: {page.name or 'level 0'} has damaged JPEGTables; copy the file again")
+        self._bits_of = _bits_of(page)
         self._joined = joined_of(page)
         self._stripes = Stripes(page, file) if self._header is not None and page.is_jpeg else None
         self._jpeg = _jpeg_colours(page)
@@ -228,8 +229,8 @@ class Segments:
         self._check_stream(index, data)
         if self._codec in ("jpeg2000", "htj2k") or (self._codec == "jpeg" and self._separate):
             self._check_end(index, data)
-        if self._codec == "packbits" and self.page.bits == 1:
-            self._check_length(index, data)
+        if self._bits_of is not None:
+            self._check_length(index, data, self._bits_of)
         if self._stripes is not None:
             self._check_stripe(self._stripes, index)
         try:
@@ -297,15 +298,16 @@ class Segments:
         if has_hole(stream, cell):
             raise self._error(f"{self.where(index)} is a JPEG with zeros in the place of a part; copy the file again")
 
-    def _check_length(self, index: int, data: bytes) -> None:
-        """Refuse bits that PackBits gives more of than a segment has, of which tifffile takes the first."""
-        from imagecodecs import packbits_decode
-
-        page = self.page
+    def _check_length(self, index: int, data: bytes, decompress: Callable[[bytes], bytes]) -> None:
+        """Refuse bits of which there are more than a segment has, and of which tifffile takes the first."""
+        page, given = self.page, 0
         row = -(-page.cell.width * (page.samples // page.planes) // 8)
-        with contextlib.suppress(RuntimeError):  # of what does not decode, which tifffile tells
-            if len(packbits_decode(data)) > page.cell.height * row:
-                raise self._damaged(index, "more bits than it has pixels")
+        try:
+            given = len(decompress(data))
+        except Exception as error:  # of what does not decode, which tifffile tells
+            let_through(error)
+        if given > page.cell.height * row:
+            raise self._damaged(index, "more bits than it has pixels")
 
     def _check_stream(self, index: int, data: bytes) -> None:
         """Refuse an image that says it is far larger than its tile, before a decoder makes room for it; and one of
@@ -330,6 +332,18 @@ class Segments:
     def where(self, index: int) -> str:
         """The file and the place in it, for a message."""
         return f"{self._file.path}: {self.page.place(index)}"
+
+
+def _bits_of(page: Page) -> Callable[[bytes], bytes] | None:
+    """What decompresses the segments of a page of bits that may be none, for the number of its bytes; None for another
+    kind of page.
+    """
+    if page.bits != 1 or (page.compression != "packbits" and page.says_bits):
+        return None
+    import tifffile
+
+    number = int(page.page.compression)
+    return None if number in _FAXES or page.compression == "none" else tifffile.TIFF.DECOMPRESSORS[number]
 
 
 def _chroma_units(page: Page) -> Callable[..., Any] | None:
