@@ -18,11 +18,9 @@ from slidewright.sources.base import Pixels, Reader, SourceInfo
 from slidewright.sources.tiff_stored import is_of_kind
 from slidewright.sources.wrappers.alpha import straighten
 from slidewright.system.remote_file import open_pixels
-from slidewright.tiff.segments import Segments
+from slidewright.tiff.segments import HEADER_BYTES, Segments
 from slidewright.tiff.series import Image
 from slidewright.tiff.shown import change_of
-
-_HEADER = 8  # bytes at the beginning of a file, where no pixels are
 
 
 class TiffReader(Reader):
@@ -140,7 +138,7 @@ def _row_offsets(image: Image) -> tuple[int, ...] | None:
     if any(page.tiled or page.raw_order is None or not page.contiguous for page in image.pages):
         return None
     starts = tuple(int(page.offsets[0]) for page in image.pages)
-    if min(starts) < _HEADER:  # which has no place, see `Segments`
+    if min(starts) < HEADER_BYTES:  # which has no place, see `Segments`
         return None
     page = image.pages[0]
     plane_bytes = page.size.height * page.size.width * page.dtype.itemsize

@@ -131,14 +131,10 @@ def _raw_chunks(
     """A decoder that reads the files of uncompressed chunks, or None where chunks are anything else; `planes` is asked
     each time for the place along z and t.
     """
-    if is_url(store) or store.lower().endswith(".zip"):
-        return None
-    if not _is_cell(array, axes) or not _is_uncompressed(array.metadata):
-        return None
     from slidewright.sources.access.zarr_store import FolderStore
 
     files = array.store
-    if not isinstance(files, FolderStore):
+    if not isinstance(files, FolderStore) or not _is_cell(array, axes) or not _is_uncompressed(array.metadata):
         return None
     encode_key, name = array.metadata.encode_chunk_key, str(Path(store, array.path))
     fill, prefix = array.fill_value, f"{array.path}/" if array.path else ""

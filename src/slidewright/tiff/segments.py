@@ -32,7 +32,7 @@ from slidewright.tiff.stream_headers import is_far_larger, look
 from slidewright.tiff.stripes import Stripes
 
 MAX_SEGMENT_BYTES = 1 << 28  # decoded; a 4096-pixel RGB tile of uint16 is 100 MB
-_HEADER = 8  # bytes at the beginning of a file, where no pixels are
+HEADER_BYTES = 8  # at the beginning of a file, where no pixels are
 _NO_BYTES = 8  # between two segments: what begins at an even place, or at one of eight
 _HOLE = 16  # entries of a table: a hole of a sector has at least 64
 _FAXES = (2, 3, 4)
@@ -184,7 +184,7 @@ class Segments:
             if count or (offset and self._lost[index]):
                 raise self._error(f"{self.where(index)} has no place in the file; the file is damaged, copy it again")
             return None
-        if offset < _HEADER or count < 0 or offset + count > self._file.nbytes:
+        if offset < HEADER_BYTES or count < 0 or offset + count > self._file.nbytes:
             raise self._error(
                 f"{self.where(index)} lies outside the file ({self._file.nbytes} bytes); copy the file again"
             )
