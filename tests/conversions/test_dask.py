@@ -285,3 +285,12 @@ def test_slides_in_dicom_and_ndpi_are_converted_by_a_cluster(tmp_path, cluster):
             source, tmp_path / "out.tif", engine="dask", dask=cluster.address, n_workers=0, overwrite=True
         )
         assert digest(tmp_path / "out.tif") == digest(tmp_path / "whole.tif")
+
+
+@pytest.mark.timeout(60)
+def test_scheduler_that_is_killed_in_mid_run_is_said(tmp_path, npy, cluster):
+    cluster.add_worker()
+    options = {"engine": "dask", "dask": cluster.address, "n_workers": 0, **OPTIONS}
+    with pytest.raises(RunError, match=r"lost its scheduler, .*run again"):
+        slidewright.convert(npy, tmp_path / "out.tif", progress=lambda _: cluster.scheduler.kill(), **options)
+    assert not (tmp_path / "out.tif").exists()

@@ -126,6 +126,15 @@ def test_job_files(made):
     campaign.close()
 
 
+def test_job_whose_source_has_no_time(made):
+    whole = json.loads((made / "shards" / "job.json").read_text())
+    empty = {**whole, "changes": dict.fromkeys(whole["changes"], [])}
+    assert empty != whole
+    (made / "shards" / "job.json").write_text(json.dumps(empty))
+    one_try(Campaign("job.json", 1, 1), made, made / "shards")
+    (made / "shards" / "job.json").write_text(json.dumps(whole))
+
+
 def test_footers_with_a_right_checksum(made):
     campaign = Campaign("footers", 150, 5000)
     path = made / "shards" / "shard-00001-of-00003"

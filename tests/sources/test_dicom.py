@@ -434,6 +434,7 @@ def test_folder_of_two_slides_and_other_dicom_are_refused(tmp_path):
         ({"TotalPixelMatrixRows": 4_000_000_000}, "claims"),
         ({"TotalPixelMatrixRows": 5_000}, "needs frame"),
         ({"NumberOfFrames": 2_000_000_000}, "2000000000 frames"),
+        ({"BitsStored": 300}, "300 bits of 8 are stored"),
     ],
 )
 def test_what_can_not_be_read_is_refused_with_the_reason(tmp_path, more, reason):

@@ -21,6 +21,7 @@ from slidewright.sources.access.unpack import WideStripsSource
 from slidewright.sources.array import ArraySource, NpySource
 from slidewright.sources.base import SourceInfo
 from slidewright.sources.open import open_source
+from slidewright.tiff.slide import TiffSlide
 
 HEIGHT, WIDTH = 90, 130
 RNG = np.random.default_rng(11)
@@ -260,6 +261,20 @@ def test_alpha_that_was_multiplied_in_is_taken_out(dtype: str, tile: Any, tmp_pa
     assert error.max() <= top  # half a step of the multiplied value, and half of the result's
 
 
+def test_palette_that_is_no_table_is_none(tmp_path: Path) -> None:
+    """As in a damaged file; tifffile gives its numbers as they are."""
+    palette = RNG.integers(0, 65_536, (3, 256), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", image("uint8"), photometric="palette", colormap=palette, tile=(32, 48))
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        entry = tiff.pages.first.tags[320].offset
+    with (tmp_path / "a.tif").open("r+b") as file:
+        file.seek(entry + 4)
+        file.write((7).to_bytes(4, "little"))  # of 768
+    assert open_source(tmp_path / "a.tif").info.colormap is None
+    with TiffSlide(tmp_path / "a.tif") as slide:
+        assert slide.levels[0].encoding
+
+
 @pytest.mark.parametrize("options", [{}, {"tile": (32, 48)}, {"tile": (32, 48), "compression": "lzw"}])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_palette_tiff_is_labels_with_its_colours(dtype: str, options: dict[str, Any], tmp_path: Path) -> None:
@@ -325,6 +340,25 @@ def test_file_that_names_another_for_some_planes_alone_is_refused(tmp_path: Path
     with pytest.raises(SourceError, match="one of several files"):
         open_source(tmp_path / "a.ome.tif")
     assert open_source(tmp_path / "whole.ome.tif").info.samples == 2
+
+
+@pytest.mark.parametrize("place", ["IFD", "FirstC", "FirstZ", "FirstT"])
+def test_plane_whose_place_is_below_0_is_refused(tmp_path: Path, place: str) -> None:
+    """tifffile counts it from the end."""
+    planes = np.stack([np.full((40, 60), value, np.uint8) for value in (1, 2, 3)])
+    tifffile.imwrite(tmp_path / "a.ome.tif", planes, photometric="minisblack", metadata={"axes": "CYX"})
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as tiff:
+        xml = str(tiff.ome_metadata)
+    start, end = xml.index("<TiffData"), xml.index("</Pixels>")
+    for last, name in (("2", "good.ome.tif"), ("-1", "bad.ome.tif")):
+        known = [{"IFD": str(n), "FirstC": str(n)} for n in range(3)]
+        known[2] |= {place: last if place in ("IFD", "FirstC") else last.replace("2", "0")}
+        parts = [f"<TiffData {' '.join(f'{k}={chr(34)}{v}{chr(34)}' for k, v in one.items())}/>" for one in known]
+        xml_of = (xml[:start] + "".join(parts) + xml[end:]).encode()
+        tifffile.imwrite(tmp_path / name, planes, photometric="minisblack", description=xml_of, metadata=None)
+    assert open_source(tmp_path / "good.ome.tif").info.samples == 3
+    with pytest.raises(SourceError, match=f"{place} is below 0"):
+        open_source(tmp_path / "bad.ome.tif")
 
 
 def test_file_whose_ome_xml_is_in_another_is_refused(tmp_path: Path) -> None:

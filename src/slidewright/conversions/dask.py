@@ -31,6 +31,10 @@ _WORKERLESS_SECONDS = 3600.0  # a batch system, or a cloud, may take its time un
 _CLOSED = ("closing", "closed")  # what `distributed.Client.status` says of one that is of no use any more
 WAITING = "waiting for Dask workers"
 """The stage of a run on a cluster that has none."""
+_LOST = (
+    "the Dask client was closed, or lost its scheduler, before the shards were done; those that are done are kept: "
+    "run again with a client that is open"
+)
 _SHARED = "source and destination must lie on a filesystem that every Dask worker sees under the same path"
 
 
@@ -90,10 +94,7 @@ class Cluster:
         except Exception as error:
             if self.client.status not in _CLOSED:
                 raise
-            raise RunError(
-                "the Dask client was closed, or lost its scheduler, before the shards were done; those that are done "
-                "are kept: run again with a client that is open"
-            ) from error
+            raise RunError(_LOST) from error
 
     def _follow(
         self,
@@ -102,7 +103,8 @@ class Cluster:
         callback: Callable[[Progress], None] | None,
         started: float,
     ) -> None:
-        from distributed import KilledWorker
+        from distributed import CancelledError, KilledWorker
+        from distributed.comm import CommClosedError
 
         total, pixels = plan.plan.n_tiles, plan.plan.n_pixels
         tiles, nbytes = plan.n_tiles(plan.found), 0
@@ -123,6 +125,8 @@ class Cluster:
                 ) from error
             except SlidewrightError:
                 raise
+            except (CancelledError, CommClosedError) as error:  # before the client's status says so
+                raise RunError(_LOST) from error
             except Exception as error:
                 raise RunError(
                     f"shard {futures[future]} failed on the cluster: {type(error).__name__}: {error}"

@@ -389,6 +389,8 @@ def _coding(path: str, header: Any) -> Coding:
     if not 0 < tile.height * tile.width * samples * allocated // 8 <= _MAX_BYTES:
         raise SourceError(f"{path} has tiles of {tile} pixels, which can't be decoded in memory")
     dtype = "uint8" if allocated == 8 else "uint16"
+    if not 0 < bits <= allocated:  # PS3.5, 8.1.1
+        raise SourceError(f"{path} says that {bits} bits of {allocated} are stored; the file is damaged")
     white = (1 << bits) - 1 if photometric == "MONOCHROME1" else None
     planar = samples > 1 and int(header.get("PlanarConfiguration") or 0) == 1
     return Coding(codec, colours, tile, samples, dtype, planar and codec == "none", white)

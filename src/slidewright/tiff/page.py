@@ -317,7 +317,7 @@ class Page(TiledImage):
         Where none is above 255, they are of 8 bits and not of 16, as libtiff takes them.
         """
         table = self.page.colormap
-        if table is None:
+        if table is None or np.ndim(table) != 2 or len(table) != 3:  # in a damaged file
             return None
         colors = np.asarray(table).astype(np.int64).T
         wide = 257 if colors.size and 0 <= colors.min() <= colors.max() <= 255 else 1

@@ -27,6 +27,7 @@ ASSOCIATED = frozenset(("thumbnail", "label", "macro"))
 """Names by which images beside the levels are known, where no vendor's layout names them."""
 _NO_IMAGE = 1 | 4  # NewSubfileType: a reduced copy, a mask of what is transparent
 _MAX_PLANES = 1 << 22
+_PLACES = ("IFD", "FirstC", "FirstT", "FirstZ")
 """That an OME-XML may speak of in all: tifffile makes a list of those of each image, whatever is in the file."""
 _MANY = 2048
 """Directories from which on their number tells in tifffile's time, which grows with its square."""
@@ -92,7 +93,9 @@ def _grouped(tiff: Any) -> list[Any]:
 
 
 def check_planes(tiff: Any, path: str) -> None:
-    """Refuse an OME-XML of more planes than anybody has: tifffile would count them for hours, or fill the memory."""
+    """Refuse an OME-XML of more planes than anybody has: tifffile would count them for hours, or fill the memory. And
+    one whose places are below 0, which tifffile would count from the end.
+    """
     from xml.etree import ElementTree
 
     try:
@@ -106,6 +109,9 @@ def check_planes(tiff: Any, path: str) -> None:
             planes += max(0, math.prod(int(element.get(f"Size{axis}", 1)) for axis in "CZT"))
         elif kind == "TiffData":
             planes += max(0, int(element.get("PlaneCount", 1)))
+            below = [name for name in _PLACES if int(element.get(name, 0)) < 0]
+            if below:
+                raise VerifyError(f"{path}: its OME-XML has a plane whose {below[0]} is below 0; the file is damaged")
     if planes > _MAX_PLANES:
         raise VerifyError(f"{path}: its OME-XML speaks of {planes:.3g} planes; the file is damaged")
 
