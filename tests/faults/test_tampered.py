@@ -128,7 +128,7 @@ def test_job_files(made):
 
 def test_job_whose_source_has_no_time(made):
     whole = json.loads((made / "shards" / "job.json").read_text())
-    empty = {**whole, "changes": dict.fromkeys(whole["changes"], [])}
+    empty = {**whole, "changes": {path: [] for path in whole["changes"]}}
     assert empty != whole
     (made / "shards" / "job.json").write_text(json.dumps(empty))
     one_try(Campaign("job.json", 1, 1), made, made / "shards")

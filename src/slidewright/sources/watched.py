@@ -160,4 +160,4 @@ def _change_of_store(path: str) -> tuple[int, ...] | None:
 
 
 def _is_touched(before: tuple[int, ...] | None, now: tuple[int, ...]) -> bool:
-    return bool(before) and now[:1] != before[:1] and now[1:] == before[1:]
+    return before is not None and before != () and now[0] != before[0] and now[1:] == before[1:]
