@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +367,54 @@ def test_jpeg_of_which_codes_are_missing_is_damaged(damage: str, tmp_path: Path)
     )
     with pytest.raises(CorruptTileError, match=r"a\.jpg does not decode whole"):
         slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
+def _bmp() -> bytearray:
+    """PIXELS as a BMP whose rows have padding."""
+    data = BytesIO()
+    image = Image.fromarray(PIXELS)
+    assert image.width * 3 % 4
+    image.save(data, "BMP")
+    return bytearray(data.getvalue())
+
+
+def test_bmp_whose_rows_are_moved_is_damaged(tmp_path: Path) -> None:
+    """Pillow does not miss the padding of the last row; where a byte is missing before, all rows after it are moved."""
+    path, data = tmp_path / "a.bmp", _bmp()
+    del data[len(data) // 2]
+    path.write_bytes(data)
+    with pytest.raises(CorruptTileError, match=r"a\.bmp does not decode whole \(1 of its bytes are missing"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
+def test_bmp_may_leave_out_its_last_padding_where_it_says_so(tmp_path: Path) -> None:
+    """As some writers do, whose header has the size of such a file."""
+    path, data = tmp_path / "a.bmp", _bmp()
+    del data[-1:]
+    data[2:6] = len(data).to_bytes(4, "little")
+    path.write_bytes(data)
+    slidewright.convert(path, tmp_path / "out.tif", n_workers=0, compression="zstd")
+    assert np.array_equal(tifffile.imread(tmp_path / "out.tif"), PIXELS)
+
+
+@pytest.mark.parametrize("damage", ["none", "a run too long", "an end too early", "an empty row"])
+def test_bmp_of_runs_that_do_not_fit_is_damaged(damage: str, tmp_path: Path) -> None:
+    """Pillow cuts runs that go beyond their row, and fills what is missing."""
+    whole = b"\3\1\0\0\3\2\0\1"  # a run of three, the end of a row, and so on
+    other = {"a run too long": b"\4" + whole[1:], "an end too early": whole[:4], "an empty row": whole[2:4] + whole}
+    codes = other.get(damage, whole)
+    palette = bytes(range(256)) * 4
+    header = struct.pack("<IiiHHIIiiII", 40, 3, 2, 1, 8, 1, len(codes), 0, 0, 256, 0)
+    start = 14 + len(header) + len(palette)
+    path = tmp_path / "a.bmp"
+    path.write_bytes(struct.pack("<2sIHHI", b"BM", start + len(codes), 0, 0, start) + header + palette + codes)
+    if damage == "none":
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0, kind="labels")
+        assert tifffile.imread(tmp_path / "out.tif").tolist() == [[2, 2, 2], [1, 1, 1]]
+        return
+    with pytest.raises(CorruptTileError, match=r"a\.bmp does not decode whole \(its runs "):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
 
 
 def _png(chunks: list[tuple[bytes, bytes]]) -> bytes:

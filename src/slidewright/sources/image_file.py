@@ -19,7 +19,7 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, SourceError
 from slidewright.geometry import Size
-from slidewright.sources import png
+from slidewright.sources import bmp, png
 from slidewright.sources.access.shapes import check_dtype
 from slidewright.sources.access.unpack import UnpackedSource, unpacked
 from slidewright.sources.array import ArraySource
@@ -275,19 +275,21 @@ def _bytes_to_decode(image: Any) -> int:
     plain = image.mode in _PLAIN and not has_transparent_colour(image)
     held = out if samples == 1 and plain else 4
     copies = 1 + (_orientation(image) != 1) + (not plain)
-    more = {"WEBP": 8, "JPEG2000": 4 * out}.get(str(image.format), 0)
+    more = {"WEBP": 8, "JPEG2000": 4 * out, "BMP": bmp.bytes_to_check(image)}.get(str(image.format), 0)
     return int(image.width * image.height * (held * copies + 2 * (out if plain else held) + more))
 
 
 def _check_whole(image: Any, path: str) -> None:
-    """Refuse a JPEG, JPEG 2000 or PNG of which a part is missing or something else; Pillow says nothing, and makes up
-    the rest.
+    """Refuse a JPEG, JPEG 2000, PNG or BMP of which a part is missing or something else; Pillow says nothing, and makes
+    up the rest.
     """
     match image.format:
         case "JPEG" | "MPO":
             found = _interruptibly(lambda: _jpeg_damage(image, path))
         case "PNG":
             found = png.damage_of(path, image.width, image.height)
+        case "BMP":
+            found = bmp.damage_of(image, path)
         case "JPEG2000":
             found = _jpeg2000_damage(image, path)
         case _:
