@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -371,3 +372,24 @@ def test_file_that_a_chained_url_begins_at_is_an_input(tmp_path, url):
     with pytest.raises(DestinationError, match="is the source itself"):
         slidewright.convert(url.format(tmp_path), path, n_workers=0, overwrite=True, format="tiff")
     assert Path(path).read_bytes() == before
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["o.tif", "o.ome.zarr"])
+def test_copy_of_the_destinations_folder_that_takes_its_place_is_an_error(tmp_path, pixels, name, monkeypatch):
+    """What workers wrote after the copy was made is in the folder before; it was background in a store."""
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (folder / "mine").write_text("mine")
+    check = Destination.commit
+
+    def exchanged(self):
+        shutil.copytree(folder, tmp_path / "copy")
+        folder.rename(tmp_path / "before")
+        (tmp_path / "copy").rename(folder)
+        return check(self)
+
+    monkeypatch.setattr(Destination, "commit", exchanged)
+    with pytest.raises(DestinationError, match="was replaced by another while the file was made"):
+        slidewright.convert(pixels, folder / name, tile_size=64, n_workers=0)
+    assert os.listdir(folder) == os.listdir(tmp_path / "before") == ["mine"]

@@ -97,6 +97,26 @@ def test_chunk_of_which_the_disk_has_lost_a_part_is_an_error(tmp_path, single):
         level.read(0, 16, 16, 16, out)
 
 
+def test_copy_of_a_store_that_takes_its_place_is_not_read(tmp_path: Path) -> None:
+    """A folder that is moved to another disk in mid-run: what others write meanwhile is not in the copy."""
+    plan, pixels = make_plan(Size(100, 100), 32, block_tiles=1), PixelFormat("rgb", "uint8", 3, "mean", (1, 2, 3))
+    (tmp_path / "a").mkdir()
+    scratch = Scratch(str(tmp_path / "a"), plan, pixels, sparse=True, single=True)
+    scratch.create()
+    level = scratch.level(1)
+    level.write(Region(0, 0, 16, 16), np.full((16, 16, 3), 9, np.uint8))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    level.write(Region(0, 16, 16, 16), np.full((16, 16, 3), 9, np.uint8))
+    out = np.empty((32, 32, 3), np.uint8)
+    scratch.level(1).read(0, 0, 32, 32, out)
+    assert (out[:16] == 9).all()
+    (tmp_path / "a").rename(tmp_path / "c")
+    (tmp_path / "b").rename(tmp_path / "a")
+    for look in (lambda: scratch.level(1).read(0, 0, 32, 32, out), lambda: scratch.level(1).has(0, 16)):
+        with pytest.raises(OutputError, match="it, or the folder that it is in, has been replaced"):
+            look()
+
+
 @pytest.mark.timeout(30)
 def test_chunk_whose_entry_the_disk_has_lost_is_no_background(tmp_path, monkeypatch):
     """The entry of before says that it is missing; `test_files.py` has a disk that really loses some."""

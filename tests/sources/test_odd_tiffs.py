@@ -18,7 +18,7 @@ from PIL import Image
 from reading import assert_reads_like
 
 import slidewright
-from slidewright.errors import OptionError, SourceError
+from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.sources.open import open_source
 
 Y, X = np.mgrid[:90, :130]
@@ -58,6 +58,67 @@ def test_deflated_strip_may_go_on_beyond_its_rows(tmp_path: Path) -> None:
     tifffile.imwrite(path, iter(strips), shape=GREY.shape, dtype="uint8", compression="zlib", **options)
     np.testing.assert_array_equal(by_pillow(path), GREY)
     assert_reads_like(open_source(path), GREY, 32, 500)
+
+
+@pytest.mark.parametrize("damage", ["none", "its end", "its checksum"])
+def test_deflated_strip_that_goes_on_is_whole(damage: str, tmp_path: Path) -> None:
+    """What only goes on because its end is damaged has other pixels."""
+    path, padded = tmp_path / "a.tif", np.pad(GREY, ((0, 6), (0, 0)))
+    strips = [bytearray(zlib.compress(padded[y : y + 16].tobytes(), 0)) for y in range(0, 96, 16)]
+    if damage == "its end":
+        strips[-1][-40:] = bytes(40)
+    if damage == "its checksum":
+        strips[-1][-1] ^= 1
+    options: dict[str, Any] = {"photometric": "minisblack", "metadata": None, "rowsperstrip": 16}
+    tifffile.imwrite(path, map(bytes, strips), shape=GREY.shape, dtype="uint8", compression="zlib", **options)
+    if damage == "none":
+        assert_reads_like(open_source(path), GREY, 32, 500)
+        return
+    with pytest.raises(CorruptTileError, match="strip 5 does not decode"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
+@pytest.mark.parametrize(("compression", "photometric"), [("webp", 8), ("png", 8), ("png", 0), ("zlib", 0), (None, 0)])
+def test_colours_that_pixels_can_not_have_are_refused(
+    compression: str | None, photometric: int, tmp_path: Path
+) -> None:
+    """No WebP or PNG is in CIE L*a*b*; and where 0 is white there is one sample, or ExtraSamples says what the others
+    are.
+    """
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, RGB, photometric="rgb", metadata=None, tile=(64, 64), compression=compression)
+    retag(path, PhotometricInterpretation=photometric)
+    with pytest.raises(SourceError, match=r"cielab samples|in which 0 is white; the file is damaged"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
+def test_samples_where_0_is_white_are_read_where_extrasamples_names_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, RGB, photometric="miniswhite", metadata=None, planarconfig="contig")
+    slidewright.convert(path, tmp_path / "out.tif", n_workers=0, compression="zstd")
+    found = tifffile.imread(tmp_path / "out.tif", key=0)
+    np.testing.assert_array_equal(np.moveaxis(found, 0, -1) if found.shape[0] == 3 else found, 255 - RGB)
+
+
+@pytest.mark.parametrize(("compression", "bits"), [("jpeg", 7), ("png", 6), ("jpeg2000", 5)])
+def test_samples_of_more_bits_than_the_page_says_are_damage(compression: str, bits: int, tmp_path: Path) -> None:
+    """Such a stream says its bits itself; those beyond were cut off."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, GREY, photometric="minisblack", metadata=None, tile=(64, 64), compression=compression)
+    retag(path, BitsPerSample=bits)
+    with pytest.raises(CorruptTileError, match=f"more than the {bits} bits that the page says"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+    report = slidewright.convert(path, tmp_path / "out.tif", n_workers=0, on_corrupt="fill")
+    assert report.corrupt_tiles > 0
+
+
+def test_ycbcr_that_is_not_subsampled_as_its_page_says_is_damage(tmp_path: Path) -> None:
+    """Without YCbCrSubSampling chroma is halved both ways (TIFF 6.0, section 21); these have twice the samples."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, RGB, photometric="rgb", metadata=None, compression="zlib", rowsperstrip=16)
+    retag(path, PhotometricInterpretation=6)
+    with pytest.raises(CorruptTileError, match="strip 0 does not decode: 6240 samples, of which 3120 belong to pixels"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
 
 
 @pytest.mark.parametrize("pixels", [GREY, RGB, GREY.astype(np.float32)], ids=["grey", "rgb", "float"])
@@ -108,6 +169,9 @@ def test_what_can_not_be_read_is_called_by_its_name(tmp_path: Path) -> None:
     tifffile.imwrite(path, RGB, photometric="rgb", rowsperstrip=30, metadata=None)
     retag(path, Compression=6)
     with pytest.raises(SourceError, match="old-style JPEG"):
+        open_source(path)
+    retag(path, Compression=3)
+    with pytest.raises(SourceError, match=r"a fax of 3 samples of 8 bits; the file is damaged"):
         open_source(path)
     tifffile.imwrite(path, RGB, photometric="rgb", metadata=None)
     retag(path, BitsPerSample=(2, 4, 2))

@@ -109,6 +109,7 @@ class Destination:
         self._lock_path = f"{stem}.lock"
         self._lock: FileLock | None = None
         self._folder: int | None = None
+        self._claimed: os.stat_result | None = None
 
     @property
     def temporary(self) -> tuple[str, str]:
@@ -123,9 +124,10 @@ class Destination:
         DestinationError
             If no file can be made there.
         """
-        if hasattr(os, "O_PATH"):  # Linux: it is found again should somebody rename it
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if hasattr(os, "O_PATH"):  # Linux: it is found again should somebody rename it
                 self._folder = os.open(os.path.dirname(self.place), os.O_PATH | os.O_CLOEXEC)
+            self._claimed = os.stat(os.path.dirname(self.place))
         try:
             self._lock = FileLock(self._lock_path)
         except OSError as error:
@@ -145,9 +147,15 @@ class Destination:
         Raises
         ------
         DestinationError
-            If another file has taken the name meanwhile and `overwrite` is not set, or what can't be replaced has.
+            If another file has taken the name meanwhile and `overwrite` is not set, or what can't be replaced has, or
+            its folder is another.
         """
         try:
+            if self._claimed and not os.path.samestat(self._claimed, os.stat(os.path.dirname(self.place))):
+                raise DestinationError(
+                    f"the folder {str(self.path.parent)!r} of the destination was replaced by another while the file "
+                    "was made, of which a part may lie in the one before; run again"
+                )
             nbytes = total_bytes(self.partial)
             mine = os.stat(self.partial)
             _last_named[:] = [mine]

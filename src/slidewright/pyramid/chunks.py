@@ -23,6 +23,7 @@ Place = tuple[int, int, int]
 _ENTRY = struct.Struct("<QQ")
 _CRC = struct.Struct("<I")
 _MISSING = b"\xff" * _ENTRY.size
+_MAX = (1 << 64) - 1  # Windows has inodes of 128 bits
 
 
 class ChunkStore(Protocol):
@@ -106,6 +107,10 @@ class ChunkShard:
     """All chunks in one file: the "sharding_indexed" codec with the index at the start. A chunk has its place from the
     beginning, so processes never wait for each other; its entry in the index is written after it. Behind it is its
     CRC-32, which zarr passes over: a disk that loses what was written tells nobody who does not wait for it.
+
+    Behind the index, where zarr does not look either, the file says which file it is, by device and inode. Each process
+    opens it by name, and one that finds a copy of it, as after the folder was moved to another disk and another took
+    its place, would miss what others have written since.
     """
 
     def __init__(self, folder: str, grid: Place, chunk_bytes: int) -> None:
@@ -132,12 +137,12 @@ class ChunkShard:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)  # of a run before; not written into, as it may be a link
         with open(self._path, "wb", buffering=0, opener=new_file) as file:
-            _write_all(file, memoryview(_MISSING * self._count))
+            _write_all(file, memoryview(_MISSING * self._count + _itself(file)))
 
     def write(self, place: Place, data: memoryview) -> None:
         """See `ChunkStore`."""
         file, number = self._open(), self._number(place)
-        offset = self._count * _ENTRY.size + number * (self._chunk_bytes + _CRC.size)
+        offset = (self._count + 1) * _ENTRY.size + number * (self._chunk_bytes + _CRC.size)
         file.seek(offset)
         _write_all(file, data)
         _write_all(file, memoryview(_CRC.pack(crc32(data))))
@@ -183,8 +188,19 @@ class ChunkShard:
 
     def _open(self) -> IO[bytes]:
         if self._file is None:
-            self._file = open(self._path, "r+b", buffering=0, opener=regular)  # noqa: SIM115 - closed in close()
+            file = open(self._path, "r+b", buffering=0, opener=regular)  # noqa: SIM115 - closed in close()
+            self._file = file
+            file.seek(self._count * _ENTRY.size)
+            if file.read(_ENTRY.size) != _itself(file):
+                self.close()
+                raise OSError(errno.ESTALE, f"{self._path!r} is not the file that this run made")
         return self._file
+
+
+def _itself(file: IO[bytes]) -> bytes:
+    """Which file an open one is."""
+    status = os.fstat(file.fileno())
+    return _ENTRY.pack(status.st_dev & _MAX, status.st_ino & _MAX)
 
 
 def _lost() -> OSError:

@@ -11,6 +11,7 @@ library: importing that costs each process 0.25 to 0.35 s, which was a fifth of 
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -179,6 +180,8 @@ class ScratchLevel(Reader):
 def _scratch_error(where: str, error: OSError, verb: str = "write") -> OutputError:
     if isinstance(error, FileNotFoundError):
         return OutputError(f"can't {verb} scratch {where!r}: the folder that it is in has been removed")
+    if error.errno == errno.ESTALE:
+        return OutputError(f"can't {verb} scratch {where!r}: it, or the folder that it is in, has been replaced")
     return OutputError(
         f"can't {verb} scratch {where!r}: {error.strerror or error}; point TMPDIR or --scratch to a disk with room"
     )

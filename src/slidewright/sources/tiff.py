@@ -253,8 +253,12 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
             f"{where} is compressed by {page.compression} (TIFF's Compression {int(page.page.compression)}), which no "
             "library here decodes; have the program that wrote it write another, such as LZW or JPEG"
         )
-    if page.is_jpeg and page.photometric == "miniswhite" and page.samples // page.planes > 2:
-        raise SourceError(f"{where} has JPEGs of {page.samples} samples in which 0 is white; the file is damaged")
+    unknown = page.samples > 2 and not page.has_extra_samples  # of which the photometric means one (TIFF 6.0)
+    if page.photometric == "miniswhite" and (unknown or (page.is_jpeg and page.samples // page.planes > 2)):
+        what = "JPEGs" if page.is_jpeg else "pixels"
+        raise SourceError(f"{where} has {what} of {page.samples} samples in which 0 is white; the file is damaged")
+    if page.compression.startswith("ccitt") and (page.bits != 1 or page.samples > page.planes):
+        raise SourceError(f"{where} is a fax of {page.samples} samples of {page.bits} bits; the file is damaged")
     if page.compression == _APERIO_YCBCR:
         raise SourceError(
             f"{where} has JPEG 2000 of YCbCr (Aperio's Compression 33003), which only OpenSlide reads in its colours: "

@@ -162,6 +162,7 @@ class Page(TiledImage):
     def is_plain_jpeg(self) -> bool:
         """Whether each segment is a baseline JPEG of 8 bits with all samples of a pixel, whose header is its own."""
         known = int(self.page.compression) in _PLAIN_JPEG_CODES and self.planes == 1 and self.dtype == np.uint8
+        known = known and self.bits == 8
         return known and self.jpeg_header is None
 
     @property
@@ -198,6 +199,11 @@ class Page(TiledImage):
         """Bits of each sample, where they are not the same."""
         bits = self.page.bitspersample
         return () if isinstance(bits, int) or len(set(bits)) == 1 else tuple(map(int, bits))
+
+    @property
+    def has_extra_samples(self) -> bool:
+        """Whether ExtraSamples says what a pixel has beside its colours."""
+        return bool(self.page.extrasamples)
 
     @property
     def undecodable(self) -> bool:

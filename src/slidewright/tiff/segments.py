@@ -64,6 +64,8 @@ class Segments:
         self._stripes = Stripes(page, file) if self._header is not None and page.is_jpeg else None
         self._jpeg = _jpeg_colours(page)
         self._separate = page.planes > 1 and page.dtype == np.uint8
+        few = page.dtype.kind == "u" and 1 < page.bits < 8 * page.dtype.itemsize
+        self._top = (1 << page.bits) - 1 if few else 0  # which a JPEG, of 8 bits whatever the page says, can exceed
         order = page.raw_order
         self._raw, self._swap = order is not None, order == (">" if sys.byteorder == "little" else "<")
         self._nodata = page.nodata
@@ -253,6 +255,8 @@ class Segments:
         found = None if pixels is None else np.asarray(pixels[0])
         if found is not None and found.dtype.itemsize != self.page.dtype.itemsize:
             raise self._damaged(index, f"its samples are {found.dtype}, not {self.page.dtype}")
+        if found is not None and self._top and found.size and int(found.max()) > self._top:
+            raise self._damaged(index, f"its samples have more than the {self.page.bits} bits that the page says")
         return found
 
     def _cut(self, index: int, data: bytes) -> bytes | None:
@@ -264,11 +268,12 @@ class Segments:
             return None
         row = page.cell.width * page.samples // page.planes * page.dtype.itemsize
         rows = page.size.height - index % page.grid.height * page.cell.height
+        stream = zlib.decompressobj()
         try:
-            pixels = zlib.decompressobj().decompress(data, page.cell.height * row + 1)
+            pixels = stream.decompress(data, page.cell.height * row + 1)
         except zlib.error:
             return None
-        padded = rows * row < len(pixels) <= page.cell.height * row
+        padded = stream.eof and rows * row < len(pixels) <= page.cell.height * row  # with its checksum (RFC 1950, 2.2)
         return zlib.compress(pixels[: rows * row], 0) if padded else None
 
     def _check_end(self, index: int, data: bytes) -> None:
@@ -364,7 +369,10 @@ def _chroma_units(page: Page) -> Callable[..., Any] | None:
         height = page.cell.height
         if not page.tiled:  # the last strip may have fewer rows
             height = min(height, page.size.height - index % page.grid.height * height)
-        rows = min(-(-page.cell.height // down), raw.size // (columns * unit))
+        most = -(-page.cell.height // down)
+        if raw.size >= (most + 1) * columns * unit:  # as of pixels whose chroma is not subsampled, or less
+            raise ValueError(f"{raw.size} samples, of which {most * columns * unit} belong to pixels")
+        rows = min(most, raw.size // (columns * unit))
         if rows * down < height:
             raise ValueError(f"{rows * down} rows of pixels instead of {height}")
         units = raw[: rows * columns * unit].reshape(rows, columns, unit)

@@ -27,13 +27,14 @@ def given_as(page: Page) -> str | None:
         return "rgb" if page.planes == 1 or page.subsampling == (1, 1) else None
     if photometric == "separated" and samples == 4 and words and page.bits > 7 and not page.is_jpeg and page.is_cmyk:
         return "rgb"
-    if photometric == "cielab" and samples == 3 and eight and not page.is_jpeg:
+    if photometric == "cielab" and samples == 3 and eight and not (page.is_jpeg or page.compression in _RGB):
         return "rgb"
     if photometric in ("minisblack", "miniswhite") and samples == 2 and page.has_alpha and words:
         return "rgba"
     return None
 
 
+_RGB = ("webp", "png")  # which hold no other colours than RGB
 _BYTES = ("none", "lzw", "deflate", "packbits", "zstd")
 
 
