@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shlex
+from dataclasses import asdict
 
 import numpy as np
 import psutil
@@ -17,6 +18,7 @@ from written import digest
 
 import slidewright
 from slidewright.cli.main import main
+from slidewright.conversions import batch_slide
 from slidewright.conversions.conversion import Conversion
 from slidewright.conversions.deciding import decide
 from slidewright.conversions.manifest import parse_cell
@@ -166,6 +168,59 @@ def test_file_that_somebody_else_wrote_is_not_replaced(tmp_path, slides):
     assert (tmp_path / "out" / "slide0.tif").read_bytes() == b"precious"
     report = slidewright.batch(slides, tmp_path / "out", quality=50, overwrite=True, **OPTIONS)
     assert statuses(report) == ["done", "skipped", "skipped"]
+
+
+def test_file_that_somebody_else_puts_there_as_soon_as_it_has_its_name_is_not_replaced_later(
+    tmp_path, slides, monkeypatch
+):
+    """It was taken for what the batch had made, and made again with other options."""
+    given = batch_slide.place_of
+
+    def put(path):
+        if str(path).endswith("slide0.tif") and "out" in str(path):
+            (tmp_path / "mine").write_bytes(b"precious")
+            os.replace(tmp_path / "mine", tmp_path / "out" / "slide0.tif")
+        return given(path)
+
+    monkeypatch.setattr(batch_slide, "asdict", lambda item: put(item.destination) and asdict(item))
+    slidewright.batch(slides, tmp_path / "out", **OPTIONS)
+    monkeypatch.undo()
+    for options in ({"quality": 50}, {}):
+        report = slidewright.batch(slides, tmp_path / "out", **options, **OPTIONS)
+        assert statuses(report) == ["failed", "done", "done"]
+        assert "exists" in report.failed[0].error
+        assert (tmp_path / "out" / "slide0.tif").read_bytes() == b"precious"
+
+
+def test_file_that_somebody_else_puts_there_after_it_was_found_is_not_replaced(tmp_path, slides, monkeypatch):
+    slidewright.batch(slides, tmp_path / "out", **OPTIONS)
+    due = batch_slide.due
+
+    def put(entry, *rest):
+        found = due(entry, *rest)
+        if entry.destination.endswith("slide0.tif"):
+            (tmp_path / "out" / "slide0.tif").write_bytes(b"precious")
+        return found
+
+    monkeypatch.setattr(batch_slide, "due", put)
+    report = slidewright.batch(slides, tmp_path / "out", quality=50, **OPTIONS)
+    assert statuses(report) == ["failed", "done", "done"]
+    assert "it was put there, or changed, while its file was made" in report.failed[0].error
+    assert (tmp_path / "out" / "slide0.tif").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["slide0.tif", "slide0.ome.zarr"])
+def test_file_that_was_found_as_it_was_to_be_is_done(tmp_path, slides, name):
+    """The report of a batch is lost: files are made once more, found to be the same, and then skipped."""
+    suffix = name.removeprefix("slide0")
+    slidewright.batch(slides, tmp_path / "out", suffix=suffix, **OPTIONS)
+    before = (tmp_path / "out" / name).stat()
+    report = next((tmp_path / "out").glob("*.jsonl"))
+    report.unlink()
+    for wanted in ("done", "skipped"):
+        found = slidewright.batch(slides, tmp_path / "out", suffix=suffix, **OPTIONS)
+        assert statuses(found) == [wanted] * 3
+    assert os.path.samestat((tmp_path / "out" / name).stat(), before)
 
 
 @pytest.mark.timeout(30)

@@ -112,6 +112,17 @@ def test_samples_of_more_bits_than_the_page_says_are_damage(compression: str, bi
     assert report.corrupt_tiles > 0
 
 
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
+def test_bytes_of_samples_that_are_said_to_have_fewer_bits_are_damage(compression: str | None, tmp_path: Path) -> None:
+    """tifffile takes the first of them."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, GREY, photometric="minisblack", metadata=None, compression=compression, rowsperstrip=16)
+    for bits in (1, 2, 4, 7):
+        retag(path, BitsPerSample=bits)
+        with pytest.raises(CorruptTileError, match="strip 0 does not decode: more bits than it has pixels"):
+            slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
 def test_ycbcr_that_is_not_subsampled_as_its_page_says_is_damage(tmp_path: Path) -> None:
     """Without YCbCrSubSampling chroma is halved both ways (TIFF 6.0, section 21); these have twice the samples."""
     path = tmp_path / "a.tif"

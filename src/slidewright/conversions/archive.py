@@ -23,6 +23,7 @@ from slidewright.system.files import temporary_folder
 from slidewright.system.limits import usable_cpus
 
 if TYPE_CHECKING:
+    from slidewright.conversions.destination import Compare
     from slidewright.engine.run import Run
     from slidewright.formats.archive import PieceFile
     from slidewright.sources.base import Source
@@ -43,7 +44,7 @@ def archive_opened(
     callback: Callback,
     started: float,
     recorder: Recorder | None = None,
-    compare: bool = False,
+    compare: Compare = False,
     announce: Callable[[str], None] | None = None,
 ) -> Report:
     """Archive a TIFF with a launcher that is there already; `compare` and `announce` as for `Conversion`.

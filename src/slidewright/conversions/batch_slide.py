@@ -5,6 +5,7 @@ Apart from `batch.py` because a process of the pool (`batch_pool.py`) does the s
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import logging
@@ -16,6 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slidewright.conversions.convert import convert_opened
+from slidewright.conversions.destination import Compare, has_named
 from slidewright.conversions.opening import open_selected
 from slidewright.conversions.workload import work_seconds
 from slidewright.errors import without_keys
@@ -141,9 +143,12 @@ def convert_slide(
             return Outcome(BatchItem(entry.source, entry.destination, "skipped", monotonic() - started), None)
         if announce is not None and work_seconds(opened.info, entry.options) > LARGE_SECONDS:
             raise TooLargeError
+        compare: Compare = not entry.options.overwrite
+        if compare and options.overwrite:  # who did not ask for it has only what a batch made replaced
+            compare = functools.partial(_is_made, before)
         report = convert_opened(
             *(launcher(), opened, path, destination, entry.selection, options, callback, started),
-            compare=not entry.options.overwrite,  # who did not ask for it has only what a batch made replaced
+            compare=compare,
             announce=announce,
         )
     except TooLargeError:
@@ -161,7 +166,10 @@ def convert_slide(
         report.retries,
         warnings=report.warnings,
     )
-    line = {**asdict(item), "destination": place_of(destination), "identity": made_of, "made": status_of(destination)}
+    made = status_of(destination)
+    if not has_named(destination):  # somebody has put another there meanwhile
+        made = None
+    line = {**asdict(item), "destination": place_of(destination), "identity": made_of, "made": made}
     return Outcome(item, line)
 
 
@@ -187,6 +195,11 @@ def due(
     # moved and linked to, as git-annex and DVC do: such a store has a file under the hash of what is in it.
     again = made_before.get("path") == made_of["path"] and not os.path.islink(entry.destination)
     return (replace(entry.options, overwrite=True) if again else entry.options), made_of
+
+
+def _is_made(before: Line | None, path: str) -> bool:
+    """Whether what is at a path is what a batch has made, as its report says."""
+    return before is not None and before.made == status_of(path)
 
 
 def _identity(entry: Entry, opened: Source, path: str | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from slidewright.conversions.destination import Destination, has_named
+from slidewright.conversions.destination import Compare, Destination, has_named
 from slidewright.conversions.opening import option_files
 from slidewright.conversions.told import warnings_of
 from slidewright.errors import CorruptTileError, DestinationError, OutputError, ShardError, SourceError, without_keys
@@ -65,7 +65,7 @@ class Conversion:
         dest: str | os.PathLike[str],
         options: ConvertOptions,
         source_path: str | None = None,
-        compare: bool = False,
+        compare: Compare = False,
         announce: Callable[[str], None] | None = None,
         watched: WatchedFiles | None = None,
     ) -> None:
@@ -286,7 +286,7 @@ def make_destination(
     form: Format,
     source: Source,
     source_path: str | None,
-    compare: bool,
+    compare: Compare,
 ) -> Destination:
     """The place of the output; raises DestinationError where nothing may be written, such as over what the run reads.
     """

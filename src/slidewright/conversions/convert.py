@@ -22,6 +22,7 @@ from slidewright.selection import Selection
 from slidewright.system.file_identity import lies_in, same_file
 
 if TYPE_CHECKING:
+    from slidewright.conversions.destination import Compare
     from slidewright.report import Recorder
     from slidewright.sources.base import Source
     from slidewright.system.launcher import Launcher
@@ -112,7 +113,7 @@ def convert_opened(
     callback: Callable[[Progress], None] | None,
     started: float,
     recorder: Recorder | None = None,
-    compare: bool = False,
+    compare: Compare = False,
     announce: Callable[[str], None] | None = None,
     threads: int = 1,
 ) -> Report:

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import stat
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -34,11 +35,13 @@ from slidewright.system.remote_file import is_url
 
 _ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 """Without which a store is lost; a source that is an array of one does not know of the groups that it lies in."""
-_last_named: list[os.stat_result] = []
+Compare = bool | Callable[[str], bool]
+"""Whether what has the name may be the very file that is to be made; or what tells whether it may be replaced."""
+_last_named: deque[os.stat_result] = deque(maxlen=8)
 
 
 def has_named(path: str) -> bool:
-    """Whether a path leads to what this process gave a name last."""
+    """Whether a path leads to what this process gave a name lately, or found under that name as it was to be."""
     return any(leads_to(path, status) for status in _last_named)
 
 
@@ -49,7 +52,8 @@ class Destination:
 
     With `compare`, what has the name already may be the very file that is to be made, of a run that was killed before
     it could say so, or of the same run a second time: where `recognises(path)` holds, `commit` compares, and keeps it
-    if it is. With `overwrite` as well, nothing is replaced but what is there now. A folder is only ever replaced where
+    if it is. With `overwrite` as well, nothing is replaced but what is there now, and that only if `compare`, where it
+    is a function, says of the path that it may be. A folder is only ever replaced where
     `recognises(path)` holds. A link is followed: what it leads to is replaced, and the link stays.
 
     Raises
@@ -68,13 +72,13 @@ class Destination:
         option_files: Mapping[str, str] | None = None,
         is_folder: bool = False,
         recognises: Callable[[str], bool] = os.path.isfile,
-        compare: bool = False,
+        compare: Compare = False,
     ) -> None:
         self._given = os.fspath(path)
         self.path = Path(os.path.realpath(path) if os.path.islink(Path(path)) else path)  # whose name may end with /
         self._overwrite, self._is_folder = overwrite, is_folder
-        self._recognises, self._compare = recognises, compare
-        self._only_seen = compare and overwrite
+        self._recognises, self._compare = recognises, bool(compare)
+        self._only_seen = self._compare and overwrite
         folder = self.path.parent
         try:
             is_there = folder.is_dir()
@@ -100,6 +104,8 @@ class Destination:
         if self.path.name in _ZARR_METADATA:
             raise DestinationError(f"{self._given!r} is a name that zarr keeps metadata under; choose another")
         if os.path.lexists(path) and not overwrite and not (compare and recognises(str(self.path))):
+            raise self._exists()
+        if self._replaced is not None and overwrite and callable(compare) and not compare(self.place):
             raise self._exists()
         if not os.access(folder, os.W_OK):
             raise DestinationError(f"the folder {str(folder)!r} is not writable")
@@ -158,7 +164,7 @@ class Destination:
                 )
             nbytes = total_bytes(self.partial)
             mine = os.stat(self.partial)
-            _last_named[:] = [mine]
+            _last_named.append(mine)
             try:
                 self._rename(mine)
             except OSError:  # of a network disk whose answer was lost, and which was asked again
@@ -176,9 +182,13 @@ class Destination:
     def _is_there_already(self) -> bool:
         """Whether what has the name is the same, where that may be."""
         try:
-            return self._compare and self._recognises(self.place) and same_content(self.partial, self.place)
+            found = os.stat(self.place)
+            if not (self._compare and self._recognises(self.place) and same_content(self.partial, self.place)):
+                return False
         except OSError:  # it can't be read, or is gone again
             return False
+        _last_named.append(found)
+        return True
 
     def close(self) -> None:
         """Remove what is left beside the destination, also in a folder that has another name by now."""

@@ -17,7 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from slidewright.conversions.conversion import Conversion, make_destination, watch
-from slidewright.conversions.destination import folder_beside, sweep_beside
+from slidewright.conversions.destination import Compare, folder_beside, sweep_beside
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan
 from slidewright.errors import DestinationError, OptionError, OutputError, ShardError
 from slidewright.formats.registry import make_format
@@ -57,7 +57,7 @@ def convert_resumably(
     callback: Callback,
     started: float,
     recorder: Recorder | None = None,
-    compare: bool = False,
+    compare: Compare = False,
 ) -> Report:
     """Convert, keeping finished shards beside the destination until it is complete; with engine="dask" the cluster's
     workers make them.
@@ -108,7 +108,7 @@ def convert_resumably(
 
 
 def _refuse(
-    dest: str | os.PathLike[str], options: ConvertOptions, source: Source, source_path: str | None, compare: bool
+    dest: str | os.PathLike[str], options: ConvertOptions, source: Source, source_path: str | None, compare: Compare
 ) -> None:
     """Raise what there is to say against a destination."""
     make_destination(dest, options, make_format(options), source, source_path, compare).close()

@@ -35,7 +35,7 @@ MAX_SEGMENT_BYTES = 1 << 28  # decoded; a 4096-pixel RGB tile of uint16 is 100 M
 HEADER_BYTES = 8  # at the beginning of a file, where no pixels are
 _NO_BYTES = 8  # between two segments: what begins at an even place, or at one of eight
 _HOLE = 16  # entries of a table: a hole of a sector has at least 64
-_FAXES = (2, 3, 4)
+_BYTEWISE = ("none", "lzw", "deflate", "packbits", "zstd", "lzma")
 _RGB = 2  # libjpeg's number of it, by way of TIFF's
 
 
@@ -304,14 +304,17 @@ class Segments:
             raise self._error(f"{self.where(index)} is a JPEG with zeros in the place of a part; copy the file again")
 
     def _check_length(self, index: int, data: bytes, decompress: Callable[[bytes], bytes]) -> None:
-        """Refuse bits of which there are more than a segment has, and of which tifffile takes the first."""
+        """Refuse bits of which there are more than a segment has, by a row or more where the page says how many bits a
+        sample has, and of which tifffile takes the first.
+        """
         page, given = self.page, 0
-        row = -(-page.cell.width * (page.samples // page.planes) // 8)
+        row = -(-page.cell.width * (page.samples // page.planes) * page.bits // 8)
         try:
             given = len(decompress(data))
         except Exception as error:  # of what does not decode, which tifffile tells
             let_through(error)
-        if given > page.cell.height * row:
+        exact = page.bits == 1 and page.compression != "none" and (page.compression == "packbits" or not page.says_bits)
+        if given > page.cell.height * row + (0 if exact else row - 1):
             raise self._damaged(index, "more bits than it has pixels")
 
     def _check_stream(self, index: int, data: bytes) -> None:
@@ -340,15 +343,15 @@ class Segments:
 
 
 def _bits_of(page: Page) -> Callable[[bytes], bytes] | None:
-    """What decompresses the segments of a page of bits that may be none, for the number of its bytes; None for another
-    kind of page.
+    """What decompresses the segments of a page of samples that have less than 8 bits, for the number of its bytes; None
+    for another kind of page, and for codecs that say their samples themselves.
     """
-    if page.bits != 1 or (page.compression != "packbits" and page.says_bits):
+    unsaid = page.bits == 1 and not page.says_bits and not page.compression.startswith("ccitt")
+    if page.bits >= 8 or (page.compression not in _BYTEWISE and not unsaid):
         return None
     import tifffile
 
-    number = int(page.page.compression)
-    return None if number in _FAXES or page.compression == "none" else tifffile.TIFF.DECOMPRESSORS[number]
+    return bytes if page.compression == "none" else tifffile.TIFF.DECOMPRESSORS[int(page.page.compression)]
 
 
 def _chroma_units(page: Page) -> Callable[..., Any] | None:
