@@ -22,6 +22,7 @@ import pytest
 import pyvips
 import simplejpeg
 import tifffile
+from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 from reading import assert_reads_like
 from written import assert_levels_equal_oracle
@@ -62,15 +63,49 @@ def test_modes_of_jpeg_2000(mode: str, name: str, tmp_path: Path) -> None:
     assert_reads_like(open_source(tmp_path / name), np.asarray(shown.convert("RGBA") if mode == "LA" else shown))
 
 
+def _jpeg2000(pixels: NDArray[Any], path: Path, bits: int) -> NDArray[Any]:
+    form = path.suffix.removeprefix(".")
+    path.write_bytes(imagecodecs.jpeg2k_encode(pixels, bitspersample=bits, level=0, codecformat=form))
+    return pixels
+
+
 @pytest.mark.parametrize("bits", [4, 10, 12, 16])
-@pytest.mark.parametrize("samples", [1, 3])
-def test_other_bits_of_jpeg_2000_are_pillows_and_what_is_lost_is_told(bits: int, samples: int, tmp_path: Path) -> None:
-    pixels = (PIXELS[:, :, :samples] >> max(0, 8 - bits)).astype("uint16" if bits > 8 else "uint8")
-    data = imagecodecs.jpeg2k_encode(np.squeeze(pixels), bitspersample=bits, codecformat="jp2")
-    (tmp_path / "a.jp2").write_bytes(data)
-    source = open_source(tmp_path / "a.jp2")
-    assert_reads_like(source, np.asarray(Image.open(tmp_path / "a.jp2")))
-    assert bool(source.info.left_out) == (bits > 8 and samples == 3)
+def test_colours_of_other_bits_of_jpeg_2000_are_pillows_and_what_is_lost_is_told(bits: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.jp2"
+    _jpeg2000((PIXELS >> max(0, 8 - bits)).astype("uint16" if bits > 8 else "uint8"), path, bits)
+    source = open_source(path)
+    assert_reads_like(source, np.asarray(Image.open(path)))
+    assert bool(source.info.left_out) == (bits > 8)
+
+
+@pytest.mark.parametrize("name", ["a.jp2", "a.j2k"])
+@pytest.mark.parametrize("bits", [9, 10, 12, 15, 16])
+def test_greys_of_jpeg_2000_keep_their_numbers(name: str, bits: int, tmp_path: Path) -> None:
+    """Pillow cuts those of 9 bits to 8, and stretches more over 16; a TIFF's are numbers as well."""
+    path = tmp_path / name
+    pixels = _jpeg2000(np.random.default_rng(1).integers(0, 1 << bits, (90, 130)).astype(np.uint16), path, bits)
+    assert_reads_like(open_source(path), pixels)
+    slidewright.convert(path, tmp_path / "out.tif", n_workers=0, compression="zstd")
+    assert np.array_equal(tifffile.imread(tmp_path / "out.tif", key=0), pixels)
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("int8", 8), ("int16", 16), ("uint32", 20)])
+def test_signed_and_wide_numbers_of_jpeg_2000_are_refused(dtype: str, bits: int, tmp_path: Path) -> None:
+    _jpeg2000(PIXELS[..., 0].astype(dtype), tmp_path / "a.jp2", bits)
+    with pytest.raises(SourceError, match="which are not read right from JPEG 2000"):
+        open_source(tmp_path / "a.jp2")
+
+
+def test_colours_of_jpeg_2000_that_nobody_here_knows_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jp2"
+    _jpeg2000(PIXELS, path, 8)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"colr") + 7
+    assert data[at : at + 4] == (16).to_bytes(4)
+    data[at : at + 4] = (24).to_bytes(4)  # e-sYCC
+    path.write_bytes(data)
+    with pytest.raises(CorruptTileError, match=r"a\.jp2 does not decode"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no such signal here")
@@ -397,6 +432,30 @@ def test_bmp_may_leave_out_its_last_padding_where_it_says_so(tmp_path: Path) -> 
     assert np.array_equal(tifffile.imread(tmp_path / "out.tif"), PIXELS)
 
 
+@pytest.mark.parametrize("damage", ["none", "a byte more", "one bit", "two pieces exchanged"])
+def test_gif_whose_codes_make_no_sense_is_damaged(
+    damage: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Pillow makes up the rest; OpenCV says so, and nothing of that comes to the terminal."""
+    path, data = tmp_path / "a.gif", BytesIO()
+    Image.fromarray(PIXELS[..., 0]).save(data, "GIF")
+    codes = bytearray(data.getvalue())
+    at = len(codes) // 2
+    if damage == "a byte more":
+        codes[at:at] = b"\x55"
+    elif damage == "one bit":
+        codes[at] ^= 16
+    elif damage == "two pieces exchanged":
+        codes[at : at + 40] = codes[at + 20 : at + 40] + codes[at : at + 20]
+    path.write_bytes(codes)
+    if damage == "none":
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+        return
+    with pytest.raises(CorruptTileError, match=r"a\.gif does not decode"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+    assert "OpenCV" not in "".join(capfd.readouterr())
+
+
 @pytest.mark.parametrize("damage", ["none", "a run too long", "an end too early", "an empty row"])
 def test_bmp_of_runs_that_do_not_fit_is_damaged(damage: str, tmp_path: Path) -> None:
     """Pillow cuts runs that go beyond their row, and fills what is missing."""
@@ -445,6 +504,17 @@ def test_png_of_which_pixels_are_wrong_is_damaged(damage: str, tmp_path: Path) -
         data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptTileError, match=r"a\.png does not decode"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
+@pytest.mark.parametrize("length", [None, 767])
+def test_png_without_its_palette_is_damaged(length: int | None, tmp_path: Path) -> None:
+    """Pillow takes its indices for greys (PNG, 11.2.2: it is there, and of whole colours)."""
+    path, packed = tmp_path / "a.png", zlib.compress(b"".join(b"\0" + row.tobytes() for row in PIXELS[..., 0]))
+    kind, header = _png_header(*PIXELS.shape[:2])
+    palette = [] if length is None else [(b"PLTE", bytes(length))]
+    path.write_bytes(_png([(kind, header[:9] + b"\3" + header[10:]), *palette, (b"IDAT", packed), (b"IEND", b"")]))
+    with pytest.raises(CorruptTileError, match=r"a\.png does not decode whole \(its palette is missing, or damaged"):
         slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from slidewright.errors import CorruptTileError, SourceError
 from slidewright.geometry import Size
-from slidewright.sources import bmp, png
+from slidewright.sources import png, second_reader
 from slidewright.sources.access.shapes import check_dtype
 from slidewright.sources.access.unpack import UnpackedSource, unpacked
 from slidewright.sources.array import ArraySource
@@ -62,6 +62,9 @@ _MOST_CODES = 16  # bytes of a JPEG for a pixel: 27 bits for each of three coeff
 _SMALL = 64 << 20  # bytes that are always tried
 _SIZ, _TO_COMPONENTS = b"\xff\x4f\xff\x51", 40
 """How a codestream of JPEG 2000 begins, and how far from there the number of its components is (ISO 15444-1, A.5.1)."""
+_SIGNED, _DEPTH = 0x80, 0x7F  # of a component's bits less one (A.5.1)
+_PLAIN_COLOURS = (None, 16, 17, 18)
+"""sRGB, grey and sYCC."""
 _EOC = b"\xff\xd9"  # the end of a codestream, which is in no codes (ISO 15444-1, A.4.4 and B.10.1)
 _HEADER_BYTES = 1 << 16
 _STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"BM", b"GIF8")
@@ -87,6 +90,7 @@ class ImageFileSource(Source):
         seen = seen_as(path)
         with _open(path) as image:
             dtype, samples, kind = kind_of_mode("RGBA" if has_transparent_colour(image) else image.mode)
+            dtype = "uint16" if _grey_bits(image, path) else dtype
             left_out = _left_out(image, path)
             size, form = Size(image.height, image.width), str(image.format).lower()
             if _orientation(image) in _TURNED:
@@ -162,7 +166,7 @@ def _is_wide(image: Any, path: str) -> bool:
     """Whether samples have more than 8 bits, which Pillow does not tell: in a PNG by how it unpacks them."""
     if image.format == "PNG":
         return any(";16" in str(tile[3]) for tile in image.tile)
-    return any(depth & 127 > 7 for depth, *_ in _components(image, path))
+    return any(depth & _DEPTH > 7 for depth, *_ in _components(image, path))
 
 
 def _orientation(image: Any) -> int:
@@ -235,9 +239,9 @@ def _load(path: str) -> PilPixels:
         _check_memory(image, path)
         turn = turns[_orientation(image)]
         _check_whole(image, path)
-        plain = _plain_jpeg2000(image, path) if turn is None else None
+        plain = _plain_jpeg2000(image, path)
         if plain is not None:
-            return plain
+            return plain if turn is None else replace(plain, pixels=_turned(plain.pixels, turn))
         try:
             with our_limits():
                 image.load()
@@ -246,6 +250,12 @@ def _load(path: str) -> PilPixels:
             let_through(error)
             raise CorruptTileError(f"{path} does not decode ({error}); {_REMEDY}") from error
         return pil_pixels(upright, path)
+
+
+def _turned(pixels: Pixels, turn: Any) -> Pixels:
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(pixels).transpose(turn))
 
 
 def check_whole(path: str) -> None:
@@ -266,6 +276,20 @@ def _check_memory(image: Any, path: str) -> None:
         )
 
 
+def _grey_bits(image: Any, path: str) -> int:
+    """Bits of the samples of a JPEG 2000 that has one, and that of 9 to 16 bits, which Pillow would stretch over 16, or
+    cut to 8; 0 of another image. SourceError for signed numbers and more bits, which it changes as well.
+    """
+    found = _components(image, path)
+    if any(depth & _SIGNED or (depth & _DEPTH) > 15 for depth, *_ in found):
+        raise SourceError(
+            f"{path} has signed samples, or some of more than 16 bits, which are not read right from JPEG 2000; make a "
+            "TIFF of it first"
+        )
+    depth, *steps = found[0] if len(found) == 1 else (0, 0)
+    return depth + 1 if depth > 7 and steps == [1, 1] else 0
+
+
 def _bytes_to_decode(image: Any) -> int:
     """What Pillow and NumPy take at most until the pixels of an image are in an array: measured over all modes and
     formats (8,000 x 8,000 pixels, Pillow 12), rounded up.
@@ -275,13 +299,14 @@ def _bytes_to_decode(image: Any) -> int:
     plain = image.mode in _PLAIN and not has_transparent_colour(image)
     held = out if samples == 1 and plain else 4
     copies = 1 + (_orientation(image) != 1) + (not plain)
-    more = {"WEBP": 8, "JPEG2000": 4 * out, "BMP": bmp.bytes_to_check(image)}.get(str(image.format), 0)
+    checked = second_reader.bytes_to_check(image)
+    more = {"WEBP": 8, "JPEG2000": 4 * out, "BMP": checked, "GIF": checked}.get(str(image.format), 0)
     return int(image.width * image.height * (held * copies + 2 * (out if plain else held) + more))
 
 
 def _check_whole(image: Any, path: str) -> None:
-    """Refuse a JPEG, JPEG 2000, PNG or BMP of which a part is missing or something else; Pillow says nothing, and makes
-    up the rest.
+    """Refuse a JPEG, JPEG 2000, PNG, BMP or GIF of which a part is missing or something else; Pillow says nothing, and
+    makes up the rest.
     """
     match image.format:
         case "JPEG" | "MPO":
@@ -289,7 +314,9 @@ def _check_whole(image: Any, path: str) -> None:
         case "PNG":
             found = png.damage_of(path, image.width, image.height)
         case "BMP":
-            found = bmp.damage_of(image, path)
+            found = second_reader.bmp_damage(image, path)
+        case "GIF":
+            found = second_reader.gif_damage(image, path)
         case "JPEG2000":
             found = _jpeg2000_damage(image, path)
         case _:
@@ -353,8 +380,9 @@ def _plain_jpeg2000(image: Any, path: str) -> PilPixels | None:
     """
     dtype, samples, kind = kind_of_mode(image.mode)
     common = {"L": 1, "RGB": 3, "RGBA": 4, "I;16": 1}
-    each = (8 * np.dtype(dtype).itemsize - 1, 1, 1)
-    if common.get(image.mode) != samples or _components(image, path) != [each] * samples:
+    each, deep = (8 * np.dtype(dtype).itemsize - 1, 1, 1), _grey_bits(image, path)
+    as_said = deep or _components(image, path) == [each] * samples
+    if common.get(image.mode) != samples or not as_said or _colours(path) not in _PLAIN_COLOURS:
         return None
     from imagecodecs import jpeg2k_decode
 
@@ -364,6 +392,14 @@ def _plain_jpeg2000(image: Any, path: str) -> PilPixels | None:
         let_through(error)
         raise CorruptTileError(f"{path} does not decode ({error}); {_REMEDY}") from error
     return PilPixels(pixels, kind, None, image.info.get("icc_profile") if image.mode in PROFILED else None)
+
+
+def _colours(path: str) -> int | None:
+    """The enumerated colours of a JPEG 2000 (EnumCS, ISO 15444-1 I.5.3.3); None where it has none."""
+    with open(path, "rb", opener=regular) as file:
+        header = file.read(_HEADER_BYTES)
+    box = header.find(b"colr", 0, max(0, header.find(_SIZ)))
+    return int.from_bytes(header[box + 7 : box + 11], "big") if box >= 0 and header[box + 4] == 1 else None
 
 
 def _components(image: Any, path: str) -> list[tuple[int, int, int]]:

@@ -35,6 +35,8 @@ def damage_of(path: str, width: int, height: int) -> str:
 
     Pillow stops where it has all rows, and so does not see what comes after them, nor in the last chunk its checksum.
     """
+    if not _has_its_palette(path):
+        return "its palette is missing, or damaged"
     stream, found = zlib.decompressobj(), 0
     most = _SPARE + _PIXEL_BYTES * (width + 8) * (height + 8)  # with filters, in each of an interlaced image's passes
     try:
@@ -50,6 +52,17 @@ def damage_of(path: str, width: int, height: int) -> str:
     if not stream.eof:
         return "its pixels end before their checksum"
     return "its pixels are fewer than its size says" if found < _least_bytes(path, width, height) else ""
+
+
+def _has_its_palette(path: str) -> bool:
+    """Whether there is a palette of whole colours before the pixels, where they are indices of one (11.2.2)."""
+    with open(path, "rb", opener=regular) as file:
+        if file.read(_IHDR_END)[_IHDR_BITS + 1 :][:1] != b"\3":
+            return True
+        for kind, count in _chunks(file):
+            if kind in (b"PLTE", b"IDAT"):
+                return kind == b"PLTE" and count > 0 and count % 3 == 0
+    return False
 
 
 def _least_bytes(path: str, width: int, height: int) -> int:
