@@ -353,6 +353,22 @@ def test_places_of_a_part_of_the_frames_are_damage(tmp_path, order):
         slidewright.open_source(folder)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_sparse_frames_of_which_nothing_says_where_they_lie_are_damage(tmp_path, parts):
+    """One bit of the sequence's tag is enough; they were laid row by row, or by the places of another file's."""
+    frames, each = made.frames_of("none"), 34 // parts
+    for first in range(0, 34, each):
+        more = {"ConcatenationUID": made.PREFIX + "9", "ConcatenationFrameOffsetNumber": first} if parts > 1 else {}
+        path = tmp_path / f"from-{first}.dcm"
+        numbers = list(range(first, first + each))[::-1]
+        made.write(path, "none", picture(), [frames[n] for n in numbers], sparse=numbers, more=more)
+    data = bytearray((tmp_path / "from-0.dcm").read_bytes())
+    data[data.index(b"\x00\x52\x30\x92") + 2] ^= 1
+    (tmp_path / "from-0.dcm").write_bytes(data)
+    with pytest.raises(SourceError, match=f"it says of 0 of its {each} frames where they lie"):
+        slidewright.open_source(tmp_path)
+
+
 def test_largest_level_that_was_made_of_a_larger_one_is_told(tmp_path):
     """The file of level 0 is missing, or was damaged at its beginning."""
     path = made.slide(tmp_path / "slide") / "a_level_0.dcm"

@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.codecs import BytesCodec, ShardingCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
@@ -577,16 +578,45 @@ def test_zip_whose_members_are_compressed_is_read(tmp_path: Path) -> None:
     assert_reads_like(open_source(zipped(tmp_path / "a.zarr.zip", zipfile.ZIP_DEFLATED)), PIXELS)
 
 
+@pytest.mark.parametrize("where", ["start", "end"])
+@pytest.mark.parametrize("form", ["folder", "zip", "url"])
+def test_shard_that_is_cut_short_is_damage(where: Any, form: str, tmp_path: Path) -> None:
+    """zarr took what lies beyond its end for chunks that were left out, where it reads a part of a shard."""
+    plain = [BytesCodec()]
+    sharding = ShardingCodec(chunk_shape=(64, 64), codecs=plain, index_location=where, index_codecs=plain)
+    pixels = (np.indices((256, 256)).sum(0) % 250 + 1).astype(np.uint8)
+    path = tmp_path / "a.zarr"
+    options: dict[str, Any] = {"codecs": [sharding], "zarr_format": 3, "dimension_names": ["y", "x"]}
+    zarr.create(store=path, shape=pixels.shape, chunks=pixels.shape, dtype="uint8", **options)[:] = pixels
+    shard = path / "c" / "0" / "0"
+    data, index = shard.read_bytes(), 16 * 16
+    half = (len(data) - index) // 2
+    shard.write_bytes(data[: index + half] if where == "start" else data[:half] + data[-index:])
+    source: Any = path
+    if form == "zip":
+        files = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+        source = zipped(tmp_path / "a.zarr.zip", zipfile.ZIP_STORED, files)
+    if form == "url":
+        source = f"file://{path}"
+    with pytest.raises(CorruptTileError, match="is cut short: a chunk of it ends at byte"):
+        slidewright.convert(source, tmp_path / "o.tif", n_workers=0, tile_size=64)
+    report = slidewright.convert(source, tmp_path / "o.tif", n_workers=0, tile_size=64, on_corrupt="fill")
+    assert report.corrupt_tiles == 8
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_ranges_and_what_is_missing_in_a_zip(tmp_path: Path, method: int) -> None:
     store = ArchiveStore(zipped(tmp_path / "a.zarr.zip", method, {"a": bytes(range(10))}), mode="r")
     spans = {
-        None: range(10), RangeByteRequest(2, 5): range(2, 5), RangeByteRequest(8, 1 << 62): range(8, 10),
-        RangeByteRequest(20, 30): range(0), OffsetByteRequest(7): range(7, 10), SuffixByteRequest(4): range(6, 10),
+        None: range(10), RangeByteRequest(2, 5): range(2, 5), RangeByteRequest(8, 10): range(8, 10),
+        OffsetByteRequest(7): range(7, 10), SuffixByteRequest(4): range(6, 10),
     }  # fmt: skip
     prototype = default_buffer_prototype()
     for span, expected in spans.items():
         assert sync(store.get("a", prototype, span)).to_bytes() == bytes(expected)
+    for beyond in (RangeByteRequest(8, 1 << 62), RangeByteRequest(20, 30)):
+        with pytest.raises(CorruptTileError, match="a is cut short: a chunk of it ends at byte"):
+            sync(store.get("a", prototype, beyond))
     first, none = sync(store.get_partial_values(prototype, [("a", RangeByteRequest(0, 1)), ("b", None)]))
     assert (first.to_bytes(), none) == (b"\0", None)
     again = pickle.loads(pickle.dumps(store))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from slidewright.errors import VerifyError
+import slidewright
+from slidewright.errors import SourceError, VerifyError
 from slidewright.geometry import Size
 from slidewright.tiff import directories
 from slidewright.tiff.directories import MAX_DIRECTORIES, check_directories
@@ -136,3 +137,19 @@ def test_many_pages_of_several_children_each_are_read(tmp_path: Path) -> None:
     assert check_directories(path) == 120
     with TiffSlide(path) as slide:
         assert [page.size for page in slide.levels] == [Size(64, 64), Size(32, 32), Size(16, 16)]
+
+
+@pytest.mark.parametrize("kind", [2, 5, 6, 7, 8, 11, 12])
+def test_tables_of_places_hold_whole_numbers_that_a_file_can_have(kind: int, tmp_path: Path) -> None:
+    """Of others most were 0, as of tiles that a writer leaves out."""
+    path = tmp_path / "a.tif"
+    pixels = np.arange(128 * 128, dtype=np.uint16).reshape(128, 128)
+    tifffile.imwrite(path, pixels, tile=(32, 32), photometric="minisblack")
+    for name in ("TileByteCounts", "TileOffsets"):
+        data = bytearray(path.read_bytes())
+        with tifffile.TiffFile(path) as tiff:
+            at = tiff.pages.first.tags[name].offset
+        data[at + 2 : at + 4] = kind.to_bytes(2, "little")
+        (tmp_path / "b.tif").write_bytes(data)
+        with pytest.raises(SourceError, match=f"of places in the file, has type {kind}"):
+            slidewright.open_source(tmp_path / "b.tif")

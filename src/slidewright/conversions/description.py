@@ -141,6 +141,8 @@ def _image_file(path: str | os.PathLike[str]) -> Any:
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
                 image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+            if image.mode in ("I", "F"):  # of which Pillow would show all beyond 255 as white
+                raise OptionError(f"label {os.fspath(path)!r} has numbers of 32 bits; save it with 8 bits a sample")
             if image.has_transparency_data:
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image.convert("RGBA"))

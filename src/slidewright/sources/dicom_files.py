@@ -278,6 +278,11 @@ def frame_table(parts: Sequence[Part], headers: Sequence[Header], z: int | None)
     _refuse_other_order(parts, [len(found[0]) for found in frames])
     if any(read.places is not None for read in headers):
         places = [place for read in headers for place in read.places or ()]
+        if len(places) != len(offsets):
+            raise SourceError(
+                f"{path} and the files of its image say of {len(places)} of their {len(offsets)} frames where they "
+                "lie; one of them is damaged, copy it again"
+            )
         numbers = _sparse(path, places, tile, Size(rows, columns), z)
     else:
         said = header.get("TotalPixelMatrixFocalPlanes")

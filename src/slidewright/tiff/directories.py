@@ -21,6 +21,8 @@ _EXTENTS = frozenset({256, 257, 277, 278, 322, 323, 32997, 32998})
 """Tags of sizes: ImageWidth and the like. With one below zero tifffile walks its pages without end."""
 _NEEDED = frozenset({258, 259, 262, 273, 277, 279, 284, 317, 324, 325, 339, 347} | _EXTENTS)
 """Tags without which pixels are others."""
+_TABLES, _PLACES = frozenset({273, 279, 324, 325}), frozenset({3, 4, 9, 13, 16, 17, 18})
+"""Tags of where segments lie and how long they are, and the types that hold such numbers."""
 _STARTS = {65426: 0, 65432: 32}
 """McuStarts of an NDPI, and the high bits of it: tifffile reads from 0 to the first in one piece."""
 _WHOLE = frozenset({1, 3, 4, 16})
@@ -159,6 +161,8 @@ class _Walk:
         value = entry[-inline:]
         if code in _EXTENTS and kind not in _WHOLE and not self._is_size(kind, count, value):
             raise VerifyError(f"{self._name}: tag {code}, a size, is of type {kind} and no size; the file is damaged")
+        if code in _TABLES and kind in _TYPE_BYTES and kind not in _PLACES:  # most numbers would be 0: no such tile
+            raise VerifyError(f"{self._name}: tag {code}, of places in the file, has type {kind}; the file is damaged")
         if code in _NEEDED and kind not in _TYPE_BYTES:  # which readers pass over, as if it were not there
             raise VerifyError(f"{self._name}: tag {code} has type {kind}, which TIFF does not know; it is damaged")
         if size > inline:

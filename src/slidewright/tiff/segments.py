@@ -304,8 +304,8 @@ class Segments:
             raise self._error(f"{self.where(index)} is a JPEG with zeros in the place of a part; copy the file again")
 
     def _check_length(self, index: int, data: bytes, decompress: Callable[[bytes], bytes]) -> None:
-        """Refuse bits of which there are more than a segment has, by a row or more where the page says how many bits a
-        sample has, and of which tifffile takes the first.
+        """Refuse bits of which there are more than a segment has, and of which tifffile takes the first: any of
+        PackBits, and where the page does not say how many bits a sample has, else a row or more.
         """
         page, given = self.page, 0
         row = -(-page.cell.width * (page.samples // page.planes) * page.bits // 8)
@@ -313,8 +313,13 @@ class Segments:
             given = len(decompress(data))
         except Exception as error:  # of what does not decode, which tifffile tells
             let_through(error)
-        exact = page.bits == 1 and page.compression != "none" and (page.compression == "packbits" or not page.says_bits)
-        if given > page.cell.height * row + (0 if exact else row - 1):
+        whole = page.cell.height * row
+        if page.compression == "packbits" or (not page.says_bits and page.compression != "none"):
+            rows = page.cell.height if page.tiled else page.pixels_of(index).height
+            too_many = given > rows * row and given != whole  # a last strip may be filled up
+        else:
+            too_many = given >= whole + row
+        if too_many:
             raise self._damaged(index, "more bits than it has pixels")
 
     def _check_stream(self, index: int, data: bytes) -> None:

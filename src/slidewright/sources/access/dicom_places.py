@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 Place = tuple[int, int, float]
 """Row and column of the first pixel, counted from 1, and the height of the focal plane in micrometres."""
+_FULL, _SPARSE = "TILED_FULL", "TILED_SPARSE"
 _MOST_BYTES = 4096
 """That are said of one frame."""
 _SEQUENCE = b"\x00\x52\x30\x92"
@@ -27,9 +28,9 @@ def quick_places(file: BinaryIO, header: Any) -> tuple[list[Place] | None, int] 
     they can't be found so.
     """
     start, n_frames = file.tell(), int(header.get("NumberOfFrames") or 1)
-    full = str(header.get("DimensionOrganizationType", "")) == "TILED_FULL"
-    if file.read(4) != _SEQUENCE:  # which need not be there
-        return None, start
+    order = str(header.get("DimensionOrganizationType", ""))
+    if file.read(4) != _SEQUENCE:  # which need not be there, but where it says that each frame has its own place
+        return None if order == _SPARSE else (None, start)
     if not any("PixelMeasuresSequence" in group for group in header.get("SharedFunctionalGroupsSequence") or ()):
         return None
     implicit = bool(header.file_meta.TransferSyntaxUID.is_implicit_VR)
@@ -45,7 +46,7 @@ def quick_places(file: BinaryIO, header: Any) -> tuple[list[Place] | None, int] 
             after = found.end()
         else:
             end = after = first + length
-        if full:
+        if order == _FULL:
             return None, after
         rows, columns = (
             [int.from_bytes(match[1], "little") for match in code.finditer(data, first, end)]
@@ -66,7 +67,7 @@ def slow_places(header: Any) -> list[Place] | None:
         When it says of a part of the frames where they lie, and not of all.
     """
     order = str(header.get("DimensionOrganizationType", ""))
-    if order == "TILED_FULL":
+    if order == _FULL:
         return None
     found = []
     for frame in header.get("PerFrameFunctionalGroupsSequence") or ():
@@ -77,6 +78,6 @@ def slow_places(header: Any) -> list[Place] | None:
         row, column = place.RowPositionInTotalImagePixelMatrix, place.ColumnPositionInTotalImagePixelMatrix
         found.append((int(row), int(column), depth))
     n_frames = int(header.get("NumberOfFrames") or 1)
-    if len(found) != n_frames and (found or order == "TILED_SPARSE"):
+    if len(found) != n_frames and (found or order == _SPARSE):
         raise ValueError(f"it says of {len(found)} of its {n_frames} frames where they lie")
     return found or None

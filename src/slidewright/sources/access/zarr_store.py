@@ -119,7 +119,8 @@ class FolderStore(LocalStore):
             if byte_range is None:
                 _check_metadata(path, size)
             start, end = _span(byte_range, size)
-            return read_at(file.fileno(), start, max(0, min(end, size) - start))
+            _check_inside(path, end, size)
+            return read_at(file.fileno(), start, max(0, end - start))
 
 
 class ArchiveStore(ZipStore):
@@ -135,9 +136,10 @@ class ArchiveStore(ZipStore):
                 return None
             self._check(member, byte_range)
             start, end = _span(byte_range, member.file_size)
+            _check_inside(os.path.join(self.path, key), end, member.file_size)
             with self._zf.open(member) as file:
                 file.seek(start)
-                data = file.read(max(0, min(end, member.file_size) - start))  # without a number it inflates all
+                data = file.read(max(0, end - start))  # without a number it inflates all
         return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 
     async def get_partial_values(self, prototype: Any, key_ranges: Any) -> list[Any]:
@@ -175,6 +177,8 @@ class RemoteStore(FsspecStore):
             self._known = key if found is not None else self._known
         elif found is None and self._known is not None and not await self.exists(self._known):
             raise gone(self.path)
+        elif found is not None and isinstance(byte_range, RangeByteRequest):
+            _check_inside(f"{self.path}/{key}", byte_range.end, byte_range.start + len(found))
         return found
 
 
@@ -187,6 +191,14 @@ def _check_metadata(path: str, size: int) -> None:
     """Refuse a file of metadata that nobody has."""
     if os.path.basename(path) in _METADATA and size > _MAX_METADATA_BYTES:
         raise OSError(f"{path} has {size} bytes of metadata")
+
+
+def _check_inside(path: str, end: int, size: int) -> None:
+    """Refuse a chunk that lies beyond the end of its shard, which zarr would take for one that was left out."""
+    if end > size:
+        raise CorruptTileError(
+            f"{path} is cut short: a chunk of it ends at byte {end}, and it has {size}; copy it again"
+        )
 
 
 def _span(byte_range: Any, size: int) -> tuple[int, int]:
