@@ -30,6 +30,10 @@ _DEFER = 1 << 28  # no element of a header is larger; one that says so is not re
 _MAX_TILES, _FEW_TILES = 1 << 24, 1 << 12
 _MOST_EMPTY = 256  # places for each frame that there is; a slide of which less was scanned is a damaged one
 ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_SAME = (
+    *("TotalPixelMatrixRows", "TotalPixelMatrixColumns", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated"),
+    *("BitsStored", "PixelRepresentation", "PhotometricInterpretation", "PlanarConfiguration"),
+)
 _CODESTREAMS = (b"\xff\xd8", b"\xff\x4f")
 _WANTED = (
     *("SOPClassUID", "SeriesInstanceUID", "ImageType", "TotalPixelMatrixRows", "TotalPixelMatrixColumns", "Rows"),
@@ -148,6 +152,8 @@ def _described(path: str, header: Any) -> Part:
     kinds = [str(kind) for kind in header.get("ImageType") or ()]
     flavour = next((kind for kind in kinds[2:] if kind in ASSOCIATED), "VOLUME")
     tall, wide = header.get("TotalPixelMatrixRows"), header.get("TotalPixelMatrixColumns")
+    if (tall is None) != (wide is None):
+        raise damaged(path, "it says how high or how wide its image is, and not both")
     size = Size(int(tall or header.get("Rows") or 0), int(wide or header.get("Columns") or 0))
     if not size.height or not size.width:
         raise damaged(path, "it does not say how large its image is")
@@ -276,6 +282,7 @@ def frame_table(parts: Sequence[Part], headers: Sequence[Header], z: int | None)
     file = np.repeat(np.arange(len(parts), dtype=np.int32), [len(found[0]) for found in frames])
     path = parts[0].path
     _refuse_other_order(parts, [len(found[0]) for found in frames])
+    _refuse_other_pixels(parts, headers)
     if any(read.places is not None for read in headers):
         places = [place for read in headers for place in read.places or ()]
         if len(places) != len(offsets):
@@ -324,6 +331,20 @@ def _refuse_other_order(parts: Sequence[Part], counts: Sequence[int]) -> None:
                 "check that each of its files is in the folder, and no copy of one"
             )
         due += count
+
+
+def _refuse_other_pixels(parts: Sequence[Part], headers: Sequence[Header]) -> None:
+    """Refuse files of one image that say different things of its pixels (PS3.3, C.7.6.16.2.2.4: they are the same)."""
+    said = [[str(read.dataset.get(name)) for name in _SAME] for read in headers]
+    syntaxes = [str(read.dataset.file_meta.TransferSyntaxUID) for read in headers]
+    for part, each, syntax in zip(parts, said, syntaxes, strict=True):
+        other = [name for name, value, first in zip(_SAME, each, said[0], strict=True) if value != first]
+        if other or syntax != syntaxes[0]:
+            what = (*other, "TransferSyntaxUID")[0]
+            raise SourceError(
+                f"{part.path} has another {what} than {parts[0].path}, which is of the same image; one of them is "
+                "damaged, copy them again"
+            )
 
 
 def _plane(path: str, z: int | None, planes: int) -> int:
@@ -389,7 +410,8 @@ def _encapsulated(
     extended = header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths")
     if all(extended) and [len(values) for values in extended] == [8 * n_frames] * 2:
         starts, lengths = (np.frombuffer(values, "<i8") for values in extended)
-        if np.isin(np.diff(starts) - 8 - lengths[:-1], (0, 1)).all():  # a byte more where a length is odd
+        last = sum(count for _, count in _items(file, base + int(starts[-1])))
+        if np.isin(np.diff(starts, append=starts[-1] + last) - 8 - lengths, (0, 1)).all():  # 1 where a length is odd
             return base + starts, lengths + 8
     table = file.read(first + 8, n_bytes) if n_bytes == 4 * n_frames else b""
     starts = np.frombuffer(table, "<u4").astype(np.int64)
@@ -422,3 +444,5 @@ def _items(file: PixelFile, at: int) -> Iterator[tuple[int, int]]:
             return
         yield at, count
         at += count
+    if at != file.nbytes or file.read(at - 8, 4) == _END:  # it has taken the end of all for its own
+        raise SourceError(f"{file.path}: its last fragment goes beyond its end; the file is damaged, copy it again")

@@ -90,7 +90,8 @@ class ImageFileSource(Source):
         seen = seen_as(path)
         with _open(path) as image:
             dtype, samples, kind = kind_of_mode("RGBA" if has_transparent_colour(image) else image.mode)
-            dtype = "uint16" if _grey_bits(image, path) else dtype
+            if bits := _grey_bits(image, path):
+                dtype = "uint16" if bits > 8 else "uint8"
             left_out = _left_out(image, path)
             size, form = Size(image.height, image.width), str(image.format).lower()
             if _orientation(image) in _TURNED:
@@ -277,8 +278,8 @@ def _check_memory(image: Any, path: str) -> None:
 
 
 def _grey_bits(image: Any, path: str) -> int:
-    """Bits of the samples of a JPEG 2000 that has one, and that of 9 to 16 bits, which Pillow would stretch over 16, or
-    cut to 8; 0 of another image. SourceError for signed numbers and more bits, which it changes as well.
+    """Bits of the samples of a JPEG 2000 that has one, of 8 to 16 bits and no palette, which Pillow would stretch over
+    16, or cut to 8; 0 of another image. SourceError for signed numbers and more bits, which it changes as well.
     """
     found = _components(image, path)
     if any(depth & _SIGNED or (depth & _DEPTH) > 15 for depth, *_ in found):
@@ -287,7 +288,7 @@ def _grey_bits(image: Any, path: str) -> int:
             "TIFF of it first"
         )
     depth, *steps = found[0] if len(found) == 1 else (0, 0)
-    return depth + 1 if depth > 7 and steps == [1, 1] else 0
+    return depth + 1 if depth > 6 and steps == [1, 1] and image.mode in ("L", "I;16") else 0
 
 
 def _bytes_to_decode(image: Any) -> int:

@@ -14,6 +14,7 @@ _READ, _INFLATE = 1 << 18, 1 << 20
 _SPARE = 1 << 20
 """Bytes behind the pixels that are let pass, as libpng does."""
 _IHDR_BITS, _IHDR_END = 24, 29  # where the number of bits is in a file, and its first chunk ends
+_MOST_COLOURS = 3 * 256  # bytes
 _SAMPLES = {2: 3, 4: 2, 6: 4}  # by kind of colour; greys and palettes have one
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """First column and row, and steps along them, of each pass (8.2)."""
@@ -35,8 +36,8 @@ def damage_of(path: str, width: int, height: int) -> str:
 
     Pillow stops where it has all rows, and so does not see what comes after them, nor in the last chunk its checksum.
     """
-    if not _has_its_palette(path):
-        return "its palette is missing, or damaged"
+    if problem := _order_damage(path):
+        return problem
     stream, found = zlib.decompressobj(), 0
     most = _SPARE + _PIXEL_BYTES * (width + 8) * (height + 8)  # with filters, in each of an interlaced image's passes
     try:
@@ -54,15 +55,21 @@ def damage_of(path: str, width: int, height: int) -> str:
     return "its pixels are fewer than its size says" if found < _least_bytes(path, width, height) else ""
 
 
-def _has_its_palette(path: str) -> bool:
-    """Whether there is a palette of whole colours before the pixels, where they are indices of one (11.2.2)."""
+def _order_damage(path: str) -> str:
+    """Whether the header is first, and a palette of whole colours before the pixels where they are indices of one
+    (5.6, 11.2.2).
+    """
     with open(path, "rb", opener=regular) as file:
-        if file.read(_IHDR_END)[_IHDR_BITS + 1 :][:1] != b"\3":
-            return True
+        start = file.read(_IHDR_END)
+        if start[len(_SIGNATURE) + 4 :][:4] != b"IHDR":
+            return "its header is not where it begins"
+        if start[_IHDR_BITS + 1 :][:1] != b"\3":
+            return ""
         for kind, count in _chunks(file):
             if kind in (b"PLTE", b"IDAT"):
-                return kind == b"PLTE" and count > 0 and count % 3 == 0
-    return False
+                good = kind == b"PLTE" and 0 < count <= _MOST_COLOURS and count % 3 == 0
+                return "" if good else "its palette is missing, or damaged"
+    return "its palette is missing, or damaged"
 
 
 def _least_bytes(path: str, width: int, height: int) -> int:

@@ -48,6 +48,7 @@ MAX_SEGMENT_BYTES = 1 << 30
 _SPARE = 4096  # bytes that nothing in a file refers to, where an image has no pixels at all
 _IMAGES = frozenset({"jpeg2000", "jpeg2000-lossy", "htj2k", "webp", "webp-lossless", "jpegxl", "jpegxl-lossless"})
 _GREYS = ("miniswhite", "minisblack")
+_OF_FLOATS = 3  # of Predictor (TIFF technical note 3)
 _APERIO_YCBCR = "aperio_jp2000_ycbc"  # Compression 33003, whatever the page says of its colours
 _COLOR_DTYPES = ("uint8", "uint16")
 
@@ -259,6 +260,10 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
         raise SourceError(f"{where} has {what} of {page.samples} samples in which 0 is white; the file is damaged")
     if page.compression.startswith("ccitt") and (page.bits != 1 or page.samples > page.planes):
         raise SourceError(f"{where} is a fax of {page.samples} samples of {page.bits} bits; the file is damaged")
+    if page.predictor == _OF_FLOATS and page.dtype.kind != "f":
+        raise SourceError(f"{where} has a predictor of floats (3), and samples of {page.dtype}; the file is damaged")
+    if page.photometric == "palette" and page.colormap is None:
+        raise SourceError(f"{where} has indices of a palette, and no palette (ColorMap); the file is damaged")
     if page.compression == _APERIO_YCBCR:
         raise SourceError(
             f"{where} has JPEG 2000 of YCbCr (Aperio's Compression 33003), which only OpenSlide reads in its colours: "

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -251,16 +251,14 @@ def _check_names(array: Any, folder: str, name: str) -> None:
     """Refuse an array whose chunks are named otherwise than it says: none would be found, and all of it be background.
     Writers of old put those of zarr v2 into folders without saying so.
     """
-    if array.ndim < 2 or not os.path.isdir(folder):
-        return
+    names = _names_in(array, folder) if array.ndim > 1 else ()
     new = array.metadata.zarr_format == 3
     due = array.metadata.encode_chunk_key((0,) * array.ndim)
     fitting, there = re.sub("0", r"\\d+", re.escape(due.partition("/")[0])), ""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if re.fullmatch(fitting, entry.name):
-                return
-            there = there or (entry.name if re.fullmatch(_CHUNK if new else _OLD_CHUNK, entry.name) else "")
+    for each in names:
+        if re.fullmatch(fitting, each):
+            return
+        there = there or (each if re.fullmatch(_CHUNK if new else _OLD_CHUNK, each) else "")
     if there and new:
         raise SourceError(
             f"{name}: its chunks have names such as {there!r}, and by chunk_key_encoding in its zarr.json the first is "
@@ -272,6 +270,16 @@ def _check_names(array: Any, folder: str, name: str) -> None:
             f'{name}: its chunks are named with "{separator}", and its .zarray does not say so; add '
             f'"dimension_separator": "{separator}" to that file'
         )
+
+
+def _names_in(array: Any, folder: str) -> Iterator[str]:
+    """Names of what is in the folder of an array, also in a local .zip; none behind a URL."""
+    if os.path.isdir(folder):
+        with os.scandir(folder) as entries:
+            yield from (entry.name for entry in entries)
+    elif members := getattr(array.store, "members", None):  # of an `ArchiveStore`, whose module is not imported here
+        prefix = f"{array.path}/" if array.path else ""
+        yield from (name[len(prefix) :].partition("/")[0] for name in members() if name.startswith(prefix))
 
 
 def _guess_axes(array: Any, name: str) -> str:

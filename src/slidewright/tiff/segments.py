@@ -34,7 +34,6 @@ from slidewright.tiff.stripes import Stripes
 MAX_SEGMENT_BYTES = 1 << 28  # decoded; a 4096-pixel RGB tile of uint16 is 100 MB
 HEADER_BYTES = 8  # at the beginning of a file, where no pixels are
 _NO_BYTES = 8  # between two segments: what begins at an even place, or at one of eight
-_HOLE = 16  # entries of a table: a hole of a sector has at least 64
 _BYTEWISE = ("none", "lzw", "deflate", "packbits", "zstd", "lzma")
 _RGB = 2  # libjpeg's number of it, by way of TIFF's
 
@@ -194,9 +193,8 @@ class Segments:
 
     @functools.cached_property
     def _lost(self) -> NDArray[np.bool_]:
-        """Which segments have lost their number of bytes, in a hole of that table: many one after the other, or some at
-        an end of the table, most of which have bytes of their own up to the next. What a writer leaves out lies where
-        another begins, if anywhere.
+        """Which segments have lost their number of bytes: those one after the other of which most have bytes of their
+        own up to the next. What a writer leaves out lies where another begins, if anywhere.
         """
         empty = (self._counts == 0) & (self._offsets != 0)
         starts = np.sort(self._offsets)
@@ -205,9 +203,8 @@ class Segments:
         edges = np.flatnonzero(np.diff(empty, prepend=False, append=False))
         found = np.zeros(len(empty), np.bool_)
         for first, end in zip(edges[::2], edges[1::2], strict=True):
-            many = end - first >= _HOLE or first == 0 or end == len(empty)
             told = np.count_nonzero(self._offsets[first:end] < starts[-1])  # what follows the last of all nobody knows
-            if many and told and 4 * np.count_nonzero(alone[first:end]) >= 3 * told:
+            if told and 4 * np.count_nonzero(alone[first:end]) >= 3 * told:
                 found[first:end] = True
         return found
 

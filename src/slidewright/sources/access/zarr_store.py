@@ -10,6 +10,7 @@ import asyncio
 import errno
 import io
 import os
+import struct
 import warnings
 import weakref
 import zipfile
@@ -30,6 +31,9 @@ from slidewright.system.zarr_thread import check_zarr_thread
 
 _MAX_METADATA_BYTES = 64 << 20
 _MAX_INFLATED_BYTES = 256 << 20  # of a compressed member of a .zip; zarr itself stores them as they are
+_LOCAL = struct.Struct("<4s2xH18xHH")
+"""Before each member of a .zip: its sign, flags, and how long its name and what is said more of it are."""
+_MEMBER, _UTF8, _LONGEST_NAME = b"PK\3\4", 0x800, 1024
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
 
@@ -124,7 +128,22 @@ class FolderStore(LocalStore):
 
 
 class ArchiveStore(ZipStore):
-    """zarr's store of a .zip file, which would inflate a member to whatever it says, or to more than that."""
+    """zarr's store of a .zip file, which would inflate a member to whatever it says, or to more than that, and take for
+    left out what its directory has lost.
+    """
+
+    def _sync_open(self) -> None:
+        super()._sync_open()
+        try:
+            with open(self.path, "rb", opener=regular) as file:
+                _check_directory(str(self.path), file.fileno(), self._zf)
+        except BaseException:
+            self.close()
+            raise
+
+    def members(self) -> list[str]:
+        """The names of all."""
+        return list(self._zf.namelist()) if self._is_open else []
 
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
         """What lies under a key; None where there is nothing."""
@@ -162,6 +181,28 @@ class ArchiveStore(ZipStore):
             raise SourceError(
                 f"{name} would be inflated to {size} bytes, and up to {_MAX_INFLATED_BYTES} are read; {remedy}"
             )
+
+
+def _check_directory(path: str, descriptor: int, archive: zipfile.ZipFile) -> None:
+    """Refuse a .zip file whose directory names its members otherwise than they do themselves, or not all of them: each
+    begins with a header that has its name (PKWARE's APPNOTE, 4.3.7).
+    """
+    end, lacks = 0, "its directory lacks the member at byte {}; the file is damaged, copy it again"
+    for member in sorted(archive.infolist(), key=lambda each: each.header_offset):
+        begin = member.header_offset
+        if begin - end >= _LOCAL.size and read_at(descriptor, end, 4) == _MEMBER:
+            raise SourceError(f"{path}: {lacks.format(end)}")
+        head = read_at(descriptor, begin, _LOCAL.size + _LONGEST_NAME)
+        kind, flags, name_length, extra = _LOCAL.unpack_from(head.ljust(_LOCAL.size, b"\0"))
+        name = head[_LOCAL.size : _LOCAL.size + name_length]
+        if kind != _MEMBER or name != member.orig_filename.encode("utf-8" if flags & _UTF8 else "cp437", "replace"):
+            raise SourceError(
+                f"{path}: the member that its directory calls {member.filename!r} has another name; the file is "
+                "damaged, copy it again"
+            )
+        end = begin + _LOCAL.size + name_length + extra + member.compress_size
+    if archive.start_dir - end >= _LOCAL.size and read_at(descriptor, end, 4) == _MEMBER:
+        raise SourceError(f"{path}: {lacks.format(end)}")
 
 
 class RemoteStore(FsspecStore):
