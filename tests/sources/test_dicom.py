@@ -328,13 +328,55 @@ def test_hole_in_the_table_of_frames_is_got_over(tmp_path, which):
     np.testing.assert_array_equal(pixels(slidewright.open_source(path)), whole)
 
 
-def test_last_frame_that_is_longer_than_its_table_says_is_damage(tmp_path):
+def test_last_frame_that_is_longer_than_its_table_says_is_found_without_it(tmp_path):
     path = made.slide(tmp_path / "slide", "jpeg2000", table="extended") / "a_level_0.dcm"
+    before = pixels(slidewright.open_source(path))
     data, table = path.read_bytes(), made.read(path).ExtendedOffsetTableLengths
     at = data.index(table) + len(table) - 8
     path.write_bytes(data[:at] + bytes(8) + data[at + 8 :])
-    with pytest.raises(CorruptTileError, match="row 4, column 6 is larger than the file's table"):
-        slidewright.convert(path, tmp_path / "no.tif", n_workers=0, keep_tiles="never")
+    np.testing.assert_array_equal(pixels(slidewright.open_source(path)), before)
+
+
+@pytest.mark.parametrize("lost", [2, 4, 8])
+@pytest.mark.parametrize("table", ["basic", "extended", "none"])
+def test_last_frame_that_has_taken_the_end_of_all_for_its_own_is_damage(tmp_path, table, lost):
+    """A decoder of JPEG 2000 took the bytes of that end for codes."""
+    path = made.slide(tmp_path / "slide", "jpeg2000", table=table) / "a_level_0.dcm"
+    data = bytearray(path.read_bytes())
+    end = data.rindex(b"\xfe\xff\xdd\xe0")
+    del data[end - 100 - lost : end - 100]
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match="its last fragment goes beyond its end"):
+        slidewright.convert(path, tmp_path / "no.tif", n_workers=0)
+
+
+@pytest.mark.parametrize("name", ["TotalPixelMatrixRows", "TotalPixelMatrixColumns"])
+def test_image_that_says_one_of_its_sides_is_damaged(tmp_path, name):
+    """The other was taken for that of a tile."""
+    folder = tmp_path / "slide"
+    folder.mkdir()
+    made.write(folder / "one.dcm", "none", picture(), made.frames_of("none"))
+    header = made.read(folder / "one.dcm")
+    delattr(header, name)
+    header.save_as(folder / "one.dcm")
+    with pytest.raises(SourceError, match="it says how high or how wide its image is, and not both"):
+        slidewright.open_source(folder / "one.dcm")
+
+
+@pytest.mark.parametrize("name", ["PhotometricInterpretation", "TotalPixelMatrixColumns", "BitsStored"])
+def test_files_of_an_image_that_say_other_things_of_it_are_damaged(tmp_path, name):
+    """That of the first was believed."""
+    frames, half = made.frames_of("none"), 15
+    for first, last in ((0, half), (half, 35)):
+        more = {"ConcatenationUID": made.PREFIX + "9", "ConcatenationFrameOffsetNumber": first}
+        made.write(tmp_path / f"{first}.dcm", "none", picture(), frames[first:last], more=more)
+    np.testing.assert_array_equal(pixels(slidewright.open_source(tmp_path)), picture())
+    header = made.read(tmp_path / "15.dcm")
+    value = getattr(header, name)
+    setattr(header, name, "YBR_FULL" if isinstance(value, str) else value - 1)
+    header.save_as(tmp_path / "15.dcm")
+    with pytest.raises(SourceError, match=f"has another {name} than .*0.dcm, which is of the same image"):
+        slidewright.convert(tmp_path, tmp_path / "no.tif", n_workers=0)
 
 
 @pytest.mark.parametrize("order", ["", "TILED_SPARSE"])

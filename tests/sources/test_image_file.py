@@ -89,6 +89,18 @@ def test_greys_of_jpeg_2000_keep_their_numbers(name: str, bits: int, tmp_path: P
     assert np.array_equal(tifffile.imread(tmp_path / "out.tif", key=0), pixels)
 
 
+def test_greys_of_jpeg_2000_are_what_the_codes_say(tmp_path: Path) -> None:
+    """Its header may say other bits (ihdr, ISO 15444-1 I.5.3.1), which Pillow believes."""
+    path = tmp_path / "a.jp2"
+    pixels = _jpeg2000(PIXELS[..., 0].copy(), path, 8)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"ihdr") + 14
+    assert data[at] == 7
+    data[at] = 15
+    path.write_bytes(data)
+    assert_reads_like(open_source(path), pixels)
+
+
 @pytest.mark.parametrize(("dtype", "bits"), [("int8", 8), ("int16", 16), ("uint32", 20)])
 def test_signed_and_wide_numbers_of_jpeg_2000_are_refused(dtype: str, bits: int, tmp_path: Path) -> None:
     _jpeg2000(PIXELS[..., 0].astype(dtype), tmp_path / "a.jp2", bits)
@@ -515,6 +527,13 @@ def test_png_without_its_palette_is_damaged(length: int | None, tmp_path: Path) 
     palette = [] if length is None else [(b"PLTE", bytes(length))]
     path.write_bytes(_png([(kind, header[:9] + b"\3" + header[10:]), *palette, (b"IDAT", packed), (b"IEND", b"")]))
     with pytest.raises(CorruptTileError, match=r"a\.png does not decode whole \(its palette is missing, or damaged"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
+def test_png_whose_header_stands_elsewhere_is_damaged(tmp_path: Path) -> None:
+    path, packed = tmp_path / "a.png", zlib.compress(b"".join(b"\0" + row.tobytes() for row in PIXELS))
+    path.write_bytes(_png([(b"gAMA", bytes(4)), _png_header(*PIXELS.shape[:2]), (b"IDAT", packed), (b"IEND", b"")]))
+    with pytest.raises(CorruptTileError, match="its header is not where it begins"):
         slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
 
 

@@ -181,6 +181,14 @@ def test_what_can_not_be_read_is_called_by_its_name(tmp_path: Path) -> None:
     retag(path, Compression=6)
     with pytest.raises(SourceError, match="old-style JPEG"):
         open_source(path)
+    retag(path, Compression=5)
+    tifffile.imwrite(tmp_path / "b.tif", GREY, photometric="minisblack", predictor=True, compression="zlib")
+    retag(tmp_path / "b.tif", Predictor=3)
+    with pytest.raises(SourceError, match=r"a predictor of floats \(3\), and samples of uint8"):
+        open_source(tmp_path / "b.tif")
+    retag(tmp_path / "b.tif", Predictor=2, PhotometricInterpretation=3)
+    with pytest.raises(SourceError, match=r"indices of a palette, and no palette \(ColorMap\)"):
+        open_source(tmp_path / "b.tif")
     retag(path, Compression=3)
     with pytest.raises(SourceError, match=r"a fax of 3 samples of 8 bits; the file is damaged"):
         open_source(path)

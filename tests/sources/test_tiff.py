@@ -774,3 +774,23 @@ def test_lossless_jpeg_is_not_decoded_smaller(tmp_path: Path) -> None:
     more = {"MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "7"}
     done = subprocess.run(line, cwd=tmp_path, env=os.environ | more, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("which", [1, 7, 14])
+def test_one_tile_that_has_lost_its_number_of_bytes_is_damage(tmp_path: Path, which: int) -> None:
+    """It was background. What a writer leaves out has no place of its own."""
+    path = tmp_path / "a.tif"
+    pixels = np.random.default_rng(3).integers(0, 255, (128, 128), np.uint8)
+    tifffile.imwrite(path, pixels, tile=(32, 32), photometric="minisblack", compression="zlib")
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tag = tiff.pages.first.tags["TileByteCounts"]
+        tag.overwrite([0 if n == which else count for n, count in enumerate(tag.value)])
+    with pytest.raises(CorruptTileError, match=r"has no place in the file; the file is damaged"):
+        slidewright.convert(path, tmp_path / "o.tif", n_workers=0)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tag = tiff.pages.first.tags["TileOffsets"]
+        tag.overwrite([tag.value[which + 1 - 2 * (which > 13)] if n == which else at for n, at in enumerate(tag.value)])
+    slidewright.convert(path, tmp_path / "o.tif", n_workers=0, compression="zstd", keep_tiles="never")
+    row, column = divmod(which, 4)
+    pixels[row * 32 : row * 32 + 32, column * 32 : column * 32 + 32] = 0
+    assert np.array_equal(tifffile.imread(tmp_path / "o.tif", key=0), pixels)

@@ -578,6 +578,49 @@ def test_zip_whose_members_are_compressed_is_read(tmp_path: Path) -> None:
     assert_reads_like(open_source(zipped(tmp_path / "a.zarr.zip", zipfile.ZIP_DEFLATED)), PIXELS)
 
 
+def archived(store: Path) -> Path:
+    """A store's folder as a .zip beside it."""
+    path = store.with_suffix(".zarr.zip")
+    with zipfile.ZipFile(path, "w") as file:
+        for each in sorted(store.rglob("*")):
+            if each.is_file():
+                file.write(each, each.relative_to(store).as_posix())
+    return path
+
+
+@pytest.mark.parametrize("damage", ["another name", "one name less"])
+def test_zip_whose_directory_does_not_name_its_members_is_damaged(damage: str, tmp_path: Path) -> None:
+    """What it does not name was background."""
+    path = tmp_path / "a.zarr"
+    array = zarr.create(store=path, shape=(128, 128), chunks=(64, 64), dtype="uint8", zarr_format=3)
+    array[:] = np.full((128, 128), 7, np.uint8)
+    store = archived(path)
+    open_source(store)
+    data = bytearray(store.read_bytes())
+    at = data.rindex(b"c/1/0")
+    if damage == "another name":
+        data[at + 4] ^= 8
+    else:
+        entry = data.rindex(b"PK\1\2", 0, at)
+        end, lost = data.rindex(b"PK\5\6"), data.index(b"PK\1\2", at) - entry
+        size = int.from_bytes(data[end + 12 : end + 16], "little") - lost
+        data[end + 12 : end + 16] = size.to_bytes(4, "little")
+        del data[entry : entry + lost]
+    store.write_bytes(data)
+    with pytest.raises(SourceError, match=r"has another name|its directory lacks the member"):
+        open_source(store)
+
+
+def test_zip_of_chunks_that_are_named_otherwise_than_it_says_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    options: dict[str, Any] = {"zarr_format": 2, "dimension_separator": "/"}
+    zarr.create(store=path, shape=(128, 128), chunks=(64, 64), dtype="uint8", **options)[:] = 7
+    said = json.loads((path / ".zarray").read_text())
+    (path / ".zarray").write_text(json.dumps({**said, "dimension_separator": "."}))
+    with pytest.raises(SourceError, match=r'its chunks are named with "/", and its \.zarray does not say so'):
+        open_source(archived(path))
+
+
 @pytest.mark.parametrize("where", ["start", "end"])
 @pytest.mark.parametrize("form", ["folder", "zip", "url"])
 def test_shard_that_is_cut_short_is_damage(where: Any, form: str, tmp_path: Path) -> None:
@@ -594,8 +637,7 @@ def test_shard_that_is_cut_short_is_damage(where: Any, form: str, tmp_path: Path
     shard.write_bytes(data[: index + half] if where == "start" else data[:half] + data[-index:])
     source: Any = path
     if form == "zip":
-        files = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-        source = zipped(tmp_path / "a.zarr.zip", zipfile.ZIP_STORED, files)
+        source = archived(path)
     if form == "url":
         source = f"file://{path}"
     with pytest.raises(CorruptTileError, match="is cut short: a chunk of it ends at byte"):
