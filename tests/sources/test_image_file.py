@@ -483,7 +483,7 @@ def test_bmp_of_runs_that_do_not_fit_is_damaged(damage: str, tmp_path: Path) -> 
         slidewright.convert(path, tmp_path / "out.tif", n_workers=0, kind="labels")
         assert tifffile.imread(tmp_path / "out.tif").tolist() == [[2, 2, 2], [1, 1, 1]]
         return
-    with pytest.raises(CorruptTileError, match=r"a\.bmp does not decode whole \(its runs "):
+    with pytest.raises(CorruptTileError, match=r"a\.bmp does not decode whole \((its runs end|a r)"):
         slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
 
 

@@ -1,4 +1,4 @@
-"""BMP and GIF of which Pillow makes an image whatever is in them: what is wrong with one, by sizes and by OpenCV."""
+"""BMP and GIF of which Pillow makes an image whatever is in them: what is wrong with one, GIF by OpenCV."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from slidewright.system.files import regular
 
 _MOST_CODES = 3  # bytes for a pixel of run-length codes, and of LZW: two for each that stands alone
 _SMALL = 1 << 20  # bytes of codes for ends of rows, and of what stands before the pixels
+_NEXT_ROW, _END, _LEAVE_OUT = 0, 1, 2  # after a count of 0
 _QUIET = threading.Lock()  # for OpenCV's level of messages, which is one for all threads
 _BACKGROUND = 11  # where GIF has the index of its background's colour, which OpenCV wants to be one of its palette
 
 
 def bytes_to_check(image: Any) -> int:
     """What looking at an image takes for each of its pixels."""
-    if image.format == "GIF":
-        return 12
-    return 6 if image.tile and image.tile[0][0] != "raw" else 0
+    return 12 if image.format == "GIF" else _MOST_CODES
 
 
 def bmp_damage(image: Any, path: str) -> str:
@@ -29,27 +28,53 @@ def bmp_damage(image: Any, path: str) -> str:
 
     Rows are of whole words of 32 bits, the last one too, unless the size in the file's header (bytes 2 to 5 of
     BITMAPFILEHEADER) is that of a file without its last padding. Where some bytes are missing, each row after them is
-    moved, and Pillow sees nothing as long as only the last padding is too short. Run-length codes that go beyond their
-    row, or that end too early, are cut or filled by Pillow, and of rows that are left out it moves the next; OpenCV
-    refuses the first and lays the last rightly.
+    moved, and Pillow sees nothing as long as only the last padding is too short. It also cuts run-length codes that go
+    beyond their row, fills what is missing, and moves the rows after one that is left out.
     """
     decoder, _, offset, options = image.tile[0]
-    if decoder == "raw":
-        with open(path, "rb", opener=regular) as file:
-            said, nbytes = int.from_bytes(file.read(6)[2:], "little"), os.fstat(file.fileno()).st_size
-        row: int = options[1]
-        missing = min(said, offset + row * image.height) - nbytes
-        return f"{missing} of its bytes are missing" if missing > 0 else ""
-    import cv2
+    if decoder != "raw":
+        return _runs_damage(_codes(image, path)[offset:].tobytes(), image.width, image.height, nibbles=options[1])
+    with open(path, "rb", opener=regular) as file:
+        said, nbytes = int.from_bytes(file.read(6)[2:], "little"), os.fstat(file.fileno()).st_size
+    row: int = options[1]
+    missing = min(said, offset + row * image.height) - nbytes
+    return f"{missing} of its bytes are missing" if missing > 0 else ""
 
-    try:
-        found = _decoded(_codes(image, path))
-        if found is None:
-            return "its runs of pixels do not fit its rows"
-        shown = np.asarray(image.convert("RGB"))
-    except (cv2.error, OSError, ValueError) as error:  # of more than 2^30 pixels; damage that Pillow knows
-        return f"its runs of pixels: {error}"
-    return "" if np.array_equal(found, shown) else "its runs leave out pixels, which Pillow and OpenCV show differently"
+
+def _runs_damage(codes: bytes, width: int, height: int, *, nibbles: bool) -> str:
+    """The same of run-length codes: (count, value), or 0 and what to do, such as to go to the next row (0), to end (1),
+    to leave out pixels (2), or so many pixels that follow, filled up to a word (Windows GDI, "Bitmap Compression").
+    ImageMagick's rows have the padding that they would have without codes.
+    """
+    padded = -(-width // (8 if nibbles else 4)) * (8 if nibbles else 4)
+    at = x = y = 0
+    ends = set[int]()
+    while y < height:
+        count, value = codes[at : at + 2] if at + 2 <= len(codes) else (0, 1)
+        at += 2
+        if count:
+            x += count
+        elif value == _NEXT_ROW:
+            if x == 0:
+                return "a row of it has no codes"
+            ends.add(x)
+            x, y = 0, y + 1
+        elif value == _END:
+            break
+        elif value == _LEAVE_OUT:
+            right, up = codes[at : at + 2] if at + 2 <= len(codes) else (width + 1, 0)
+            x, y, at = x + right, y + up, at + 2
+        else:
+            x += value
+            nbytes = (value + 1) // 2 if nibbles else value
+            at += nbytes + nbytes % 2
+        if x > padded:
+            break
+    if x:
+        ends.add(x)
+    if max(ends, default=0) > width and ends != {padded}:
+        return "a run of its pixels goes beyond its row"
+    return "" if y >= height or (y == height - 1 and x >= width and at <= len(codes)) else "its runs end too early"
 
 
 def gif_damage(image: Any, path: str) -> str:
