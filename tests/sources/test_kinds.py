@@ -261,8 +261,8 @@ def test_alpha_that_was_multiplied_in_is_taken_out(dtype: str, tile: Any, tmp_pa
     assert error.max() <= top  # half a step of the multiplied value, and half of the result's
 
 
-def test_palette_that_is_no_table_is_none(tmp_path: Path) -> None:
-    """As in a damaged file; tifffile gives its numbers as they are."""
+def test_palette_that_is_no_table_is_damage(tmp_path: Path) -> None:
+    """tifffile gives its numbers as they are."""
     palette = RNG.integers(0, 65_536, (3, 256), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", image("uint8"), photometric="palette", colormap=palette, tile=(32, 48))
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
@@ -270,7 +270,8 @@ def test_palette_that_is_no_table_is_none(tmp_path: Path) -> None:
     with (tmp_path / "a.tif").open("r+b") as file:
         file.seek(entry + 4)
         file.write((7).to_bytes(4, "little"))  # of 768
-    assert open_source(tmp_path / "a.tif").info.colormap is None
+    with pytest.raises(SourceError, match=r"indices of a palette, and no palette \(ColorMap\)"):
+        open_source(tmp_path / "a.tif")
     with TiffSlide(tmp_path / "a.tif") as slide:
         assert slide.levels[0].encoding
 

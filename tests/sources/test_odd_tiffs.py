@@ -100,7 +100,20 @@ def test_samples_where_0_is_white_are_read_where_extrasamples_names_them(tmp_pat
     np.testing.assert_array_equal(np.moveaxis(found, 0, -1) if found.shape[0] == 3 else found, 255 - RGB)
 
 
-@pytest.mark.parametrize(("compression", "bits"), [("jpeg", 7), ("png", 6), ("jpeg2000", 5)])
+def test_jpegs_of_colours_that_the_page_does_not_say_are_refused(tmp_path: Path) -> None:
+    """Their YCbCr was taken for RGB."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, RGB, photometric="rgb", compression="jpeg", tile=(64, 64), metadata=None)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        at = tiff.pages.first.tags["PhotometricInterpretation"].offset
+    data[at + 2 : at + 4] = (12).to_bytes(2, "little")
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match="has JPEGs, and does not say of which colours"):
+        open_source(path)
+
+
+@pytest.mark.parametrize(("compression", "bits"), [("jpeg", 1), ("jpeg", 7), ("png", 6), ("jpeg2000", 5)])
 def test_samples_of_more_bits_than_the_page_says_are_damage(compression: str, bits: int, tmp_path: Path) -> None:
     """Such a stream says its bits itself; those beyond were cut off."""
     path = tmp_path / "a.tif"
@@ -121,6 +134,29 @@ def test_bytes_of_samples_that_are_said_to_have_fewer_bits_are_damage(compressio
         retag(path, BitsPerSample=bits)
         with pytest.raises(CorruptTileError, match="strip 0 does not decode: more bits than it has pixels"):
             slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_words_that_are_said_to_have_fewer_bits_are_damage(compression: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    pixels = np.random.default_rng(2).integers(0, 1 << 9, (90, 130), np.uint16)
+    tifffile.imwrite(path, pixels, photometric="minisblack", metadata=None, compression=compression, rowsperstrip=16)
+    for bits in (9, 12, 15):
+        retag(path, BitsPerSample=bits)
+        with pytest.raises(CorruptTileError, match="strip 0 does not decode: more bits than it has pixels"):
+            slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
+def test_packed_tile_that_is_said_to_be_plain_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    pixels = np.random.default_rng(2).integers(0, 255, (64, 64, 3), np.uint8)
+    tifffile.imwrite(path, pixels, photometric="rgb", metadata=None, compression="packbits", tile=(64, 64))
+    retag(path, Compression=1, TileByteCounts=64 * 64 * 3 + 192)
+    path.write_bytes(path.read_bytes() + bytes(1000))
+    slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+    retag(path, TileByteCounts=64 * 64 * 3 + 193)
+    with pytest.raises(CorruptTileError, match="12481 bytes of pixels, where 12480 are the most that there can be"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0, overwrite=True)
 
 
 def test_ycbcr_that_is_not_subsampled_as_its_page_says_is_damage(tmp_path: Path) -> None:

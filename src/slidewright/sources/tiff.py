@@ -260,6 +260,8 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
         raise SourceError(f"{where} has {what} of {page.samples} samples in which 0 is white; the file is damaged")
     if page.compression.startswith("ccitt") and (page.bits != 1 or page.samples > page.planes):
         raise SourceError(f"{where} is a fax of {page.samples} samples of {page.bits} bits; the file is damaged")
+    if page.is_jpeg and page.samples > 2 and not page.says_colours:  # which are YCbCr or RGB
+        raise SourceError(f"{where} has JPEGs, and does not say of which colours; the file is damaged, copy it again")
     if page.predictor == _OF_FLOATS and page.dtype.kind != "f":
         raise SourceError(f"{where} has a predictor of floats (3), and samples of {page.dtype}; the file is damaged")
     if page.photometric == "palette" and page.colormap is None:

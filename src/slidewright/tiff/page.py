@@ -144,9 +144,14 @@ class Page(TiledImage):
 
         What does not say so is taken for what libtiff takes it for, by its samples and whether it is a fax.
         """
-        if _PHOTOMETRIC not in self.page.tags:
+        if not self.says_colours:
             return "rgb" if self.samples > 2 else "miniswhite" if self.compression.startswith("ccitt") else "minisblack"
         return str(getattr(self.page.photometric, "name", self.page.photometric)).lower()
+
+    @property
+    def says_colours(self) -> bool:
+        """Whether it has a PhotometricInterpretation."""
+        return _PHOTOMETRIC in self.page.tags
 
     @property
     def is_jpeg(self) -> bool:

@@ -63,7 +63,7 @@ class Segments:
         self._stripes = Stripes(page, file) if self._header is not None and page.is_jpeg else None
         self._jpeg = _jpeg_colours(page)
         self._separate = page.planes > 1 and page.dtype == np.uint8
-        few = page.dtype.kind == "u" and 1 < page.bits < 8 * page.dtype.itemsize
+        few = page.dtype.kind == "u" and page.bits < 8 * page.dtype.itemsize
         self._top = (1 << page.bits) - 1 if few else 0  # which a JPEG, of 8 bits whatever the page says, can exceed
         order = page.raw_order
         self._raw, self._swap = order is not None, order == (">" if sys.byteorder == "little" else "<")
@@ -72,6 +72,9 @@ class Segments:
         own = page.compression.startswith("aperio_jp2000")
         self._codec = "jpeg" if page.is_jpeg else "jpeg2000" if own else page.compression.partition("-")[0]
         self._cell_bytes = page.cell.height * page.cell.width * page.samples * page.dtype.itemsize
+        rows = page.cell.height + 1
+        plain = page.tiled and self._raw  # strips may say more than they have, such as all of a stack
+        self._most = self._cell_bytes // page.planes * rows // page.cell.height if plain else 0
         self._last: tuple[int, bytes] = (-1, b"")
 
     def read(self, index: int) -> bytes | None:
@@ -189,6 +192,8 @@ class Segments:
             raise self._error(
                 f"{self.where(index)} lies outside the file ({self._file.nbytes} bytes); copy the file again"
             )
+        if self._most and count > self._most:
+            raise self._damaged(index, f"{count} bytes of pixels, where {self._most} are the most that there can be")
         return offset, count
 
     @functools.cached_property
@@ -345,11 +350,11 @@ class Segments:
 
 
 def _bits_of(page: Page) -> Callable[[bytes], bytes] | None:
-    """What decompresses the segments of a page of samples that have less than 8 bits, for the number of its bytes; None
-    for another kind of page, and for codecs that say their samples themselves.
+    """What decompresses the segments of a page whose samples are not whole bytes, for the number of its bytes; None for
+    another kind of page, and for codecs that say their samples themselves.
     """
     unsaid = page.bits == 1 and not page.says_bits and not page.compression.startswith("ccitt")
-    if page.bits >= 8 or (page.compression not in _BYTEWISE and not unsaid):
+    if page.bits % 8 == 0 or (page.compression not in _BYTEWISE and not unsaid):
         return None
     import tifffile
 
