@@ -100,16 +100,20 @@ def test_samples_where_0_is_white_are_read_where_extrasamples_names_them(tmp_pat
     np.testing.assert_array_equal(np.moveaxis(found, 0, -1) if found.shape[0] == 3 else found, 255 - RGB)
 
 
-def test_jpegs_of_colours_that_the_page_does_not_say_are_refused(tmp_path: Path) -> None:
-    """Their YCbCr was taken for RGB."""
+@pytest.mark.parametrize("kind", ["jpeg", "inks"])
+def test_colours_that_the_page_does_not_say_are_refused(kind: str, tmp_path: Path) -> None:
+    """YCbCr of JPEGs was taken for RGB, and inks for colours with something else."""
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, RGB, photometric="rgb", compression="jpeg", tile=(64, 64), metadata=None)
+    if kind == "jpeg":
+        tifffile.imwrite(path, RGB, photometric="rgb", compression="jpeg", tile=(64, 64), metadata=None)
+    else:
+        tifffile.imwrite(path, np.dstack([RGB, GREY]), photometric="separated", metadata=None)
     data = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as tiff:
         at = tiff.pages.first.tags["PhotometricInterpretation"].offset
     data[at + 2 : at + 4] = (12).to_bytes(2, "little")
     path.write_bytes(data)
-    with pytest.raises(SourceError, match="has JPEGs, and does not say of which colours"):
+    with pytest.raises(SourceError, match="samples, and does not say of which colours"):
         open_source(path)
 
 

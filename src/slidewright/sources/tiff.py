@@ -260,8 +260,12 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
         raise SourceError(f"{where} has {what} of {page.samples} samples in which 0 is white; the file is damaged")
     if page.compression.startswith("ccitt") and (page.bits != 1 or page.samples > page.planes):
         raise SourceError(f"{where} is a fax of {page.samples} samples of {page.bits} bits; the file is damaged")
-    if page.is_jpeg and page.samples > 2 and not page.says_colours:  # which are YCbCr or RGB
-        raise SourceError(f"{where} has JPEGs, and does not say of which colours; the file is damaged, copy it again")
+    several = page.samples > 2 if page.is_jpeg else page.samples > 3 and not page.has_extra_samples
+    if several and not page.says_colours:  # YCbCr or RGB; inks, or colours and something else
+        raise SourceError(
+            f"{where} has {page.samples} samples, and does not say of which colours (PhotometricInterpretation); the "
+            "file is damaged, copy it again"
+        )
     if page.predictor == _OF_FLOATS and page.dtype.kind != "f":
         raise SourceError(f"{where} has a predictor of floats (3), and samples of {page.dtype}; the file is damaged")
     if page.photometric == "palette" and page.colormap is None:
