@@ -410,9 +410,11 @@ def _encapsulated(
     extended = header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths")
     if all(extended) and [len(values) for values in extended] == [8 * n_frames] * 2:
         starts, lengths = (np.frombuffer(values, "<i8") for values in extended)
-        last = sum(count for _, count in _items(file, base + int(starts[-1])))
-        if np.isin(np.diff(starts, append=starts[-1] + last) - 8 - lengths, (0, 1)).all():  # 1 where a length is odd
-            return base + starts, lengths + 8
+        odd = np.diff(starts) - 8 - lengths[:-1]  # 1 where a length is
+        if starts[0] == 0 and (lengths >= 0).all() and np.isin(odd, (0, 1)).all():
+            last = sum(count for _, count in _items(file, base + int(starts[-1])))
+            if last - 8 - lengths[-1] in (0, 1):
+                return base + starts, lengths + 8
     table = file.read(first + 8, n_bytes) if n_bytes == 4 * n_frames else b""
     starts = np.frombuffer(table, "<u4").astype(np.int64)
     if len(starts) == n_frames and (np.diff(starts) > 0).all():
