@@ -140,6 +140,16 @@ def test_bytes_of_samples_that_are_said_to_have_fewer_bits_are_damage(compressio
             slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
 
 
+@pytest.mark.parametrize("bits", [6, 7, 10])
+def test_jpeg_may_exceed_its_few_bits_a_little(bits: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    pixels = np.random.default_rng(4).choice([0, (1 << bits) - 1], (64, 64)).astype(np.uint8 if bits < 8 else np.uint16)
+    options: dict[str, Any] = {"compression": "jpeg", "bitspersample": bits, "compressionargs": {"level": 95}}
+    tifffile.imwrite(path, pixels, photometric="minisblack", metadata=None, tile=(64, 64), **options)
+    assert tifffile.imread(path).max() >= 1 << bits
+    slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_words_that_are_said_to_have_fewer_bits_are_damage(compression: str | None, tmp_path: Path) -> None:
     path = tmp_path / "a.tif"

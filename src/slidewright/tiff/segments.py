@@ -34,6 +34,8 @@ from slidewright.tiff.stripes import Stripes
 MAX_SEGMENT_BYTES = 1 << 28  # decoded; a 4096-pixel RGB tile of uint16 is 100 MB
 HEADER_BYTES = 8  # at the beginning of a file, where no pixels are
 _NO_BYTES = 8  # between two segments: what begins at an even place, or at one of eight
+_OVERSHOOT = 16
+"""By how much a JPEG, of 8 bits whatever the page says, may exceed samples of fewer, as a lossy one does."""
 _BYTEWISE = ("none", "lzw", "deflate", "packbits", "zstd", "lzma")
 _RGB = 2  # libjpeg's number of it, by way of TIFF's
 
@@ -63,8 +65,8 @@ class Segments:
         self._stripes = Stripes(page, file) if self._header is not None and page.is_jpeg else None
         self._jpeg = _jpeg_colours(page)
         self._separate = page.planes > 1 and page.dtype == np.uint8
-        few = page.dtype.kind == "u" and page.bits < 8 * page.dtype.itemsize
-        self._top = (1 << page.bits) - 1 if few else 0  # which a JPEG, of 8 bits whatever the page says, can exceed
+        few = page.dtype.kind == "u" and page.bits < 8
+        self._top = (1 << page.bits) - 1 + _OVERSHOOT if few else 0
         order = page.raw_order
         self._raw, self._swap = order is not None, order == (">" if sys.byteorder == "little" else "<")
         self._nodata = page.nodata
