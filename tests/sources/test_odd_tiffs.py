@@ -240,7 +240,7 @@ def test_what_can_not_be_read_is_called_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"indices of a palette, and no palette \(ColorMap\)"):
         open_source(tmp_path / "b.tif")
     retag(path, Compression=3)
-    with pytest.raises(SourceError, match=r"a fax of 3 samples of 8 bits; the file is damaged"):
+    with pytest.raises(SourceError, match=r"a fax of 3 samples of 8 bits a pixel, which is damage"):
         open_source(path)
     tifffile.imwrite(path, RGB, photometric="rgb", metadata=None)
     retag(path, BitsPerSample=(2, 4, 2))

@@ -259,7 +259,10 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
         what = "JPEGs" if page.is_jpeg else "pixels"
         raise SourceError(f"{where} has {what} of {page.samples} samples in which 0 is white; the file is damaged")
     if page.compression.startswith("ccitt") and (page.bits != 1 or page.samples > page.planes):
-        raise SourceError(f"{where} is a fax of {page.samples} samples of {page.bits} bits; the file is damaged")
+        raise SourceError(
+            f"{where} is a fax of {page.samples} samples of {page.bits} bits a pixel, which is damage, or read in "
+            "another way by each program; save it again with another compression"
+        )
     several = page.samples > 2 if page.is_jpeg else page.samples > 3 and not page.has_extra_samples
     if several and not page.says_colours:  # YCbCr or RGB; inks, or colours and something else
         raise SourceError(
