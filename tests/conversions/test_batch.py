@@ -18,7 +18,7 @@ from written import digest
 
 import slidewright
 from slidewright.cli.main import main
-from slidewright.conversions import batch_slide
+from slidewright.conversions import batch_slide, resume
 from slidewright.conversions.conversion import Conversion
 from slidewright.conversions.deciding import decide
 from slidewright.conversions.manifest import parse_cell
@@ -206,6 +206,38 @@ def test_file_that_somebody_else_puts_there_after_it_was_found_is_not_replaced(t
     report = slidewright.batch(slides, tmp_path / "out", quality=50, **OPTIONS)
     assert statuses(report) == ["failed", "done", "done"]
     assert "it was put there, or changed, while its file was made" in report.failed[0].error
+    assert (tmp_path / "out" / "slide0.tif").read_bytes() == b"precious"
+
+
+def test_file_of_a_resumed_run_that_was_killed_once_it_had_its_name_is_done(tmp_path, slides, monkeypatch):
+    """The next batch finds it finished, gives it no name itself, and notes it all the same."""
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(*args, **options):
+        raise KilledError
+
+    monkeypatch.setattr(resume, "remove_folder", killed)
+    with pytest.raises(KilledError):
+        slidewright.batch(slides / "slide0.tif", tmp_path / "out", resume=True, **OPTIONS)
+    monkeypatch.undo()
+    assert (tmp_path / "out" / "slide0.tif").exists()
+    for wanted, more in (("done", {}), ("skipped", {}), ("done", {"quality": 50})):
+        report = slidewright.batch(slides / "slide0.tif", tmp_path / "out", resume=True, **more, **OPTIONS)
+        assert statuses(report) == [wanted], report.failed
+
+
+def test_file_that_somebody_writes_over_is_not_known_by_its_inode(tmp_path, slides, monkeypatch):
+    def write_over(item):
+        (tmp_path / "out" / "slide0.tif").write_bytes(b"precious")
+        return asdict(item)
+
+    monkeypatch.setattr(batch_slide, "asdict", write_over)
+    slidewright.batch(slides / "slide0.tif", tmp_path / "out", **OPTIONS)
+    monkeypatch.undo()
+    report = slidewright.batch(slides / "slide0.tif", tmp_path / "out", quality=50, **OPTIONS)
+    assert statuses(report) == ["failed"]
     assert (tmp_path / "out" / "slide0.tif").read_bytes() == b"precious"
 
 

@@ -17,6 +17,7 @@ from slidewright.pyramid import chunks
 from slidewright.pyramid.level_store import Scratch, ScratchFolder
 from slidewright.pyramid.plan import make_plan
 from slidewright.sources.base import BLANK
+from slidewright.system.mounts import Mounts
 
 
 @pytest.mark.parametrize("single", [False, True])
@@ -115,6 +116,20 @@ def test_copy_of_a_store_that_takes_its_place_is_not_read(tmp_path: Path) -> Non
     for look in (lambda: scratch.level(1).read(0, 0, 32, 32, out), lambda: scratch.level(1).has(0, 16)):
         with pytest.raises(OutputError, match="it, or the folder that it is in, has been replaced"):
             look()
+
+
+def test_files_of_fuse_may_get_other_inodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It forgets them where the system needs memory."""
+    mount = Mounts().of(str(tmp_path))
+    assert mount is not None
+    monkeypatch.setattr(chunks.Mounts, "of", lambda *_: mount._replace(kind="fuse.sshfs"))
+    plan, pixels = make_plan(Size(100, 100), 32, block_tiles=1), PixelFormat("rgb", "uint8", 3, "mean", (1, 2, 3))
+    scratch = Scratch(str(tmp_path), plan, pixels, single=True)
+    scratch.create()
+    file = tmp_path / "level-1.zarr" / "c" / "0" / "0" / "0"
+    shutil.copy(file, tmp_path / "copy")
+    (tmp_path / "copy").replace(file)
+    scratch.level(1).write(Region(0, 0, 16, 16), np.full((16, 16, 3), 9, np.uint8))
 
 
 @pytest.mark.timeout(30)

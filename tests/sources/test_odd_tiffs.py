@@ -111,7 +111,7 @@ def test_colours_that_the_page_does_not_say_are_refused(kind: str, tmp_path: Pat
     data = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as tiff:
         at = tiff.pages.first.tags["PhotometricInterpretation"].offset
-    data[at + 2 : at + 4] = (12).to_bytes(2, "little")
+    data[at : at + 2] = (263).to_bytes(2, "little")  # another tag
     path.write_bytes(data)
     with pytest.raises(SourceError, match="samples, and does not say of which colours"):
         open_source(path)

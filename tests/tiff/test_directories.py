@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,3 +154,29 @@ def test_tables_of_places_hold_whole_numbers_that_a_file_can_have(kind: int, tmp
         (tmp_path / "b.tif").write_bytes(data)
         with pytest.raises(SourceError, match=f"of places in the file, has type {kind}"):
             slidewright.open_source(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize("name", ["Compression", "PhotometricInterpretation", "PlanarConfiguration"])
+@pytest.mark.parametrize("kind", [2, 5, 11, 12, 16])
+def test_ways_of_coding_are_whole_numbers(name: str, kind: int, tmp_path: Path) -> None:
+    """The usual way was taken."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((64, 64, 3), np.uint8), photometric="rgb", planarconfig="contig")
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        at = tiff.pages.first.tags[name].offset
+    data[at + 2 : at + 4] = kind.to_bytes(2, "little")
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match=f"which names a way of coding, has type {kind}"):
+        slidewright.open_source(path)
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_page_that_has_lost_the_size_of_its_strips_or_tiles_is_damaged(tiled: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    options: dict[str, Any] = {"tile": (32, 32)} if tiled else {"rowsperstrip": 16}
+    tifffile.imwrite(path, np.zeros((64, 64), np.uint8), photometric="minisblack", **options)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages.first.tags["TileWidth" if tiled else "RowsPerStrip"].overwrite(0)
+    with pytest.raises(SourceError, match="does not say how large its tiles or strips are"):
+        slidewright.open_source(path)

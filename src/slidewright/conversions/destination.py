@@ -37,12 +37,26 @@ _ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 """Without which a store is lost; a source that is an array of one does not know of the groups that it lies in."""
 Compare = bool | Callable[[str], bool]
 """Whether what has the name may be the very file that is to be made; or what tells whether it may be replaced."""
-_last_named: deque[os.stat_result] = deque(maxlen=8)
+_last_named: deque[os.stat_result] = deque(maxlen=1024)  # of many threads, each in a batch of its own
 
 
 def has_named(path: str) -> bool:
     """Whether a path leads to what this process gave a name lately, or found under that name as it was to be."""
-    return any(leads_to(path, status) for status in _last_named)
+    try:
+        now = os.stat(path)
+    except OSError:
+        return False
+    return any(
+        os.path.samestat(now, then)
+        and (stat.S_ISDIR(now.st_mode) or (now.st_size, now.st_mtime_ns) == (then.st_size, then.st_mtime_ns))
+        for then in _last_named  # an inode may be another's by now, or a file be written over
+    )
+
+
+def note_named(path: str | os.PathLike[str]) -> None:
+    """Remember what is at a path as what this process has given its name, which a run before had done."""
+    with contextlib.suppress(OSError):
+        _last_named.append(os.stat(path))
 
 
 class Destination:

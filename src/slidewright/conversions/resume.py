@@ -17,7 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from slidewright.conversions.conversion import Conversion, make_destination, watch
-from slidewright.conversions.destination import Compare, folder_beside, sweep_beside
+from slidewright.conversions.destination import Compare, folder_beside, note_named, sweep_beside
 from slidewright.conversions.shard_job import counting_from, open_job, remove_folder, shard_plan
 from slidewright.errors import DestinationError, OptionError, OutputError, ShardError
 from slidewright.formats.registry import make_format
@@ -241,6 +241,7 @@ def _finished_before(
     """The report of a file that was complete when its run was killed; None when it was not."""
     if not _made(folder.path, dest, options):
         return None
+    note_named(dest)
     decided.format.named(os.path.realpath(dest))  # before which the run may have been killed
     levels = decided.format.levels(os.fspath(dest))
     corrupt: dict[CorruptPlace, str] = {}

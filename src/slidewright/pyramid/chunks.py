@@ -16,6 +16,7 @@ from typing import IO, Any, Protocol
 
 from slidewright.system.checksum import crc32, crc32c
 from slidewright.system.files import fill_from, make_below, new_file, regular, remove, tell_of_loss, token
+from slidewright.system.mounts import Mounts
 
 Place = tuple[int, int, int]
 """(row, column, band) in the grid of chunks."""
@@ -23,6 +24,8 @@ Place = tuple[int, int, int]
 _ENTRY = struct.Struct("<QQ")
 _CRC = struct.Struct("<I")
 _MISSING = b"\xff" * _ENTRY.size
+_NUMBERED_ANEW = ("fuse", "cifs", "smb")
+_NOBODY = bytes(_ENTRY.size)
 _MAX = (1 << 64) - 1  # Windows has inodes of 128 bits
 
 
@@ -110,7 +113,7 @@ class ChunkShard:
 
     Behind the index, where zarr does not look either, the file says which file it is, by device and inode. Each process
     opens it by name, and one that finds a copy of it, as after the folder was moved to another disk and another took
-    its place, would miss what others have written since.
+    its place, would miss what others have written since. FUSE and CIFS may number a file anew, and are not asked.
     """
 
     def __init__(self, folder: str, grid: Place, chunk_bytes: int) -> None:
@@ -137,7 +140,9 @@ class ChunkShard:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)  # of a run before; not written into, as it may be a link
         with open(self._path, "wb", buffering=0, opener=new_file) as file:
-            _write_all(file, memoryview(_MISSING * self._count + _itself(file)))
+            mount = Mounts().of(os.path.realpath(self._path))
+            numbered_anew = mount is not None and mount.kind.startswith(_NUMBERED_ANEW)
+            _write_all(file, memoryview(_MISSING * self._count + (_NOBODY if numbered_anew else _itself(file))))
 
     def write(self, place: Place, data: memoryview) -> None:
         """See `ChunkStore`."""
@@ -191,7 +196,7 @@ class ChunkShard:
             file = open(self._path, "r+b", buffering=0, opener=regular)  # noqa: SIM115 - closed in close()
             self._file = file
             file.seek(self._count * _ENTRY.size)
-            if file.read(_ENTRY.size) != _itself(file):
+            if file.read(_ENTRY.size) not in (_itself(file), _NOBODY):
                 self.close()
                 raise OSError(errno.ESTALE, f"{self._path!r} is not the file that this run made")
         return self._file

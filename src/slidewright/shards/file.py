@@ -14,14 +14,14 @@ import os
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.errors import OutputError
 from slidewright.pyramid.plan import Key
-from slidewright.shards.schema import Whole, read_as
+from slidewright.shards.schema import Whole, Within, read_as
 from slidewright.sources.base import CorruptPlace
 from slidewright.system.files import new_file, read_at, regular
 from slidewright.system.forks import of_this_process
@@ -45,7 +45,7 @@ class Footer:
     count: Whole
     chunks: tuple[tuple[Whole, Whole], ...]
     segments: Whole
-    key_length: Whole
+    key_length: Annotated[int, Within(0, 8)]
     corrupt: tuple[tuple[Whole, Whole, Whole, str], ...] = ()
 
 

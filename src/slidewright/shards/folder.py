@@ -241,7 +241,7 @@ class ShardFolder:
             raise ShardDamageError("segments are missing in it")
         if len(due) and not np.array_equal(found.keys[np.lexsort(found.keys.T[::-1])], due):
             raise ShardDamageError("its segments are not those that belong in it")
-        if not all(number in numbers for number in found.chunks):
+        if not all(number in numbers for number in found.chunks) or (found.chunks and len(plan.passes) == 1):
             raise ShardDamageError("its chunks are not those that belong to it")
         return found
 

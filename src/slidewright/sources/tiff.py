@@ -249,6 +249,11 @@ def _check_pixels(page: Page, where: str) -> tuple[str, str]:
         raise SourceError(f"{where} has integers of 24 bits, which are not read right here; save it again with 32 bits")
     if page.dtype.kind == "V" or page.size.height <= 0 or page.size.width <= 0:
         raise SourceError(f"{where} has an image of no size or of an unknown kind of sample; the file is damaged")
+    if page.has_lost_its_cell:
+        raise SourceError(
+            f"{where} does not say how large its tiles or strips are (TileWidth, TileLength, RowsPerStrip); the file "
+            "is damaged, copy it again"
+        )
     if page.undecodable:
         raise SourceError(
             f"{where} is compressed by {page.compression} (TIFF's Compression {int(page.page.compression)}), which no "

@@ -32,6 +32,7 @@ _ASSOCIATED_ALPHA = 1
 _SUBSAMPLING, _ORIENTATION = 530, 274
 _INK_SET, _COEFFICIENTS, _REFERENCE = 332, 529, 532
 _BITS, _PHOTOMETRIC = 258, 262
+_ROWS, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS = 278, 322, 323, 324
 _ENCODING = (258, 259, 262, 266, 277, 284, 317, 322, 323, 338, 339, 347, 530)
 """BitsPerSample, Compression, PhotometricInterpretation, FillOrder, SamplesPerPixel, PlanarConfiguration, Predictor,
 TileWidth, TileLength, ExtraSamples, SampleFormat, JPEGTables, YCbCrSubSampling.
@@ -204,6 +205,14 @@ class Page(TiledImage):
         """Bits of each sample, where they are not the same."""
         bits = self.page.bitspersample
         return () if isinstance(bits, int) or len(set(bits)) == 1 else tuple(map(int, bits))
+
+    @property
+    def has_lost_its_cell(self) -> bool:
+        """Whether it does not say how large its tiles are, or that its strips have no rows."""
+        tags = self.page.tags
+        if _TILE_OFFSETS in tags:
+            return not (tags.valueof(_TILE_WIDTH) and tags.valueof(_TILE_LENGTH))
+        return bool(tags.valueof(_ROWS, 1) == 0)
 
     @property
     def has_extra_samples(self) -> bool:
