@@ -108,12 +108,13 @@ def test_signed_and_wide_numbers_of_jpeg_2000_are_refused(dtype: str, bits: int,
         open_source(tmp_path / "a.jp2")
 
 
-def test_colours_of_jpeg_2000_that_nobody_here_knows_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", [8, 10])
+def test_colours_of_jpeg_2000_that_nobody_here_knows_are_refused(bits: int, tmp_path: Path) -> None:
     path = tmp_path / "a.jp2"
-    _jpeg2000(PIXELS, path, 8)
+    _jpeg2000(PIXELS if bits == 8 else PIXELS[..., 0].astype(np.uint16), path, bits)
     data = bytearray(path.read_bytes())
     at = data.index(b"colr") + 7
-    assert data[at : at + 4] == (16).to_bytes(4)
+    assert data[at : at + 4] == (16 if bits == 8 else 17).to_bytes(4)
     data[at : at + 4] = (24).to_bytes(4)  # e-sYCC
     path.write_bytes(data)
     with pytest.raises(CorruptTileError, match=r"a\.jp2 does not decode"):
@@ -434,11 +435,20 @@ def test_bmp_whose_rows_are_moved_is_damaged(tmp_path: Path) -> None:
         slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
 
 
+def test_bmp_whose_pixels_are_said_to_begin_later_is_damaged(tmp_path: Path) -> None:
+    path, data = tmp_path / "a.bmp", _bmp()
+    data[10] += 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptTileError, match="1 of its bytes are missing"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0)
+
+
 def test_bmp_may_leave_out_its_last_padding_where_it_says_so(tmp_path: Path) -> None:
     """As some writers do, whose header has the size of such a file."""
     path, data = tmp_path / "a.bmp", _bmp()
     del data[-1:]
     data[2:6] = len(data).to_bytes(4, "little")
+    data[34:38] = bytes(4)  # biSizeImage, which may be 0 of pixels without codes
     path.write_bytes(data)
     slidewright.convert(path, tmp_path / "out.tif", n_workers=0, compression="zstd")
     assert np.array_equal(tifffile.imread(tmp_path / "out.tif"), PIXELS)

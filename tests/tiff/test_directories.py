@@ -167,7 +167,7 @@ def test_ways_of_coding_are_whole_numbers(name: str, kind: int, tmp_path: Path) 
         at = tiff.pages.first.tags[name].offset
     data[at + 2 : at + 4] = kind.to_bytes(2, "little")
     path.write_bytes(data)
-    with pytest.raises(SourceError, match=f"which names a way of coding, has type {kind}"):
+    with pytest.raises(SourceError, match=f"which names a way of coding, has 1 of type {kind}"):
         slidewright.open_source(path)
 
 

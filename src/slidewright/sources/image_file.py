@@ -287,6 +287,8 @@ def _grey_bits(image: Any, path: str) -> int:
             f"{path} has signed samples, or some of more than 16 bits, which are not read right from JPEG 2000; make a "
             "TIFF of it first"
         )
+    if len(found) > 2 and (found[0][1:] != (1, 1) or found[1][1:] != found[2][1:]):
+        raise SourceError(f"{path} has colours of different size, which no reader lays alike; make a TIFF of it first")
     depth, *steps = found[0] if len(found) == 1 else (0, 0)
     return depth + 1 if depth > 6 and steps == [1, 1] and image.mode in ("L", "I;16") else 0
 
@@ -383,7 +385,10 @@ def _plain_jpeg2000(image: Any, path: str) -> PilPixels | None:
     common = {"L": 1, "RGB": 3, "RGBA": 4, "I;16": 1}
     each, deep = (8 * np.dtype(dtype).itemsize - 1, 1, 1), _grey_bits(image, path)
     as_said = deep or _components(image, path) == [each] * samples
-    if common.get(image.mode) != samples or not as_said or _colours(path) not in _PLAIN_COLOURS:
+    known = _colours(path) in _PLAIN_COLOURS
+    if deep and not known:
+        raise CorruptTileError(f"{path} does not decode (it names colours that nobody knows); {_REMEDY}")
+    if common.get(image.mode) != samples or not as_said or not known:
         return None
     from imagecodecs import jpeg2k_decode
 

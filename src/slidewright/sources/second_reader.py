@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
 from typing import Any
 
@@ -14,6 +15,8 @@ from slidewright.system.files import regular
 _MOST_CODES = 3  # bytes for a pixel of run-length codes, and of LZW: two for each that stands alone
 _SMALL = 1 << 20  # bytes of codes for ends of rows, and of what stands before the pixels
 _NEXT_ROW, _END, _LEAVE_OUT = 0, 1, 2  # after a count of 0
+_HEADER = struct.Struct("<2xI22xH4xI")
+"""bfSize, biBitCount and biSizeImage of a BMP."""
 _QUIET = threading.Lock()  # for OpenCV's level of messages, which is one for all threads
 _BACKGROUND = 11  # where GIF has the index of its background's colour, which OpenCV wants to be one of its palette
 
@@ -26,18 +29,21 @@ def bytes_to_check(image: Any) -> int:
 def bmp_damage(image: Any, path: str) -> str:
     """What is wrong with the pixels of a BMP that Pillow has opened, in words; "" where nothing is.
 
-    Rows are of whole words of 32 bits, the last one too, unless the size in the file's header (bytes 2 to 5 of
-    BITMAPFILEHEADER) is that of a file without its last padding. Where some bytes are missing, each row after them is
+    Rows are of whole words of 32 bits, the last one too, unless the size in its header (bfSize, where biSizeImage
+    says nothing else) is that of a file without its last padding. Where some bytes are missing, each row after them is
     moved, and Pillow sees nothing as long as only the last padding is too short. It also cuts run-length codes that go
     beyond their row, fills what is missing, and moves the rows after one that is left out.
     """
     decoder, _, offset, options = image.tile[0]
-    if decoder != "raw":
-        return _runs_damage(_codes(image, path)[offset:].tobytes(), image.width, image.height, nibbles=options[1])
     with open(path, "rb", opener=regular) as file:
-        said, nbytes = int.from_bytes(file.read(6)[2:], "little"), os.fstat(file.fileno()).st_size
-    row: int = options[1]
-    missing = min(said, offset + row * image.height) - nbytes
+        header, nbytes = file.read(_HEADER.size), os.fstat(file.fileno()).st_size
+    said, bits, pixel_bytes = _HEADER.unpack(header.ljust(_HEADER.size, b"\0"))
+    if decoder != "raw":
+        if bits != (4 if options[1] else 8):
+            return f"run-length codes of another kind than of {bits} bits"
+        return _runs_damage(_codes(image, path)[offset:].tobytes(), image.width, image.height, nibbles=options[1])
+    whole: int = options[1] * image.height
+    missing = (offset + whole if pixel_bytes == whole else min(said, offset + whole)) - nbytes
     return f"{missing} of its bytes are missing" if missing > 0 else ""
 
 

@@ -24,7 +24,7 @@ _NEEDED = frozenset({258, 259, 262, 273, 277, 279, 284, 317, 324, 325, 339, 347}
 """Tags without which pixels are others."""
 _TABLES, _PLACES = frozenset({273, 279, 324, 325}), frozenset({3, 4, 9, 13, 16, 17, 18})
 """Tags of where segments lie and how long they are, and the types that hold such numbers."""
-_CODES, _NUMBERS = frozenset({259, 262, 284, 317, 339}), frozenset({1, 3, 4, 6, 8, 9})
+_CODES, _NUMBERS = frozenset({258, 259, 262, 284, 317, 339}), frozenset({1, 3, 4, 6, 8, 9})
 """Tags that name a way of coding, where readers take the usual one if they can't read the tag, and their types."""
 _STARTS = {65426: 0, 65432: 32}
 """McuStarts of an NDPI, and the high bits of it: tifffile reads from 0 to the first in one piece."""
@@ -166,8 +166,11 @@ class _Walk:
             raise VerifyError(f"{self._name}: tag {code}, a size, is of type {kind} and no size; the file is damaged")
         if code in _TABLES and kind in _TYPE_BYTES and kind not in _PLACES:  # most numbers would be 0: no such tile
             raise VerifyError(f"{self._name}: tag {code}, of places in the file, has type {kind}; the file is damaged")
-        if code in _CODES and (kind not in _NUMBERS and not (self._big and kind == _LONG8)) and kind in _TYPE_BYTES:
-            raise VerifyError(f"{self._name}: tag {code}, which names a way of coding, has type {kind}; it is damaged")
+        number = kind in _NUMBERS or (self._big and kind == _LONG8)
+        if code in _CODES and kind in _TYPE_BYTES and not (number and count):
+            raise VerifyError(
+                f"{self._name}: tag {code}, which names a way of coding, has {count} of type {kind}; it is damaged"
+            )
         if code in _NEEDED and kind not in _TYPE_BYTES:  # which readers pass over, as if it were not there
             raise VerifyError(f"{self._name}: tag {code} has type {kind}, which TIFF does not know; it is damaged")
         if size > inline:

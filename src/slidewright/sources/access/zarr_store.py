@@ -200,6 +200,8 @@ def _check_directory(path: str, descriptor: int, archive: zipfile.ZipFile) -> No
                 f"{path}: the member that its directory calls {member.filename!r} has another name; the file is "
                 "damaged, copy it again"
             )
+        if member.compress_type == zipfile.ZIP_STORED and member.file_size != member.compress_size:
+            raise SourceError(f"{path}: {member.filename!r} has two sizes in its directory; the file is damaged")
         end = begin + _LOCAL.size + name_length + extra + member.compress_size
     if archive.start_dir - end >= _LOCAL.size and read_at(descriptor, end, 4) == _MEMBER:
         raise SourceError(f"{path}: {lacks.format(end)}")
