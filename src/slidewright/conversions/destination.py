@@ -67,8 +67,8 @@ class Destination:
     With `compare`, what has the name already may be the very file that is to be made, of a run that was killed before
     it could say so, or of the same run a second time: where `recognises(path)` holds, `commit` compares, and keeps it
     if it is. With `overwrite` as well, nothing is replaced but what is there now, and that only if `compare`, where it
-    is a function, says of the path that it may be. A folder is only ever replaced where
-    `recognises(path)` holds. A link is followed: what it leads to is replaced, and the link stays.
+    is a function, says of the path that it may be. A folder is only ever replaced where `recognises(path)` holds. A
+    link is followed: what it leads to is replaced, and the link stays.
 
     Raises
     ------

@@ -90,6 +90,7 @@ class ImageFileSource(Source):
         seen = seen_as(path)
         with _open(path) as image:
             dtype, samples, kind = kind_of_mode("RGBA" if has_transparent_colour(image) else image.mode)
+            _refuse_odd_components(image, path)
             if bits := _grey_bits(image, path):
                 dtype = "uint16" if bits > 8 else "uint8"
             left_out = _left_out(image, path)
@@ -277,10 +278,8 @@ def _check_memory(image: Any, path: str) -> None:
         )
 
 
-def _grey_bits(image: Any, path: str) -> int:
-    """Bits of the samples of a JPEG 2000 that has one, of 8 to 16 bits and no palette, which Pillow would stretch over
-    16, or cut to 8; 0 of another image. SourceError for signed numbers and more bits, which it changes as well.
-    """
+def _refuse_odd_components(image: Any, path: str) -> None:
+    """Raise SourceError for numbers of a JPEG 2000 that Pillow changes, and colours that it lays as no other does."""
     found = _components(image, path)
     if any(depth & _SIGNED or (depth & _DEPTH) > 15 for depth, *_ in found):
         raise SourceError(
@@ -289,6 +288,13 @@ def _grey_bits(image: Any, path: str) -> int:
         )
     if len(found) > 2 and (found[0][1:] != (1, 1) or found[1][1:] != found[2][1:]):
         raise SourceError(f"{path} has colours of different size, which no reader lays alike; make a TIFF of it first")
+
+
+def _grey_bits(image: Any, path: str) -> int:
+    """Bits of the samples of a JPEG 2000 that has one, of 8 to 16 bits and no palette, which Pillow would stretch over
+    16, or cut to 8; 0 of another image.
+    """
+    found = _components(image, path)
     depth, *steps = found[0] if len(found) == 1 else (0, 0)
     return depth + 1 if depth > 6 and steps == [1, 1] and image.mode in ("L", "I;16") else 0
 
@@ -381,6 +387,8 @@ def _plain_jpeg2000(image: Any, path: str) -> PilPixels | None:
 
     Pillow would hold the interpreter meanwhile, for more than a minute at 9,000 x 9,000 pixels, and no signal be heard.
     """
+    if image.format != "JPEG2000":
+        return None
     dtype, samples, kind = kind_of_mode(image.mode)
     common = {"L": 1, "RGB": 3, "RGBA": 4, "I;16": 1}
     each, deep = (8 * np.dtype(dtype).itemsize - 1, 1, 1), _grey_bits(image, path)

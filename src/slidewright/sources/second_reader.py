@@ -1,4 +1,4 @@
-"""BMP and GIF of which Pillow makes an image whatever is in them: what is wrong with one, GIF by OpenCV."""
+"""What is wrong with a BMP, or by OpenCV with a GIF: Pillow makes an image of either, whatever is in it."""
 
 from __future__ import annotations
 

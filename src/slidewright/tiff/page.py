@@ -167,9 +167,8 @@ class Page(TiledImage):
     @property
     def is_plain_jpeg(self) -> bool:
         """Whether each segment is a baseline JPEG of 8 bits with all samples of a pixel, whose header is its own."""
-        known = int(self.page.compression) in _PLAIN_JPEG_CODES and self.planes == 1 and self.dtype == np.uint8
-        known = known and self.bits == 8
-        return known and self.jpeg_header is None
+        known = int(self.page.compression) in _PLAIN_JPEG_CODES and self.planes == 1
+        return known and self.dtype == np.uint8 and self.bits == 8 and self.jpeg_header is None
 
     @property
     def jpeg_header(self) -> bytes | None:
