@@ -143,6 +143,32 @@ def test_disk_of_a_store_that_is_away_for_a_while_is_an_error(tmp_path, more, ba
 
 
 @posix
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("more", [{"zarr_shard": 0}, {"zarr_shard": 2}, {"ngff": "0.4"}, {"n_workers": 1}])
+def test_copy_that_has_the_place_of_a_stores_folder_for_a_while_is_an_error(tmp_path, more, hidden):
+    """Chunks that were written into the copy would be background."""
+    disk, pixels = tmp_path / "disk", np.random.default_rng(0).integers(1, 255, (512, 512), np.uint8)
+
+    def read(y, x, height, width):
+        with contextlib.suppress(OSError):
+            place = next(disk.glob(".*.partial"), disk) if hidden else disk
+            if (y, x) == (128, 0):
+                shutil.copytree(place, tmp_path / "copy")
+                place.rename(tmp_path / "away")
+                (tmp_path / "copy").rename(place)
+            elif (y, x) == (320, 0):
+                shutil.rmtree(place)
+                (tmp_path / "away").rename(place)
+        return pixels[y : y + height, x : x + width]
+
+    disk.mkdir()
+    given = {**OPTIONS, "zarr_shard": 0 if "n_workers" in more else None, "block_tiles": 1, **more}
+    with pytest.raises(OutputError, match="it was moved, or replaced by a copy"):
+        slidewright.convert(read, disk / "o.zarr", shape=pixels.shape, dtype="uint8", **given)
+    assert os.listdir(disk) == []
+
+
+@posix
 @pytest.mark.parametrize("alias", [lambda old, new: old, hard_link, soft_link, linked_folder])
 @pytest.mark.parametrize("meant", ["source", "destination"])
 def test_report_is_neither_source_nor_destination(tmp_path, slide, alias, meant, capsys):
@@ -1160,7 +1186,8 @@ def test_exchange_that_happened_and_was_told_as_failed(tmp_path, folder, stale, 
     assert os.listdir(tmp_path) == ["o.segments"]
 
 
-def test_folder_of_other_things_that_came_right_before_the_exchange_is_put_back(tmp_path, folder, monkeypatch):
+@pytest.mark.parametrize("swaps", [True, False])
+def test_folder_of_other_things_that_came_right_before_the_exchange_is_put_back(tmp_path, folder, swaps, monkeypatch):
     real = destinations.exchange
 
     def late(one, other):
@@ -1168,15 +1195,175 @@ def test_folder_of_other_things_that_came_right_before_the_exchange_is_put_back(
             shutil.rmtree(folder)
             folder.mkdir()
             (folder / "thesis.txt").write_bytes(b"precious")
-        if not real(one, other):
+        if swaps and not real(one, other):
             pytest.skip("nothing can be exchanged here")
-        return True
+        return swaps
 
     monkeypatch.setattr(destinations, "exchange", late)
     with pytest.raises(DestinationError, match="other things"):
         slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
     assert os.listdir(tmp_path) == ["o.segments"]
     assert os.listdir(folder) == ["thesis.txt"]
+
+
+POOL_KILLED = """
+import os, signal, sys
+from slidewright.system.launcher import ProcessLauncher
+launcher = ProcessLauncher(())
+for path in sys.argv[1:]:
+    launcher.own(path)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@posix
+def test_folder_moved_aside_in_a_pool_that_is_killed_comes_back_with_the_next_run(tmp_path, folder):
+    """What cleans up knows the temporary names alone: as long as the old one is there, its lock stays."""
+    stem = str(tmp_path / f".o.segments.{files.token()}")
+    (tmp_path / "o.segments").rename(f"{stem}.old")
+    Path(f"{stem}.partial").mkdir()
+    Path(f"{stem}.lock").touch()
+    line = [sys.executable, "-c", POOL_KILLED, f"{stem}.partial", f"{stem}.lock"]
+    assert subprocess.run(line, timeout=50).returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while os.path.exists(f"{stem}.partial") and time.monotonic() < deadline:
+        time.sleep(0.02)  # the fork server is at work
+    time.sleep(0.2)
+    sweep_beside(folder)
+    assert os.listdir(tmp_path) == ["o.segments"]
+    assert made(folder) == 100
+
+
+EXCHANGE_KILLED = """
+import os, shutil, signal, sys
+import numpy as np
+import folder_format
+import slidewright
+from slidewright.conversions import destination
+real, place, victim, stays = destination.exchange, *sys.argv[1:4]
+def late(one, other):
+    shutil.rmtree(place)
+    os.mkdir(place)
+    with open(os.path.join(place, "thesis.txt"), "w") as file:
+        file.write("precious")
+    assert real(one, other)
+    if stays == "gone":
+        shutil.rmtree(place)
+    os.kill(os.getpid(), signal.SIGKILL) if victim == "caller" else os.killpg(0, signal.SIGKILL)
+destination.exchange = late
+slidewright.convert(np.zeros((70, 90), np.uint8), place, overwrite=True, tile_size=64, n_workers=1)
+"""
+
+
+@pytest.fixture
+def exchanges(tmp_path):
+    """Skips where no names can be exchanged."""
+    (tmp_path / "one").touch()
+    (tmp_path / "other").touch()
+    if not files.exchange(str(tmp_path / "one"), str(tmp_path / "other")):
+        pytest.skip("nothing can be exchanged here")
+    (tmp_path / "one").unlink()
+    (tmp_path / "other").unlink()
+
+
+@posix
+@pytest.mark.parametrize("stays", ["there", "gone"])
+@pytest.mark.parametrize("victim", ["caller", "everything"])
+def test_folder_that_came_right_before_the_exchange_comes_back_after_a_kill(tmp_path, folder, exchanges, victim, stays):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(folder_format.__file__).parent), *sys.path])}
+    line = [sys.executable, "-c", EXCHANGE_KILLED, str(folder), victim, stays]
+    done = subprocess.run(line, capture_output=True, start_new_session=True, timeout=50, env=environment)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    if victim == "caller":
+        deadline = time.monotonic() + 10
+        while len(os.listdir(tmp_path)) > 1 and time.monotonic() < deadline:
+            time.sleep(0.02)  # the fork server is at work
+    else:
+        sweep_beside(folder)
+    assert os.listdir(tmp_path) == ["o.segments"]
+    assert (folder / "thesis.txt").read_text() == "precious"
+
+
+def test_folder_that_can_not_be_put_back_stays(tmp_path, folder, exchanges, monkeypatch):
+    """Somebody has put a third there meanwhile, which is theirs as well."""
+    real, calls = destinations.exchange, []
+
+    def late(one, other):
+        calls.append(one)
+        if len(calls) == 2:
+            shutil.rmtree(folder)
+            (folder / "more").mkdir(parents=True)
+            return False
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / "thesis.txt").write_bytes(b"precious")
+        return real(one, other)
+
+    monkeypatch.setattr(destinations, "exchange", late)
+    with pytest.raises(DestinationError, match="other things"):
+        slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
+    sweep_beside(folder)
+    (kept,) = tmp_path.glob(".*.partial")
+    assert os.listdir(kept) == ["thesis.txt"]
+    shutil.rmtree(folder)
+    sweep_beside(folder)
+    assert os.listdir(tmp_path) == ["o.segments"]
+    assert os.listdir(folder) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+@pytest.mark.parametrize("there", [False, True])
+def test_file_that_came_right_before_a_batch_gives_the_name_is_not_replaced(
+    tmp_path, slide, there, swaps, monkeypatch
+):
+    """It may replace what it has made itself, and nothing else: not even in the last instant."""
+    out, asked = tmp_path / "out" / "s.tif", tmp_path / "slides"
+    asked.mkdir()
+    slide = slide.rename(asked / "s.tif")
+    slidewright.batch([asked], tmp_path / "out", **OPTIONS)
+    real = Destination._look_again
+
+    def late(self, path, before):
+        if not there:
+            out.unlink()
+        found = real(self, path, before)
+        if path == str(out):
+            (tmp_path / "mine").write_bytes(b"precious")
+            os.replace(tmp_path / "mine", out)
+        return found
+
+    if not swaps:
+        monkeypatch.setattr(destinations, "exchange", lambda *_: False)
+    monkeypatch.setattr(Destination, "_look_again", late)
+    report = slidewright.batch([asked], tmp_path / "out", quality=50, **OPTIONS)
+    assert "exists" in report.failed[0].error
+    assert out.read_bytes() == b"precious"
+    assert [name for name in os.listdir(out.parent) if name.startswith(".")] == []
+    out.unlink()
+    monkeypatch.setattr(Destination, "_look_again", real)
+    for quality in (60, 70):
+        report = slidewright.batch([asked], tmp_path / "out", quality=quality, **OPTIONS)
+        assert [item.status for item in report.items] == ["done"]
+    assert [name for name in os.listdir(out.parent) if name.startswith(".")] == []
+
+
+def test_name_is_not_taken_from_a_file_where_there_are_no_hard_links(tmp_path, exchanges, monkeypatch):
+    """It comes after a look, and right before the renaming."""
+    (tmp_path / "new").write_bytes(b"new")
+    (tmp_path / "o.tif").write_bytes(b"precious")
+
+    def refused(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(os.path, "lexists", lambda _: False)
+    monkeypatch.setattr(os, "rename", refused)
+    with pytest.raises(PermissionError):
+        files.rename_new(str(tmp_path / "new"), str(tmp_path / "o.tif"))
+    assert (tmp_path / "o.tif").read_bytes() == b"precious"
+    (tmp_path / "o.tif").unlink()
+    files.rename_new(str(tmp_path / "new"), str(tmp_path / "o.tif"))
+    assert (tmp_path / "o.tif").read_bytes() == b"new"
 
 
 def under_the_name_in_mid_run(monkeypatch, act):

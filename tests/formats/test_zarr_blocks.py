@@ -181,7 +181,22 @@ def test_shard_that_is_gone_when_it_is_opened_again_is_not_made_of_its_end(
         (tmp_path / "2" / "0" / "0").unlink()
         with pytest.raises(FileNotFoundError):
             writer.add(1, 0, b"data")
+        (tmp_path / "2" / "0" / "0").write_bytes(b"dat")
+        with pytest.raises(OutputError, match="another took its place"):
+            writer.add(1, 0, b"data")
         writer.close()
+
+
+def test_shard_whose_start_is_in_another_file_is_not_made_with_a_hole(tmp_path: Path) -> None:
+    """As where a copy had the folder's place meanwhile; a longer file is the first try of a worker that died."""
+    writer = ShardWriter(str(tmp_path / "0"), 2, Size(2, 2), home=str(tmp_path))
+    writer.add(0, 0, b"data")
+    writer.add(0, 1, b"more")
+    (tmp_path / "0").write_bytes(b"datamoredata")
+    writer.add(1, 0, b"data")
+    (tmp_path / "0").write_bytes(b"data")
+    with pytest.raises(OutputError, match="another took its place"):
+        writer.add(1, 1, b"data")
 
 
 @pytest.mark.parametrize("first", ["the other", "this"])

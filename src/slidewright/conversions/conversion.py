@@ -109,7 +109,7 @@ class Conversion:
         for path in self._destination.temporary:
             own(path)
         if launcher is not None:
-            launcher.restore(self._destination.aside, self._destination.place)
+            launcher.settle(self._destination.stem, self._destination.place)
         self._destination.claim()
         self._source_files.hold()
         if shards is not None and shards.to_make:

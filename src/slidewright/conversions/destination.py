@@ -21,11 +21,12 @@ from slidewright.system.files import (
     close_quietly,
     exchange,
     is_token,
+    mark,
     remove,
     remove_guarded,
     rename_new,
     same_content,
-    settle_aside,
+    settle,
     short_name,
     sync_folder,
     token,
@@ -123,10 +124,10 @@ class Destination:
             raise self._exists()
         if not os.access(folder, os.W_OK):
             raise DestinationError(f"the folder {str(folder)!r} is not writable")
-        stem = os.path.join(os.path.dirname(self.place), f".{short_name(self.path.name)}.{token()}")
-        self.partial = f"{stem}.partial"
-        self.aside = f"{stem}.old"
-        self._lock_path = f"{stem}.lock"
+        self.stem = os.path.join(os.path.dirname(self.place), f".{short_name(self.path.name)}.{token()}")
+        """What the paths of all hidden files of this run begin with."""
+        self.partial = f"{self.stem}.partial"
+        self._lock_path = f"{self.stem}.lock"
         self._lock: FileLock | None = None
         self._folder: int | None = None
         self._claimed: os.stat_result | None = None
@@ -219,7 +220,7 @@ class Destination:
                 close_quietly(folder)
 
     def _remove_left(self) -> None:
-        settle_aside(self.aside, self.place)
+        settle(self.stem, self.place)
         remove_guarded(*self.temporary)
         if self._folder is not None:
             partial, lock = (f"/proc/self/fd/{self._folder}/{os.path.basename(path)}" for path in self.temporary)
@@ -234,31 +235,69 @@ class Destination:
                 raise FileExistsError(self.place)  # somebody has put another there, or has changed it
         if self._is_folder:
             self._rename_folder(mine, now)
-        elif self._overwrite:
-            os.replace(self.partial, self.place)
-        else:
+        elif not self._overwrite or (self._only_seen and now is None):
             rename_new(self.partial, self.place)
+        elif not self._only_seen:
+            os.replace(self.partial, self.place)
+        elif not self._exchange(mine, now):
+            self._move_aside(now)
 
     def _rename_folder(self, mine: os.stat_result, now: tuple[int, int] | None) -> None:
         """Rename a finished folder. The names of it and of one that it replaces are exchanged in one step where the
-        system can; else the old one is moved aside, and whoever comes after a kill puts it back.
+        system can.
         """
         if not os.path.lexists(self.place):
             os.rename(self.partial, self.place)
             return
         if not self._overwrite:
             raise FileExistsError(self.place)
-        exchanged = exchange(self.partial, self.place)
-        if exchanged or os.path.samestat(mine, os.stat(self.place)):  # done, and told as failed
-            try:
-                self._look_again(self.partial, now)
-            except (DestinationError, FileExistsError):  # it came since the first look
-                exchange(self.partial, self.place)
-                raise
-            return  # `close` removes the old one, under the name of the partial folder
-        os.rename(self.place, self.aside)
-        os.rename(self.partial, self.place)
-        remove(self.aside)
+        if not self._exchange(mine, now):
+            self._move_aside(now)
+
+    def _move_aside(self, now: tuple[int, int] | None) -> None:
+        """Rename what is finished once what it replaces is out of the way; after a kill somebody puts that back."""
+        aside = f"{self.stem}.old"
+        os.rename(self.place, aside)
+        try:
+            self._accept(aside, now)
+        except (DestinationError, FileExistsError):
+            if not os.path.lexists(self.place):
+                os.rename(aside, self.place)
+            raise
+        if self._is_folder:
+            os.rename(self.partial, self.place)
+        else:
+            rename_new(self.partial, self.place)
+        remove(aside)
+
+    def _exchange(self, mine: os.stat_result, now: tuple[int, int] | None) -> bool:
+        """Exchange the names of what is finished and of what it replaces, which `close` removes under the name of the
+        partial one; False where the system can't. What came since the look at what is there `now` goes back; a kill
+        that comes first leaves it to whoever cleans up, and who knows by the lock's note that it is a stranger.
+        """
+        assert self._lock is not None
+        self._lock.note([mark(mine), *([mark(now)] if now else [])])
+        done = exchange(self.partial, self.place)
+        if not done:
+            with contextlib.suppress(FileNotFoundError):
+                done = os.path.samestat(mine, os.stat(self.place))  # and was told as failed
+        if not done:
+            self._lock.note([])
+            return False
+        try:
+            self._accept(self.partial, now)
+        except (DestinationError, FileExistsError):
+            if exchange(self.partial, self.place):
+                self._lock.note([])
+            raise
+        self._lock.note([])  # from here on what has the name of the partial one is to be removed
+        return True
+
+    def _accept(self, path: str, before: tuple[int, int] | None) -> None:
+        """Refuse what has just been moved out of the way, to `path`, and is not what was seen `before`."""
+        found = self._look_again(path, before)
+        if self._only_seen and found is not None and (before is None or found[1] != before[1]):
+            raise FileExistsError(self.place)
 
     def _look_again(self, path: str, before: tuple[int, int] | None) -> tuple[int, int] | None:
         """Refuse what must not be replaced, where what is there is not what was seen `before`."""
@@ -361,5 +400,5 @@ def sweep_beside(*paths: str | os.PathLike[str]) -> None:
 
 
 def _clean(stem: str, path: str) -> None:
-    settle_aside(f"{stem}.old", path)
+    settle(stem, path)
     remove_guarded(f"{stem}.partial", f"{stem}.lock")

@@ -160,10 +160,14 @@ class OmeZarrFormat(Format):
                 sizes = self._write_levels(path, image, take, syncer)
                 syncer.wait()
             self._write_group(path, image)
-            for folder, _, _ in os.walk(path):
-                sync_folder(folder)
+            found = _sync_folders(path)
         except OSError as error:
             raise OutputError(f"can't write {path!r}: {error.strerror or error}") from error
+        if found != (syncer.files, syncer.nbytes):
+            raise OutputError(
+                f"{path!r} has {found[0]:,} files of chunks with {found[1]:,} bytes, and {syncer.files:,} with "
+                f"{syncer.nbytes:,} were written: it was moved, or replaced by a copy, while it was made; run again"
+            )
         return sizes
 
     def check(self, path: str, image: ImageDescription) -> None:
@@ -305,6 +309,17 @@ class OmeZarrFormat(Format):
             write_json(os.path.join(path, ".zattrs"), attributes)
 
 
+def _sync_folders(path: str) -> tuple[int, int]:
+    """Have the names in all folders of a store on the disk; how many files of chunks there are, and their bytes."""
+    files = nbytes = 0
+    for folder, _, names in os.walk(path):
+        sync_folder(folder)
+        chunks = [name for name in names if name.isdecimal()]
+        files += len(chunks)
+        nbytes += sum(os.lstat(os.path.join(folder, name)).st_size for name in chunks)
+    return files, nbytes
+
+
 def refuse_tiff_options(options: ConvertOptions) -> None:
     """Raises OptionError for options of a TIFF."""
     given = {
@@ -356,13 +371,13 @@ def _await_files(there: LevelFiles, files: LevelFiles, plane: int, take: TakeSeg
     for row, column in files.firsts():
         if column == 0:
             yield row + files.step
-        nbytes = Receipt.read(take((files.level.index, plane, row, column))).nbytes
-        if nbytes:
+        receipt = Receipt.read(take((files.level.index, plane, row, column)))
+        if receipt.nbytes:
             path = files.path(plane, row, column)
             if there is not files:
                 link(there.path(plane, row, column), path, files.home)
-            syncer.close(_opened(path))
-        total += nbytes
+            syncer.close(_opened(path), receipt.size)
+        total += receipt.nbytes
     return total
 
 

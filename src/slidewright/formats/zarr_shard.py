@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from slidewright.errors import OutputError
 from slidewright.geometry import Size
 from slidewright.system.files import make_below, new_file, regular
 from slidewright.system.forks import of_this_process
@@ -31,6 +32,9 @@ class Syncer:
     """Has finished files written to the disk by a thread, while the next are being made. A context manager."""
 
     def __init__(self) -> None:
+        self.files = 0
+        self.nbytes = 0
+        """Of all files that were handed over."""
         self._pool = ThreadPool(1, "slidewright-sync")
         self._waiting: deque[Future[None]] = deque()
 
@@ -40,8 +44,9 @@ class Syncer:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def close(self, file: IO[bytes]) -> None:
-        """Sync and close a file, soon; raises OSError for one that was handed over before."""
+    def close(self, file: IO[bytes], nbytes: int) -> None:
+        """Sync and close a file of so many bytes, soon; raises OSError for one that was handed over before."""
+        self.files, self.nbytes = self.files + 1, self.nbytes + nbytes
         self._waiting.append(self._pool.submit(_sync_and_close, file))
         while len(self._waiting) > _MAX_SYNCING:
             self._waiting.popleft().result()
@@ -80,7 +85,7 @@ class PlaneWriter:
             if data is not None:
                 file = self._create(row, column)
                 write_all(file, data)
-                self._syncer.close(file)
+                self._syncer.close(file, len(data))
             return len(data or b"")
         number = column // self._side
         if data is not None:
@@ -108,9 +113,9 @@ class PlaneWriter:
 
     def _finish(self, number: int) -> None:
         shard = self._shards.pop(number)
-        file = self._file(number, shard)
-        write_all(file, shard.footer())
-        self._syncer.close(self._open.pop(number))
+        file, footer = self._file(number, shard), shard.footer()
+        write_all(file, footer)
+        self._syncer.close(self._open.pop(number), shard.size + len(footer))
 
     def _file(self, number: int, shard: ShardIndex) -> IO[bytes]:
         """The file of a shard, opened again if it had to make room for others."""
@@ -120,6 +125,7 @@ class PlaneWriter:
                 self._open.popitem(last=False)[1].close()
             if shard.size:
                 file = os.fdopen(regular(shard.path, _TO_CHANGE), "r+b", buffering=0)  # not made anew if it is gone
+                _refuse_shorter(file, shard.size, shard.path)
                 file.seek(shard.size)
             else:
                 file = open(shard.path, "xb", buffering=0)  # noqa: SIM115 - closed by the syncer
@@ -207,6 +213,7 @@ class ShardWriter:
         descriptor = self._opened()
         if descriptor is not None:
             with os.fdopen(descriptor, "r+b", buffering=0) as file:
+                _refuse_shorter(file, self.size, self.path)
                 file.seek(self.size)
                 for part in parts:
                     write_all(file, part)
@@ -243,6 +250,12 @@ class ShardWriter:
         except FileNotFoundError:  # another task at the same shard was faster, and tidied up
             if not os.path.exists(self.path):
                 raise
+
+
+def _refuse_shorter(file: IO[bytes], size: int, path: str) -> None:
+    """Raise OutputError where a file that is opened again lacks what was written: a part would stay zeros."""
+    if os.fstat(file.fileno()).st_size < size:
+        raise OutputError(f"{path!r} lacks what was written to it: another took its place while it was made; run again")
 
 
 def _home_of(staging: str) -> str:

@@ -8,10 +8,10 @@ import contextlib
 import os
 import socket
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from slidewright.system.file_identity import leads_to
-from slidewright.system.files import close_quietly, read_at, regular
+from slidewright.system.files import NOTE_AT, close_quietly, read_at, regular
 from slidewright.system.mounts import Mounts
 
 try:
@@ -19,7 +19,7 @@ try:
 except ImportError:  # Windows, where an open file can't be removed anyway
     fcntl = None  # type: ignore[assignment]
 
-_HOST = socket.gethostname().encode("utf-8", "surrogateescape")[:255]
+_HOST = socket.gethostname().encode("utf-8", "surrogateescape")[: NOTE_AT - 1]
 _OF_ONE_HOST = {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
 _LOCKS_FOR_ALL = {"ceph", "gpfs"}
 
@@ -54,6 +54,16 @@ class FileLock:
                 if not kept:  # it has removed the file between its making and its locking; or such as Ctrl-C
                     self.release()
 
+    def note(self, words: Iterable[bytes]) -> None:
+        """Write what whoever cleans up has to know into the file, in place of what was noted before; a disk that has no
+        room for it is no error.
+        """
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, NOTE_AT)
+                os.lseek(self._fd, NOTE_AT, os.SEEK_SET)
+                os.write(self._fd, b" ".join(words))
+
     def release(self) -> None:
         """Give it up, once: a signal may come right after, and whoever cleans up then calls this again."""
         fd, self._fd = self._fd, None
@@ -85,7 +95,7 @@ def remove_abandoned(lock: str, remove: Callable[[], None]) -> None:
     try:
         if fcntl is not None:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if read_at(fd, 0, 256) == _HOST or _seen_by_other_hosts(lock):
+        if read_at(fd, 0, NOTE_AT).rstrip(b"\0") == _HOST or _seen_by_other_hosts(lock):
             remove()
     except OSError:
         return

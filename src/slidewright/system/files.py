@@ -16,8 +16,10 @@ from typing import IO, cast
 
 from slidewright.errors import OutputError
 
+NOTE_AT = 256
+"""Where in a lock file it says what whoever cleans up has to know; before that is the name of the host."""
 _LONGEST_NAME = 200  # bytes; most filesystems hold 255, and what is hidden beside a file has a longer name than it
-_RENAME_EXCHANGE = 2
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 _AT_FDCWD = -100
 _WAIT_BEFORE = 1  # of Linux's sync_file_range
 _LOSSES = (errno.EIO, errno.ENOSPC, getattr(errno, "EDQUOT", errno.EIO))
@@ -130,12 +132,16 @@ def write_whole(path: str, data: bytes, *, sync: bool = False, overwrite: bool =
 
 
 def rename_new(old: str, new: str) -> None:
-    """Rename, but never onto an existing file: a hard link fails if the name is taken, `rename` would not."""
+    """Rename, but never onto an existing file: a hard link fails if the name is taken, and so does Linux's own call;
+    `rename` would not.
+    """
     try:
         os.link(old, new)
     except FileExistsError:
         raise
     except OSError:  # a filesystem without hard links
+        if not os.path.isdir(old) and _renameat2(old, new, _RENAME_NOREPLACE):
+            return  # and a folder is renamed onto no other that has something in it
         if os.path.lexists(new):
             raise FileExistsError(new) from None
         os.rename(old, new)
@@ -230,18 +236,66 @@ def _same_bytes(one: str, other: str) -> bool:
 
 def exchange(one: str, other: str) -> bool:
     """Swap two names in one step; False where system or filesystem can't (only Linux is asked, since 3.15)."""
+    return _renameat2(one, other, _RENAME_EXCHANGE)
+
+
+def _renameat2(old: str, new: str, flag: int) -> bool:
     if sys.platform != "linux":
         return False
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
         return False
-    done: int = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    done: int = rename(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flag)
     return done == 0
 
 
-def settle_aside(aside: str, path: str) -> None:
-    """What was moved aside to make room for `path` goes back where nothing has taken its place, else it is removed."""
+def mark(status: os.stat_result | tuple[int, int]) -> bytes:
+    """What tells a file or folder from others, in the words of a lock file: its number, which another may have got once
+    it is removed, and its time of change; of a status, or of the two (number and ns).
+    """
+    number, changed = (status.st_ino, status.st_mtime_ns) if isinstance(status, os.stat_result) else status
+    return b"%d:%d" % (number, changed)
+
+
+def _marks_in(lock: str) -> list[bytes]:
+    """What a lock file says of the two whose names are exchanged; opened only where it says something."""
+    try:
+        if os.stat(lock).st_size <= NOTE_AT:
+            return []
+        with open(lock, "rb", opener=regular) as file:
+            file.seek(NOTE_AT)
+            return file.read(256).split()
+    except OSError:
+        return []
+
+
+def is_stranger(path: str, lock: str) -> bool:
+    """Whether what has the name of a temporary file has got it by an exchange of names, and is neither what the run
+    made nor what it was to replace: it came in between, and is not to be removed.
+    """
+    known = _marks_in(lock)
+    try:
+        return bool(known) and mark(os.lstat(path)) not in known
+    except OSError:
+        return False
+
+
+def settle(stem: str, path: str) -> None:
+    """What a run to `path` that has ended leaves, and is not its own: what was moved aside to make room goes back where
+    nothing has taken its place, else it is removed; what was exchanged unseen goes back.
+    """
+    _settle_aside(f"{stem}.old", path)
+    partial, lock = f"{stem}.partial", f"{stem}.lock"
+    if is_stranger(partial, lock):
+        with contextlib.suppress(OSError):
+            if not os.path.lexists(path):
+                os.rename(partial, path)
+            elif mark(os.lstat(path)) in _marks_in(lock):
+                exchange(partial, path)
+
+
+def _settle_aside(aside: str, path: str) -> None:
     if not os.path.lexists(aside):
         return
     if os.path.lexists(path):
@@ -306,8 +360,8 @@ def tell_of_loss(fd: int) -> None:
 
 
 def remove_guarded(path: str, lock: str) -> None:
-    """Remove what a lock is for, and then the lock; it stays, so that the next run tries again, if something does (NFS
-    keeps what a process holds open, under another name).
+    """Remove what a lock is for, but for a stranger, and then the lock; it stays, so that the next run tries again, if
+    something does (NFS keeps what a process holds open, under another name).
     """
     try:
         _remove_with_lock(path, lock)
@@ -317,6 +371,7 @@ def remove_guarded(path: str, lock: str) -> None:
 
 
 def _remove_with_lock(path: str, lock: str) -> None:
-    remove(path)
+    if not is_stranger(path, lock):
+        remove(path)
     if not os.path.lexists(path):
         remove(lock)

@@ -10,7 +10,7 @@ does not end): then it kills its children and removes the files it was told to o
 
 Protocol, newline-delimited JSON over a Unix socket: `{"spawn": module, "name": ..., "expendable": ...}` with
 descriptors (the first is the child's pipe) is answered by `{"pid": p}` or `{"refused": why}`; `{"import": [modules]}`,
-`{"own": [paths]}`, `{"restore": [aside, path]}` and `{"kill": p}` are not answered; `{"exit": p, "status": s}` is told
+`{"own": [paths]}`, `{"settle": [stem, path]}` and `{"kill": p}` are not answered; `{"exit": p, "status": s}` is told
 whenever a child ends.
 """
 
@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from slidewright.system.early import IGNORED
-from slidewright.system.files import remove, settle_aside
+from slidewright.system.files import is_stranger, remove, settle
 
 MAX_FDS = 16
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # a program that a source starts must not hold a worker's pipe
@@ -78,7 +78,7 @@ class ForkServer:
         self._pid = os.getpid()
         self._children: set[int] = set()
         self._owned: list[str] = []
-        self._aside: list[tuple[str, str]] = []
+        self._unsettled: list[tuple[str, str]] = []
         self._wakeup, writing = os.pipe()
         os.set_blocking(writing, False)
         os.set_blocking(self._wakeup, False)
@@ -136,9 +136,9 @@ class ForkServer:
         self._owned += request.get("own", ())
         if "import" in request:
             _import(request["import"])
-        if "restore" in request:
-            aside, path = request["restore"]
-            self._aside.append((aside, path))
+        if "settle" in request:
+            stem, path = request["settle"]
+            self._unsettled.append((stem, path))
 
     def _become(self, request: dict[str, Any], fds: list[int]) -> NoReturn:
         """In the forked child: shed what is the forkserver's and run the `main` of a module until it returns."""
@@ -185,12 +185,16 @@ class ForkServer:
         for pid in self._children:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
-        for aside, path in self._aside:
-            settle_aside(aside, path)
+        for stem, path in self._unsettled:
+            settle(stem, path)
         for path in sorted(self._owned, key=_is_lock):
-            guarded = path.removesuffix(".lock")
-            if not _is_lock(path) or not any(map(os.path.lexists, (guarded, f"{guarded}.partial"))):
-                remove(path)  # the lock of what could not be removed stays, and with it the next run's chance
+            stem = path.removesuffix(".lock").removesuffix(".partial")
+            if _is_lock(path):  # that of what could not be removed stays, and with it the next run's chance
+                stays = any(map(os.path.lexists, (stem, f"{stem}.partial", f"{stem}.old")))
+            else:
+                stays = is_stranger(path, f"{stem}.lock")
+            if not stays:
+                remove(path)
 
 
 def _is_lock(path: str) -> bool:

@@ -102,8 +102,8 @@ class Launcher(Protocol):
     def own(self, *paths: str) -> None:
         """Have these paths removed if this process is killed."""
 
-    def restore(self, aside: str, path: str) -> None:
-        """Have what was moved aside put back, if this process is killed and nothing has taken its place."""
+    def settle(self, stem: str, path: str) -> None:
+        """Have what is not this run's own put back if this process is killed, see `files.settle`."""
 
     def close(self) -> None:
         """End all children at once, and wait for them; may be called twice."""
@@ -202,8 +202,8 @@ class ProcessLauncher:
     def own(self, *paths: str) -> None:
         self._request({"own": paths})
 
-    def restore(self, aside: str, path: str) -> None:
-        self._request({"restore": [aside, os.path.abspath(path)]})
+    def settle(self, stem: str, path: str) -> None:
+        self._request({"settle": [stem, os.path.abspath(path)]})
 
     def close(self) -> None:
         if os.getpid() != self._pid:  # in a fork of the caller, whose children they are
@@ -333,7 +333,7 @@ class ThreadLauncher:
     def own(self, *paths: str) -> None:
         return
 
-    def restore(self, aside: str, path: str) -> None:
+    def settle(self, stem: str, path: str) -> None:
         return
 
     def close(self) -> None:
