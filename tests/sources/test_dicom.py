@@ -350,6 +350,18 @@ def test_last_frame_that_has_taken_the_end_of_all_for_its_own_is_damage(tmp_path
         slidewright.convert(path, tmp_path / "no.tif", n_workers=0)
 
 
+def test_pixels_without_compression_that_are_said_to_be_fewer_are_damage(tmp_path):
+    """The frames beyond them were whatever comes next in the file."""
+    path = made.slide(tmp_path / "slide", "none") / "a_level_0.dcm"
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"\xe0\x7f\x10\x00") + 8
+    said = int.from_bytes(data[at : at + 4], "little")
+    data[at : at + 4] = (said - 2).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match=r"frames of .* bytes and has .* bytes of pixels"):
+        slidewright.open_source(path)
+
+
 @pytest.mark.parametrize("name", ["TotalPixelMatrixRows", "TotalPixelMatrixColumns"])
 def test_image_that_says_one_of_its_sides_is_damaged(tmp_path, name):
     """The other was taken for that of a tile."""

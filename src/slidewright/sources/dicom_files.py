@@ -391,6 +391,12 @@ def _frames(path: str, header: Any, start: int) -> tuple[NDArray[np.int64], NDAr
         if header.file_meta.TransferSyntaxUID.is_encapsulated:
             return _encapsulated(file, header, first, n_frames)
         count = int(header.Rows) * int(header.Columns) * int(header.SamplesPerPixel) * (int(header.BitsAllocated) // 8)
+        said = int.from_bytes(file.read(first - 4, 4), "little")
+        if said < n_frames * count:
+            raise SourceError(
+                f"{path} claims {n_frames} frames of {count:,} bytes and has {said:,} bytes of pixels; the file is "
+                "damaged, copy it again"
+            )
         return first + np.arange(n_frames, dtype=np.int64) * count, np.full(n_frames, count, np.int64)
     finally:
         file.close()
