@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +221,30 @@ def test_scratch_is_removed_whole_where_ctrl_c_comes_meanwhile(tmp_path: Path, m
     with pytest.raises(KeyboardInterrupt):
         folder.remove()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its limit on open files")
+def test_scratch_folder_goes_also_where_no_more_files_can_be_open(tmp_path: Path) -> None:
+    """Its own lock's descriptor is enough to look through it."""
+    import resource
+
+    folder = ScratchFolder(tmp_path)
+    inside = Path(folder.path, "1", "c")
+    inside.mkdir(parents=True)
+    (inside / "chunk").touch()
+    Path(folder.path, "2").symlink_to(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 4, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(OSError, match="Too many open files"):
+            os.listdir(folder.path)
+        folder.remove()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+    assert os.listdir(tmp_path) == []

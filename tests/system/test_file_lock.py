@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -72,8 +73,13 @@ def test_partial_file_of_another_host_is_left_alone_beside_a_destination(tmp_pat
 def test_folder_that_can_not_be_removed_keeps_its_lock_for_the_next_run(tmp_path, monkeypatch):
     """NFS keeps a removed file that is open under the name .nfs..., and with it the folder."""
     folder = ScratchFolder(tmp_path)
+
+    def busy(path):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", path)
+
     with monkeypatch.context() as patched:
         patched.setattr("shutil.rmtree", lambda *_, **__: None)
+        patched.setattr(os, "rmdir", busy)
         folder.remove()
     assert sorted(os.listdir(tmp_path)) == [os.path.basename(folder.path), os.path.basename(folder.path) + ".lock"]
     ScratchFolder(tmp_path).remove()
