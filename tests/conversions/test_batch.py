@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -18,9 +19,10 @@ from written import digest
 
 import slidewright
 from slidewright.cli.main import main
-from slidewright.conversions import batch_slide, resume
+from slidewright.conversions import batch_slide, conversion, resume
 from slidewright.conversions.conversion import Conversion
 from slidewright.conversions.deciding import decide
+from slidewright.conversions.destination import Destination
 from slidewright.conversions.manifest import parse_cell
 from slidewright.conversions.opening import make_launcher
 from slidewright.errors import CorruptTileError, OptionError, SourceError
@@ -190,6 +192,66 @@ def test_file_that_somebody_else_puts_there_as_soon_as_it_has_its_name_is_not_re
         assert statuses(report) == ["failed", "done", "done"]
         assert "exists" in report.failed[0].error
         assert (tmp_path / "out" / "slide0.tif").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("when", ["in mid-run", "in the last moment"])
+def test_store_in_which_somebody_changes_a_file_meanwhile_is_not_replaced(tmp_path, slides, when, monkeypatch):
+    """Deep in it, where the folder itself shows nothing of it."""
+    slidewright.batch(slides, tmp_path / "out", suffix=".zarr", **OPTIONS)
+    mine = tmp_path / "out" / "slide0.zarr" / "0" / "mine.txt"
+    look, execute = Destination._look_again, conversion.execute
+
+    def put(item):
+        if not mine.exists() and "slide0" in str(item):
+            mine.write_bytes(b"precious")
+
+    def late(self, path, before):
+        found = look(self, path, before)
+        put(path)
+        return found
+
+    if when == "in mid-run":
+        monkeypatch.setattr(conversion, "execute", lambda *given: put("slide0") or execute(*given))
+    else:
+        monkeypatch.setattr(Destination, "_look_again", late)
+    report = slidewright.batch(slides, tmp_path / "out", suffix=".zarr", effort=1, **OPTIONS)
+    assert statuses(report) == ["failed", "done", "done"]
+    assert "it was put there, or changed, while its file was made" in report.failed[0].error
+    assert mine.read_bytes() == b"precious"
+
+
+def test_line_of_a_task_whose_clock_is_ahead_does_not_hide_newer_ones(tmp_path, slides):
+    """The slide would never be made again: what is there is not what that line says."""
+    slidewright.batch(slides, tmp_path / "out", task=(0, 3), **OPTIONS)
+    (report,) = (tmp_path / "out").glob("*.task-00000.jsonl")
+    line = json.loads(report.read_text())
+    line["made"][1] += 3600 * 10**9
+    os.utime(tmp_path / "out" / "slide0.tif", ns=(line["made"][1],) * 2)
+    report.write_text(json.dumps(line) + "\n")
+    assert statuses(slidewright.batch(slides, tmp_path / "out", **OPTIONS)) == ["skipped", "done", "done"]
+    for quality in (50, 60):
+        assert statuses(slidewright.batch(slides, tmp_path / "out", quality=quality, **OPTIONS)) == ["done"] * 3
+
+
+def test_caller_who_goes_to_another_folder_gets_the_slides_of_the_first(tmp_path, slides, monkeypatch):
+    shutil.copytree(slides, tmp_path / "other" / "slides")
+    for path in (tmp_path / "other" / "slides").iterdir():
+        path.write_bytes(b"another")
+    (tmp_path / "other" / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    told = []
+
+    def tell(item):
+        told.append((item.source, item.destination))
+        os.chdir(tmp_path / "other")
+
+    report = slidewright.batch(slides.name, "out", tell=tell, **OPTIONS)
+    assert statuses(report) == ["done"] * 3
+    names = [f"slide{number}.tif" for number in range(3)]
+    assert told == [(os.path.join(slides.name, name), os.path.join("out", name)) for name in names]
+    assert os.listdir(tmp_path / "other" / "out") == []
+    monkeypatch.chdir(tmp_path)
+    assert statuses(slidewright.batch(slides.name, "out", **OPTIONS)) == ["skipped"] * 3
 
 
 def test_file_that_somebody_else_puts_there_after_it_was_found_is_not_replaced(tmp_path, slides, monkeypatch):

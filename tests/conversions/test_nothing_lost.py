@@ -1284,6 +1284,52 @@ def test_folder_that_came_right_before_the_exchange_comes_back_after_a_kill(tmp_
     assert (folder / "thesis.txt").read_text() == "precious"
 
 
+REMOVING_KILLED = """
+import os, signal, sys
+from slidewright.conversions.destination import sweep_beside
+unlink, count = os.unlink, []
+def kill(*given, **named):
+    unlink(*given, **named)
+    count.append(given)
+    if len(count) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.unlink = kill
+sweep_beside(sys.argv[1])
+"""
+
+
+@posix
+def test_old_folder_of_which_a_kill_has_left_a_part_does_not_come_back(tmp_path, folder, exchanges, monkeypatch):
+    """A run is killed right after the exchange, and the next while it removes what was replaced: that has another time
+    by then than the lock's note says.
+    """
+
+    class KilledError(BaseException):
+        pass
+
+    def late(one, other):
+        assert real(one, other)
+        monkeypatch.setattr(Destination, "_remove_left", lambda _: None)
+        raise KilledError
+
+    real = destinations.exchange
+    with monkeypatch.context() as patched:
+        patched.setattr(destinations, "exchange", late)
+        with pytest.raises(KilledError):
+            slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
+    monkeypatch.undo()
+    (old,) = tmp_path.glob(".*.partial")
+    (lock,) = tmp_path.glob(".*.lock")
+    before = len(list(old.rglob("*")))
+    assert files._marks_in(str(lock)) != []
+    killed = subprocess.run([sys.executable, "-c", REMOVING_KILLED, str(folder)], timeout=50)
+    assert killed.returncode == -signal.SIGKILL
+    assert 0 < len(list(old.rglob("*"))) < before
+    sweep_beside(folder)
+    assert os.listdir(tmp_path) == ["o.segments"]
+    assert made(folder) == 70
+
+
 def test_folder_that_can_not_be_put_back_stays(tmp_path, folder, exchanges, monkeypatch):
     """Somebody has put a third there meanwhile, which is theirs as well."""
     real, calls = destinations.exchange, []

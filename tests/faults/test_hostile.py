@@ -228,18 +228,42 @@ def test_pickles_in_a_npy_file_are_never_loaded(tmp_path):
         ({"Z": "100000000"}, ""),
         ({"Z": "1000000000", "T": "1000000000"}, ""),
         ({}, "PlaneCount='1000000000'"),
+        ({}, "NumPlanes='1000000000'"),
+        ({"X": "1000000", "Y": "1000000"}, "IFD='0'"),
         ({"C": "&#57;00000000"}, ""),
     ],
 )
 def test_ome_xml_of_a_billion_planes_is_refused_at_once(tmp_path, sizes, data):
-    sizes = " ".join(f"Size{axis}='{sizes.get(axis, 1)}'" for axis in "CZT")
+    sizes = " ".join(f"Size{axis}='{sizes.get(axis, 256 if axis in 'XY' else 1)}'" for axis in "XYCZT")
     xml = (
         "<OME xmlns='http://www.openmicroscopy.org/Schemas/OME/2016-06'><Image ID='Image:0'><Pixels ID='P' "
-        f"DimensionOrder='XYZCT' Type='uint8' SizeX='256' SizeY='256' {sizes}><TiffData {data}/></Pixels></Image></OME>"
+        f"DimensionOrder='XYZCT' Type='uint8' {sizes}><TiffData {data}/></Pixels></Image></OME>"
     )
     pixels = np.zeros((256, 256), np.uint8)
     tifffile.imwrite(tmp_path / "s.tif", pixels, tile=(64, 64), description=xml, metadata=None)
     with pytest.raises(SourceError, match="planes"):
+        slidewright.convert(tmp_path / "s.tif", tmp_path / "o.tif", n_workers=0)
+
+
+def test_ome_xml_of_a_billion_steps_is_refused_at_once(tmp_path):
+    along = "<ModuloAlongZ Type='phase' Start='0' Step='1e-9' End='1'/>"
+    xml = (
+        "<OME xmlns='http://www.openmicroscopy.org/Schemas/OME/2016-06'><StructuredAnnotations><XMLAnnotation ID='A' "
+        f"Namespace='openmicroscopy.org/omero/dimension/modulo'><Value><Modulo>{along}</Modulo></Value></XMLAnnotation>"
+        "</StructuredAnnotations><Image ID='Image:0'><Pixels ID='P' DimensionOrder='XYZCT' Type='uint8' SizeX='64' "
+        "SizeY='64' SizeZ='1' SizeC='1' SizeT='1'><TiffData/></Pixels><AnnotationRef ID='A'/></Image></OME>"
+    )
+    tifffile.imwrite(tmp_path / "s.tif", np.zeros((64, 64), np.uint8), description=xml, metadata=None)
+    with pytest.raises(SourceError, match="planes"):
+        slidewright.convert(tmp_path / "s.tif", tmp_path / "o.tif", n_workers=0)
+
+
+@pytest.mark.parametrize("said", [{}, {"axes": "CYX", "truncated": True}, {"axes": "ZYX", "truncated": True}])
+def test_shape_of_a_billion_planes_is_refused_at_once(tmp_path, said):
+    shape = json.dumps({"shape": [10**9, 16, 16], **said})
+    pixels = np.zeros((16, 16), np.uint8)
+    tifffile.imwrite(tmp_path / "s.tif", pixels, description=shape, metadata=None, software="tifffile.py")
+    with pytest.raises(SourceError, match="claims a shape"):
         slidewright.convert(tmp_path / "s.tif", tmp_path / "o.tif", n_workers=0)
 
 

@@ -31,7 +31,8 @@ from zarr.core.sync import sync
 
 import slidewright
 from slidewright.errors import CorruptTileError, OptionError, SourceError
-from slidewright.sources.access import zarr_store
+from slidewright.sources.access import inflated, zarr_store
+from slidewright.sources.access.inflated import InflatedMember
 from slidewright.sources.access.zarr_codecs import TooMuchError, decode_within
 from slidewright.sources.access.zarr_store import ArchiveStore
 from slidewright.sources.base import Source
@@ -665,6 +666,46 @@ def test_ranges_and_what_is_missing_in_a_zip(tmp_path: Path, method: int) -> Non
     store.close()
     assert sync(again.get("a")).to_bytes() == bytes(range(10))
     again.close()
+
+
+def test_parts_of_a_compressed_member_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inflated, "_STEP", 1 << 14)
+    monkeypatch.setattr(inflated, "_READ", 1000)
+    random = np.random.default_rng(0)
+    noise, blank = random.bytes(50_000), bytes(300_000)
+    steps = np.repeat(np.arange(200), 1000).astype(np.uint8).tobytes()
+    for number, data in enumerate((noise, steps, blank, noise + blank + steps, b"", b"a", blank[: 1 << 14])):
+        path = tmp_path / f"{number}.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("other", noise)
+            file.writestr("a", data)
+        with zipfile.ZipFile(path) as file:
+            member = InflatedMember(file.fp, file.getinfo("a"))
+            assert member.read(0, len(data)) == data
+            for _ in range(60):
+                start, end = sorted(random.integers(0, len(data) + 1, 2).tolist())
+                assert member.read(start, end) == data[start:end]
+        whole = path.read_bytes()
+        at = whole.rindex(b"PK\x01\x02")
+        path.write_bytes(whole[: at + 16] + bytes([whole[at + 16] ^ 1]) + whole[at + 17 :])  # its checksum
+        with zipfile.ZipFile(path) as file, pytest.raises(zipfile.BadZipFile, match="Bad CRC-32"):
+            InflatedMember(file.fp, file.getinfo("a"))
+
+
+def test_shard_in_a_compressed_zip_is_not_inflated_anew_for_each_of_its_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 9, (256, 256), np.uint8)
+    store = tmp_path / "a.zarr"
+    array = zarr.create_array(store, shape=pixels.shape, shards=(256, 256), chunks=(8, 8), dtype="u1", compressors=None)
+    array[:] = pixels
+    with zipfile.ZipFile(tmp_path / "a.zarr.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(store.rglob("*")):
+            file.write(path, str(path.relative_to(store)))
+    made, inflate = [], InflatedMember._inflate
+    monkeypatch.setattr(InflatedMember, "_inflate", lambda *given: made.append(given) or inflate(*given))
+    assert_reads_like(open_source(tmp_path / "a.zarr.zip"), pixels[:, :, None])
+    assert 2 <= len(made) <= 6  # to look through it and to inflate it, for each of the readers
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

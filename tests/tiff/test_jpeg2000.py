@@ -18,6 +18,7 @@ from PIL import Image
 
 import slidewright
 from slidewright.cli.main import main
+from slidewright.tiff import jpeg2000
 from slidewright.tiff.jpeg2000 import too_much
 
 SOT, SOD, EOC = b"\xff\x90", b"\xff\x93", b"\xff\xd9"
@@ -94,6 +95,31 @@ CLAIMS = {
 def test_stream_that_claims_more_than_its_bytes_can_hold_is_known(what: str) -> None:
     code, said = CLAIMS[what]
     assert said in too_much(code)
+
+
+def test_look_at_a_stream_takes_steps_as_its_length_lets_expect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What begins a tile part, in each of many comments, led from each through all the rest; and each of many styles
+    was counted for each kind of component anew, tile by tile.
+    """
+    numbers, look = [], jpeg2000._int
+    monkeypatch.setattr(jpeg2000, "_int", lambda *given: numbers.append(given) or look(*given))
+    comments = segment(b"\xff\x64", SOT + b"\x00\x0a" + bytes(8)) * 1000
+    assert too_much(stream(cod(1, 15) + comments)) == ""
+    assert len(numbers) < 10_000
+    kinds = b"".join(bytes([7, 255 - n, 255 - n]) for n in range(16))
+    sides = struct.pack(">8IH", 1024, 1024, 0, 0, 1, 1, 0, 0, 16) + kinds
+    finest = [bytes([32, 4, 4, 0, 1, 0xFF - n % 15]) + b"\xff" * 32 for n in range(30)]
+    styles = b"".join(segment(b"\xff\x53", b"\x00\x01" + each) for each in finest)
+    header = segment(b"\xff\x51", bytes(2) + sides) + segment(b"\xff\x52", b"\x01\x00\x00\x01\x00" + finest[0])
+    made, pieces = [], jpeg2000._Pieces
+    monkeypatch.setattr(jpeg2000, "_Pieces", lambda *given: made.append(pieces(*given)) or made[-1])
+    assert too_much(b"\xff\x4f" + header + styles + part() + EOC) == ""
+    assert 16 * 33 * 2 <= len(made[0]._known) <= 16 * (33 + 15) * 2
+
+
+def test_headers_that_lie_in_one_another_are_refused() -> None:
+    begin = SOT + b"\x00\x0a" + bytes(8) + b"\xff\x64\xff\x00"
+    assert too_much(stream(cod(1, 15) + segment(b"\xff\x64", begin * 2000))) == "its headers lie in one another"
 
 
 def test_stream_of_the_same_form_that_claims_little_is_read() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Unpack
 
@@ -41,6 +41,7 @@ from slidewright.errors import DestinationError, OptionError
 from slidewright.options import ConvertOptions, split_options
 from slidewright.report import ProgressOption
 from slidewright.system.forks import refuse_fork
+from slidewright.system.remote_file import is_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ def _converted(
     from slidewright.conversions.batch_pool import Slide, SlidePool, count_processes, is_small
     from slidewright.reporting.progress import make_callback
 
-    before = [done.get(place_of(entry.destination)) for entry in entries]
+    before, here = [done.get(place_of(entry.destination)) for entry in entries], _folder()
     small = {Slide(entry, before[number]): number for number, entry in enumerate(entries) if is_small(entry)}
     processes = count_processes(options, len(small))
     finished, pid = set(), os.getpid()
@@ -184,9 +185,32 @@ def _converted(
         for number, entry in enumerate(entries):
             if number not in finished:
                 with make_callback(progress) as callback:
-                    outcome = convert_slide(entry, before[number], helpers.get, callback)
-                yield number, outcome
+                    outcome = convert_slide(_from(entry, here), before[number], helpers.get, callback)
+                item = replace(outcome.item, source=entry.source, destination=entry.destination)
+                yield number, outcome._replace(item=item)
                 refuse_fork(pid)
+
+
+def _folder() -> str | None:
+    """Where relative paths begin; None where that folder is gone."""
+    with contextlib.suppress(OSError):
+        return os.getcwd()
+    return None
+
+
+def _from(entry: Entry, here: str | None) -> Entry:
+    """An entry whose paths mean what they did in the folder `here`, also where the caller has gone to another since, as
+    in `tell`.
+    """
+    if here is None or _folder() == here:
+        return entry
+    label = entry.options.label
+    return replace(
+        entry,
+        source=entry.source if is_url(entry.source) else os.path.join(here, entry.source),
+        destination=os.path.join(here, entry.destination),
+        options=entry.options if label is None else replace(entry.options, label=os.path.join(here, label)),
+    )
 
 
 def _ignore(item: BatchItem) -> None:

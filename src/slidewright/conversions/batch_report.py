@@ -78,9 +78,19 @@ def read_done(paths: Iterable[str]) -> dict[str, Line]:
                     last[line.destination] = line
         for destination, line in last.items():
             old = newest.get(destination)
-            if old is None or old.made is None or line.made is None or line.made[1] >= old.made[1]:
+            if old is None or _is_newer(line, old):
                 newest[destination] = line
     return newest
+
+
+def _is_newer(line: Line, old: Line) -> bool:
+    """Which of two reports' lines about a destination counts: the one that says what is there, else the newer one, by
+    clocks of several hosts.
+    """
+    if line.made is None or old.made is None:
+        return old.made is None
+    there = status_of(line.destination)
+    return line.made[1] >= old.made[1] if there not in (line.made, old.made) else line.made == there
 
 
 def without_our_own(entries: list[Entry], reports: Iterable[str]) -> list[Entry]:

@@ -93,6 +93,7 @@ class Destination:
         self.path = Path(os.path.realpath(path) if os.path.islink(Path(path)) else path)  # whose name may end with /
         self._overwrite, self._is_folder = overwrite, is_folder
         self._recognises, self._compare = recognises, bool(compare)
+        self._may_replace: Callable[[str], bool] = compare if callable(compare) else lambda _: True
         self._only_seen = self._compare and overwrite
         folder = self.path.parent
         try:
@@ -231,8 +232,8 @@ class Destination:
         if self._overwrite:
             now = self._look_again(self.place, self._replaced)
             changed = now is not None and (self._replaced is None or now[1] != self._replaced[1])  # FUSE numbers anew
-            if self._only_seen and changed:
-                raise FileExistsError(self.place)  # somebody has put another there, or has changed it
+            if self._only_seen and (changed or (now is not None and not self._may_replace(self.place))):
+                raise FileExistsError(self.place)  # somebody has put another there, or has changed it, or a file in it
         if self._is_folder:
             self._rename_folder(mine, now)
         elif not self._overwrite or (self._only_seen and now is None):
@@ -296,7 +297,9 @@ class Destination:
     def _accept(self, path: str, before: tuple[int, int] | None) -> None:
         """Refuse what has just been moved out of the way, to `path`, and is not what was seen `before`."""
         found = self._look_again(path, before)
-        if self._only_seen and found is not None and (before is None or found[1] != before[1]):
+        if not self._only_seen or found is None:
+            return
+        if before is None or found[1] != before[1] or not self._may_replace(path):
             raise FileExistsError(self.place)
 
     def _look_again(self, path: str, before: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -281,6 +281,18 @@ def is_stranger(path: str, lock: str) -> bool:
         return False
 
 
+def remove_known(path: str, lock: str) -> None:
+    """Remove a temporary file or folder, but for a stranger. The lock's note goes first: a folder of which a kill has
+    left a part would not be known by it, and so be taken for one.
+    """
+    if is_stranger(path, lock):
+        return
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(lock).st_size > NOTE_AT:
+            os.truncate(lock, NOTE_AT)
+    remove(path)
+
+
 def settle(stem: str, path: str) -> None:
     """What a run to `path` that has ended leaves, and is not its own: what was moved aside to make room goes back where
     nothing has taken its place, else it is removed; what was exchanged unseen goes back.
@@ -371,7 +383,7 @@ def remove_guarded(path: str, lock: str) -> None:
 
 
 def _remove_with_lock(path: str, lock: str) -> None:
-    if not is_stranger(path, lock):
-        remove(path)
+    with contextlib.suppress(OSError):  # of a disk that fails; the next run tries again
+        remove_known(path, lock)
     if not os.path.lexists(path):
         remove(lock)

@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from slidewright.system.early import IGNORED
-from slidewright.system.files import is_stranger, remove, settle
+from slidewright.system.files import remove, remove_known, settle
 
 MAX_FDS = 16
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # a program that a source starts must not hold a worker's pipe
@@ -189,12 +189,11 @@ class ForkServer:
             settle(stem, path)
         for path in sorted(self._owned, key=_is_lock):
             stem = path.removesuffix(".lock").removesuffix(".partial")
-            if _is_lock(path):  # that of what could not be removed stays, and with it the next run's chance
-                stays = any(map(os.path.lexists, (stem, f"{stem}.partial", f"{stem}.old")))
-            else:
-                stays = is_stranger(path, f"{stem}.lock")
-            if not stays:
-                remove(path)
+            with contextlib.suppress(OSError):
+                if not _is_lock(path):
+                    remove_known(path, f"{stem}.lock")
+                elif not any(map(os.path.lexists, (stem, f"{stem}.partial", f"{stem}.old"))):
+                    remove(path)  # that of what could not be removed stays, and with it the next run's chance
 
 
 def _is_lock(path: str) -> bool:

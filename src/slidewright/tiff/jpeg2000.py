@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 MAX_LAYERS = 100
 """Of a stream that is decoded: each goes over all of its blocks."""
 _SOC_SIZ = b"\xff\x4f\xff\x51"
@@ -23,6 +26,8 @@ _FEW = 65_536  # packets, which OpenJPEG goes over in 0.1 s
 _MOST_PARTS = 1024  # of an image that are counted; more than those are not needed to find that there are too many
 _MOST_KINDS = 16  # of components
 _MOST_STYLES = 64
+_OVERLAPS = 4
+"""Times its length that a stream's headers may be in all, where they lie in one another."""
 
 
 class _Style(NamedTuple):
@@ -48,10 +53,11 @@ def too_much(data: bytes) -> str:
         if (kinds := len(_steps(data, begin))) > _MOST_KINDS:
             return f"its components are sampled in {kinds} ways, where {_MOST_KINDS} are the most that are read"
         precincts = {style.precincts for style in styles}
+        pieces = _Pieces(data, begin)
         if len(precincts) > _MOST_STYLES:
             return f"it has {len(precincts)} coding styles, where {_MOST_STYLES} are the most that are read"
         # Each component of a tile has one of the styles; which one is not asked.
-        if sum(layers * _packets(data, begin, each, most) for each in precincts) > most:
+        if sum(layers * _packets(pieces, each, most) for each in precincts) > most:
             return f"it claims more than {most} packets in {len(data)} bytes"
     except _UnknownMarkerError as error:
         return str(error)
@@ -84,8 +90,13 @@ def _styles(data: bytes, begin: int) -> Iterator[_Style]:
     components = _int(data, begin + 40, 2)
     layers = 1
     starts = [begin + 2, *(found.start() + 12 for found in _SOT.finditer(data, begin))]
+    seen: set[int] = set()
+    length = 0
     for start in starts:
-        for marker, body in _segments(data, start):
+        for marker, body in _segments(data, start, seen):
+            length += len(body)
+            if length > _OVERLAPS * len(data):
+                raise _UnknownMarkerError("its headers lie in one another")
             if marker == _COD:
                 layers = max(layers, _int(body, 2, 2))
                 yield _Style(layers, _precincts(body[5:], body[0]))
@@ -94,9 +105,12 @@ def _styles(data: bytes, begin: int) -> Iterator[_Style]:
                 yield _Style(layers, _precincts(body[wide + 1 :], body[wide]))
 
 
-def _segments(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
-    """(the second byte of its marker, what is in it) for each segment of a header."""
-    while at + 4 <= len(data) and (marker := _int(data, at, 2)) & 0xFF not in _ENDS:
+def _segments(data: bytes, at: int, seen: set[int]) -> Iterator[tuple[int, bytes]]:
+    """(the second byte of its marker, what is in it) for each segment of a header, but for those that were `seen`: what
+    looks like the begin of a tile part may lie in a comment.
+    """
+    while at + 4 <= len(data) and at not in seen and (marker := _int(data, at, 2)) & 0xFF not in _ENDS:
+        seen.add(at)
         body = data[at + 4 : at + 2 + _int(data, at + 2, 2)]
         kind = marker & 0xFF
         if marker >> 8 != 0xFF or kind not in _SEGMENTS or (kind in _PLAIN and (b"\xff" in body or len(body) % 2)):
@@ -114,22 +128,40 @@ def _precincts(body: bytes, style: int) -> tuple[tuple[int, int], ...]:
     return tuple((side & 15, side >> 4) for side in sides)
 
 
-def _packets(data: bytes, begin: int, precincts: tuple[tuple[int, int], ...], most: int) -> int:
+def _packets(pieces: _Pieces, precincts: tuple[tuple[int, int], ...], most: int) -> int:
     """How many packets a layer has, of a style for all; it is counted no further than beyond `most`."""
-    at = begin + 4
-    right, bottom, left, top, width, height, first_x, first_y = (_int(data, at + 4 + 4 * n, 4) for n in range(8))
-    columns = _parts(left, right, first_x, width)
-    rows = _parts(top, bottom, first_y, height)
     found = 0
-    for (across, down), times in _steps(data, begin).items():
+    for (across, down), times in pieces.steps.items():
         for number, (wide, high) in enumerate(precincts):
             halvings = len(precincts) - 1 - number
-            x = sum(_pieces(part, across, halvings, wide) for part in columns)
-            y = sum(_pieces(part, down, halvings, high) for part in rows)
-            found += times * x * y
+            found += times * pieces.count(0, across, halvings, wide) * pieces.count(1, down, halvings, high)
             if found > most:
                 return found
     return found
+
+
+class _Pieces:
+    """How many precincts lie side by side, and one below the other, in all tiles; each is counted once."""
+
+    def __init__(self, data: bytes, begin: int) -> None:
+        at = begin + 4
+        right, bottom, left, top, width, height, first_x, first_y = (_int(data, at + 4 + 4 * n, 4) for n in range(8))
+        self.steps = _steps(data, begin)
+        self._sides = _parts(left, right, first_x, width), _parts(top, bottom, first_y, height)
+        self._known: dict[tuple[int, int, int, int], int] = {}
+
+    def count(self, axis: int, step: int, halvings: int, exponent: int) -> int:
+        """Those of a component that is sampled with `step`, a resolution and an exponent of their sides (T.800, B.6),
+        along x or y.
+        """
+        key = axis, step, halvings, exponent
+        if key not in self._known:
+            if not step:
+                raise ZeroDivisionError
+            begin, end = (-(-self._sides[axis] // step) + (1 << halvings) - 1) >> halvings
+            pieces = -(-end >> exponent) - (begin >> exponent)
+            self._known[key] = int(pieces[end > begin].sum())
+        return self._known[key]
 
 
 def _steps(data: bytes, begin: int) -> Counter[tuple[int, int]]:
@@ -138,21 +170,11 @@ def _steps(data: bytes, begin: int) -> Counter[tuple[int, int]]:
     return Counter((data[at + 3 * n + 1], data[at + 3 * n + 2]) for n in range(count))
 
 
-def _parts(begin: int, end: int, first: int, length: int) -> list[tuple[int, int]]:
-    """Where the first columns, or rows, of tiles begin and end."""
+def _parts(begin: int, end: int, first: int, length: int) -> NDArray[np.int64]:
+    """Where the first columns, or rows, of tiles begin; and where they end."""
     places = range(first, end, length)
-    return [(max(place, begin), min(place + length, end)) for place in islice(places, _MOST_PARTS)]
-
-
-def _pieces(part: tuple[int, int], step: int, halvings: int, exponent: int) -> int:
-    """How many precincts there are along one side of a tile, of a component and resolution (T.800, B.6)."""
-    begin, end = (_ceil(_ceil(place, step), 1 << halvings) for place in part)
-    return _ceil(end, 1 << exponent) - (begin >> exponent) if end > begin else 0
-
-
-def _ceil(value: int, divisor: int) -> int:
-    """Division that rounds up."""
-    return -(-value // divisor)
+    found = [(max(place, begin), min(place + length, end)) for place in islice(places, _MOST_PARTS)]
+    return np.array(found, np.int64).reshape(-1, 2).T
 
 
 def _int(data: bytes, at: int, length: int) -> int:

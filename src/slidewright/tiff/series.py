@@ -93,8 +93,9 @@ def _grouped(tiff: Any) -> list[Any]:
 
 
 def check_planes(tiff: Any, path: str) -> None:
-    """Refuse an OME-XML of more planes than anybody has: tifffile would count them for hours, or fill the memory. And
-    one whose places are below 0, which tifffile would count from the end.
+    """Refuse an OME-XML of more planes than anybody has, also by what tifffile makes of the other numbers in it: it
+    would count them for hours, or fill the memory. And one whose places are below 0, which tifffile would count from
+    the end.
     """
     from xml.etree import ElementTree
 
@@ -102,18 +103,31 @@ def check_planes(tiff: Any, path: str) -> None:
         root = ElementTree.fromstring(str(tiff.ome_metadata or ""))
     except ElementTree.ParseError:
         return
-    planes = 0
+    planes = 0.0
     for element in root.iter():
         kind = element.tag.rpartition("}")[2]
         if kind == "Pixels":
             planes += max(0, math.prod(int(element.get(f"Size{axis}", 1)) for axis in "CZT"))
+            planes += _pages_due(tiff, element)
+        elif kind.startswith("ModuloAlong") and "Start" in element.attrib:
+            first, last, step = (float(element.get(name, 1)) for name in ("Start", "End", "Step"))
+            planes += abs((last - first) / step)
         elif kind == "TiffData":
-            planes += max(0, int(element.get("PlaneCount", 1)))
+            planes += max(0, int(element.get("PlaneCount", element.get("NumPlanes", 1))))
             below = [name for name in _PLACES if int(element.get(name, 0)) < 0]
             if below:
                 raise VerifyError(f"{path}: its OME-XML has a plane whose {below[0]} is below 0; the file is damaged")
-    if planes > _MAX_PLANES:
+    if not planes <= _MAX_PLANES:
         raise VerifyError(f"{path}: its OME-XML speaks of {planes:.3g} planes; the file is damaged")
+
+
+def _pages_due(tiff: Any, pixels: Any) -> int:
+    """How many pages tifffile expects of an image: its samples, by those of its page."""
+    due = math.prod(max(0, int(pixels.get(f"Size{axis}", 1))) for axis in "XYCZT")
+    if due // max(1, tiff.pages.first.size) <= _MAX_PLANES:
+        return 0
+    place = next((int(one.get("IFD", 0)) for one in pixels if one.tag.endswith("TiffData")), 0)
+    return int(due // max(1, tiff.pages[place].size)) if place < len(tiff.pages) else 0
 
 
 def levels_of(tiff: Any, series: int) -> list[Any]:
@@ -233,6 +247,8 @@ def image_of(tiff: Any, path: str, selection: Selection) -> Image:
     if not lengths:
         axes = _named(str(chosen.axes[:depth]))
         lengths = dict(zip(axes, map(int, chosen.shape[:depth]), strict=True))
+    if math.prod(lengths.values()) > _MAX_PLANES:
+        raise SourceError(f"{path}: {which} claims a shape of {chosen.shape}; the file is damaged, copy it again")
     places = _places(path, which, lengths, selection)
     left = [axis for axis, length in lengths.items() if length > 1 and axis not in places]
     if left not in ([], ["C"]):

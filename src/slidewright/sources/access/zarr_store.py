@@ -14,6 +14,7 @@ import struct
 import warnings
 import weakref
 import zipfile
+from collections import OrderedDict
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from slidewright.errors import CorruptTileError, SourceError, alone
+from slidewright.sources.access.inflated import InflatedMember
 from slidewright.sources.access.zarr_codecs import know_images, open_node
 from slidewright.system.file_identity import leads_to
 from slidewright.system.files import broken_link, close_quietly, read_at, regular
@@ -31,6 +33,7 @@ from slidewright.system.zarr_thread import check_zarr_thread
 
 _MAX_METADATA_BYTES = 64 << 20
 _MAX_INFLATED_BYTES = 256 << 20  # of a compressed member of a .zip; zarr itself stores them as they are
+_MEMBERS_KEPT = 4
 _LOCAL = struct.Struct("<4s2xH18xHH")
 """Before each member of a .zip: its sign, flags, and how long its name and what is said more of it are."""
 _MEMBER, _UTF8, _LONGEST_NAME = b"PK\3\4", 0x800, 1024
@@ -134,12 +137,16 @@ class ArchiveStore(ZipStore):
 
     def _sync_open(self) -> None:
         super()._sync_open()
+        self._inflated: OrderedDict[str, InflatedMember] = OrderedDict()
         try:
             with open(self.path, "rb", opener=regular) as file:
                 _check_directory(str(self.path), file.fileno(), self._zf)
         except BaseException:
             self.close()
             raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_inflated"}
 
     def members(self) -> list[str]:
         """The names of all."""
@@ -156,14 +163,29 @@ class ArchiveStore(ZipStore):
             self._check(member, byte_range)
             start, end = _span(byte_range, member.file_size)
             _check_inside(os.path.join(self.path, key), end, member.file_size)
-            with self._zf.open(member) as file:
-                file.seek(start)
-                data = file.read(max(0, end - start))  # without a number it inflates all
+            if byte_range is not None and member.compress_type == zipfile.ZIP_DEFLATED:
+                data = self._inflating(member).read(start, end)
+            else:
+                with self._zf.open(member) as file:
+                    file.seek(start)
+                    data = file.read(max(0, end - start))  # without a number it inflates all
         return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 
     async def get_partial_values(self, prototype: Any, key_ranges: Any) -> list[Any]:
         """See `get`."""
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    def _inflating(self, member: zipfile.ZipInfo) -> InflatedMember:
+        """A compressed member of which parts are read, as of a shard; the last few are kept."""
+        kept = self._inflated.pop(member.filename, None)
+        if kept is None:
+            self._zf.open(member).close()  # which refuses what is encrypted
+            assert self._zf.fp is not None
+            kept = InflatedMember(self._zf.fp, member)
+        self._inflated[member.filename] = kept
+        if len(self._inflated) > _MEMBERS_KEPT:
+            self._inflated.popitem(last=False)
+        return kept
 
     def _check(self, member: zipfile.ZipInfo, byte_range: Any) -> None:
         """Refuse a member that would take more memory than it should, before any of it is read."""
