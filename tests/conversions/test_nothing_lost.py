@@ -1186,15 +1186,20 @@ def test_exchange_that_happened_and_was_told_as_failed(tmp_path, folder, stale, 
     assert os.listdir(tmp_path) == ["o.segments"]
 
 
+@pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("swaps", [True, False])
-def test_folder_of_other_things_that_came_right_before_the_exchange_is_put_back(tmp_path, folder, swaps, monkeypatch):
-    real = destinations.exchange
+def test_folder_of_other_things_that_came_right_before_the_exchange_is_put_back(
+    tmp_path, folder, swaps, again, monkeypatch
+):
+    """One that comes before the exchange back, `again`, is kept where it is, and gets the name once that is free."""
+    real, calls = destinations.exchange, []
 
     def late(one, other):
-        if (folder / "index.json").exists():
+        calls.append(one)
+        if len(calls) == 1 or again:
             shutil.rmtree(folder)
             folder.mkdir()
-            (folder / "thesis.txt").write_bytes(b"precious")
+            (folder / f"thesis{len(calls)}.txt").write_bytes(b"precious")
         if swaps and not real(one, other):
             pytest.skip("nothing can be exchanged here")
         return swaps
@@ -1202,8 +1207,70 @@ def test_folder_of_other_things_that_came_right_before_the_exchange_is_put_back(
     monkeypatch.setattr(destinations, "exchange", late)
     with pytest.raises(DestinationError, match="other things"):
         slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
+    monkeypatch.undo()
+    assert os.listdir(folder) == ["thesis1.txt"]
+    if again and swaps:
+        folder.rename(tmp_path / "first")
+        sweep_beside(folder)
+        assert os.listdir(folder) == ["thesis2.txt"]
+        (tmp_path / "first" / "thesis1.txt").unlink()
+        (tmp_path / "first").rmdir()
     assert os.listdir(tmp_path) == ["o.segments"]
+
+
+@pytest.mark.parametrize("what", ["unreadable", "not put back"])
+def test_stranger_is_no_success_where_the_disk_fails_over_it(tmp_path, folder, exchanges, what, monkeypatch):
+    """The error was taken for one of a rename that has happened."""
+    real, calls = destinations.exchange, []
+
+    def late(one, other):
+        calls.append(one)
+        if len(calls) == 1:
+            shutil.rmtree(folder)
+            folder.mkdir()
+            (folder / "thesis.txt").write_bytes(b"precious")
+        return real(one, other) if len(calls) != 2 or what == "unreadable" else False
+
+    def refused(*given):
+        if what == "unreadable":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        raise FileExistsError(str(folder))
+
+    monkeypatch.setattr(destinations, "exchange", late)
+    monkeypatch.setattr(Destination, "_accept", refused)
+    with pytest.raises(slidewright.SlidewrightError, match=r"can't look at what was|exists"):
+        slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
     assert os.listdir(folder) == ["thesis.txt"]
+    assert os.listdir(tmp_path) == ["o.segments"]
+
+
+def test_old_folder_that_was_moved_aside_never_comes_back_in_parts(tmp_path, folder, monkeypatch):
+    """Where a kill came in its removal, and the finished one was moved away as soon as it had its name."""
+    monkeypatch.setattr(destinations, "exchange", lambda *_: False)
+    monkeypatch.setattr(Destination, "_remove_left", lambda _: None)
+    slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
+    monkeypatch.undo()
+    (old,) = tmp_path.glob(".*.partial")
+    (old / "index.json").unlink()
+    folder.rename(tmp_path / "moved.segments")
+    sweep_beside(folder)
+    assert os.listdir(tmp_path) == ["moved.segments"]
+
+
+def test_source_that_gets_the_name_in_the_last_instant_is_not_replaced(tmp_path, slide, exchanges, monkeypatch):
+    out, real, before = tmp_path / "o.tif", destinations.exchange, digest(slide)
+    slidewright.convert(slide, out, **OPTIONS)
+
+    def late(one, other):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(slide, out)
+        return real(one, other)
+
+    monkeypatch.setattr(destinations, "exchange", late)
+    with pytest.raises(DestinationError, match="is the source itself"):
+        slidewright.convert(slide, out, overwrite=True, **OPTIONS)
+    assert digest(out) == before
+    assert os.listdir(tmp_path) == ["o.tif"]
 
 
 POOL_KILLED = """

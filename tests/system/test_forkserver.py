@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slidewright.system import forkserver
+from slidewright.system import files, forkserver
 from slidewright.system.forkserver import ForkServer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork server without fork")
@@ -32,8 +32,9 @@ def test_lock_of_what_can_not_be_removed_stays(
     lock = f"{guarded.removesuffix('.partial')}.lock"
     for name in (lock, guarded):
         (tmp_path / name).touch()
-    remove = forkserver.remove
-    monkeypatch.setattr(forkserver, "remove", lambda path: (stuck and path.endswith(guarded)) or remove(path))
+    remove = files.remove
+    for module in (forkserver, files):
+        monkeypatch.setattr(module, "remove", lambda path: (stuck and path.endswith(guarded)) or remove(path))
     server._owned = [str(tmp_path / lock), str(tmp_path / guarded)]
 
     server._finish()

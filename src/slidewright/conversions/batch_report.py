@@ -12,11 +12,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from slidewright.conversions.batch_slide import Line, place_of, status_of
+from slidewright.conversions.batch_slide import Line, place_of
 from slidewright.conversions.destination import folder_beside
 from slidewright.conversions.manifest import Entry
 from slidewright.errors import OptionError, OutputError
 from slidewright.shards.schema import read_as
+from slidewright.sources.on_disk import status_of
 from slidewright.system.files import regular
 from slidewright.system.json_file import parse_json
 from slidewright.system.remote_file import is_url

@@ -10,7 +10,6 @@ import gc
 import json
 import logging
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from time import monotonic
@@ -22,7 +21,7 @@ from slidewright.conversions.opening import open_selected
 from slidewright.conversions.workload import work_seconds
 from slidewright.errors import without_keys
 from slidewright.shards import fingerprint as identity
-from slidewright.sources.on_disk import file_identity
+from slidewright.sources.on_disk import file_identity, status_of
 from slidewright.system.remote_file import absolute, is_url
 
 if TYPE_CHECKING:
@@ -82,7 +81,8 @@ class Line:
     status: str
     destination: str
     identity: dict[str, Any] | None
-    made: tuple[int, int] | None
+    made: tuple[int, ...] | None
+    """Its `status_of`."""
 
 
 class Outcome(NamedTuple):
@@ -237,23 +237,6 @@ def _place(path: str) -> str:
 def _label(options: ConvertOptions) -> dict[str, Any]:
     """What tells the image file that becomes the label from others."""
     return {} if options.label is None else {"label": file_identity(os.fspath(options.label))}
-
-
-def status_of(path: str) -> tuple[int, int] | None:
-    """Size and time of change of a file; of a folder those of all in it, the newest; or None."""
-    try:
-        status = os.stat(path)
-        if not os.path.isdir(path):
-            return status.st_size, status.st_mtime_ns
-        inside = [
-            os.lstat(os.path.join(where, name))
-            for where, folders, files in os.walk(path)
-            for name in (*folders, *files)
-        ]
-    except OSError:
-        return None
-    total = sum(each.st_size for each in inside if stat.S_ISREG(each.st_mode))
-    return total, max(each.st_mtime_ns for each in (status, *inside))
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,10 +238,11 @@ class Destination:
             self._rename_folder(mine, now)
         elif not self._overwrite or (self._only_seen and now is None):
             rename_new(self.partial, self.place)
-        elif not self._only_seen:
-            os.replace(self.partial, self.place)
         elif not self._exchange(mine, now):
-            self._move_aside(now)
+            if self._only_seen:
+                self._move_aside(now)
+            else:
+                os.replace(self.partial, self.place)
 
     def _rename_folder(self, mine: os.stat_result, now: tuple[int, int] | None) -> None:
         """Rename a finished folder. The names of it and of one that it replaces are exchanged in one step where the
@@ -261,7 +262,7 @@ class Destination:
         os.rename(self.place, aside)
         try:
             self._accept(aside, now)
-        except (DestinationError, FileExistsError):
+        except (DestinationError, OSError):
             if not os.path.lexists(self.place):
                 os.rename(aside, self.place)
             raise
@@ -269,7 +270,7 @@ class Destination:
             os.rename(self.partial, self.place)
         else:
             rename_new(self.partial, self.place)
-        remove(aside)
+        os.rename(aside, self.partial)  # which `close` removes, and never comes back
 
     def _exchange(self, mine: os.stat_result, now: tuple[int, int] | None) -> bool:
         """Exchange the names of what is finished and of what it replaces, which `close` removes under the name of the
@@ -287,9 +288,14 @@ class Destination:
             return False
         try:
             self._accept(self.partial, now)
-        except (DestinationError, FileExistsError):
-            if exchange(self.partial, self.place):
+        except (DestinationError, OSError) as error:
+            back = exchange(self.partial, self.place)
+            if back and leads_to(self.partial, mine):  # and no third has come
                 self._lock.note([])
+            if isinstance(error, FileExistsError) and not back:  # `settle` tries it again
+                raise self._exists() from None
+            if isinstance(error, OSError) and not isinstance(error, FileExistsError):
+                raise OutputError(f"can't look at what was at {self.place!r}: {error.strerror}; run again") from error
             raise
         self._lock.note([])  # from here on what has the name of the partial one is to be removed
         return True

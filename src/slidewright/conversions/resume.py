@@ -27,7 +27,7 @@ from slidewright.selection import Selection
 from slidewright.shards.fingerprint import fingerprint, versions
 from slidewright.shards.folder import JOB_FILE, OtherJobError, ShardFolder, has_mark, mark_of, sweep_partials
 from slidewright.shards.plan import ShardPlan
-from slidewright.sources.on_disk import file_identity
+from slidewright.sources.on_disk import file_identity, status_of
 from slidewright.sources.wrappers.fill import describe_corrupt
 from slidewright.system.file_identity import same_file
 from slidewright.system.file_lock import FileLock, is_abandoned
@@ -204,12 +204,12 @@ def _note_finished(folder: ShardFolder, partial: str, options: ConvertOptions) -
 
 
 def _seen(path: str | os.PathLike[str], options: ConvertOptions) -> list[Any]:
-    """What tells a file from others, under whatever name: its number alone may be that of one which was removed. With
-    what tells the label image in it, which is no part of the shards.
+    """What tells a file, or a store with all in it, from others, under whatever name: its number alone may be that of
+    one which was removed. With what tells the label image in it, which is no part of the shards.
     """
-    status = os.stat(path)
+    seen = status_of(os.fspath(path)) or ()
     label = [] if options.label is None else [file_identity(os.fspath(options.label))]
-    return [status.st_ino, status.st_size, status.st_mtime_ns, *label]
+    return [os.stat(path).st_ino, *seen, *label]
 
 
 def _made(path: str, dest: str | os.PathLike[str], options: ConvertOptions) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -93,6 +94,27 @@ def seen_beside(path: str) -> tuple[tuple[str, int, int], ...]:
     files = _files(found[0]) if found and os.path.isdir(found[0]) else iter(found)
     seen = ((os.path.relpath(file, os.path.dirname(path)), seen_as(file)) for file in islice(files, _MAX_FILES))
     return tuple((name, *when) for name, when in seen if when is not None)
+
+
+def status_of(path: str) -> tuple[int, ...] | None:
+    """Size and time of change of a file; of a folder those of all in it, the newest, and what tells it from one of
+    which any part has another name, size or time, be it an older one; or None.
+    """
+    try:
+        status = os.stat(path)
+        if not os.path.isdir(path):
+            return status.st_size, status.st_mtime_ns
+        inside = {
+            os.path.relpath(os.path.join(where, name), path): os.lstat(os.path.join(where, name))
+            for where, folders, files in os.walk(path)
+            for name in (*folders, *files)
+        }
+    except OSError:
+        return None
+    sizes = {name: each.st_size if stat.S_ISREG(each.st_mode) else -1 for name, each in inside.items()}
+    told = _word(f"{name}\0{sizes[name]}\0{inside[name].st_mtime_ns}" for name in sorted(inside))
+    newest = max(each.st_mtime_ns for each in (status, *inside.values()))
+    return sum(size for size in sizes.values() if size > 0), newest, int(told, 16)
 
 
 def _stat(path: str, touched: list[int] | None = None) -> dict[str, int]:

@@ -46,12 +46,10 @@ def stored_of(slide: TiffSlide, image: Image) -> tuple[Stored | None, str]:
         separate=page.planes > 1 or image.channels is not None,
         big_endian=page.big_endian,
     )
-    if page.is_jpeg:
-        return _of_jpeg(slide, image, stored)
     for other in image.pages[1:]:
         if _encoding(_renamed(slide, other)) != _encoding(page):
             return None, "its channels or planes are not all encoded alike"
-    return stored, ""
+    return _of_jpeg(slide, image, stored) if page.is_jpeg else (stored, "")
 
 
 def _renamed(slide: TiffSlide, page: Page) -> Page:
@@ -85,7 +83,8 @@ def _refusal(page: Page) -> str:
 
 
 def _encoding(page: Page) -> tuple[object, ...]:
-    return page.compression, page.photometric, page.predictor, page.bits
+    alike = page.compression, page.photometric, page.predictor, page.bits, page.reversed_bits, page.premultiplied
+    return (*alike, page.samples, page.planes, page.is_jpeg and page.photometric == "rgb" and page.is_jfif)
 
 
 def _of_jpeg(slide: TiffSlide, image: Image, stored: Stored) -> tuple[Stored | None, str]:

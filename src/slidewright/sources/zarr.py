@@ -38,6 +38,7 @@ from slidewright.tiff.metadata import MICROMETRES, SECONDS
 _SUPPORTED = f"an image has axes such as YX, YXS, CYX or TCZYX, and up to {MAX_CHANNELS} channels"
 _MAX_CHUNK_BYTES = 1 << 30
 _MAX_CHUNKS = 1 << 26  # of a frame: a slide of 500 gigapixels in chunks of 128 x 128 has half of them
+_SMALL_CHUNK, _MAX_SMALL_CHUNKS = 32 * 32, 1 << 20  # pixels, which nobody has in so many files
 _OLD_CHUNK = r"\d+(\.\d+)*"  # what lies in the folder of an array of zarr v2: chunks, or folders of them
 _CHUNK = rf"c(\.\d+)*|{_OLD_CHUNK}"
 _RED_GREEN_BLUE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
@@ -344,7 +345,7 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) ->
             f"{name} has chunks of {grid} pixels, too large to decode in memory; save it again with smaller chunks"
         )
     count = -(-size.height // grid.height) * -(-size.width // grid.width) * -(-samples // depth)
-    if count > _MAX_CHUNKS:
+    if count > (_MAX_CHUNKS if grid.height * grid.width >= _SMALL_CHUNK else _MAX_SMALL_CHUNKS):
         raise SourceError(
             f"{name} has {count:,} chunks of {grid} pixels, which would take hours to look for; save it again with "
             "larger chunks"

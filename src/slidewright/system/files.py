@@ -295,10 +295,11 @@ def remove_known(path: str, lock: str) -> None:
 
 def settle(stem: str, path: str) -> None:
     """What a run to `path` that has ended leaves, and is not its own: what was moved aside to make room goes back where
-    nothing has taken its place, else it is removed; what was exchanged unseen goes back.
+    nothing has taken its place, else it gets the name of the partial file, to be removed: a part of it that a kill
+    leaves must not come back. What was exchanged unseen goes back.
     """
-    _settle_aside(f"{stem}.old", path)
     partial, lock = f"{stem}.partial", f"{stem}.lock"
+    _settle_aside(f"{stem}.old", path, partial, lock)
     if is_stranger(partial, lock):
         with contextlib.suppress(OSError):
             if not os.path.lexists(path):
@@ -307,13 +308,14 @@ def settle(stem: str, path: str) -> None:
                 exchange(partial, path)
 
 
-def _settle_aside(aside: str, path: str) -> None:
+def _settle_aside(aside: str, path: str, partial: str, lock: str) -> None:
     if not os.path.lexists(aside):
         return
-    if os.path.lexists(path):
-        remove(aside)
-    else:
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        if os.path.lexists(path):
+            remove_known(partial, lock)
+            os.rename(aside, partial)
+        else:
             os.rename(aside, path)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidewright.geometry import Region, Size
+from slidewright.tiff.lerc import PARAMETERS
 
 LOSSLESS = frozenset({"none", "lzw", "deflate", "zstd", "packbits", "lzma", "packints", "png"})
 LOSSLESS |= {"ccitt-t4", "ccitt-t6", "ccittrle"}
@@ -239,6 +240,12 @@ class Page(TiledImage):
         tifffile undoes them, which it writes so with PackBits.
         """
         return self.predictor != 1 and self.compression in _WITHOUT_PREDICTOR
+
+    @property
+    def lerc_compression(self) -> int:
+        """What LERC is compressed with, see `lerc.has_gaps`."""
+        values = self.page.tags.valueof(PARAMETERS)
+        return int(values[1]) if isinstance(values, (tuple, np.ndarray)) and len(values) > 1 else 0
 
     @property
     def raw_order(self) -> Literal["<", ">"] | None:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidewright.errors import CorruptTileError, SlidewrightError
-from slidewright.geometry import Region
+from slidewright.errors import CorruptTileError, SlidewrightError, SourceError
+from slidewright.geometry import Region, Size
 from slidewright.system.interrupts import let_through
 from slidewright.system.limits import blame_memory
 from slidewright.system.pixel_file import PixelFile
@@ -27,6 +27,7 @@ from slidewright.tiff.jpeg2000 import too_much
 from slidewright.tiff.jpeg_header import LOSSLESS, is_damaged, read_process
 from slidewright.tiff.jpeg_holes import MAX_SCANS, has_hole, number_of_scans
 from slidewright.tiff.jpegxl import joined_of
+from slidewright.tiff.lerc import has_gaps
 from slidewright.tiff.page import Page
 from slidewright.tiff.stream_headers import is_far_larger, look
 from slidewright.tiff.stripes import Stripes
@@ -73,6 +74,7 @@ class Segments:
         self._offsets, self._counts = page.offsets[: page.n_segments], page.counts[: page.n_segments]
         own = page.compression.startswith("aperio_jp2000")
         self._codec = "jpeg" if page.is_jpeg else "jpeg2000" if own else page.compression.partition("-")[0]
+        self._lerc = page.lerc_compression if self._codec == "lerc" else 0
         self._cell_bytes = page.cell.height * page.cell.width * page.samples * page.dtype.itemsize
         rows = page.cell.height + 1
         plain = page.tiled and self._raw  # strips may say more than they have, such as all of a stack
@@ -326,10 +328,20 @@ class Segments:
         if too_many:
             raise self._damaged(index, "more bits than it has pixels")
 
+    def _inside(self, index: int) -> Size:
+        """How much of a segment lies in the image."""
+        _, _, height, width = self.page.pixels_of(index)
+        return Size(height, width)
+
     def _check_stream(self, index: int, data: bytes) -> None:
         """Refuse an image that says it is far larger than its tile, before a decoder makes room for it; and one of
         another shape with as many pixels, which tifffile would lay in rows of the tile's length.
         """
+        if self._codec == "lerc" and has_gaps(data, self._lerc, self._inside(index)):
+            raise SourceError(
+                f"{self.where(index)} has pixels without a value (a mask of LERC), which are not read; save it again "
+                "with another compression, such as deflate"
+            )
         size, cell = look(self._codec, data).size, self.page.cell
         swapped = size is not None and size != cell and size.height * size.width == cell.height * cell.width
         if swapped and self._codec == "jpeg" and read_process(data) == LOSSLESS:  # whose rows a DNG lays as it likes
@@ -363,6 +375,10 @@ def _bits_of(page: Page) -> Callable[[bytes], bytes] | None:
     return bytes if page.compression == "none" else tifffile.TIFF.DECOMPRESSORS[int(page.page.compression)]
 
 
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+"""Each byte with its bits the other way round (TIFF 6.0, FillOrder 2)."""
+
+
 def _chroma_units(page: Page) -> Callable[..., Any] | None:
     """Decoder of YCbCr outside JPEG whose chroma is subsampled, which tifffile does not unpack: units of some Y, one Cb
     and one Cr each (TIFF 6.0 section 21). None for other pages.
@@ -376,6 +392,8 @@ def _chroma_units(page: Page) -> Callable[..., Any] | None:
     decompress: Callable[[bytes], bytes] = tifffile.TIFF.DECOMPRESSORS[page.page.compression]
 
     def decode(data: bytes, index: int, **_: Any) -> tuple[NDArray[Any], ...]:
+        if page.reversed_bits:
+            data = data.translate(_REVERSED)
         columns, unit = -(-page.cell.width // across), across * down + 2
         raw: NDArray[Any] = np.frombuffer(decompress(data) if page.compression != "none" else data, np.uint8)
         height = page.cell.height

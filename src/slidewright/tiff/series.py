@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ _NO_IMAGE = 1 | 4  # NewSubfileType: a reduced copy, a mask of what is transpare
 _MAX_PLANES = 1 << 22
 _PLACES = ("IFD", "FirstC", "FirstT", "FirstZ")
 """That an OME-XML may speak of in all: tifffile makes a list of those of each image, whatever is in the file."""
+_AS_THEY_ARE = (("minisblack", 1), ("miniswhite", 1), ("rgb", 3))
+"""(photometric, samples) of images of which many may lie behind one page, and are read without a page for each."""
 _MANY = 2048
 """Directories from which on their number tells in tifffile's time, which grows with its square."""
 _FILE_NAME = re.compile(r'FileName="([^"]*)"')
@@ -333,7 +335,12 @@ def _pages_of(
         offsets = tuple(int(chosen.dataoffset) + number * image_bytes for number in numbers)
         if max(offsets) + image_bytes > tiff.filehandle.size:
             raise SourceError(f"{path}: {len(numbers)} images do not fit in the file; it is cut short, copy it again")
-        return Image((page,), count if channels else None, offsets, stack)
+        if page.planes == 1 and (page.photometric, page.samples) in _AS_THEY_ARE:
+            return Image((page,), count if channels else None, offsets, stack)
+        pages = [
+            replace(page, name=f"image {number}", offsets=page.offsets + number * image_bytes) for number in numbers
+        ]
+        return Image(tuple(pages), count if channels else None, None, stack)
     if max(numbers) >= len(pages) or any(pages[number] is None for number in numbers):
         raise SourceError(f"{path}: {which} has {len(numbers)} images, but not a page for each; the file is damaged")
     if len(numbers) == 1:
@@ -343,7 +350,20 @@ def _pages_of(
     whole = tuple(read_page(_whole(pages[number]), name) for number, name in zip(numbers, names, strict=True))
     if any((p.size, p.cell, p.tiled, p.dtype) != (page.size, page.cell, page.tiled, page.dtype) for p in whole):
         raise SourceError(f"{path}: the images of {which} differ in size, tiles or dtype; choose one with page")
+    if any(_shown_as(each) != _shown_as(page) for each in whole):
+        raise SourceError(
+            f"{path}: the images of {which} differ in what their numbers mean (colours, palette, alpha, planes) or in "
+            "which way is up; choose one with page"
+        )
     return Image(whole, count if channels else None, None, stack)
+
+
+def _shown_as(page: Page) -> tuple[Any, ...]:
+    """What turns decoded samples into what is shown, which is taken from the first of several pages."""
+    colours = page.photometric
+    bits = page.bits if page.bits < 8 or colours == "miniswhite" else 0
+    more = (page.luma, page.reference) if colours == "ycbcr" and not page.is_jpeg else page.colormap
+    return colours, bits, page.samples, page.planes, page.premultiplied, page.has_alpha, page.orientation, more
 
 
 def _numbered(page: Any, place: int) -> str:

@@ -24,7 +24,8 @@ def given_as(page: Page) -> str | None:
     eight, photometric, samples = page.dtype == np.uint8 and page.bits == 8, page.photometric, page.samples
     words = page.dtype in (np.uint8, np.uint16) and page.bits in (2, 4, 8, 16)
     if photometric == "ycbcr" and not page.is_jpeg and samples == 3 and eight and page.compression in _BYTES:
-        return "rgb" if page.planes == 1 or page.subsampling == (1, 1) else None
+        # What libtiff makes of a predictor beside units of subsampled chroma is nowhere said.
+        return "rgb" if page.subsampling == (1, 1) or (page.planes == 1 and page.predictor == 1) else None
     if photometric == "separated" and samples == 4 and words and page.bits > 7 and not page.is_jpeg and page.is_cmyk:
         return "rgb"
     if photometric == "cielab" and samples == 3 and eight and not (page.is_jpeg or page.compression in _RGB):
