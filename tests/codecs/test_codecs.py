@@ -264,6 +264,18 @@ def test_streams_say_their_size_and_whether_they_are_lossless(shape: Any, sample
             assert look("webp", stream).size == size
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_header_of_jpeg_xr_says_its_size(dtype: str) -> None:
+    """The larger of its two headers, of which decoders take either."""
+    for size in (Size(64, 64), Size(63, 65), Size(1, 1), Size(70_000, 16)):
+        stream: Any = bytes(imagecodecs.jpegxr_encode(np.zeros(size, dtype), level=1.0))
+        assert look("jpegxr", stream) == Stream(size)
+        at = stream.index(b"WMPHOTO\0") + 12
+        if stream[at - 2] & 0x80:
+            assert look("jpegxr", stream[:at] + b"\xff\xff\xff\xff" + stream[at + 4 :]) == Stream(Size(65_536, 65_536))
+        assert look("jpegxr", stream[:at]) == Stream()
+
+
 @pytest.mark.parametrize("name", ["jpeg2000", "webp-lossless", "png", "jpegxl-lossless"])
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_tile_of_one_colour_says_what_any_other_does(name: str, value: int) -> None:

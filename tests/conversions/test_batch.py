@@ -25,7 +25,7 @@ from slidewright.conversions.deciding import decide
 from slidewright.conversions.destination import Destination
 from slidewright.conversions.manifest import parse_cell
 from slidewright.conversions.opening import make_launcher
-from slidewright.errors import CorruptTileError, OptionError, SourceError
+from slidewright.errors import CorruptTileError, DestinationError, OptionError, SourceError
 from slidewright.options import make_options
 from slidewright.sources.open import open_source
 from slidewright.system import early
@@ -218,6 +218,42 @@ def test_store_in_which_somebody_changes_a_file_meanwhile_is_not_replaced(tmp_pa
     assert statuses(report) == ["failed", "done", "done"]
     assert "it was put there, or changed, while its file was made" in report.failed[0].error
     assert mine.read_bytes() == b"precious"
+
+
+def test_chunk_of_a_store_that_is_put_back_with_its_old_time_is_noticed(tmp_path, slides):
+    """It has the size of the other, and an older time, as `cp -p` gives it: the slide was skipped, or made again."""
+    again = {"suffix": ".zarr", "compression": "none", "zarr_shard": 0, **OPTIONS}
+    slidewright.batch(slides, tmp_path / "out", **again)
+    chunk = tmp_path / "out" / "slide0.zarr" / "0" / "c" / "0" / "0"
+    status = chunk.stat()
+    chunk.write_bytes(bytes(status.st_size))
+    os.utime(chunk, ns=(status.st_atime_ns, status.st_mtime_ns - 10**9))
+    for more in ({}, {"compression": "zstd"}):
+        report = slidewright.batch(slides, tmp_path / "out", **{**again, **more})
+        assert statuses(report)[0] == "failed"
+        assert "exists" in report.failed[0].error
+        assert chunk.read_bytes() == bytes(status.st_size)
+
+
+def test_store_that_was_changed_after_a_resumed_run_was_killed_is_not_finished(tmp_path, slides, monkeypatch):
+    """Its folder alone looks as it did: the parts, which could mend it, were removed with a success."""
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(*args, **options):
+        raise KilledError
+
+    out = tmp_path / "o.zarr"
+    monkeypatch.setattr(resume, "remove_folder", killed)
+    with pytest.raises(KilledError):
+        slidewright.convert(slides / "slide0.tif", out, resume=True, zarr_shard=0, **OPTIONS)
+    monkeypatch.undo()
+    (out / "0" / "c" / "0" / "0").unlink()
+    with pytest.raises(DestinationError, match="exists"):
+        slidewright.convert(slides / "slide0.tif", out, resume=True, zarr_shard=0, **OPTIONS)
+    slidewright.convert(slides / "slide0.tif", out, resume=True, zarr_shard=0, overwrite=True, **OPTIONS)
+    assert (out / "0" / "c" / "0" / "0").exists()
 
 
 def test_line_of_a_task_whose_clock_is_ahead_does_not_hide_newer_ones(tmp_path, slides):

@@ -30,6 +30,7 @@ from slidewright.conversions import destination as destinations
 from slidewright.conversions import shard as shard_module
 from slidewright.conversions.destination import Destination, sweep_beside
 from slidewright.errors import DestinationError, OptionError, OutputError
+from slidewright.formats import ome_zarr
 from slidewright.sources import on_disk, watched
 from slidewright.system import file_identity, file_lock, files
 
@@ -166,6 +167,35 @@ def test_copy_that_has_the_place_of_a_stores_folder_for_a_while_is_an_error(tmp_
     with pytest.raises(OutputError, match="it was moved, or replaced by a copy"):
         slidewright.convert(read, disk / "o.zarr", shape=pixels.shape, dtype="uint8", **given)
     assert os.listdir(disk) == []
+
+
+@posix
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+def test_copy_that_has_the_place_of_a_store_while_its_metadata_are_written_is_an_error(tmp_path, ngff, monkeypatch):
+    """The first had those of before then, without channels."""
+    write, calls = ome_zarr.write_json, []
+
+    def late(path, value):
+        if os.path.basename(path) not in ("zarr.json", ".zattrs") or "multiscales" not in str(value):
+            return write(path, value)
+        calls.append(path)
+        place = os.path.dirname(path)
+        if len(calls) == 1:
+            write(path, value)
+            shutil.copytree(place, tmp_path / "copy")
+            return None
+        os.rename(place, tmp_path / "away")
+        os.rename(tmp_path / "copy", place)
+        write(path, value)
+        shutil.rmtree(place)
+        os.rename(tmp_path / "away", place)
+        return None
+
+    monkeypatch.setattr(ome_zarr, "write_json", late)
+    with pytest.raises(OutputError, match="while its metadata were written"):
+        slidewright.convert(np.zeros((90, 90), np.uint16), tmp_path / "o.zarr", ngff=ngff, **OPTIONS)
+    assert len(calls) == 2
+    assert not (tmp_path / "o.zarr").exists()
 
 
 @posix

@@ -245,6 +245,21 @@ def test_ome_xml_of_a_billion_planes_is_refused_at_once(tmp_path, sizes, data):
         slidewright.convert(tmp_path / "s.tif", tmp_path / "o.tif", n_workers=0)
 
 
+def test_ome_xml_that_speaks_of_all_pages_very_often_is_refused_at_once(tmp_path):
+    """Without an IFD, tifffile goes over all pages for each."""
+    xml = (
+        "<OME xmlns='http://www.openmicroscopy.org/Schemas/OME/2016-06'><Image ID='Image:0'><Pixels ID='P' "
+        "DimensionOrder='XYZCT' Type='uint8' SizeX='16' SizeY='16' SizeC='1' SizeT='1' SizeZ='3000'>"
+        f"{'<TiffData/>' * 3000}</Pixels></Image></OME>"
+    )
+    with tifffile.TiffWriter(tmp_path / "s.tif") as tiff:
+        for number in range(3000):
+            more = {"description": None if number else xml, "metadata": None, "contiguous": False}
+            tiff.write(np.zeros((16, 16), np.uint8), **more)
+    with pytest.raises(SourceError, match="planes"):
+        slidewright.convert(tmp_path / "s.tif", tmp_path / "o.tif", n_workers=0)
+
+
 def test_ome_xml_of_a_billion_steps_is_refused_at_once(tmp_path):
     along = "<ModuloAlongZ Type='phase' Start='0' Step='1e-9' End='1'/>"
     xml = (

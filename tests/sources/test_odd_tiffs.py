@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import pyvips
 import tifffile
+import zarr
 from numpy.typing import NDArray
 from PIL import Image
 from reading import assert_reads_like
 
 import slidewright
+from slidewright.cli.main import main
 from slidewright.errors import CorruptTileError, OptionError, SourceError
 from slidewright.sources.open import open_source
 
@@ -98,6 +100,152 @@ def test_samples_where_0_is_white_are_read_where_extrasamples_names_them(tmp_pat
     slidewright.convert(path, tmp_path / "out.tif", n_workers=0, compression="zstd")
     found = tifffile.imread(tmp_path / "out.tif", key=0)
     np.testing.assert_array_equal(np.moveaxis(found, 0, -1) if found.shape[0] == 3 else found, 255 - RGB)
+
+
+STACKS = {
+    "planar": ({"photometric": "rgb", "planarconfig": "separate"}, (4, 3, 40, 60)),
+    "inks": ({"photometric": "separated"}, (4, 40, 60, 4)),
+    "alpha": ({"photometric": "rgb", "extrasamples": ["assocalpha"]}, (4, 40, 60, 4)),
+    "grey and alpha": ({"photometric": "minisblack", "extrasamples": ["unassalpha"]}, (4, 40, 60, 2)),
+    "rgb": ({"photometric": "rgb"}, (4, 40, 60, 3)),
+    "grey": ({"photometric": "minisblack"}, (4, 40, 60)),
+    "white is 0": ({"photometric": "miniswhite"}, (4, 40, 60)),
+}
+
+
+@pytest.mark.parametrize("kind", STACKS)
+def test_images_of_a_stack_that_lie_behind_one_page(kind: str, tmp_path: Path) -> None:
+    """Planes were read as pixels, and of colours that are converted each image was the first."""
+    how, shape = STACKS[kind]
+    pixels = np.random.default_rng(1).integers(0, 255, shape, np.uint8)
+    tifffile.imwrite(tmp_path / "all.tif", pixels, truncate=True, **how)
+    with tifffile.TiffFile(tmp_path / "all.tif") as tiff:
+        assert len(tiff.pages) == 1
+    whole = {"compression": "zstd", "tile_size": 32, "n_workers": 0}
+    slidewright.convert(tmp_path / "all.tif", tmp_path / "all.ome.zarr", z="all", **whole)
+    stack = np.asarray(zarr.open(tmp_path / "all.ome.zarr", mode="r")["0"])
+    for number, image in enumerate(pixels):
+        tifffile.imwrite(tmp_path / "one.tif", image, **how)
+        slidewright.convert(tmp_path / "one.tif", tmp_path / "wanted.tif", overwrite=True, **whole)
+        wanted = tifffile.imread(tmp_path / "wanted.tif", key=0)
+        slidewright.convert(tmp_path / "all.tif", tmp_path / "got.tif", z=number, overwrite=True, **whole)
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "got.tif", key=0), wanted)
+        channels = wanted[None] if wanted.ndim == 2 else np.moveaxis(wanted, -1, 0)
+        plane = stack[number][None] if stack.ndim == 3 else stack[:, number]
+        np.testing.assert_array_equal(plane, channels)
+
+
+def two_pages(path: Path, axis: str, images: list[NDArray[Any]], ways: list[dict[str, Any]]) -> Path:
+    """An OME-TIFF of two channels or planes, each in its own way."""
+    height, width, *samples = images[0].shape
+    count = {"C": 1, "Z": 1, "T": 1, axis: 2}
+    count["C"] *= samples[0] if samples else 1
+    size = " ".join(f'Size{name}="{value}"' for name, value in {"X": width, "Y": height, **count}.items())
+    each = f'SamplesPerPixel="{samples[0] if samples else 1}"'
+    channels = "".join(f'<Channel ID="Channel:0:{n}" {each}/>' for n in range(2 if axis == "C" else 1))
+    planes = "".join(f'<TiffData IFD="{n}" First{axis}="{n}" PlaneCount="1"/>' for n in range(2))
+    ome = (
+        '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image '
+        f'ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" {size}>{channels}{planes}</Pixels>'
+        "</Image></OME>"
+    )
+    with tifffile.TiffWriter(path) as tiff:
+        for number, (image, how) in enumerate(zip(images, ways, strict=True)):
+            tiff.write(image, contiguous=False, metadata=None, description=None if number else ome, **how)
+    return path
+
+
+@pytest.mark.parametrize("what", ["colours", "palette", "orientation", "alpha"])
+def test_images_of_a_stack_that_mean_other_things_are_refused(what: str, tmp_path: Path) -> None:
+    """All were taken to be as the first: turned over or not, with its palette, its way up."""
+    tables = [np.stack([np.roll(np.arange(256) * 257, shift)] * 3).astype(np.uint16) for shift in (0, 9)]
+    ways: dict[str, list[dict[str, Any]]] = {
+        "colours": [{"photometric": "miniswhite"}, {"photometric": "minisblack"}],
+        "palette": [{"photometric": "palette", "colormap": table} for table in tables],
+        "orientation": [{"photometric": "minisblack", "extratags": [(274, 3, 1, way, True)]} for way in (1, 3)],
+        "alpha": [{"photometric": "rgb", "extrasamples": [way]} for way in ("assocalpha", "unassalpha")],
+    }
+    image = np.dstack([RGB, GREY]) if what == "alpha" else GREY
+    path = two_pages(tmp_path / "a.ome.tif", "Z", [image, image], ways[what])
+    with pytest.raises(SourceError, match="differ in what their numbers mean"):
+        slidewright.convert(path, tmp_path / "out.ome.tif", z="all", n_workers=0)
+    for page in range(2):
+        slidewright.convert(path, tmp_path / "out.tif", page=page, n_workers=0, overwrite=True)
+
+
+def test_channels_in_several_compressions_are_not_kept_under_one(tmp_path: Path) -> None:
+    """The second was deflate under the number of JPEG, which no reader decodes."""
+    ways = [{"compression": codec, "tile": (64, 64), "photometric": "minisblack"} for codec in ("jpeg", "zlib")]
+    path = two_pages(tmp_path / "a.ome.tif", "C", [GREY, GREY], ways)
+    report = slidewright.convert(path, tmp_path / "out.ome.tif", n_workers=0)
+    assert report.kept_tiles == 0
+    assert main(["verify", str(tmp_path / "out.ome.tif")]) == 0
+    slidewright.convert(path, tmp_path / "exact.ome.tif", n_workers=0, compression="zstd")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "exact.ome.tif", key=1), GREY)
+
+
+def test_subsampled_ycbcr_whose_bits_are_turned(tmp_path: Path) -> None:
+    """They were read as they lie (FillOrder 2); what a predictor makes of such units nobody says."""
+    luma, blue = GREY[:32, :48], GREY[32:64:2, :48:2]
+    blocks = luma.reshape(16, 2, 24, 2).transpose(0, 2, 1, 3).reshape(16, 24, 4)
+    data = zlib.compress(np.concatenate([blocks, blue[..., None], blue[::-1, :, None]], axis=2).tobytes())
+    turn = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+    found = []
+    for order, given, predictor in ((1, data, 1), (2, data.translate(turn), 1), (1, data, 2)):
+        path = tmp_path / "a.tif"
+        how: dict[str, Any] = {"photometric": "ycbcr", "compression": "zlib", "metadata": None}
+        tifffile.imwrite(path, iter([given]), shape=(32, 48, 3), dtype="uint8", rowsperstrip=32, **how)
+        retag(path, YCbCrSubSampling=(2, 2), ResolutionUnit=predictor if predictor > 1 else order)
+        with tifffile.TiffFile(path) as tiff:
+            at = tiff.pages.first.tags["ResolutionUnit"].offset
+        whole = path.read_bytes()
+        path.write_bytes(whole[:at] + (317 if predictor > 1 else 266).to_bytes(2, "little") + whole[at + 2 :])
+        if predictor == 2:
+            with pytest.raises(SourceError, match="can't be read as they are"):
+                open_source(path)
+            return
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0, compression="zstd", overwrite=True)
+        found.append(tifffile.imread(tmp_path / "out.tif", key=0))
+        np.testing.assert_array_equal(found[0], found[-1])
+        by_vips = pyvips.Image.new_from_file(str(path)).numpy()[..., :3]
+        assert np.abs(by_vips.astype(int) - found[0]).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["one band", "bands apart", "beyond the image"])
+def test_lerc_of_pixels_without_a_value(kind: str, tmp_path: Path) -> None:
+    """libtiff makes NaN of them; they became 0, and bands were mixed up. Beyond the image GDAL writes such."""
+    pixels = np.random.default_rng(0).normal(100, 9, (100, 90)).astype(np.float32)
+    tiles = [np.zeros((64, 64), np.float32) for _ in range(4)]
+    for number, tile in enumerate(tiles):
+        part = pixels[number // 2 * 64 :, number % 2 * 64 :][:64, :64]
+        tile[: part.shape[0], : part.shape[1]] = part
+    mask = np.ones((64, 64), np.bool_)
+    if kind == "beyond the image":
+        mask[100 - 64 :], mask[:, 90 - 64 :] = False, False
+    elif kind == "one band":
+        mask[:9, :9] = False
+    blobs = [bytes(imagecodecs.lerc_encode(tile)) for tile in tiles[:3]]
+    blobs.append(bytes(imagecodecs.lerc_encode(tiles[3], masks=mask)) if kind != "bands apart" else blobs[0] * 2)
+    path, how = tmp_path / "a.tif", {"compression": "lerc", "photometric": "minisblack", "metadata": None}
+    tifffile.imwrite(path, iter(blobs), shape=(100, 90), dtype="float32", tile=(64, 64), **how)
+    if kind == "beyond the image":
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0, compression="zstd")
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif", key=0), pixels)
+        return
+    with pytest.raises(SourceError, match="pixels without a value"):
+        slidewright.convert(path, tmp_path / "out.tif", n_workers=0, compression="zstd")
+
+
+def test_tiles_that_are_so_tall_that_each_is_decoded_hundreds_of_times_are_refused(tmp_path: Path) -> None:
+    tiles, how = (zlib.compress(bytes(70_400 * 16)) for _ in range(32)), {"compression": "zlib", "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", tiles, shape=(70_400, 512), dtype="uint8", tile=(70_400, 16), **how)
+    with pytest.raises(SourceError, match="decoded hundreds of times"):
+        open_source(tmp_path / "a.tif")
+    zarr.create_array(tmp_path / "a.zarr", shape=(70_400, 512), chunks=(70_400, 16), dtype="u1")
+    with pytest.raises(SourceError, match="decoded hundreds of times"):
+        open_source(tmp_path / "a.zarr")
+    zarr.create_array(tmp_path / "b.zarr", shape=(70_400, 16), chunks=(70_400, 16), dtype="u1")
+    open_source(tmp_path / "b.zarr")
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "inks"])

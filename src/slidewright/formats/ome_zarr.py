@@ -23,7 +23,7 @@ from slidewright.formats import ome_zarr_metadata as metadata
 from slidewright.formats.base import Format, ImageDescription, TakeSegment
 from slidewright.formats.zarr_blocks import LevelFiles, Receipt, ZarrBlocks, fills, link
 from slidewright.formats.zarr_images import image_name, whole_stream, why_not_kept
-from slidewright.formats.zarr_json import list_label, mark_series, write_json
+from slidewright.formats.zarr_json import has_json, list_label, mark_series, write_json
 from slidewright.formats.zarr_shard import PlaneWriter, Syncer
 from slidewright.geometry import Size
 from slidewright.inspection.verify import check_structure, verify_file
@@ -159,10 +159,13 @@ class OmeZarrFormat(Format):
             with Syncer() as syncer:
                 sizes = self._write_levels(path, image, take, syncer)
                 syncer.wait()
-            self._write_group(path, image)
+            said = self._write_group(path, image)
             found = _sync_folders(path)
+            whole = self._says(path, said)
         except OSError as error:
             raise OutputError(f"can't write {path!r}: {error.strerror or error}") from error
+        if not whole:
+            raise OutputError(f"{path!r} was replaced by a copy while its metadata were written; run again")
         if found != (syncer.files, syncer.nbytes):
             raise OutputError(
                 f"{path!r} has {found[0]:,} files of chunks with {found[1]:,} bytes, and {syncer.files:,} with "
@@ -293,20 +296,32 @@ class OmeZarrFormat(Format):
         axes = metadata.axes_of(encoding.pixels)[:-2]
         return os.path.join(folder, *(["c"] if self.ngff == "0.5" else []), *(str(place[axis]) for axis in axes))
 
-    def _write_group(self, path: str, image: ImageDescription) -> None:
-        """The group last, first without windows, which are then looked up in the last level."""
-        self._write_attributes(path, metadata.group_attributes(image, self.ngff, None))
+    def _write_group(self, path: str, image: ImageDescription) -> dict[str, Any]:
+        """The group last, first without windows, which are then looked up in the last level; its attributes."""
+        said = metadata.group_attributes(image, self.ngff, None)
+        self._write_attributes(path, said)
         if image.encoding.pixels.kind not in MASKS:
             windows = _windows(path, image.encoding.pixels)
-            self._write_attributes(path, metadata.group_attributes(image, self.ngff, windows))
+            said = metadata.group_attributes(image, self.ngff, windows)
+            self._write_attributes(path, said)
+        return said
+
+    def _says(self, path: str, said: dict[str, Any]) -> bool:
+        """Whether the group has these attributes, and no other try at them lies there."""
+        names, wanted = os.listdir(path), self._documents(said)
+        return not any(name.endswith(".partial") for name in names) and all(
+            name in names and has_json(os.path.join(path, name), value) for name, value in wanted.items()
+        )
 
     def _write_attributes(self, path: str, attributes: dict[str, Any]) -> None:
+        for name, value in self._documents(attributes).items():
+            write_json(os.path.join(path, name), value)
+
+    def _documents(self, attributes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The files that say what a group is."""
         if self.ngff == "0.5":
-            group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-            write_json(os.path.join(path, "zarr.json"), group)
-        else:
-            write_json(os.path.join(path, ".zgroup"), {"zarr_format": 2})
-            write_json(os.path.join(path, ".zattrs"), attributes)
+            return {"zarr.json": {"zarr_format": 3, "node_type": "group", "attributes": attributes}}
+        return {".zgroup": {"zarr_format": 2}, ".zattrs": attributes}
 
 
 def _sync_folders(path: str) -> tuple[int, int]:

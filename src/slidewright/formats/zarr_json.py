@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from slidewright.system.file_lock import FileLock
-from slidewright.system.files import remove, write_whole
+from slidewright.system.files import regular, remove, write_whole
 from slidewright.system.json_file import read_json
 
 _LOCK = ".slidewright-labels.lock"
@@ -20,8 +20,18 @@ def write_json(path: str, value: dict[str, Any]) -> None:
     """Write a file, whole and on the disk, under its name; without blanks where they would be most of a large one, as
     of the colours of many labels.
     """
+    write_whole(path, _encoded(value), sync=True)
+
+
+def has_json(path: str, value: dict[str, Any]) -> bool:
+    """Whether a file is what `write_json` makes of a value; raises OSError."""
+    with open(path, "rb", opener=regular) as file:
+        return file.read() == _encoded(value)
+
+
+def _encoded(value: dict[str, Any]) -> bytes:
     text = json.dumps(value, separators=(",", ":"))
-    write_whole(path, (text if len(text) > _LARGE else json.dumps(value, indent=2)).encode(), sync=True)
+    return (text if len(text) > _LARGE else json.dumps(value, indent=2)).encode()
 
 
 def mark_series(group: str, ngff: str) -> None:

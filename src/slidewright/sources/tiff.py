@@ -19,6 +19,7 @@ from slidewright.pixels import MAX_CHANNELS
 from slidewright.selection import Selection
 from slidewright.sources.access.colours import given_as
 from slidewright.sources.access.shapes import check_dtype
+from slidewright.sources.access.tile_grid import check_height
 from slidewright.sources.base import (
     LIBRARY_BYTES,
     Pixels,
@@ -158,6 +159,8 @@ def _info(slide: TiffSlide, chosen: Selection) -> SourceInfo:
     for each in image.pages:
         _check_segments(each, np.dtype(dtype), where, slide)
         check_size(each, slide.file)
+        if each.tiled:
+            check_height(where, each.size, each.cell, each.samples * each.dtype.itemsize)
     base = slide.image(replace(chosen, level=0)).pages[0] if chosen.level else page
     if number is not None:
         series, base = slide.owner(page)

@@ -19,6 +19,7 @@ from slidewright.metadata import Channel, Metadata, fields_of
 from slidewright.pixels import MAX_CHANNELS
 from slidewright.selection import Selection
 from slidewright.sources.access.shapes import axis_letter, check_dtype, check_shape
+from slidewright.sources.access.tile_grid import check_height
 from slidewright.sources.base import LIBRARY_BYTES, Source, SourceInfo, more_images, pickled_identity
 from slidewright.sources.ome_attributes import (
     OmeAttributes,
@@ -344,6 +345,7 @@ def _info(chosen: _Chosen, axes: str, name: str, planes: Mapping[str, range]) ->
         raise SourceError(
             f"{name} has chunks of {grid} pixels, too large to decode in memory; save it again with smaller chunks"
         )
+    check_height(name, size, grid, depth * np.dtype(dtype).itemsize)
     count = -(-size.height // grid.height) * -(-size.width // grid.width) * -(-samples // depth)
     if count > (_MAX_CHUNKS if grid.height * grid.width >= _SMALL_CHUNK else _MAX_SMALL_CHUNKS):
         raise SourceError(

@@ -115,7 +115,8 @@ def check_planes(tiff: Any, path: str) -> None:
             first, last, step = (float(element.get(name, 1)) for name in ("Start", "End", "Step"))
             planes += abs((last - first) / step)
         elif kind == "TiffData":
-            planes += max(0, int(element.get("PlaneCount", element.get("NumPlanes", 1))))
+            alone = 1 if "IFD" in element.attrib else len(tiff.pages)  # which tifffile looks through then
+            planes += max(0, int(element.get("PlaneCount", element.get("NumPlanes", 0)))) or alone
             below = [name for name in _PLACES if int(element.get(name, 0)) < 0]
             if below:
                 raise VerifyError(f"{path}: its OME-XML has a plane whose {below[0]} is below 0; the file is damaged")

@@ -6,11 +6,13 @@ that a stream claims, which is to be checked before.
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
 from slidewright.geometry import Size
 
 HEAD_BYTES = 4096
+_WIDTH, _HEIGHT, _SHORT = 0xBC80, 0xBC81, 3
 
 
 class Stream(NamedTuple):
@@ -37,7 +39,7 @@ def look(compression: str, data: bytes) -> Stream:
     reader = _READERS.get(compression)
     try:
         return reader(data) if reader is not None else Stream()
-    except (IndexError, ValueError):
+    except (IndexError, ValueError, struct.error):
         return Stream()
 
 
@@ -116,6 +118,21 @@ def _jpegxl(data: bytes) -> Stream:
     return Stream(size, not bits.take(1))
 
 
+def _jpegxr(data: bytes) -> Stream:
+    """The larger of what the container's directory says and the stream in it (ITU-T T.832, A.6 and 8.3)."""
+    at = data.index(b"WMPHOTO\0")
+    short = bool(data[at + 10] & 0x80)
+    width, height = (1 + value for value in struct.unpack_from(">HH" if short else ">II", data, at + 12))
+    said = {_WIDTH: 0, _HEIGHT: 0}
+    (at,) = struct.unpack_from("<I", data, 4)
+    for number in range(struct.unpack_from("<H", data, at)[0]):
+        tag, kind, _ = struct.unpack_from("<HHI", data, at + 2 + 12 * number)
+        if tag in said:
+            (said[tag],) = struct.unpack_from("<H" if kind == _SHORT else "<I", data, at + 10 + 12 * number)
+    sizes = Size(height, width), Size(said[_HEIGHT], said[_WIDTH])
+    return Stream(max(sizes, key=lambda size: size.height * size.width))
+
+
 class _Bits:
     """JPEG XL's bits, lowest first, and its small structures."""
 
@@ -166,4 +183,13 @@ class _Bits:
         self.take(1)
 
 
-_READERS = {"jpeg": _jpeg, "jpeg2000": _jpeg2000, "htj2k": _jpeg2000, "webp": _webp, "png": _png, "jpegxl": _jpegxl}
+_READERS = {
+    "jpeg": _jpeg,
+    "jpeg2000": _jpeg2000,
+    "htj2k": _jpeg2000,
+    "webp": _webp,
+    "png": _png,
+    "jpegxl": _jpegxl,
+    "jpegxr": _jpegxr,
+    "jpegxr_ndpi": _jpegxr,
+}

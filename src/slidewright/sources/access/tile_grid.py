@@ -12,15 +12,30 @@ from collections.abc import Callable
 
 import numpy as np
 
+from slidewright.errors import SourceError
 from slidewright.geometry import Region, Size
 from slidewright.sources.base import Pixels
 
 CACHE_BYTES = 24_000_000  # with the rest of a worker this stays under its 64 MB
 
+_TALLEST = 1 << 16  # rows of a cell: 64 times what is read at a time
+
 DecodeCell = Callable[[int, int, int, Pixels], None]
 """Takes (row, column, band, out) and fills `out`, C-contiguous and a whole cell, where the cell has pixels of the
 image; `band` counts cells along the channels.
 """
+
+
+def check_height(name: str, size: Size, cell: Size, pixel_bytes: int) -> None:
+    """Refuse cells that are decoded anew for each of very many rows of blocks, as a row of them does not fit into the
+    cache: hours, for a megabyte of blank tiles. Raises SourceError.
+    """
+    row = -(-size.width // cell.width) * min(cell.height, size.height) * cell.width * pixel_bytes
+    if min(cell.height, size.height) > _TALLEST and row > CACHE_BYTES:
+        raise SourceError(
+            f"{name} has tiles or chunks of {cell} pixels, each of which would be decoded hundreds of times; save it "
+            "again in smaller ones"
+        )
 
 
 class CellReader:
