@@ -220,6 +220,22 @@ def test_store_in_which_somebody_changes_a_file_meanwhile_is_not_replaced(tmp_pa
     assert mine.read_bytes() == b"precious"
 
 
+def test_store_in_which_somebody_writes_as_soon_as_it_has_its_name_is_not_replaced_later(tmp_path, slides):
+    """What the batch notes is what it has made."""
+    mine = tmp_path / "out" / "slide0.zarr" / "0" / "mine.txt"
+
+    def put(progress):
+        if progress.stage == "done" and mine.parent.exists():
+            mine.write_bytes(b"precious")
+
+    slidewright.batch(slides / "slide0.tif", tmp_path / "out", suffix=".zarr", progress=put, **OPTIONS)
+    assert mine.exists()
+    for effort in (1, 2):
+        report = slidewright.batch(slides / "slide0.tif", tmp_path / "out", suffix=".zarr", effort=effort, **OPTIONS)
+        assert statuses(report) == ["failed"]
+    assert mine.read_bytes() == b"precious"
+
+
 def test_chunk_of_a_store_that_is_put_back_with_its_old_time_is_noticed(tmp_path, slides):
     """It has the size of the other, and an older time, as `cp -p` gives it: the slide was skipped, or made again."""
     again = {"suffix": ".zarr", "compression": "none", "zarr_shard": 0, **OPTIONS}

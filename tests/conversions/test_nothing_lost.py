@@ -1287,16 +1287,20 @@ def test_old_folder_that_was_moved_aside_never_comes_back_in_parts(tmp_path, fol
     assert os.listdir(tmp_path) == ["moved.segments"]
 
 
-def test_source_that_gets_the_name_in_the_last_instant_is_not_replaced(tmp_path, slide, exchanges, monkeypatch):
-    out, real, before = tmp_path / "o.tif", destinations.exchange, digest(slide)
-    slidewright.convert(slide, out, **OPTIONS)
+@pytest.mark.parametrize("there", [False, True])
+def test_source_that_gets_the_name_in_the_last_instant_is_not_replaced(tmp_path, slide, exchanges, there, monkeypatch):
+    out, before = tmp_path / "o.tif", digest(slide)
+    name = "exchange" if there else "rename_new"
+    real = getattr(destinations, name)
+    if there:
+        slidewright.convert(slide, out, **OPTIONS)
 
     def late(one, other):
         with contextlib.suppress(FileNotFoundError):
             os.replace(slide, out)
         return real(one, other)
 
-    monkeypatch.setattr(destinations, "exchange", late)
+    monkeypatch.setattr(destinations, name, late)
     with pytest.raises(DestinationError, match="is the source itself"):
         slidewright.convert(slide, out, overwrite=True, **OPTIONS)
     assert digest(out) == before

@@ -110,6 +110,7 @@ STACKS = {
     "rgb": ({"photometric": "rgb"}, (4, 40, 60, 3)),
     "grey": ({"photometric": "minisblack"}, (4, 40, 60)),
     "white is 0": ({"photometric": "miniswhite"}, (4, 40, 60)),
+    "half floats": ({"photometric": "minisblack"}, (4, 40, 60)),
 }
 
 
@@ -118,6 +119,7 @@ def test_images_of_a_stack_that_lie_behind_one_page(kind: str, tmp_path: Path) -
     """Planes were read as pixels, and of colours that are converted each image was the first."""
     how, shape = STACKS[kind]
     pixels = np.random.default_rng(1).integers(0, 255, shape, np.uint8)
+    pixels = pixels.astype(np.float16) if kind == "half floats" else pixels
     tifffile.imwrite(tmp_path / "all.tif", pixels, truncate=True, **how)
     with tifffile.TiffFile(tmp_path / "all.tif") as tiff:
         assert len(tiff.pages) == 1
@@ -171,6 +173,25 @@ def test_images_of_a_stack_that_mean_other_things_are_refused(what: str, tmp_pat
         slidewright.convert(path, tmp_path / "out.ome.tif", z="all", n_workers=0)
     for page in range(2):
         slidewright.convert(path, tmp_path / "out.tif", page=page, n_workers=0, overwrite=True)
+
+
+def test_channels_may_have_palettes_of_their_own(tmp_path: Path) -> None:
+    """As Bio-Formats writes channels in false colours; and what is no palette says nothing (TIFF 6.0, ColorMap)."""
+    tables = [np.stack([np.arange(256) * 257 * (n == sample) for n in range(3)]).astype(np.uint16) for sample in (0, 1)]
+    ways = [{"photometric": "palette", "colormap": table} for table in tables]
+    for number, given in enumerate((ways, [ways[0], {"photometric": "minisblack"}])):
+        path = two_pages(tmp_path / f"{number}.ome.tif", "C", [GREY, RGB[..., 0]], given)
+        slidewright.convert(path, tmp_path / "out.ome.tif", n_workers=0, compression="zstd", overwrite=True)
+        for channel, wanted in enumerate((GREY, RGB[..., 0])):
+            np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.ome.tif", key=channel), wanted)
+    path = two_pages(tmp_path / "z.ome.tif", "Z", [GREY, GREY], [{"photometric": "minisblack"}] * 2)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tags = tiff.pages[1].tags
+        at, value = tags["ResolutionUnit"].offset, tags["ResolutionUnit"].valueoffset
+    whole = bytearray(path.read_bytes())
+    whole[at : at + 2], whole[value : value + 2] = (274).to_bytes(2, "little"), bytes(2)  # Orientation, 0
+    path.write_bytes(whole)
+    slidewright.convert(path, tmp_path / "out.ome.tif", z="all", n_workers=0, overwrite=True)
 
 
 def test_channels_in_several_compressions_are_not_kept_under_one(tmp_path: Path) -> None:

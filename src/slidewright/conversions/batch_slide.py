@@ -16,7 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slidewright.conversions.convert import convert_opened
-from slidewright.conversions.destination import Compare, has_named
+from slidewright.conversions.destination import Compare, made_status
 from slidewright.conversions.opening import open_selected
 from slidewright.conversions.workload import work_seconds
 from slidewright.errors import without_keys
@@ -166,9 +166,7 @@ def convert_slide(
         report.retries,
         warnings=report.warnings,
     )
-    made = status_of(destination)
-    if not has_named(destination):  # somebody has put another there meanwhile
-        made = None
+    made = made_status(destination)  # and not of what somebody has put there meanwhile, or changed in it
     line = {**asdict(item), "destination": place_of(destination), "identity": made_of, "made": made}
     return Outcome(item, line)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from slidewright.errors import DestinationError, OutputError
+from slidewright.sources.on_disk import status_of
 from slidewright.system.file_identity import leads_to, lies_in, local_path, same_file
 from slidewright.system.file_lock import FileLock, remove_abandoned
 from slidewright.system.files import (
@@ -38,26 +39,39 @@ _ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 """Without which a store is lost; a source that is an array of one does not know of the groups that it lies in."""
 Compare = bool | Callable[[str], bool]
 """Whether what has the name may be the very file that is to be made; or what tells whether it may be replaced."""
-_last_named: deque[os.stat_result] = deque(maxlen=1024)  # of many threads, each in a batch of its own
+_last_named: deque[tuple[os.stat_result, tuple[int, ...] | None]] = deque(maxlen=1024)
+"""What it was, and its `status_of`, before it had its name; of many threads, each in a batch of its own."""
 
 
 def has_named(path: str) -> bool:
     """Whether a path leads to what this process gave a name lately, or found under that name as it was to be."""
+    return _named_at(path) is not None
+
+
+def made_status(path: str) -> tuple[int, ...] | None:
+    """The `status_of` what is at a path, as this process has made it: somebody may have changed a store since it got
+    its name. None for what another has made.
+    """
+    found = _named_at(path)
+    return found and found[1]
+
+
+def _named_at(path: str) -> tuple[os.stat_result, tuple[int, ...] | None] | None:
     try:
         now = os.stat(path)
     except OSError:
-        return False
-    return any(
-        os.path.samestat(now, then)
-        and (stat.S_ISDIR(now.st_mode) or (now.st_size, now.st_mtime_ns) == (then.st_size, then.st_mtime_ns))
-        for then in _last_named  # an inode may be another's by now, or a file be written over
-    )
+        return None
+    for then, status in reversed(_last_named):  # an inode may be another's by now, or a file be written over
+        unchanged = (now.st_size, now.st_mtime_ns) == (then.st_size, then.st_mtime_ns)
+        if os.path.samestat(now, then) and (stat.S_ISDIR(now.st_mode) or unchanged):
+            return then, status
+    return None
 
 
 def note_named(path: str | os.PathLike[str]) -> None:
     """Remember what is at a path as what this process has given its name, which a run before had done."""
     with contextlib.suppress(OSError):
-        _last_named.append(os.stat(path))
+        _last_named.append((os.stat(path), status_of(os.fspath(path))))
 
 
 class Destination:
@@ -178,9 +192,10 @@ class Destination:
                     f"the folder {str(self.path.parent)!r} of the destination was replaced by another while the file "
                     "was made, of which a part may lie in the one before; run again"
                 )
-            nbytes = total_bytes(self.partial)
+            status = status_of(self.partial)
+            nbytes = total_bytes(self.partial) if status is None else status[0]
             mine = os.stat(self.partial)
-            _last_named.append(mine)
+            _last_named.append((mine, status))
             try:
                 self._rename(mine)
             except OSError:  # of a network disk whose answer was lost, and which was asked again
@@ -198,7 +213,7 @@ class Destination:
     def _is_there_already(self) -> bool:
         """Whether what has the name is the same, where that may be."""
         try:
-            found = os.stat(self.place)
+            found = os.stat(self.place), status_of(self.place)
             if not (self._compare and self._recognises(self.place) and same_content(self.partial, self.place)):
                 return False
         except OSError:  # it can't be read, or is gone again
@@ -236,9 +251,18 @@ class Destination:
                 raise FileExistsError(self.place)  # somebody has put another there, or has changed it, or a file in it
         if self._is_folder:
             self._rename_folder(mine, now)
-        elif not self._overwrite or (self._only_seen and now is None):
-            rename_new(self.partial, self.place)
-        elif not self._exchange(mine, now):
+        elif now is None:
+            try:
+                rename_new(self.partial, self.place)
+            except FileExistsError:
+                if not self._overwrite or self._only_seen:
+                    raise
+                self._replace_file(mine, self._look_again(self.place, None))
+        else:
+            self._replace_file(mine, now)
+
+    def _replace_file(self, mine: os.stat_result, now: tuple[int, int] | None) -> None:
+        if not self._exchange(mine, now):
             if self._only_seen:
                 self._move_aside(now)
             else:

@@ -31,6 +31,7 @@ _PLACES = ("IFD", "FirstC", "FirstT", "FirstZ")
 """That an OME-XML may speak of in all: tifffile makes a list of those of each image, whatever is in the file."""
 _AS_THEY_ARE = (("minisblack", 1), ("miniswhite", 1), ("rgb", 3))
 """(photometric, samples) of images of which many may lie behind one page, and are read without a page for each."""
+_WAYS_UP = 8
 _MANY = 2048
 """Directories from which on their number tells in tifffile's time, which grows with its square."""
 _FILE_NAME = re.compile(r'FileName="([^"]*)"')
@@ -331,12 +332,13 @@ def _pages_of(
     if count > MAX_CHANNELS:
         raise SourceError(f"{path}: {which} has {count} channels, and {MAX_CHANNELS} at most can be converted")
     pages, page = list(chosen.pages), read_page(first)
-    if len(pages) == 1 and chosen.dataoffset is not None and page.raw_order is not None:  # ImageJ's large files
+    whole_bytes = page.compression == "none" and page.predictor == 1 and page.bits == 8 * page.dtype.itemsize
+    if len(pages) == 1 and chosen.dataoffset is not None and whole_bytes and page.contiguous:  # ImageJ's large files
         image_bytes = page.size.height * page.size.width * page.samples * page.dtype.itemsize
         offsets = tuple(int(chosen.dataoffset) + number * image_bytes for number in numbers)
         if max(offsets) + image_bytes > tiff.filehandle.size:
             raise SourceError(f"{path}: {len(numbers)} images do not fit in the file; it is cut short, copy it again")
-        if page.planes == 1 and (page.photometric, page.samples) in _AS_THEY_ARE:
+        if page.planes == 1 and page.raw_order is not None and (page.photometric, page.samples) in _AS_THEY_ARE:
             return Image((page,), count if channels else None, offsets, stack)
         pages = [
             replace(page, name=f"image {number}", offsets=page.offsets + number * image_bytes) for number in numbers
@@ -351,7 +353,7 @@ def _pages_of(
     whole = tuple(read_page(_whole(pages[number]), name) for number, name in zip(numbers, names, strict=True))
     if any((p.size, p.cell, p.tiled, p.dtype) != (page.size, page.cell, page.tiled, page.dtype) for p in whole):
         raise SourceError(f"{path}: the images of {which} differ in size, tiles or dtype; choose one with page")
-    if any(_shown_as(each) != _shown_as(page) for each in whole):
+    if any(_shown_as(each, count > 1) != _shown_as(page, count > 1) for each in whole):
         raise SourceError(
             f"{path}: the images of {which} differ in what their numbers mean (colours, palette, alpha, planes) or in "
             "which way is up; choose one with page"
@@ -359,12 +361,16 @@ def _pages_of(
     return Image(whole, count if channels else None, None, stack)
 
 
-def _shown_as(page: Page) -> tuple[Any, ...]:
-    """What turns decoded samples into what is shown, which is taken from the first of several pages."""
-    colours = page.photometric
+def _shown_as(page: Page, is_channel: bool) -> tuple[Any, ...]:
+    """What turns decoded samples into what is shown, which is taken from the first of several pages; the palette of a
+    channel is not.
+    """
+    colours = "minisblack" if is_channel and page.photometric == "palette" else page.photometric
     bits = page.bits if page.bits < 8 or colours == "miniswhite" else 0
-    more = (page.luma, page.reference) if colours == "ycbcr" and not page.is_jpeg else page.colormap
-    return colours, bits, page.samples, page.planes, page.premultiplied, page.has_alpha, page.orientation, more
+    palette = page.colormap if colours == "palette" else None
+    more = (page.luma, page.reference) if colours == "ycbcr" and not page.is_jpeg else palette
+    way = page.orientation if 1 < page.orientation <= _WAYS_UP else 1
+    return colours, bits, page.samples, page.planes, page.premultiplied, page.has_alpha, way, more
 
 
 def _numbered(page: Any, place: int) -> str:
