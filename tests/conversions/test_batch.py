@@ -272,6 +272,33 @@ def test_store_that_was_changed_after_a_resumed_run_was_killed_is_not_finished(t
     assert (out / "0" / "c" / "0" / "0").exists()
 
 
+def test_report_of_the_version_before_knows_its_stores(tmp_path, slides):
+    """It noted two numbers of each, and no word on what is in it; what makes no sense is passed over."""
+    slidewright.batch(slides, tmp_path / "out", suffix=".zarr", **OPTIONS)
+    (report,) = (tmp_path / "out").glob("*.jsonl")
+    before = lines(report)
+    assert [len(line["made"]) for line in before] == [3] * 3
+    for line in before:
+        line["made"] = line["made"][:2]
+    odd = [{**before[0], "made": made, "destination": name} for made, name in (([], "a"), ([5], "b"), ([1, 2], "c\0"))]
+    text = "".join(json.dumps(line) + "\n" for line in (*odd, *before))
+    report.write_text(text)
+    report.with_name(f"{report.stem}.task-00000.jsonl").write_text(text)
+    assert statuses(slidewright.batch(slides, tmp_path / "out", suffix=".zarr", **OPTIONS)) == ["skipped"] * 3
+    assert statuses(slidewright.batch(slides, tmp_path / "out", suffix=".zarr", effort=1, **OPTIONS)) == ["done"] * 3
+
+
+def test_slide_whose_line_is_long_is_known_again(tmp_path, slides):
+    """A palette of 65,536 colours takes 1.3 MB of it."""
+    labels = tmp_path / "labels.npy"
+    np.save(labels, np.arange(4096, dtype=np.uint16).reshape(64, 64))
+    colours = {number: f"#{number:06x}" for number in range(65_536)}
+    options = {"kind": "labels", "colormap": colours, "suffix": ".zarr", **OPTIONS}
+    for wanted in ("done", "skipped"):
+        assert statuses(slidewright.batch(labels, tmp_path / "out", **options)) == [wanted]
+    assert statuses(slidewright.batch(labels, tmp_path / "out", effort=1, **options)) == ["done"]
+
+
 def test_line_of_a_task_whose_clock_is_ahead_does_not_hide_newer_ones(tmp_path, slides):
     """The slide would never be made again: what is there is not what that line says."""
     slidewright.batch(slides, tmp_path / "out", task=(0, 3), **OPTIONS)
@@ -297,7 +324,8 @@ def test_caller_who_goes_to_another_folder_gets_the_slides_of_the_first(tmp_path
         told.append((item.source, item.destination))
         os.chdir(tmp_path / "other")
 
-    report = slidewright.batch(slides.name, "out", tell=tell, **OPTIONS)
+    (tmp_path / "scratch").mkdir()
+    report = slidewright.batch(slides.name, "out", tell=tell, scratch="scratch", **OPTIONS)
     assert statuses(report) == ["done"] * 3
     names = [f"slide{number}.tif" for number in range(3)]
     assert told == [(os.path.join(slides.name, name), os.path.join("out", name)) for name in names]

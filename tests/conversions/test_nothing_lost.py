@@ -1513,6 +1513,25 @@ def test_name_is_not_taken_from_a_file_where_there_are_no_hard_links(tmp_path, e
     assert (tmp_path / "o.tif").read_bytes() == b"new"
 
 
+@posix
+def test_old_folder_that_may_not_be_changed_is_removed_all_the_same(tmp_path, folder):
+    """It stayed under a hidden name for ever, without a word."""
+    (folder / "more").mkdir()
+    (folder / "more" / "chunk").touch()
+    paths = [folder, folder / "more"]
+    for path in paths:
+        path.chmod(0o555)
+    code = "import sys, os; from slidewright.system.files import remove; remove(sys.argv[1])"
+    as_other = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner", "--inh-caps", "-all"]
+    line = [sys.executable, "-c", code, str(folder)]
+    if os.getuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root may change it all")
+        line = [*as_other[:3], *line]
+    subprocess.run(line, timeout=50, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert not folder.exists()
+
+
 def under_the_name_in_mid_run(monkeypatch, act):
     """Have something done after a run has begun and before its file gets its name."""
     execute = conversion.execute

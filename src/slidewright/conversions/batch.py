@@ -204,12 +204,13 @@ def _from(entry: Entry, here: str | None) -> Entry:
     """
     if here is None or _folder() == here:
         return entry
-    label = entry.options.label
+    paths = {name: getattr(entry.options, name) for name in ("label", "scratch")}
+    moved = {name: os.path.join(here, path) for name, path in paths.items() if path is not None}
     return replace(
         entry,
         source=entry.source if is_url(entry.source) else os.path.join(here, entry.source),
         destination=os.path.join(here, entry.destination),
-        options=entry.options if label is None else replace(entry.options, label=os.path.join(here, label)),
+        options=replace(entry.options, **moved),
     )
 
 

@@ -17,12 +17,12 @@ from slidewright.conversions.destination import folder_beside
 from slidewright.conversions.manifest import Entry
 from slidewright.errors import OptionError, OutputError
 from slidewright.shards.schema import read_as
-from slidewright.sources.on_disk import status_of
+from slidewright.sources.on_disk import has_status
 from slidewright.system.files import regular
 from slidewright.system.json_file import parse_json
 from slidewright.system.remote_file import is_url
 
-_MAX_LINE = 1 << 20
+_MAX_LINE = 1 << 23  # a palette of 65,536 colours takes 1.3 MB
 _REPORT = "slidewright-batch.jsonl"
 _START_BYTES = 4096
 _FIRST = b'{"source": '
@@ -90,8 +90,10 @@ def _is_newer(line: Line, old: Line) -> bool:
     """
     if line.made is None or old.made is None:
         return old.made is None
-    there = status_of(line.destination)
-    return line.made[1] >= old.made[1] if there not in (line.made, old.made) else line.made == there
+    newer = line.made[1:2] >= old.made[1:2]
+    if line.made == old.made or has_status(line.destination, (line if newer else old).made):
+        return newer
+    return newer != has_status(line.destination, (old if newer else line).made)
 
 
 def without_our_own(entries: list[Entry], reports: Iterable[str]) -> list[Entry]:
@@ -120,7 +122,7 @@ def without_results(entries: list[Entry], done: Mapping[str, Line], suffix: str)
 
     def is_result(source: str, destination: str) -> bool:
         line = done.get(source)
-        if line is None or line.identity is None or line.made != status_of(source):  # somebody has touched it since
+        if line is None or line.identity is None or not has_status(source, line.made):  # somebody has touched it since
             return source in due
         made_of = str(line.identity.get("path"))
         of_today = os.path.dirname(source) == os.path.dirname(destination) and source.endswith(suffix)

@@ -21,7 +21,7 @@ from slidewright.conversions.opening import open_selected
 from slidewright.conversions.workload import work_seconds
 from slidewright.errors import without_keys
 from slidewright.shards import fingerprint as identity
-from slidewright.sources.on_disk import file_identity, status_of
+from slidewright.sources.on_disk import file_identity, has_status
 from slidewright.system.remote_file import absolute, is_url
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def due(
     """The options to convert a slide with, None if it is done and nothing has changed; and what it is made of."""
     made_of = _identity(entry, opened, path)
     made_before = before.identity if before is not None else None
-    if before is None or made_before is None or before.made != status_of(os.path.abspath(entry.destination)):
+    if before is None or made_before is None or not has_status(os.path.abspath(entry.destination), before.made):
         return entry.options, made_of
     if made_before == made_of:
         return None, made_of
@@ -197,7 +197,7 @@ def due(
 
 def _is_made(before: Line | None, path: str) -> bool:
     """Whether what is at a path is what a batch has made, as its report says."""
-    return before is not None and before.made == status_of(path)
+    return before is not None and has_status(path, before.made)
 
 
 def _identity(entry: Entry, opened: Source, path: str | None) -> dict[str, Any]:

@@ -373,9 +373,13 @@ class Destination:
                 f"the destination {str(self.path)!r} is a device, a pipe or a socket, and only a file can be replaced; "
                 "choose another name"
             )
-        if not stat.S_ISDIR(mode) or not self._overwrite or not os.listdir(path):
-            return seen
-        if not self._recognises(path):
+        try:
+            if not stat.S_ISDIR(mode) or not self._overwrite or not os.listdir(path):
+                return seen
+            known = self._recognises(path)
+        except OSError as error:
+            raise DestinationError(f"the destination {str(self.path)!r} can't be read: {error.strerror}") from error
+        if not known:
             raise DestinationError(
                 f"the destination {str(self.path)!r} is a folder of other things than an image, which is not replaced; "
                 "choose another name, or remove it yourself"

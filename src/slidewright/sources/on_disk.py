@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,7 @@ from slidewright.system.files import regular
 from slidewright.system.remote_file import RemoteFile, files_below, is_store, is_url
 
 _MAX_FILES = 20_000
+_LEAST = 2  # numbers of a status
 _MAX_INDEX = 1 << 20
 _DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
@@ -109,12 +110,18 @@ def status_of(path: str) -> tuple[int, ...] | None:
             for where, folders, files in os.walk(path)
             for name in (*folders, *files)
         }
-    except OSError:
+    except (OSError, ValueError):  # such as a name with a NUL
         return None
     sizes = {name: each.st_size if stat.S_ISREG(each.st_mode) else -1 for name, each in inside.items()}
     told = _word(f"{name}\0{sizes[name]}\0{inside[name].st_mtime_ns}" for name in sorted(inside))
     newest = max(each.st_mtime_ns for each in (status, *inside.values()))
     return sum(size for size in sizes.values() if size > 0), newest, int(told, 16)
+
+
+def has_status(path: str, status: Sequence[int] | None) -> bool:
+    """Whether a path has a `status_of`, or as much of it as a version before noted: of a store two numbers."""
+    there = status_of(path) if status is not None and len(status) >= _LEAST else None
+    return status is not None and there is not None and there[: len(status)] == tuple(status)
 
 
 def _stat(path: str, touched: list[int] | None = None) -> dict[str, int]:

@@ -7,6 +7,8 @@ then can be a file of another thread's.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Callable
 from multiprocessing import connection
@@ -32,6 +34,8 @@ class PipeEnd(_Connection):
 def make_pipe() -> tuple[PipeEnd, PipeEnd]:
     """The two ends of a duplex pipe; raises OSError where the system can't."""
     ours, theirs = connection.Pipe(duplex=True)
+    with contextlib.suppress(OSError, AttributeError):  # eventlet, where it has replaced sockets, opens all of them so
+        os.set_blocking(theirs.fileno(), True)
     return _closed_once(ours), _closed_once(theirs)
 
 
