@@ -205,7 +205,7 @@ def _from(entry: Entry, here: str | None) -> Entry:
     if here is None or _folder() == here:
         return entry
     paths = {name: getattr(entry.options, name) for name in ("label", "scratch")}
-    moved = {name: os.path.join(here, path) for name, path in paths.items() if path is not None}
+    moved: dict[str, Any] = {name: os.path.join(here, path) for name, path in paths.items() if path is not None}
     return replace(
         entry,
         source=entry.source if is_url(entry.source) else os.path.join(here, entry.source),
