@@ -1513,6 +1513,34 @@ def test_name_is_not_taken_from_a_file_where_there_are_no_hard_links(tmp_path, e
     assert (tmp_path / "o.tif").read_bytes() == b"new"
 
 
+@pytest.mark.parametrize("when", ["once all is read", "in the last moment"])
+def test_folder_that_holds_the_source_and_gets_the_name_is_not_replaced(tmp_path, when, exchanges, monkeypatch):
+    out, mine = tmp_path / "o.zarr", tmp_path / "mine.zarr"
+    for path in (out, mine):
+        slidewright.convert(np.zeros((90, 90), np.uint8), path, **OPTIONS)
+    source, real = mine / "s.tif", destinations.exchange
+    tifffile.imwrite(source, np.zeros((90, 90), np.uint8), tile=(64, 64))
+
+    def come():
+        if mine.exists():
+            shutil.rmtree(out)
+            mine.rename(out)
+
+    def late(one, other):
+        come()
+        return real(one, other)
+
+    if when == "in the last moment":
+        monkeypatch.setattr(destinations, "exchange", late)
+    else:
+        commit = Destination.commit
+        monkeypatch.setattr(Destination, "commit", lambda self: come() or commit(self))
+    with pytest.raises(DestinationError, match="is the source itself, or a file of it"):
+        slidewright.convert(source, out, overwrite=True, **OPTIONS)
+    assert (out / "s.tif").exists()
+    assert os.listdir(tmp_path) == ["o.zarr"]
+
+
 @posix
 def test_old_folder_that_may_not_be_changed_is_removed_all_the_same(tmp_path, folder):
     """It stayed under a hidden name for ever, without a word."""

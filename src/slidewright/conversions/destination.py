@@ -377,6 +377,7 @@ class Destination:
             if not stat.S_ISDIR(mode) or not self._overwrite or not os.listdir(path):
                 return seen
             known = self._recognises(path)
+            self._refuse_what_holds_the_read(path)
         except OSError as error:
             raise DestinationError(f"the destination {str(self.path)!r} can't be read: {error.strerror}") from error
         if not known:
@@ -385,6 +386,15 @@ class Destination:
                 "choose another name, or remove it yourself"
             )
         return seen
+
+    def _refuse_what_holds_the_read(self, path: str) -> None:
+        """Refuse to replace a folder in which a file or folder lies that the run reads: it was renamed meanwhile."""
+        told = {(read.st_dev, read.st_ino): error for read, error in self._read}
+        for where, folders, files in os.walk(path) if told else ():
+            for name in (*folders, *files):
+                status = os.lstat(os.path.join(where, name))
+                if (status.st_dev, status.st_ino) in told:
+                    raise told[status.st_dev, status.st_ino]
 
     def _is_source(self) -> DestinationError:
         return DestinationError(
