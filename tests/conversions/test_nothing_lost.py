@@ -1541,6 +1541,20 @@ def test_folder_that_holds_the_source_and_gets_the_name_is_not_replaced(tmp_path
     assert os.listdir(tmp_path) == ["o.zarr"]
 
 
+@pytest.mark.parametrize("swaps", [True, False])
+def test_folder_that_is_moved_away_in_the_last_instant_is_no_error(tmp_path, folder, swaps, exchanges, monkeypatch):
+    real = destinations.exchange
+
+    def late(one, other):
+        folder.rename(tmp_path / "old.segments")
+        return swaps and real(one, other)
+
+    monkeypatch.setattr(destinations, "exchange", late)
+    slidewright.convert(np.zeros((70, 90), np.uint8), folder, overwrite=True, **OPTIONS)
+    assert (made(folder), made(tmp_path / "old.segments")) == (70, 100)
+    assert sorted(os.listdir(tmp_path)) == ["o.segments", "old.segments"]
+
+
 @posix
 def test_old_folder_that_may_not_be_changed_is_removed_all_the_same(tmp_path, folder):
     """It stayed under a hidden name for ever, without a word."""

@@ -194,6 +194,16 @@ def test_channels_may_have_palettes_of_their_own(tmp_path: Path) -> None:
     slidewright.convert(path, tmp_path / "out.ome.tif", z="all", n_workers=0, overwrite=True)
 
 
+def test_planes_of_a_stack_may_be_jpegs_of_ycbcr_and_others_of_rgb(tmp_path: Path) -> None:
+    ways = [{"compression": "jpeg", "photometric": "ycbcr"}, {"compression": "zlib", "photometric": "rgb"}]
+    path = two_pages(tmp_path / "a.ome.tif", "Z", [RGB, RGB], [{**way, "tile": (64, 64)} for way in ways])
+    slidewright.convert(path, tmp_path / "out.ome.zarr", z="all", n_workers=0, compression="zstd")
+    stack = np.asarray(zarr.open(tmp_path / "out.ome.zarr", mode="r")["0"])
+    np.testing.assert_array_equal(np.moveaxis(stack[:, 1], 0, -1), RGB)
+    shown = pyvips.Image.new_from_file(f"{path}[page=0]").numpy()
+    assert np.abs(np.moveaxis(stack[:, 0], 0, -1).astype(int) - shown).max() <= 2
+
+
 def test_channels_in_several_compressions_are_not_kept_under_one(tmp_path: Path) -> None:
     """The second was deflate under the number of JPEG, which no reader decodes."""
     ways = [{"compression": codec, "tile": (64, 64), "photometric": "minisblack"} for codec in ("jpeg", "zlib")]

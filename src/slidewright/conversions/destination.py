@@ -283,9 +283,11 @@ class Destination:
     def _move_aside(self, now: tuple[int, int] | None) -> None:
         """Rename what is finished once what it replaces is out of the way; after a kill somebody puts that back."""
         aside = f"{self.stem}.old"
-        os.rename(self.place, aside)
         try:
+            os.rename(self.place, aside)
             self._accept(aside, now)
+        except FileNotFoundError:
+            pass  # somebody has moved it away in this moment
         except (DestinationError, OSError):
             if not os.path.lexists(self.place):
                 os.rename(aside, self.place)
@@ -294,7 +296,8 @@ class Destination:
             os.rename(self.partial, self.place)
         else:
             rename_new(self.partial, self.place)
-        os.rename(aside, self.partial)  # which `close` removes, and never comes back
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(aside, self.partial)  # which `close` removes, and never comes back
 
     def _exchange(self, mine: os.stat_result, now: tuple[int, int] | None) -> bool:
         """Exchange the names of what is finished and of what it replaces, which `close` removes under the name of the

@@ -365,10 +365,11 @@ def _shown_as(page: Page, is_channel: bool) -> tuple[Any, ...]:
     """What turns decoded samples into what is shown, which is taken from the first of several pages; the palette of a
     channel is not.
     """
-    colours = "minisblack" if is_channel and page.photometric == "palette" else page.photometric
+    same = {("palette", is_channel): "minisblack", ("ycbcr", page.is_jpeg): "rgb"}  # as they are read
+    colours = same.get((page.photometric, True), page.photometric)
     bits = page.bits if page.bits < 8 or colours == "miniswhite" else 0
     palette = page.colormap if colours == "palette" else None
-    more = (page.luma, page.reference) if colours == "ycbcr" and not page.is_jpeg else palette
+    more = (page.luma, page.reference) if colours == "ycbcr" else palette
     way = page.orientation if 1 < page.orientation <= _WAYS_UP else 1
     return colours, bits, page.samples, page.planes, page.premultiplied, page.has_alpha, way, more
 
