@@ -34,8 +34,9 @@ class PipeEnd(_Connection):
 def make_pipe() -> tuple[PipeEnd, PipeEnd]:
     """The two ends of a duplex pipe; raises OSError where the system can't."""
     ours, theirs = connection.Pipe(duplex=True)
-    with contextlib.suppress(OSError, AttributeError):  # eventlet, where it has replaced sockets, opens all of them so
-        os.set_blocking(theirs.fileno(), True)
+    for end in (ours, theirs):
+        with contextlib.suppress(OSError, AttributeError):  # gevent, where it has replaced sockets, opens all otherwise
+            os.set_blocking(end.fileno(), True)
     return _closed_once(ours), _closed_once(theirs)
 
 
