@@ -255,6 +255,7 @@ class ShardWriter:
 def _refuse_shorter(file: IO[bytes], size: int, path: str) -> None:
     """Raise OutputError where a file that is opened again lacks what was written: a part would stay zeros."""
     if os.fstat(file.fileno()).st_size < size:
+        file.close()
         raise OutputError(f"{path!r} lacks what was written to it: another took its place while it was made; run again")
 
 
