@@ -101,21 +101,28 @@ def status_of(path: str) -> tuple[int, ...] | None:
     """Size and time of change of a file; of a folder those of all in it, the newest, and what tells it from one of
     which any part has another name, size or time, be it an older one; or None.
     """
+    total, newest = 0, 0
+
+    def inside() -> Iterator[str]:
+        nonlocal total, newest
+        for where, folders, files in os.walk(path):
+            folders.sort()  # which is the order in which they are walked
+            below = os.path.relpath(where, path)
+            for name in sorted((*folders, *files)):
+                each = os.lstat(os.path.join(where, name))
+                size = each.st_size if stat.S_ISREG(each.st_mode) else -1
+                total, newest = total + max(0, size), max(newest, each.st_mtime_ns)
+                yield f"{below}/{name}\0{size}\0{each.st_mtime_ns}"
+
     try:
         status = os.stat(path)
         if not os.path.isdir(path):
             return status.st_size, status.st_mtime_ns
-        inside = {
-            os.path.relpath(os.path.join(where, name), path): os.lstat(os.path.join(where, name))
-            for where, folders, files in os.walk(path)
-            for name in (*folders, *files)
-        }
+        newest = status.st_mtime_ns
+        told = int(_word(inside()), 16)
     except (OSError, ValueError):  # such as a name with a NUL
         return None
-    sizes = {name: each.st_size if stat.S_ISREG(each.st_mode) else -1 for name, each in inside.items()}
-    told = _word(f"{name}\0{sizes[name]}\0{inside[name].st_mtime_ns}" for name in sorted(inside))
-    newest = max(each.st_mtime_ns for each in (status, *inside.values()))
-    return sum(size for size in sizes.values() if size > 0), newest, int(told, 16)
+    return total, newest, told
 
 
 def has_status(path: str, status: Sequence[int] | None) -> bool:
