@@ -1307,6 +1307,21 @@ def test_source_that_gets_the_name_in_the_last_instant_is_not_replaced(tmp_path,
     assert os.listdir(tmp_path) == ["o.tif"]
 
 
+def killed_itself(code: str, *words: str) -> None:
+    """Run a program that ends by SIGKILL."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(folder_format.__file__).parent), *sys.path])}
+    line = [sys.executable, "-c", code, *words]
+    done = subprocess.run(line, capture_output=True, start_new_session=True, timeout=50, env=environment)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def the_fork_server_is_done(folder: Path) -> None:
+    """Wait until it has left one thing there, or for ten seconds."""
+    deadline = time.monotonic() + 10
+    while len(os.listdir(folder)) > 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 POOL_KILLED = """
 import os, signal, sys
 from slidewright.system.launcher import ProcessLauncher
@@ -1371,14 +1386,9 @@ def exchanges(tmp_path):
 @pytest.mark.parametrize("stays", ["there", "gone"])
 @pytest.mark.parametrize("victim", ["caller", "everything"])
 def test_folder_that_came_right_before_the_exchange_comes_back_after_a_kill(tmp_path, folder, exchanges, victim, stays):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(folder_format.__file__).parent), *sys.path])}
-    line = [sys.executable, "-c", EXCHANGE_KILLED, str(folder), victim, stays]
-    done = subprocess.run(line, capture_output=True, start_new_session=True, timeout=50, env=environment)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    killed_itself(EXCHANGE_KILLED, str(folder), victim, stays)
     if victim == "caller":
-        deadline = time.monotonic() + 10
-        while len(os.listdir(tmp_path)) > 1 and time.monotonic() < deadline:
-            time.sleep(0.02)  # the fork server is at work
+        the_fork_server_is_done(tmp_path)
     else:
         sweep_beside(folder)
     assert os.listdir(tmp_path) == ["o.segments"]
@@ -1660,14 +1670,9 @@ slidewright.convert(np.zeros((70, 90), np.uint8), sys.argv[1], overwrite=True, t
 @posix
 @pytest.mark.parametrize("victim", ["caller", "everything"])
 def test_folder_moved_aside_by_a_killed_run_comes_back(tmp_path, folder, victim):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(folder_format.__file__).parent), *sys.path])}
-    line = [sys.executable, "-c", FOLDER_KILLED, str(folder), victim]
-    done = subprocess.run(line, capture_output=True, start_new_session=True, timeout=50, env=environment)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    killed_itself(FOLDER_KILLED, str(folder), victim)
     if victim == "caller":
-        deadline = time.monotonic() + 10
-        while len(os.listdir(tmp_path)) > 1 and time.monotonic() < deadline:
-            time.sleep(0.02)  # the fork server is at work
+        the_fork_server_is_done(tmp_path)
     else:
         assert not folder.exists()
         sweep_beside(folder)
