@@ -28,13 +28,13 @@ image; `band` counts cells along the channels.
 
 def check_height(name: str, size: Size, cell: Size, pixel_bytes: int) -> None:
     """Refuse cells that are decoded anew for each of very many rows of blocks, as a row of them does not fit into the
-    cache: hours, for a megabyte of blank tiles. Raises SourceError.
+    cache: the time grows with the square of their height, and a megabyte of them may be blank. Raises SourceError.
     """
     row = -(-size.width // cell.width) * min(cell.height, size.height) * cell.width * pixel_bytes
     if min(cell.height, size.height) > _TALLEST and row > CACHE_BYTES:
         raise SourceError(
-            f"{name} has tiles or chunks of {cell} pixels, each of which would be decoded hundreds of times; save it "
-            "again in smaller ones"
+            f"{name} has tiles or chunks of {cell} pixels, each of which would be decoded anew for every row of "
+            "blocks; save it again in smaller ones"
         )
 
 
